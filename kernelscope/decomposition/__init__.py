@@ -1,0 +1,1 @@
+"""A trained network written as a sum of kernel machines."""
