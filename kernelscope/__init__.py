@@ -1,0 +1,52 @@
+"""A trained network is its initial output plus a sum of kernel machines.
+
+KernelScope records a training run, writes the network as that sum, to the last digit, and answers questions about the
+terms. The names below are resolved when they are first used, so that ``import kernelscope`` costs nothing.
+
+Example:
+    >>> import kernelscope as ks
+    >>> ks.data.digits("test")
+    Digits(split='test', 360 images of 8 × 8 pixels, 10 classes)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import data
+    from .decomposition.exact import decompose
+    from .decomposition.explanation import Explanation, explain
+    from .decomposition.result import Decomposition
+    from .report import Report
+    from .run.recorder import record
+    from .run.run import Run, load
+
+__version__ = "0.1.0"
+
+__all__ = ["Decomposition", "Explanation", "Report", "Run", "data", "decompose", "explain", "load", "record"]
+
+_HOMES = {
+    "Decomposition": "decomposition.result",
+    "Explanation": "decomposition.explanation",
+    "Report": "report",
+    "Run": "run.run",
+    "decompose": "decomposition.exact",
+    "explain": "decomposition.explanation",
+    "load": "run.run",
+    "record": "run.recorder",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    elif name in __all__:
+        value = import_module(f"{__name__}.{name}")
+    else:
+        raise AttributeError(f"kernelscope has no {name!r}. It has {', '.join(__all__)}.")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
