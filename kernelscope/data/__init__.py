@@ -1,0 +1,5 @@
+"""Real data that needs no download."""
+
+from .handwritten import Digits, digits
+
+__all__ = ["Digits", "digits"]
