@@ -44,13 +44,13 @@ def _flag(value: Any) -> bool:
 
 
 def _integer(value: Any) -> int:
-    if isinstance(value, Integral) and not isinstance(value, bool) and abs(int(value)) <= LARGEST:
+    if not isinstance(value, bool) and isinstance(value, Integral) and abs(int(value)) <= LARGEST:
         return int(value)
     raise TypeError(f"an integer of at most {LARGEST:,}")
 
 
 def _number(value: Any) -> int | float:
-    if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and abs(value) < 1e300:
+    if not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value):
         return int(value) if isinstance(value, Integral) else float(value)
     raise TypeError("a finite number")
 

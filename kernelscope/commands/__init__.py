@@ -1,0 +1,19 @@
+"""One file for each command of the command line: what it is called, what it takes, and the answer it gives.
+
+A command is a module with a line of ``HELP``, ``arguments(parser)`` and ``run(options) -> Answer``. What is heavy is
+imported inside ``run``, so that ``--help`` answers at once.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+NAMES = ("doctor",)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command found: for a reader, for a program, and whether every check passed."""
+
+    text: str
+    data: dict[str, Any] = field(default_factory=dict)
+    ok: bool = True
