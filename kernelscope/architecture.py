@@ -285,7 +285,7 @@ def _inventory(model: nn.Module) -> list[tuple[Any, ...]]:
 
 
 def _equal(a: Any, b: Any) -> bool:
-    return isinstance(a, Number | str | tuple | None) and bool(a == b)
+    return isinstance(a, Number | str | tuple | list | None) and bool(a == b)
 
 
 # From a description to its model.
