@@ -1,0 +1,194 @@
+r"""A module as a function: outputs, Jacobians and per-sample gradients.
+
+A trained module computes :math:`f(\theta, b, x)` with parameters :math:`\theta`, buffers b and input x. This file makes
+that function from an ``nn.Module`` without ever touching the module: it works on a copy whose hooks are gone, hands in
+clones of the buffers, and leaves the global random state where it was.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .errors import ModelError
+
+Parameters = dict[str, Tensor]
+Inputs = tuple[Any, ...]
+
+
+class Network:
+    r"""A module seen as :math:`f(\theta, b, x)`.
+
+    Attributes:
+        parameters: The module's parameters, tied ones once, detached copies by name.
+        buffers: The module's buffers, cloned, by name.
+        trainable: The names of the parameters that require a gradient, in order.
+        training: The names of the submodules in train mode.
+
+    Example:
+        >>> model = nn.Linear(2, 1)
+        >>> network = Network(model)
+        >>> x = torch.ones(3, 2)
+        >>> torch.equal(network(network.parameters, network.buffers, (x,)), model(x))
+        True
+    """
+
+    def __init__(self, model: nn.Module):
+        if not isinstance(model, nn.Module):
+            raise ModelError(
+                f"A network is made from a torch.nn.Module, but a {type(model).__name__} came. "
+                "Pass the module itself, not a function, a class or a state dictionary."
+            )
+        # A compiled module hides the module it was made from.
+        model = getattr(model, "_orig_mod", model)
+        self.parameters: Parameters = {name: p.detach().clone() for name, p in model.named_parameters()}
+        self.buffers: Parameters = {name: b.detach().clone() for name, b in model.named_buffers()}
+        self.trainable: list[str] = [name for name, p in model.named_parameters() if p.requires_grad]
+        self.training: tuple[str, ...] = training_flags(model)
+        self._modules: dict[tuple[str, ...], nn.Module] = {}
+        self._skeleton = _skeleton(model)
+
+    def __call__(self, parameters: Parameters, buffers: Parameters, inputs: Inputs,
+                 training: tuple[str, ...] = ()) -> Any:
+        """The outputs, in eval mode but for the submodules named in ``training``; ``parameters`` may be a part."""
+        module = self._module(training)
+        state = {**self.parameters, **parameters, **{name: b.clone() for name, b in buffers.items()}}
+        return functional_call(module, state, inputs)
+
+    def _module(self, training: tuple[str, ...]) -> nn.Module:
+        if training not in self._modules:
+            module = copy.deepcopy(self._skeleton)
+            for name, child in module.named_modules():
+                # Set on each module alone: train(mode) would reach its children too.
+                child.training = name in training
+                if child.training and isinstance(child, nn.modules.batchnorm._NormBase):
+                    # In train mode the statistics are those of the batch; the running ones are only written, and a
+                    # transformed function must not write. They have a channel of their own in the ledger.
+                    child.track_running_stats = False
+                if isinstance(child, nn.RNNBase):
+                    child.flatten_parameters = _no_flattening
+            self._modules[training] = module
+        return self._modules[training]
+
+    def couples(self, training: tuple[str, ...]) -> bool:
+        """Whether a submodule in train mode mixes the samples of a batch, as batch normalisation does."""
+        return any(
+            name in training and isinstance(child, nn.modules.batchnorm._NormBase)
+            and not isinstance(child, nn.modules.instancenorm._InstanceNorm)
+            for name, child in self._skeleton.named_modules()
+        )
+
+
+def _no_flattening() -> None:
+    return None
+
+
+def _skeleton(model: nn.Module) -> nn.Module:
+    """A copy of the module without hooks, which belong to the user's loop."""
+    # Hooks may close over anything (a running recording, a logger), and those things must not be copied.
+    hooks = [(module, name, getattr(module, name)) for module in model.modules() for name in _HOOKS
+             if getattr(module, name, None)]
+    memo: dict[int, Any] = {}
+    for _, _, table in hooks:
+        memo[id(table)] = type(table)()
+    for p in model.parameters():
+        # Gradients, and hooks on parameters, stay behind.
+        memo[id(p)] = nn.Parameter(p.detach().clone(), requires_grad=p.requires_grad)
+    try:
+        return copy.deepcopy(model, memo)
+    except (RuntimeError, TypeError) as error:
+        raise ModelError(
+            f"The module could not be copied ({error}), and it is only read through a copy so that it is never "
+            "changed. Keep tensors with gradients, locks and open files out of the module's attributes."
+        ) from error
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks",
+          "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs", "_forward_hooks_always_called")
+
+
+def training_flags(model: nn.Module) -> tuple[str, ...]:
+    """The names of the submodules in train mode."""
+    return tuple(name for name, module in model.named_modules() if module.training)
+
+
+@contextmanager
+def exact_arithmetic() -> Iterator[None]:
+    """Within it attention uses its plain formula, and no fused path or reduced precision stands in for the module."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    tf32 = torch.backends.cuda.matmul.allow_tf32
+    with ExitStack() as stack:
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(torch.autocast("cpu", enabled=False))
+        torch.backends.mha.set_fastpath_enabled(False)
+        torch.backends.cuda.matmul.allow_tf32 = False
+        try:
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast_path)
+            torch.backends.cuda.matmul.allow_tf32 = tf32
+
+
+@contextmanager
+def random_state(state: Tensor | None, device: torch.device) -> Iterator[None]:
+    """Runs with the given random state and puts the user's own back; with ``None`` only keeps the user's safe."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        if state is not None:
+            set_random_state(state, device)
+        yield
+
+
+def get_random_state(device: torch.device) -> Tensor:
+    """The state from which the next random numbers on ``device`` come, as bytes."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def set_random_state(state: Tensor, device: torch.device) -> None:
+    """Puts back a state taken by :func:`get_random_state`."""
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
+
+
+def cast(value: Any, dtype: torch.dtype, device: torch.device) -> Any:
+    """Moves nested tensors to ``device``, and those of floating point to ``dtype``."""
+    if isinstance(value, Tensor):
+        return value.to(device, dtype) if value.is_floating_point() else value.to(device)
+    if isinstance(value, dict):
+        return {key: cast(item, dtype, device) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(cast(item, dtype, device) for item in value)
+    return value
+
+
+def per_sample_losses(loss: Callable[..., Tensor], outputs: Any, targets: Any, count: int) -> Tensor:
+    """One loss for each of ``count`` samples; further axes (pixels, tokens) are averaged."""
+    losses = loss(outputs, targets)
+    if not isinstance(losses, Tensor) or losses.ndim == 0 or losses.shape[0] != count:
+        shape = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+        raise ModelError(
+            f"The loss must give one number for each of the {count} samples of a batch, and it gave {shape}. "
+            'Pass a loss that takes reduction="none", or a function (outputs, targets) -> (n,).'
+        )
+    return losses if losses.ndim == 1 else losses.flatten(1).mean(1)
+
+
+def flatten(tensors: Sequence[Tensor], dtype: torch.dtype | None = None) -> Tensor:
+    """The entries of the tensors, one after the other."""
+    flat = torch.cat([t.detach().reshape(-1) for t in tensors]) if tensors else torch.zeros(0)
+    return flat if dtype is None else flat.to(dtype)
+
+
+def unflatten(vector: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
+    """Cuts a vector into tensors of the given shapes; the inverse of :func:`flatten`."""
+    pieces = torch.split(vector, [shape.numel() for shape in shapes])
+    return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]

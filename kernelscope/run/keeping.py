@@ -1,0 +1,70 @@
+"""How much of a run is stored: every row of parameters, every k-th, or as many as fit into a size."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Self
+
+from ..errors import RecordingError
+from ..storage import MemoryStore, Store
+from .segments import Chunk, decode, encode
+
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+          "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Every which row is stored, and the size above which they are thinned out.
+
+    Example:
+        >>> Keep.parse("200MB").budget
+        200000000
+        >>> Keep.parse(10).every
+        10
+    """
+
+    every: int
+    budget: int | None
+    word: str | int
+
+    @classmethod
+    def parse(cls, keep: int | str) -> Self:
+        """Reads ``"all"``, a number of steps, or a size with its unit."""
+        if keep == "all":
+            return cls(1, None, keep)
+        if isinstance(keep, int) and not isinstance(keep, bool) and keep >= 1:
+            return cls(keep, None, keep)
+        size = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?B)\s*", str(keep).upper())
+        if isinstance(keep, str) and size and size[2] in _UNITS:
+            return cls(1, int(float(size[1]) * _UNITS[size[2]]), keep)
+        raise RecordingError(
+            f'keep must be "all", a number of steps from 1 on, or a size such as "200MB"; {keep!r} came. '
+            'keep="all" stores the parameters at every step.'
+        )
+
+    @property
+    def replays(self) -> bool:
+        """Whether rows may be missing, so that optimizer states are stored with those that are kept."""
+        return self.every > 1 or self.budget is not None
+
+    def thin(self, store: Store | MemoryStore, steps: int) -> Keep:
+        """Doubles the stride until the stored rows fill at most half the budget; at least one row always stays."""
+        assert self.budget is not None
+        keep = self
+        while store.nbytes > self.budget // 2 and keep.every < max(steps, 1):
+            keep = replace(keep, every=2 * keep.every)
+            old = store.segments
+            for segment in old:
+                chunk = keep.thinned(decode(store.read(segment), segment.name), steps)
+                # The new copy is committed before the old one goes, so that no moment lacks a step.
+                store.append(encode(chunk), segment.meta)
+            store.drop([segment.name for segment in old])
+        return keep
+
+    def thinned(self, chunk: Chunk, last: int) -> Chunk:
+        """The chunk with only those rows and states that this stride stores."""
+        chunk.rows = {k: row for k, row in chunk.rows.items() if k % self.every == 0 or k == last}
+        chunk.states = {k: state for k, state in chunk.states.items() if k <= 0 or k % self.every == 0}
+        return chunk

@@ -1,0 +1,99 @@
+"""The loss of each sample of a batch, and its name."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import DataError
+
+#: Losses that a stored run may name: taken from torch by this list, never imported from a file's word.
+KNOWN = ("cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",
+         "binary_cross_entropy_with_logits", "soft_margin_loss", "multi_margin_loss", "kl_div", "poisson_nll_loss")
+
+
+class Loss:
+    """A loss of outputs and targets, once for each sample and once as the mean a loop would use.
+
+    Attributes:
+        name: Its name in ``torch.nn.functional``, or ``None``.
+        options: The plain options it was made with.
+    """
+
+    def __init__(self, function: Callable[..., Tensor]):
+        if not callable(function):
+            raise DataError(
+                f"loss must be a function (outputs, targets) of a batch, but {function!r} came. Pass for example "
+                "loss=torch.nn.functional.cross_entropy."
+            )
+        self.function = function
+        self.name: str | None = None
+        self.options: dict[str, Any] = {}
+        self._each = self._mean = function
+        if isinstance(function, nn.Module):
+            if hasattr(function, "reduction"):
+                each, mean = copy.deepcopy(function), copy.deepcopy(function)
+                each.reduction, mean.reduction = "none", "mean"
+                self._each, self._mean = each, mean
+            self.name, self.options = _as_function(function)
+        else:
+            if _takes_reduction(function):
+                self._each = lambda outputs, targets: function(outputs, targets, reduction="none")
+            known = getattr(function, "__name__", None)
+            if known in KNOWN and getattr(F, known) is function:
+                self.name = known
+
+    def __call__(self, outputs: Any, targets: Any) -> Tensor:
+        """The losses without reduction."""
+        return self._each(outputs, targets)
+
+    def mean(self, outputs: Any, targets: Any) -> Tensor:
+        """One number for the batch, computed as a plain loop would compute it."""
+        value = self._mean(outputs, targets)
+        return value if value.ndim == 0 else value.mean()
+
+
+def named_loss(name: Any, options: Any) -> Loss | None:
+    """The loss of this name in ``torch.nn.functional``, or ``None`` for one that is not known."""
+    if name not in KNOWN:
+        return None
+    function = getattr(F, name)
+    if not options:
+        return Loss(function)
+    plain = {key: value for key, value in options.items() if key in inspect.signature(function).parameters}
+
+    def with_options(outputs: Any, targets: Any, reduction: str = "mean") -> Tensor:
+        return function(outputs, targets, reduction=reduction, **plain)
+
+    loss = Loss(with_options)
+    loss.name, loss.options = name, plain
+    return loss
+
+
+_MODULES: dict[type[nn.Module], str] = {
+    nn.CrossEntropyLoss: "cross_entropy", nn.NLLLoss: "nll_loss", nn.MSELoss: "mse_loss", nn.L1Loss: "l1_loss",
+    nn.SmoothL1Loss: "smooth_l1_loss", nn.HuberLoss: "huber_loss", nn.BCELoss: "binary_cross_entropy",
+    nn.BCEWithLogitsLoss: "binary_cross_entropy_with_logits", nn.SoftMarginLoss: "soft_margin_loss",
+}
+
+
+def _as_function(module: nn.Module) -> tuple[str | None, dict[str, Any]]:
+    name = _MODULES.get(type(module))
+    if name is None or any(True for _ in module.buffers()):
+        return None, {}
+    options = {key: getattr(module, key) for key in ("label_smoothing", "ignore_index", "beta", "delta")
+               if hasattr(module, key)}
+    return name, options
+
+
+def _takes_reduction(function: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return False
+    return "reduction" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())

@@ -1,0 +1,100 @@
+r"""Steps that were not stored, computed again.
+
+From a stored row and the optimizer's stored states the recorded batches, numbers and random states give the same steps
+again, bit for bit where the loop was the plain one (mean loss, backward, step). Where it was not, the replayed end may
+miss the next stored row by rounding; the ledger books that gap instead of hiding it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import RuleError
+from ..network import exact_arithmetic, flatten, random_state
+from .gradient import Tolerance, used_gradient
+from .rules import RULES
+
+if TYPE_CHECKING:
+    from .run import Run
+    from .step import MicroBatch, Step
+
+
+def replay(run: Run, anchor: int, first: int, last: int) -> list[Tensor]:
+    """The parameter vectors at the steps ``first`` to ``last``, computed from the row stored at ``anchor``."""
+    row = run.row(anchor)
+    assert row is not None
+    parameters = {name: nn.Parameter(t.clone()) for name, t in run.named(row).items()}
+    optimizers: dict[tuple[str, ...], torch.optim.Optimizer] = {}
+    states = run.states(anchor) or {}
+    rows: list[Tensor] = []
+    with exact_arithmetic(), torch.enable_grad():
+        for k in range(anchor, last + 1):
+            if k >= first:
+                rows.append(flatten(list(parameters.values())))
+            if k < last:
+                step = run.step(k)
+                _set_gradients(run, step, k, parameters)
+                _optimizer(step, parameters, optimizers, states).step()
+    return rows
+
+
+def _set_gradients(run: Run, step: Step, k: int, parameters: dict[str, nn.Parameter]) -> None:
+    moving = [name for group in step.groups for name in group["names"] if name not in step.without]
+    leaves = [parameters[name] for name in moving]
+    means = [torch.autograd.grad(mean_loss(run, batch, k, parameters), leaves, allow_unused=True)
+             for batch in step.batches]
+    filled = [[torch.zeros_like(p) if g is None else g for g, p in zip(part, leaves, strict=True)] for part in means]
+    which = [run.names.index(name) for name in moving]
+    used = used_gradient(step, filled, which, Tolerance.of(run.dtype, any(b.autocast for b in step.batches)))
+    for p in parameters.values():
+        p.grad = None
+    for p, g in zip(leaves, used.gradient, strict=True):
+        p.grad = g.to(p.dtype)
+
+
+def mean_loss(run: Run, batch: MicroBatch, k: int, parameters: dict[str, Any]) -> Tensor:
+    """The mean loss of a recorded forward pass, in the precision and on the device of the parameters."""
+    inputs, targets = batch_tensors(run, batch)
+    device = next(iter(parameters.values())).device
+    buffers = run.buffers(k)
+    with random_state(batch.random, device):
+        outputs = run.network(parameters, buffers, inputs, batch.training)
+    return run.loss.mean(outputs, targets)
+
+
+def batch_tensors(run: Run, batch: MicroBatch) -> tuple[tuple[Tensor, ...], Tensor]:
+    """The inputs and targets of a recorded forward pass."""
+    if batch.drawn is not None:
+        return batch.drawn[:-1], batch.drawn[-1]
+    return run.samples.batch(batch.columns)
+
+
+def _optimizer(step: Step, parameters: dict[str, nn.Parameter], optimizers: dict[tuple[str, ...],
+               torch.optim.Optimizer], states: dict[str, Tensor]) -> torch.optim.Optimizer:
+    """The optimizer of a step, made at its first use with the stored states, with the step's numbers."""
+    key = (step.optimizer, *(name for group in step.groups for name in group["names"]))
+    if step.optimizer not in RULES:
+        raise RuleError(
+            f"Steps of {step.optimizer} cannot be replayed, and this recording keeps only some of them. "
+            'Record with keep="all".'
+        )
+    if key not in optimizers:
+        groups = [{"params": [parameters[name] for name in group["names"]]} for group in step.groups]
+        made = getattr(torch.optim, step.optimizer)(groups)
+        for name, value in states.items():
+            parameter, _, state = name.rpartition("|")
+            if parameter in key[1:]:
+                # Counters stay float32, as the optimizer keeps them.
+                made.state[parameters[parameter]][state] = value.clone()
+        optimizers[key] = made
+    optimizer = optimizers[key]
+    for group, recorded in zip(optimizer.param_groups, step.groups, strict=True):
+        group.update({name: _number(value) for name, value in recorded.items() if name != "names"})
+    return optimizer
+
+
+def _number(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,399 @@
+r"""Update rules: one optimizer, one class.
+
+Every rule here moves a parameter by a step that is linear in what the samples did, once its recorded scalars and
+preconditioners are given. With the gradient :math:`\hat g_k` used at step k,
+
+.. math::
+    d_k &= \pm\hat g_k + \lambda\theta_k, \\
+    m_k &= a_k m_{k-1} + b_k B_k d_k, \\
+    \theta_{k+1} - \theta_k &= -A_k (c_k d_k + e_k m_k) - w_k \theta_k .
+
+:math:`A_k` and :math:`B_k` are diagonal (or, for Muon, a matrix that multiplies from one side). They depend on all
+samples; the ledger treats them as recorded, which makes it linear and exact. The recorder asks a rule which numbers to
+store, the decomposition asks the same rule for the coefficients of a step.
+
+Source: the update rules as implemented by ``torch.optim``; the convention of recorded preconditioners is that of
+ExPLAIND (arXiv 2505.20076).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..errors import RuleError
+
+Hyper = Mapping[str, Any]
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Diagonal:
+    """A preconditioner that multiplies entry by entry."""
+
+    values: Tensor
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Multiplies ``rows``, whose trailing axes are those of the parameter."""
+        return rows * self.values
+
+
+@dataclass(frozen=True)
+class OneSided:
+    """A symmetric matrix that multiplies a matrix parameter from the left, or from the right."""
+
+    matrix: Tensor
+    left: bool
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Multiplies ``rows``, whose two trailing axes are those of the parameter."""
+        return self.matrix @ rows if self.left else rows @ self.matrix
+
+
+Preconditioner = Diagonal | OneSided | None
+
+
+@dataclass(frozen=True)
+class Linear:
+    """The coefficients of one step of one parameter, named as in the formula of this module."""
+
+    sign: float = 1.0
+    coupled: float = 0.0  # lambda
+    a: float = 0.0
+    b: float = 0.0
+    before: Preconditioner = None  # B
+    after: Preconditioner = None  # A
+    c: float = 0.0
+    e: float = 0.0
+    decoupled: float = 0.0  # w
+
+    def displacement(self, theta: Tensor, gradient: Tensor, momentum: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The step of the rule, and the momentum after it."""
+        d = self.direction(theta, gradient)
+        update = self.c * d
+        if self.b != 0.0 or self.a != 0.0:
+            fresh = self.b * (d if self.before is None else self.before(d))
+            momentum = fresh if momentum is None else momentum * self.a + fresh
+            update = update + self.e * momentum
+        step = -(update if self.after is None else self.after(update))
+        return (step if self.decoupled == 0.0 else step - self.decoupled * theta), momentum
+
+    def direction(self, theta: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient with its sign and its coupled decay, d in the formula."""
+        signed = gradient if self.sign == 1.0 else self.sign * gradient
+        return signed if self.coupled == 0.0 else signed + self.coupled * theta
+
+
+class Rule:
+    """How one optimizer's step unrolls. A rule has no state of its own."""
+
+    optimizer: ClassVar[str]
+    momentum: ClassVar[str | None] = None  # the optimizer's name for m
+    moments: ClassVar[tuple[str, ...]] = ()  # the optimizer's names for the states behind A and B
+    scalars: ClassVar[tuple[str, ...]] = ()  # states that are one number per parameter
+    tolerance: ClassVar[float] = 0.0  # how far low-precision arithmetic inside the optimizer may move a step, relative
+
+    def initial(self, hyper: Hyper, parameter: Tensor) -> State:
+        """The states behind A and B before the first step."""
+        return {name: torch.zeros_like(parameter) for name in self.moments}
+
+    def linear(self, hyper: Hyper, age: int, theta: Tensor, gradient: Tensor, momentum: Tensor | None,
+               state: State) -> Linear:
+        """The coefficients of the parameter's step number ``age`` (from 1); ``state`` is advanced in place.
+
+        Args:
+            hyper: The scalars of the parameter group, as the optimizer names them.
+            age: The number of steps this parameter has made, this one included.
+            theta: The parameter before the step.
+            gradient: The gradient used, after clipping.
+            momentum: m before the step, or ``None`` before the first one.
+            state: The states behind A and B.
+        """
+        raise RuleError(f"{type(self).__name__} names no coefficients; a rule needs a `linear` method.")
+
+
+def _sign(hyper: Hyper) -> float:
+    return -1.0 if hyper.get("maximize") else 1.0
+
+
+class SGD(Rule):
+    """SGD with momentum, dampening, Nesterov, coupled decay and maximize."""
+
+    optimizer = "SGD"
+    momentum = "momentum_buffer"
+
+    def linear(self, hyper, age, theta, gradient, momentum, state):  # noqa: D102
+        lr, mu = hyper["lr"], hyper["momentum"]
+        common = {"sign": _sign(hyper), "coupled": hyper["weight_decay"]}
+        if mu == 0:
+            return Linear(c=lr, **common)
+        # The first buffer is the bare gradient: torch does not dampen it.
+        b = 1.0 if momentum is None else 1.0 - hyper["dampening"]
+        if hyper["nesterov"]:
+            return Linear(a=mu, b=b, c=lr, e=lr * mu, **common)
+        return Linear(a=mu, b=b, e=lr, **common)
+
+
+class Adam(Rule):
+    """Adam, with coupled or decoupled decay and amsgrad."""
+
+    optimizer = "Adam"
+    momentum = "exp_avg"
+    moments = ("exp_avg_sq", "max_exp_avg_sq")
+
+    def initial(self, hyper, parameter):  # noqa: D102
+        names = self.moments if hyper["amsgrad"] else self.moments[:1]
+        return {name: torch.zeros_like(parameter) for name in names}
+
+    def linear(self, hyper, age, theta, gradient, momentum, state):  # noqa: D102
+        lr, (beta1, beta2) = hyper["lr"], hyper["betas"]
+        form = _decayed(hyper)
+        d = Linear(**form).direction(theta, gradient)
+        v = _second_moment(state, "exp_avg_sq", d, beta2)
+        if hyper["amsgrad"]:
+            v = state["max_exp_avg_sq"] = torch.maximum(state["max_exp_avg_sq"], v)
+        after = Diagonal(1 / ((v / (1 - beta2**age)).sqrt() + hyper["eps"]))
+        return Linear(a=beta1, b=1 - beta1, e=lr / (1 - beta1**age), after=after, **form)
+
+
+class AdamW(Adam):
+    """Adam with decoupled decay."""
+
+    optimizer = "AdamW"
+
+
+class NAdam(Rule):
+    """Adam with Nesterov momentum and its momentum schedule."""
+
+    optimizer = "NAdam"
+    momentum = "exp_avg"
+    moments = ("exp_avg_sq",)
+    scalars = ("mu_product",)
+    tolerance = 1e-6  # torch keeps the product of the momenta in float32, whatever the parameters are
+
+    def initial(self, hyper, parameter):  # noqa: D102
+        return {"exp_avg_sq": torch.zeros_like(parameter), "mu_product": torch.ones(())}
+
+    def linear(self, hyper, age, theta, gradient, momentum, state):  # noqa: D102
+        lr, (beta1, beta2), psi = hyper["lr"], hyper["betas"], hyper["momentum_decay"]
+        form = _decayed(hyper)
+        v = _second_moment(state, "exp_avg_sq", Linear(**form).direction(theta, gradient), beta2)
+        mu = beta1 * (1 - 0.5 * 0.96 ** (age * psi))
+        mu_next = beta1 * (1 - 0.5 * 0.96 ** ((age + 1) * psi))
+        state["mu_product"] = state["mu_product"] * mu
+        product = float(state["mu_product"])
+        after = Diagonal(1 / ((v / (1 - beta2**age)).sqrt() + hyper["eps"]))
+        return Linear(a=beta1, b=1 - beta1, c=lr * (1 - mu) / (1 - product), e=lr * mu_next / (1 - product * mu_next),
+                      after=after, **form)
+
+
+class RAdam(Rule):
+    """Adam with the rectified variance."""
+
+    optimizer = "RAdam"
+    momentum = "exp_avg"
+    moments = ("exp_avg_sq",)
+
+    def linear(self, hyper, age, theta, gradient, momentum, state):  # noqa: D102
+        lr, (beta1, beta2) = hyper["lr"], hyper["betas"]
+        form = _decayed(hyper)
+        v = _second_moment(state, "exp_avg_sq", Linear(**form).direction(theta, gradient), beta2)
+        e = lr / (1 - beta1**age)
+        rho_inf = 2 / (1 - beta2) - 1
+        rho = rho_inf - 2 * age * beta2**age / (1 - beta2**age)
+        if rho <= 5.0:
+            return Linear(a=beta1, b=1 - beta1, e=e, **form)
+        rectified = math.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
+        after = Diagonal(math.sqrt(1 - beta2**age) * rectified / (v.sqrt() + hyper["eps"]))
+        return Linear(a=beta1, b=1 - beta1, e=e, after=after, **form)
+
+
+class Adamax(Rule):
+    """Adam with the infinity norm."""
+
+    optimizer = "Adamax"
+    momentum = "exp_avg"
+    moments = ("exp_inf",)
+
+    def linear(self, hyper, age, theta, gradient, momentum, state):  # noqa: D102
+        lr, (beta1, beta2) = hyper["lr"], hyper["betas"]
+        form = _decayed(hyper)
+        d = Linear(**form).direction(theta, gradient)
+        u = state["exp_inf"] = torch.maximum(state["exp_inf"] * beta2, d.abs() + hyper["eps"])
+        return Linear(a=beta1, b=1 - beta1, e=lr / (1 - beta1**age), after=Diagonal(1 / u), **form)
+
+
+class RMSprop(Rule):
+    """RMSprop, centered or not, with momentum behind its preconditioner."""
+
+    optimizer = "RMSprop"
+    momentum = "momentum_buffer"
+    moments = ("square_avg", "grad_avg")
+
+    def initial(self, hyper, parameter):  # noqa: D102
+        names = self.moments if hyper["centered"] else self.moments[:1]
+        return {name: torch.zeros_like(parameter) for name in names}
+
+    def linear(self, hyper, age, theta, gradient, momentum, state):  # noqa: D102
+        lr, alpha = hyper["lr"], hyper["alpha"]
+        form = _decayed(hyper)
+        d = Linear(**form).direction(theta, gradient)
+        v = _second_moment(state, "square_avg", d, alpha)
+        if hyper["centered"]:
+            mean = state["grad_avg"] = state["grad_avg"] * alpha + (1 - alpha) * d
+            v = v - mean * mean
+        scale = Diagonal(1 / (v.sqrt() + hyper["eps"]))
+        if hyper["momentum"] > 0:
+            return Linear(a=hyper["momentum"], b=1.0, before=scale, e=lr, **form)
+        return Linear(c=lr, after=scale, **form)
+
+
+class Adagrad(Rule):
+    """Adagrad with learning-rate decay."""
+
+    optimizer = "Adagrad"
+    moments = ("sum",)
+
+    def initial(self, hyper, parameter):  # noqa: D102
+        return {"sum": torch.full_like(parameter, hyper["initial_accumulator_value"])}
+
+    def linear(self, hyper, age, theta, gradient, momentum, state):  # noqa: D102
+        form = _decayed(hyper)
+        d = Linear(**form).direction(theta, gradient)
+        state["sum"] = state["sum"] + d * d
+        lr = hyper["lr"] / (1 + (age - 1) * hyper["lr_decay"])
+        return Linear(c=lr, after=Diagonal(1 / (state["sum"].sqrt() + hyper["eps"])), **form)
+
+
+class Adadelta(Rule):
+    """Adadelta, whose own step lengths are part of its preconditioner."""
+
+    optimizer = "Adadelta"
+    moments = ("square_avg", "acc_delta")
+
+    def linear(self, hyper, age, theta, gradient, momentum, state):  # noqa: D102
+        rho, eps = hyper["rho"], hyper["eps"]
+        form = _decayed(hyper)
+        d = Linear(**form).direction(theta, gradient)
+        v = _second_moment(state, "square_avg", d, rho)
+        scale = ((state["acc_delta"] + eps) / (v + eps)).sqrt()
+        state["acc_delta"] = state["acc_delta"] * rho + (1 - rho) * (scale * d) ** 2
+        return Linear(c=hyper["lr"], after=Diagonal(scale), **form)
+
+
+class Muon(Rule):
+    r"""Muon: momentum, then a Newton-Schulz polynomial, which is odd and so a matrix times its argument.
+
+    :math:`NS(M) = Q M` with :math:`Q = \prod_j (aI + bG_j + cG_j^2) / |M|` and :math:`G_j = X_jX_j^T`. torch runs the
+    polynomial in bfloat16; the difference to Q M in float64 is rounding, and the ledger books it there.
+    """
+
+    optimizer = "Muon"
+    momentum = "momentum_buffer"
+    tolerance = 0.1
+
+    def linear(self, hyper, age, theta, gradient, momentum, state):  # noqa: D102
+        lr, mu = hyper["lr"], hyper["momentum"]
+        mean = (1 - mu) * gradient if momentum is None else mu * momentum + (1 - mu) * gradient
+        # lerp(gradient, buffer, mu): the Nesterov look-ahead is again a mean of the two.
+        c, e = (1 - mu, mu) if hyper["nesterov"] else (0.0, 1.0)
+        update = c * gradient + e * mean
+        after = newton_schulz(update, hyper["ns_coefficients"], hyper["ns_steps"], hyper["eps"])
+        rows, columns = theta.shape
+        match hyper["adjust_lr_fn"]:
+            case None | "original":
+                scale = math.sqrt(max(1, rows / columns))
+            case "match_rms_adamw":
+                scale = 0.2 * math.sqrt(max(rows, columns))
+            case _:
+                scale = 1.0
+        return Linear(a=mu, b=1 - mu, c=lr * scale * c, e=lr * scale * e, after=after,
+                      decoupled=lr * hyper["weight_decay"])
+
+
+def newton_schulz(matrix: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> OneSided:
+    """The matrix Q with NS(M) = Q M (or M Q where M has more rows than columns)."""
+    a, b, c = coefficients
+    left = matrix.shape[0] <= matrix.shape[1]
+    x = matrix if left else matrix.T
+    scale = 1 / x.norm().clamp(min=eps)
+    x = x * scale
+    identity = torch.eye(x.shape[0], dtype=x.dtype, device=x.device)
+    q = identity * scale
+    for _ in range(steps):
+        gram = x @ x.T
+        factor = a * identity + b * gram + c * gram @ gram
+        x, q = factor @ x, factor @ q
+    return OneSided(q, left)
+
+
+def _decayed(hyper: Hyper) -> dict[str, float]:
+    """Sign and decay, coupled or decoupled, as most optimizers of torch write them."""
+    decay = hyper["weight_decay"]
+    if hyper.get("decoupled_weight_decay"):
+        return {"sign": _sign(hyper), "decoupled": hyper["lr"] * decay}
+    return {"sign": _sign(hyper), "coupled": decay}
+
+
+def _second_moment(state: State, name: str, d: Tensor, beta: float) -> Tensor:
+    state[name] = state[name] * beta + (1 - beta) * d * d
+    return state[name]
+
+
+RULES: dict[str, Rule] = {
+    rule.optimizer: rule
+    for rule in (SGD(), Adam(), AdamW(), NAdam(), RAdam(), Adamax(), RMSprop(), Adagrad(), Adadelta(), Muon())
+}
+
+
+def rule_name(optimizer: torch.optim.Optimizer) -> str:
+    """The name under which an optimizer's rule is known: its class, or the class whose step it inherits."""
+    for kind in type(optimizer).__mro__:
+        known = getattr(torch.optim, kind.__name__, None) is kind
+        if known and _undecorated(type(optimizer).step) is _undecorated(kind.step):
+            return kind.__name__
+    return type(optimizer).__qualname__
+
+
+def _undecorated(function: Callable[..., Any]) -> Callable[..., Any]:
+    # An optimizer's step is wrapped, once per class, when the first instance is made.
+    return getattr(function, "__wrapped__", function)
+
+
+def find_rule(name: str) -> Rule:
+    """The rule of an optimizer, or a refusal that names it.
+
+    Raises:
+        RuleError: If the optimizer's step cannot be unrolled into shares of samples.
+
+    Example:
+        >>> find_rule("SGD").momentum
+        'momentum_buffer'
+    """
+    if name in RULES:
+        return RULES[name]
+    raise RuleError(
+        f"The step of {name} cannot be unrolled into shares of its samples: it is no linear function of recorded "
+        f"gradients here. Train with one of {', '.join(sorted(RULES))}, or call decompose(..., rule=\"displacement\"), "
+        "which books the whole step of this run as unattributed."
+    )
+
+
+def hyperparameters(group: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers and switches of a parameter group, as plain data."""
+    plain: dict[str, Any] = {}
+    for key, value in group.items():
+        if key in ("params", "param_names"):
+            continue
+        if isinstance(value, Tensor):
+            value = value.item()
+        if isinstance(value, list | tuple):
+            value = [item.item() if isinstance(item, Tensor) else item for item in value]
+        if isinstance(value, bool | int | float | str | list | None):
+            plain[key] = value
+    return plain
