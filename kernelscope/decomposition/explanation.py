@@ -1,0 +1,482 @@
+r"""Why a trained network says what it says about x.
+
+One number m(x) is explained: for a classifier the margin, the predicted class's logit minus the runner-up's, with both
+classes fixed at the final parameters; otherwise an output itself. The ledger of the run gives
+
+.. math:: m_T(x) = m_0(x) + \sum_g \sum_{i \in g} c_i(x) + \text{decay} + \dots
+
+and an explanation reads it: groups g first, then samples i; those that pushed m(x) up and those that pushed it down;
+and the step by which it was learned. When the shares nearly cancel, :math:`|\sum_i c_i| < 0.2 \sum_i |c_i|`, a
+percentage of their sum would mean little, and none is given.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor
+
+from .. import pictures
+from ..errors import DataError
+from ..result import Check, CheckRow, Result, as_float64
+from . import wording
+from .result import CHANNELS, Decomposition
+from .wording import CANCELLATION_LIMIT
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..run.run import Run
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Explanation(Result):
+    r"""Groups and samples that made one output of each query what it is.
+
+    Attributes:
+        decomposition: The ledger of the explained output, with one output for each of the q queries.
+        inputs: The queries, with shape :math:`(q, *)`.
+        samples: Positions in the ledger of the samples that are shown for some query, with shape :math:`(m,)`.
+        sample_inputs: The inputs of these samples only, with shape :math:`(m, *)`.
+        kind: ``"margin"`` or ``"output"``.
+        classes: A word for each class; empty when nothing is classified.
+        targets: The true answer for each query in words, or ``None``.
+        k: How many samples are shown on each side.
+    """
+
+    decomposition: Decomposition
+    inputs: Tensor
+    samples: Tensor
+    sample_inputs: Tensor
+    kind: str
+    classes: list[str]
+    targets: list[str] | None
+    k: int
+
+    def __len__(self) -> int:
+        return len(self.decomposition)
+
+    def __getitem__(self, queries: int | slice | list[int] | Tensor) -> Self:
+        """The explanations of some of the queries."""
+        rows = torch.arange(len(self))[queries].reshape(-1)
+        ledger = self.decomposition[rows]
+        samples = _shown(ledger, self.k)
+        kept = torch.isin(self.samples, samples)
+        targets = None if self.targets is None else [self.targets[i] for i in rows.tolist()]
+        return replace(self, decomposition=ledger, inputs=self.inputs[rows], samples=self.samples[kept],
+                       sample_inputs=self.sample_inputs[kept], targets=targets)
+
+    @property
+    def unit(self) -> str:
+        """What a contribution is measured in."""
+        return "logits" if self.kind == "margin" else "units of the output"
+
+    @property
+    def shares(self) -> Tensor:
+        """The contribution of each sample to each query's explained output, with shape :math:`(q, n)`."""
+        return self.decomposition.contributions[:, 0]
+
+    @property
+    def steps(self) -> int:
+        """How many steps the run took."""
+        return self.decomposition.steps.shape[-1]
+
+    def net(self, query: int = 0) -> float:
+        r"""The cancellation ratio :math:`|\sum_i c_i| / \sum_i |c_i|`: 1 when all pull one way, 0 when they cancel."""
+        shares = self.shares[query]
+        total = float(shares.abs().sum())
+        return abs(float(shares.sum())) / total if total > 0 else 0.0
+
+    def divisible(self, query: int = 0) -> bool:
+        """Whether the contributions cancel so little that percentages of their sum mean something."""
+        return self.net(query) >= CANCELLATION_LIMIT
+
+    def answer(self, query: int = 0) -> tuple[int, int] | None:
+        """The predicted class and the runner-up at the final parameters, or ``None`` if nothing is classified."""
+        outputs = self.decomposition.outputs
+        if self.kind != "margin" or outputs is None:
+            return None
+        predicted, runner_up = outputs[query, :, -1].topk(2).indices.tolist()
+        return predicted, runner_up
+
+    def class_name(self, index: int) -> str:
+        """The word for a class."""
+        return self.classes[index] if index < len(self.classes) else str(index)
+
+    def probabilities(self, query: int = 0) -> Tensor | None:
+        """The probability of each class along the run, with shape :math:`(C, T + 1)`, or ``None``."""
+        outputs = self.decomposition.outputs
+        if self.kind != "margin" or outputs is None:
+            return None
+        return as_float64(outputs[query]).softmax(0)
+
+    def group_names(self) -> list[str]:
+        """The names of the groups; one group of all samples if they carry no labels."""
+        ledger = self.decomposition
+        if ledger.group_steps is not None and ledger.groups:
+            return list(ledger.groups)
+        return sorted(set(ledger.labels)) if ledger.labels else ["all samples"]
+
+    def group_shares(self, query: int = 0) -> Tensor:
+        """The contribution of each group, with shape :math:`(G,)`."""
+        ledger = self.decomposition
+        if ledger.group_steps is not None and ledger.groups:
+            return as_float64(ledger.group_steps[query, 0]).sum(-1)
+        if not ledger.labels:
+            return self.shares[query].sum(0, keepdim=True)
+        place = {name: i for i, name in enumerate(self.group_names())}
+        index = torch.tensor([place[label] for label in ledger.labels])
+        return torch.zeros(len(place), dtype=torch.float64).index_add_(0, index, self.shares[query])
+
+    def group_sizes(self) -> list[int | None]:
+        """How many samples each group has, where labels tell."""
+        labels = self.decomposition.labels
+        if not labels:
+            return [self.shares.shape[1]] if len(self.group_names()) == 1 else [None] * len(self.group_names())
+        sizes: dict[str, int] = {}
+        for label in labels:
+            sizes[label] = sizes.get(label, 0) + 1
+        return [sizes.get(name) for name in self.group_names()]
+
+    def booked(self, query: int = 0) -> Tensor:
+        """What the data had added after each number of steps, from none on, with shape :math:`(T + 1,)`."""
+        steps = as_float64(self.decomposition.steps[query, 0])
+        return torch.cat([steps.new_zeros(1), steps.cumsum(0)])
+
+    def learned(self, query: int = 0) -> tuple[int | None, int | None]:
+        """Two step numbers: when half of the final data share was there to stay, and when the prediction settled.
+
+        The first is the number of steps after which the accumulated data share is never again below half of its final
+        value; the second the number of steps after which the predicted class never changes. Either is ``None`` when it
+        has no meaning: no data share at all, nothing classified.
+        """
+        booked = self.booked(query)
+        half = None if booked[-1] == 0 else _stays(booked / booked[-1] >= 0.5)
+        answer, outputs = self.answer(query), self.decomposition.outputs
+        settled = None if answer is None or outputs is None else _stays(outputs[query].argmax(0) == answer[0])
+        return half, settled
+
+    def helpful(self, k: int | None = None) -> pd.DataFrame:
+        """For each query the samples that pushed the explained output up the most, strongest first."""
+        return self._ranked(self.k if k is None else k, sign=1)
+
+    def harmful(self, k: int | None = None) -> pd.DataFrame:
+        """For each query the samples that pushed the explained output down the most, strongest first."""
+        return self._ranked(self.k if k is None else k, sign=-1)
+
+    def ranked(self, query: int, k: int, sign: int) -> list[int]:
+        """Positions of the ``k`` samples with the strongest share of this sign, strongest first."""
+        shares = self.shares[query] * sign
+        order = shares.argsort(descending=True, stable=True)[:k]
+        return order[shares[order] > 0].tolist()
+
+    def _ranked(self, k: int, sign: int) -> pd.DataFrame:
+        import pandas as pd
+
+        rows = [
+            {"query": q, "rank": rank} | self._row(q, i)
+            for q in range(len(self)) for rank, i in enumerate(self.ranked(q, k, sign), start=1)
+        ]
+        return pd.DataFrame(rows, columns=["query", "rank", "sample", "label", "contribution", "percent"])
+
+    def _row(self, query: int, position: int) -> dict[str, Any]:
+        ledger, share = self.decomposition, float(self.shares[query, position])
+        return {
+            "sample": int(ledger.sample_ids[position]),
+            "label": None if ledger.labels is None else ledger.labels[position],
+            "contribution": share,
+            "percent": 100 * share / float(self.shares[query].sum()) if self.divisible(query) else None,
+        }
+
+    def by_group(self) -> pd.DataFrame:
+        """For each query the contribution of each group of samples, strongest push up first."""
+        import pandas as pd
+
+        names, sizes, rows = self.group_names(), self.group_sizes(), []
+        for query in range(len(self)):
+            shares = self.group_shares(query)
+            total = float(shares.sum()) if self.divisible(query) else None
+            rows += [
+                {"query": query, "group": names[g], "samples": sizes[g], "contribution": float(shares[g]),
+                 "percent": None if total is None else 100 * float(shares[g]) / total}
+                for g in shares.argsort(descending=True, stable=True).tolist()
+            ]
+        return pd.DataFrame(rows, columns=["query", "group", "samples", "contribution", "percent"])
+
+    def over_time(self) -> pd.DataFrame:
+        """For each query and step: the explained output, the data share booked so far, the prediction."""
+        import pandas as pd
+
+        frames = []
+        for query in range(len(self)):
+            columns: dict[str, Any] = {
+                "query": query,
+                "step": range(self.steps + 1),
+                "output": self.decomposition.path[query, 0].tolist(),
+                "data": self.booked(query).tolist(),
+            }
+            chances, answer = self.probabilities(query), self.answer(query)
+            if chances is not None and answer is not None:
+                columns["prediction"] = [self.class_name(i) for i in chances.argmax(0).tolist()]
+                columns["probability"] = chances[answer[0]].tolist()
+            frames.append(pd.DataFrame(columns))
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+    def balance(self, query: int = 0) -> list[tuple[str, str, float]]:
+        """The balance sheet of one query: (name, kind, value) from the initial output to the final one.
+
+        One line for each group, one for each other channel. The residual is the exact difference of all other lines,
+        computed in rational numbers and then rounded once, so that the sheet closes to the last digit of float64.
+        """
+        ledger = self.decomposition
+        shares = self.group_shares(query)
+        lines = [("initial", "initial", float(ledger.initial[query, 0]))]
+        lines += [
+            (self.group_names()[g], "group", float(shares[g]))
+            for g in shares.argsort(descending=True, stable=True).tolist()
+        ]
+        lines += [(name, "channel", float(ledger.channels[name][query, 0])) for name in CHANNELS if name != "data"]
+        final = float(ledger.final[query, 0])
+        residual = Fraction(final) - sum(Fraction(value) for _, _, value in lines)
+        return [*lines, ("residual", "residual", float(residual)), ("final", "final", final)]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each query and training sample: contribution, percentage where it means something, centred rank.
+
+        The centred rank is +1 for the sample that pushed up the most, 0 in the middle, -1 for the one that pushed down
+        the most; it can be compared between queries however much their contributions cancel.
+        """
+        import pandas as pd
+
+        ledger, n = self.decomposition, self.shares.shape[1]
+        frames = []
+        for query in range(len(self)):
+            shares = self.shares[query]
+            rank = torch.empty(n, dtype=torch.float64)
+            rank[shares.argsort(stable=True)] = torch.linspace(-1, 1, n, dtype=torch.float64)
+            frames.append(pd.DataFrame({
+                "query": query,
+                "sample": ledger.sample_ids.tolist(),
+                "label": [None] * n if ledger.labels is None else ledger.labels,
+                "contribution": shares.tolist(),
+                "percent": (100 * shares / shares.sum()).tolist() if self.divisible(query) else [None] * n,
+                "centred_rank": rank.tolist(),
+            }))
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+    def sentence(self, query: int = 0) -> str:
+        """Why, in words; every clause is computed from the ledger, and claims less when the ledger holds less."""
+        return " ".join(text for text in wording.clauses(self, query).values() if text)
+
+    def check(self) -> Check:
+        """The checks of the ledger, whether groups add up to the data channel, and how much the shares cancel."""
+        ledger = self.decomposition
+        scale = ledger.magnitude[:, 0].clamp_min(torch.finfo(torch.float64).tiny)
+        booked = torch.stack([self.group_shares(q).sum() for q in range(len(self))]) if len(self) else scale
+        gap = float(((booked - ledger.channels["data"][:, 0]).abs() / scale).max()) if len(self) else 0.0
+        net = min((self.net(q) for q in range(len(self))), default=1.0)
+        return Check((
+            *ledger.check().rows,
+            CheckRow("groups", "pass" if gap <= 1e-10 else "fail", gap, 1e-10,
+                     f"The groups' contributions add up to the data channel to {gap:.1e} of the absolute terms."),
+            CheckRow("cancellation", "pass" if net >= CANCELLATION_LIMIT else "warn", net, CANCELLATION_LIMIT,
+                     f"The sum of all contributions is at least {net:.3f} of the sum of their absolute values; "
+                     f"below {CANCELLATION_LIMIT} no percentages are given."),
+        ))
+
+    def summary(self) -> str:
+        """The explanation in one line."""
+        if len(self) != 1:
+            samples = self.shares.shape[1]
+            return f"Explanation(queries={len(self)}, samples={samples}, steps={self.steps}, shown={self.k})"
+        answer, chances = self.answer(), self.probabilities()
+        if answer is None or chances is None:
+            head = f"output {float(self.decomposition.final[0, 0]):.4g}"
+        else:
+            head = f"predicted {self.class_name(answer[0])}, p={float(chances[answer[0], -1]):.2f}"
+        sides = [
+            f"{mark} " + ", ".join(f"#{row['sample']} {row['contribution']:+.2g}" for row in
+                                   (self._row(0, i) for i in self.ranked(0, 2, sign)))
+            for mark, sign in (("▲", 1), ("▼", -1)) if self.ranked(0, 1, sign)
+        ]
+        return f"Explanation({head}; {' '.join(sides)}; residual {self.decomposition.completeness():.1e} of the terms)"
+
+    def __repr__(self) -> str:
+        if len(self) != 1:
+            return self.summary()
+        return f"{self.summary()}\n{self.sentence()}"
+
+    def _repr_html_(self) -> str:
+        """Plain text first, then pictures; scoped under one class, and nothing in it is a script."""
+        blocks = [f"<p>{html.escape(self.summary())}</p>"]
+        for query in range(min(len(self), 4)):
+            blocks += [f"<p>{html.escape(self.sentence(query))}</p>", self._gallery(query)]
+        if len(self) > 4:
+            blocks.append(f"<p>Showing 4 of {len(self)} queries; why[i] shows query i.</p>")
+        return f'<div class="kernelscope">{"".join(blocks)}</div>'
+
+    def _named(self, position: int) -> str:
+        ledger = self.decomposition
+        label = "" if ledger.labels is None else f" {ledger.labels[position]}"
+        return f"#{int(ledger.sample_ids[position])}{label}"
+
+    def _gallery(self, query: int) -> str:
+        low, high = pictures.limits(self.inputs, self.sample_inputs)
+        place = {position: row for row, position in enumerate(self.samples.tolist())}
+
+        def cell(x: Tensor, caption: str) -> str:
+            if pictures.picture_shape(x.shape) is None:
+                return f"<td>{html.escape(pictures.words(x))}<br>{html.escape(caption)}</td>"
+            uri = pictures.data_uri(pictures.png(x, low, high))
+            image = f'<img src="{uri}" width="48" alt="{html.escape(caption)}" style="image-rendering:pixelated">'
+            return f"<td>{image}<br>{html.escape(caption)}</td>"
+
+        rows = []
+        for title, mark, sign in (("pushed for", "▲", 1), ("pushed against", "▼", -1)):
+            cells = [
+                cell(self.sample_inputs[place[i]],
+                     f"{self._named(i)} {mark} {wording.signed(float(self.shares[query, i]))}")
+                for i in self.ranked(query, self.k, sign) if i in place
+            ]
+            rows.append(f"<tr><th>{title}</th>{''.join(cells)}</tr>")
+        query_cell = cell(self.inputs[query], f"query {query}")
+        return f"<table><tr><th>the query</th>{query_cell}</tr>{''.join(rows)}</table>"
+
+
+def explain(
+    run: Run,
+    x: Tensor,
+    *,
+    targets: Tensor | None = None,
+    output: None | str | int | Callable[..., Tensor] = None,
+    k: int = 8,
+    labels: Sequence[str] | None = None,
+    **options: Any,
+) -> Explanation:
+    r"""Says which training samples made the network's answer to each query, and when.
+
+    Args:
+        run: The recorded run.
+        x: The queries, with shape :math:`(q, *)`, or one query without its batch axis.
+        targets: Their true answers, if known, with shape :math:`(q,)`.
+        output: What to explain. ``None`` takes the margin of a classifier (predicted class minus runner-up) and the
+            first output of anything else; a number takes that output; a callable takes ``outputs`` and returns
+            :math:`(q, 1)`.
+        k: How many samples to show on each side.
+        labels: A word for each training sample; by default the run's own labels. Samples are grouped by it.
+        options: Passed to :func:`kernelscope.decompose`.
+
+    Raises:
+        DataError: If the number of labels or the shape of the queries does not fit the run.
+
+    Example:
+        >>> why = explain(run, x_test[7])         # doctest: +SKIP
+        >>> why.by_group(), why.helpful(5)        # doctest: +SKIP
+    """
+    from .exact import decompose
+
+    if k < 1:
+        raise DataError(f"explain shows at least one sample on each side; got k={k}.")
+    words = run.labels if labels is None else [str(word) for word in labels]
+    if words is not None and len(words) != run.size:
+        raise DataError(f"explain needs one label for each of the run's {run.size} samples; got {len(words)}.")
+    shape = next((known[0].shape for known in map(run.sample, range(run.size)) if known is not None), x.shape[1:])
+    if x.shape == shape:
+        x = x[None]
+    if x.shape[1:] != shape:
+        raise DataError(
+            f"explain needs queries shaped like the run's samples, (q, {', '.join(map(str, shape))}); "
+            f"got {tuple(x.shape)}."
+        )
+    margin = output == "margin" if isinstance(output, str) else output is None and run.is_classification
+    asked: Any = "margin" if margin else 0 if output is None else output
+    ledger = decompose(run, x, _Column(asked) if isinstance(asked, int) else asked,
+                       targets=None if margin else targets, groups=words, **options)
+    return from_decomposition(
+        replace(ledger, labels=words), x, run.sample, kind="margin" if margin else "output",
+        classes=run.class_names, targets=targets, k=k,
+    )
+
+
+def from_decomposition(
+    ledger: Decomposition,
+    x: Tensor,
+    sample: Callable[[int], tuple[Tensor, Tensor] | None],
+    *,
+    kind: str = "margin",
+    classes: Sequence[str] | None = None,
+    targets: Tensor | None = None,
+    k: int = 8,
+) -> Explanation:
+    """Reads an explanation from a ledger that is already there.
+
+    Args:
+        ledger: The decomposition of one output for each query.
+        x: The queries, with shape :math:`(q, *)`.
+        sample: From a sample's id to its (input, target), or to ``None`` if it is not known.
+        kind: ``"margin"`` or ``"output"``.
+        classes: A word for each class.
+        targets: The true answers, if known.
+        k: How many samples to show on each side.
+
+    Raises:
+        DataError: If the ledger holds more than one output for each query.
+    """
+    if ledger.initial.shape[1] != 1:
+        raise DataError(
+            f"An explanation is of one output for each query; the ledger has {ledger.initial.shape[1]}. "
+            'Decompose with output="margin", or with a callable that returns one column.'
+        )
+    if kind == "margin" and ledger.outputs is not None and not classes:
+        classes = [str(i) for i in range(ledger.outputs.shape[1])]
+    classes = [str(name) for name in classes or []] if kind == "margin" else []
+    known = {i: sample(int(ledger.sample_ids[i])) for i in _shown(ledger, k).tolist()}
+    inputs = [pair[0].detach().cpu() for pair in known.values() if pair is not None]
+    return Explanation(
+        decomposition=ledger,
+        inputs=x.detach().cpu().clone(),
+        samples=torch.tensor([i for i, pair in known.items() if pair is not None], dtype=torch.long),
+        sample_inputs=torch.stack(inputs) if inputs else x.new_zeros((0, *x.shape[1:])).cpu(),
+        kind=kind,
+        classes=classes,
+        targets=None if targets is None else _in_words(targets, classes),
+        k=k,
+    )
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One column of the outputs."""
+
+    column: int
+
+    def __call__(self, outputs: Tensor) -> Tensor:
+        outputs = outputs if outputs.ndim > 1 else outputs[:, None]
+        return outputs[:, self.column : self.column + 1]
+
+
+def _shown(ledger: Decomposition, k: int) -> Tensor:
+    """Positions of the samples among the ``k`` strongest on either side of some query, ascending."""
+    shares = ledger.contributions[:, 0]
+    chosen = torch.zeros(shares.shape[1], dtype=torch.bool)
+    for side in (shares, -shares):
+        strongest = side.topk(min(k, side.shape[1]), dim=1)
+        chosen[strongest.indices[strongest.values > 0]] = True
+    return chosen.nonzero().flatten()
+
+
+def _stays(holds: Tensor) -> int:
+    """The first place from which on all of ``holds`` is true."""
+    broken = (~holds).nonzero().flatten()
+    return int(broken[-1]) + 1 if len(broken) else 0
+
+
+def _in_words(targets: Tensor, classes: Sequence[str]) -> list[str]:
+    if targets.is_floating_point():
+        return [f"{value:.4g}" for value in targets.reshape(len(targets), -1)[:, 0].tolist()]
+    return [classes[t] if 0 <= t < len(classes) else str(t) for t in targets.reshape(-1).tolist()]

@@ -1,0 +1,68 @@
+"""Bars and lines as numbers in a drawing 1000 units wide: no style, no colour, only where things are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+#: A line keeps at most this many points; of each stretch it keeps the lowest and the highest.
+MOST_POINTS = 240
+
+
+def scale(values: Sequence[float]) -> tuple[float, float]:
+    """Where zero is on a bar that must hold all values, and how long one unit is."""
+    low, high = min(0.0, *values), max(0.0, *values)
+    reach = (high - low) or 1.0
+    return round(-low / reach * 1000, 1), 1000 / reach
+
+
+def bar(value: float, zero: float, unit: float) -> dict[str, float]:
+    """A bar from zero to the value."""
+    length = abs(value) * unit
+    return {"x": round(zero - length if value < 0 else zero, 1), "width": round(length, 1), "zero": zero}
+
+
+def thinned(values: Tensor) -> list[int]:
+    """Places of the points to keep: all of them, or the lowest and highest of each stretch, first and last always."""
+    count = len(values)
+    if count <= MOST_POINTS:
+        return list(range(count))
+    kept, stretches = {0, count - 1}, MOST_POINTS // 2
+    for stretch in range(stretches):
+        start, stop = stretch * count // stretches, (stretch + 1) * count // stretches
+        kept |= {start + int(values[start:stop].argmin()), start + int(values[start:stop].argmax())}
+    return sorted(kept)
+
+
+def chart(
+    lines: Sequence[tuple[str, str, Tensor]], mark: tuple[str, int | None], conclusion: str, *, low: float, high: float,
+    places: int = 1,
+) -> dict[str, Any]:
+    """Lines (name, class, values by step) between two limits, with a mark (name, step) at one step."""
+    reach = (high - low) or 1.0
+    steps = max(1, len(lines[0][2]) - 1)
+
+    def y(value: float) -> float:
+        return round(100 * (high - value) / reach, 2)
+
+    return {
+        "lines": [
+            {"name": name, "class": kind,
+             "points": " ".join(f"{1000 * k / steps:.4g},{y(float(values[k])):g}" for k in thinned(values))}
+            for name, kind, values in lines
+        ],
+        "zero": y(0.0) if low < 0 < high else None,
+        "mark": f"{1000 * mark[1] / steps:.4g}" if mark[1] else "",
+        "mark_name": f"step {mark[1]}: {mark[0]}",
+        "low": f"{low:.{places}f}".replace("-", "−"),
+        "high": f"{high:.{places}f}".replace("-", "−"),
+        "steps": steps,
+        "conclusion": conclusion,
+    }
+
+
+def moments(steps: int, count: int = 21) -> list[int]:
+    """Steps at which training is shown: more of them early, when most happens; the first and the last always."""
+    return sorted({round(steps * (i / (count - 1)) ** 1.5) for i in range(count)})

@@ -1,0 +1,185 @@
+r"""Results in order, with prose, in one HTML file.
+
+The file needs nothing but itself: no address is asked for anything, and a policy in its head forbids it. Words that
+come from data are text and stay text. The same content gives the same bytes, so a page can be compared and committed.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..decomposition.explanation import Explanation
+from ..decomposition.wording import ACCOUNTING
+from ..errors import DataError
+from ..result import Result
+from ..storage import write_atomically
+from .album import Album
+from .comparison import comparisons
+from .facts import words
+from .sections import view_of
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+#: The bytes all pictures of a page may take, and the bytes a page may have.
+PICTURE_BYTES = 1_000_000
+PAGE_BYTES = 10_000_000
+
+GLOSSARY = (
+    ("contribution", "What one training sample added to the explained number over all steps of this run: exact, and "
+                     "with a sign. Also called its share."),
+    ("logit", "The network’s raw score for a class, before scores are turned into probabilities."),
+    ("lead", "The predicted class’s logit minus the runner-up’s. Both classes are chosen at the end of training and "
+             "kept."),
+    ("step", "One update of the network’s parameters, computed from one batch of training samples."),
+    ("group", "All training samples with the same label."),
+    ("cancel", "Contributions of opposite sign that undo each other. When their sum is less than 0.2 of the sum of "
+               "their absolute values, no percentages are given."),
+    ("weight decay", "What pulling all parameters towards zero did to the number."),
+    ("momentum at the start", "What an optimizer carried over from before the recording did."),
+    ("normalisation statistics", "What running means and variances inside the network did."),
+    ("rounding in training", "What the computer’s rounding of the parameters did, step by step."),
+    ("unattributed", "Changes of the parameters that the optimizer’s rule does not explain."),
+    ("round-off", "What is left when all lines are added: the rounding of this ledger’s own arithmetic."),
+    ("kernel", "How much a step on one sample moves the answer to another. Each contribution is a kernel times how "
+               "wrong the network then was about the sample, added up over the steps."),
+)
+
+HEADINGS = {"Explanation": "Why it answers so", "Decomposition": "The ledger"}
+
+
+@dataclass(frozen=True)
+class Report:
+    """A page: a title, and results with prose between them.
+
+    Attributes:
+        title: The heading of the page.
+        results: In order: a string is a paragraph; a result is a section; ``(heading, result)`` is a section with that
+            heading. Paragraphs before the first result open the page, later ones open the section that follows them.
+        provenance: More facts to print at the end, by name. Facts that change from day to day make the page change too.
+        max_samples: How many training samples the page may show as pictures.
+
+    Example:
+        >>> page = Report("Nothing yet", [])
+        >>> page.html() == Report("Nothing yet", []).html()
+        True
+    """
+
+    title: str
+    results: Sequence[Result | str | tuple[str, Result]] | Mapping[str, Result]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    max_samples: int = 200
+
+    def html(self) -> str:
+        """The page as text.
+
+        Raises:
+            DataError: If something in ``results`` is neither a result nor prose, or the page is too large to open.
+        """
+        album = Album(self.max_samples, PICTURE_BYTES)
+        lead, sections = self._sections()
+        views = []
+        for number, (heading, prose, result) in enumerate(sections, start=1):
+            template, view = view_of(result, album, f"section-{number}")
+            views.append({"id": f"section-{number}", "title": heading, "prose": prose, "template": template,
+                          "view": view})
+        explained = [(heading, result) for heading, _, result in sections if isinstance(result, Explanation)]
+        compared = comparisons(explained, album)
+        style, script = _source("style.css"), _source("script.js")
+        notice = album.notice()
+        page = _environment().get_template("page.html").render(
+            title=self.title, lead=lead, sections=views, comparisons=compared, explains=bool(explained),
+            unit=explained[0][1].unit if explained else "", notices=[notice] if notice else [], glossary=GLOSSARY,
+            accounting=ACCOUNTING, provenance=[(name, words(value)) for name, value in self.provenance.items()],
+            style=_trusted(style), script=_trusted(script), style_hash=_hash(style), script_hash=_hash(script),
+            version=_version(),
+        )
+        size = len(page.encode())
+        if size > PAGE_BYTES:
+            raise DataError(
+                f"The page would have {size / 1e6:.0f} MB, more than the {PAGE_BYTES / 1e6:.0f} MB a browser opens "
+                "with ease. Put fewer results on it, or explain fewer queries."
+            )
+        return page
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the page to ``path``, all of it or nothing, and returns the path."""
+        path = Path(path)
+        write_atomically(path, self.html().encode())
+        return path
+
+    def _sections(self) -> tuple[list[str], list[tuple[str, list[str], Result]]]:
+        items: Sequence[Any] = list(self.results.items()) if isinstance(self.results, Mapping) else list(self.results)
+        lead: list[str] = []
+        sections: list[tuple[str, list[str], Result]] = []
+        waiting: list[str] = lead
+        for item in items:
+            match item:
+                case str():
+                    if waiting is not lead or not sections:
+                        waiting.append(item)
+                    else:
+                        waiting = [item]
+                case Result() | (str(), Result()):
+                    heading, result = item if isinstance(item, tuple) else (_heading(item), item)
+                    sections.append((heading, [] if waiting is lead else waiting, result))
+                    waiting = []
+                case _:
+                    raise DataError(
+                        "A report takes results, (heading, result) pairs and strings; "
+                        f"item {items.index(item)} is a {type(item).__name__}."
+                    )
+        return lead, sections
+
+
+def _heading(result: Result) -> str:
+    return HEADINGS.get(type(result).__name__, type(result).__name__)
+
+
+def _source(name: str) -> str:
+    return (_TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _trusted(text: str) -> Any:
+    from markupsafe import Markup
+
+    # The package's own style and script, and nothing that came from data.
+    return Markup(text)
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+
+
+def _version() -> str:
+    from .. import __version__
+
+    return __version__
+
+
+def _clean(value: Any) -> Any:
+    """Text without what no page may hold: control characters and halves of surrogate pairs, shown as �."""
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    return "".join(letter if letter in "\n\t" or _printable(letter) else "\ufffd" for letter in value)
+
+
+def _printable(letter: str) -> bool:
+    code = ord(letter)
+    return code >= 0x20 and not 0x7F <= code < 0xA0 and not 0xD800 <= code < 0xE000 and code & 0xFFFE != 0xFFFE
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, finalize=_clean,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )

@@ -1,0 +1,82 @@
+"""From a result to the template and the view that show it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from markupsafe import Markup
+
+from .. import plots
+from ..decomposition.explanation import Explanation
+from ..decomposition.result import CHANNELS, Decomposition
+from ..result import Result
+from .album import Album
+from .balance import sheet
+from .facts import STATUS, facts, verdict
+from .reasons import LINE_NAMES, MOST_QUERIES, explanation
+
+MOST_ROWS = 20
+
+View = Callable[[Any, Album, str], dict[str, Any]]
+
+
+def view_of(result: Result, album: Album, name: str) -> tuple[str, dict[str, Any]]:
+    """The template that shows a result, and what it is given."""
+    for kind in type(result).__mro__:
+        if kind in SECTIONS:
+            template, view = SECTIONS[kind]
+            return template, view(result, album, name)
+    raise TypeError(f"A report shows results; got {type(result).__name__}.")
+
+
+def _checks(result: Result) -> dict[str, Any]:
+    rows = result.check().rows
+    return {
+        "checks": [{"name": row.name, "status": STATUS[row.status], "sentence": row.sentence} for row in rows],
+        "verdict": verdict(rows),
+    }
+
+
+def decomposition(ledger: Decomposition, album: Album, name: str) -> dict[str, Any]:
+    """The view of a ledger: one drawing, one balance sheet for each output of each query."""
+    q, c, n = ledger.contributions.shape
+    sheets = []
+    for query, output in [(i, j) for i in range(q) for j in range(c)][:MOST_QUERIES]:
+        entries = [("before training", "initial", float(ledger.initial[query, output]))]
+        entries += [(LINE_NAMES.get(key, f"{n:,} training samples"), "channel", float(values[query, output]))
+                    for key, values in ((key, ledger.channels[key]) for key in CHANNELS)]
+        entries += [("round-off", "residual", float(ledger.residual[query, output])),
+                    ("after training", "final", float(ledger.final[query, output]))]
+        title = f"Query {query}, {ledger.output_names[output]}"
+        sheets.append(sheet(entries, float(ledger.magnitude[query, output]), title))
+    drawn = q * c > 0
+    return _checks(ledger) | {
+        "sentence": ledger.summary(),
+        "drawing": Markup(plots.svg(ledger)) if drawn else "",
+        "caption": plots.title(ledger) if drawn else "",
+        "sheets": sheets,
+        "left_out": f"Showing {MOST_QUERIES} of {q * c} balance sheets." if q * c > MOST_QUERIES else "",
+        "facts": facts(ledger),
+    }
+
+
+def anything(result: Result, album: Album, name: str) -> dict[str, Any]:
+    """The view of a result this room knows nothing about: its sentence, its drawing, its table, its checks."""
+    table = result.to_frame()
+    rows = [[f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row]
+            for row in table.head(MOST_ROWS).itertuples(index=False)]
+    return _checks(result) | {
+        "sentence": result.summary(),
+        "drawing": Markup(plots.svg(result)) if plots.drawing_of(result) else "",
+        "columns": [str(column) for column in table.columns],
+        "rows": rows,
+        "left_out": f"Showing {MOST_ROWS} of {len(table):,} rows." if len(table) > MOST_ROWS else "",
+    }
+
+
+SECTIONS: dict[type, tuple[str, View]] = {
+    Explanation: ("explanation.html", explanation),
+    Decomposition: ("decomposition.html", decomposition),
+    Result: ("result.html", anything),
+}
