@@ -1,0 +1,703 @@
+"""A store under fire: kills, power cuts, full disks, flipped bits, torn files, interruptions, crowds.
+
+Run as a script this file is the server that forks the processes to be killed: torch is imported once, not per kill.
+"""
+
+import errno
+import json
+import os
+import random
+import resource
+import signal
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from subprocess import PIPE, Popen
+
+import pytest
+import torch
+
+from kernelscope.errors import StoreBusy, StoreCorrupt, StoreError, StoreFull, UnsafeFile
+from kernelscope.storage import MemoryStore, Store
+from kernelscope.storage import files as storage_files
+from kernelscope.storage import manifest as manifests
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def number(value):
+    return {"step": torch.full((5,), value), "more": torch.full((3,), value, dtype=torch.float64)}
+
+
+# Every kind of commit, on lists sealed after two segments: adding, saying, dropping, cutting, sealing anew.
+OPERATIONS = [
+    lambda store: store.append(number(0), {"step": 0}),
+    lambda store: store.append(number(1), {"step": 1}),
+    lambda store: store.commit({"phase": 1}),
+    lambda store: store.append(number(2), {"step": 2}),
+    lambda store: store.append(number(3), {"step": 3}),
+    lambda store: store.append(number(4), {"step": 4}),
+    lambda store: store.drop([store.segments[1].name]),
+    lambda store: store.truncate(3, {"phase": 2}),
+    lambda store: store.append(number(5), {"step": 5}),
+    lambda store: store.truncate(1),
+]
+
+
+def state(store):
+    """All a store says, with every tensor read and checked."""
+    rows = []
+    for segment in store.segments:
+        tensors = store.read(segment)
+        assert tensors["step"].tolist() == [tensors["step"][0]] * 5
+        assert tensors["more"].tolist() == [tensors["step"][0]] * 3
+        rows.append((int(tensors["step"][0]), segment.meta["step"]))
+    return store.meta, rows
+
+
+def states():
+    """What the store says before the first operation, and after each."""
+    store = MemoryStore("run", {})
+    found = [state(store)]
+    for operation in OPERATIONS:
+        operation(store)
+        found.append(state(store))
+    return found
+
+
+@pytest.fixture(autouse=True)
+def short_parts(monkeypatch):
+    monkeypatch.setattr(manifests, "SEAL", 2)
+
+
+def on_call(count, act, names=("open", "write", "fsync", "replace", "unlink")):
+    """Wrap the system calls so that ``act(name, arguments)`` comes before the ``count``-th."""
+    left = [count]
+    wrapped = {name: getattr(os, name) for name in names}
+
+    def wrap(name):
+        def call(*arguments, **named):
+            left[0] -= 1
+            if left[0] == 0:
+                act(name, arguments)
+            return wrapped[name](*arguments, **named)
+
+        return call
+
+    for name in names:
+        setattr(os, name, wrap(name))
+
+    def restore():
+        for name in names:
+            setattr(os, name, wrapped[name])
+
+    return restore, left
+
+
+# The server
+
+
+class Child:
+    def __init__(self, pid, log):
+        self.pid, self.log = pid, Path(log)
+
+    def lines(self):
+        """The lines it has finished."""
+        return [line.split() for line in self.log.read_text().split("\n")[:-1]] if self.log.exists() else []
+
+    def wait_for(self, count):
+        limit = time.monotonic() + 30
+        while len(self.lines()) < count:
+            assert time.monotonic() < limit, "the child says nothing"
+            time.sleep(0.001)
+        return self.lines()
+
+    def kill(self):
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        return self.gone()
+
+    def gone(self):
+        limit = time.monotonic() + 60
+        with suppress(ProcessLookupError):
+            while True:
+                os.kill(self.pid, 0)
+                assert time.monotonic() < limit, "the child does not end"
+                time.sleep(0.0005)
+        lines = self.lines()
+        assert not any(line[0] == "failed" for line in lines), lines
+        return lines
+
+
+class Server:
+    def __init__(self, folder):
+        self.folder, self.count = folder, 0
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        self.process = Popen([sys.executable, __file__], stdin=PIPE, stdout=PIPE, text=True, env=environment)
+
+    def start(self, job, *arguments):
+        self.count += 1
+        log = str(self.folder / f"log-{self.count}")
+        self.process.stdin.write(json.dumps([job, log, *map(str, arguments)]) + "\n")
+        self.process.stdin.flush()
+        return Child(int(self.process.stdout.readline()), log)
+
+    def stop(self):
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    running = Server(tmp_path_factory.mktemp("logs"))
+    yield running
+    running.stop()
+
+
+def serve():
+    # Children are reaped at once, so that a killed one is gone.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            work(*json.loads(line))
+        sys.stdout.write(f"{pid}\n")
+        sys.stdout.flush()
+
+
+def work(job, log, *arguments):
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    # The job may put a trap into os.write.
+    write = os.write
+
+    def say(*words):
+        write(descriptor, (" ".join(map(str, words)) + "\n").encode())
+
+    try:
+        JOBS[job](say, *arguments)
+    except BaseException as error:
+        say("failed", repr(error))
+        raise
+    finally:
+        os._exit(0)
+
+
+def record_for_ever(say, folder):
+    """Acknowledge each segment after it is committed, until killed."""
+    manifests.SEAL = 16
+    with Store.resume(folder, "run") as store:
+        while True:
+            step = len(store.segments)
+            segment = store.append(number(step), {"step": step})
+            say(segment.name, segment.sha256)
+            if step % 5 == 4:
+                store.commit({"acknowledged": step})
+                say("meta", step)
+
+
+def run_until_killed(say, folder, count):
+    """Run the operations, and be killed before the ``count``-th system call."""
+    manifests.SEAL = 2
+    store = Store.resume(folder, "run")
+    _, left = on_call(int(count), lambda name, arguments: os.kill(os.getpid(), signal.SIGKILL))
+    for place, operation in enumerate(OPERATIONS):
+        operation(store)
+        say("done", place)
+    say("calls", int(count) - left[0])
+
+
+def read_until(say, folder, end):
+    """Read the whole store again and again; a commit that was dropped meanwhile is left for the next one."""
+    whole = again = 0
+    allowed = states()
+    while not os.path.exists(end):
+        reader = Store.open(folder)
+        try:
+            found = state(reader)
+        except StoreError as error:
+            if isinstance(error, StoreCorrupt | UnsafeFile) or not reader.refresh():
+                raise
+            again += 1
+            continue
+        if found not in allowed:
+            raise AssertionError(f"no commit looks like {found}")
+        whole += 1
+    say("read", whole, again)
+
+
+def write_at(say, folder, begin, end):
+    """Try to become the writer at the sign."""
+    say("ready")
+    while not os.path.exists(begin):
+        pass
+    try:
+        store = Store.resume(folder, "run")
+    except StoreBusy:
+        say("busy")
+        return
+    store.append(number(0), {"step": 0})
+    say("won")
+    while not os.path.exists(end):
+        time.sleep(0.001)
+    store.close()
+
+
+JOBS = {job.__name__: job for job in (record_for_ever, run_until_killed, read_until, write_at)}
+
+
+# Kills
+
+
+@pytest.mark.parametrize("kills", [25, pytest.param(200, marks=pytest.mark.slow)])
+def test_no_acknowledged_segment_is_lost_when_the_writer_is_killed(server, tmp_path, kills, record_property):
+    dice = random.Random(kills)
+    folder = tmp_path / "s"
+    Store.create(folder, "run", {}).close()
+    acknowledged, said, survived = {}, None, 0
+    for _ in range(kills):
+        child = server.start("record_for_ever", folder)
+        child.wait_for(dice.randint(1, 3))
+        time.sleep(dice.uniform(0, 0.05))
+        for name, value in child.kill():
+            if name == "meta":
+                said = int(value)
+            else:
+                acknowledged[name] = value
+        reader = Store.open(folder)
+        found = {segment.name: segment.sha256 for segment in reader.segments}
+        assert acknowledged.items() <= found.items()
+        assert len(found) - len(acknowledged) <= survived + 1  # each kill may leave one commit nobody was told of
+        assert said is None or reader.meta["acknowledged"] >= said
+        for segment in reader.segments[-5:]:
+            reader.read(segment)
+        survived += 1
+    assert survived == kills
+    assert len(acknowledged) >= kills
+    reader = Store.open(folder)
+    assert [int(reader.read(s)["step"][0]) for s in reader.segments] == list(range(len(reader.segments)))
+    record_property("acknowledged", len(acknowledged))
+
+
+def test_a_kill_before_any_system_call_leaves_the_commit_before_or_after(server, tmp_path):
+    expected = states()
+    Store.create(tmp_path / "count", "run", {}).close()
+    last = server.start("run_until_killed", tmp_path / "count", 10**6).gone()[-1]
+    assert last[0] == "calls"
+    calls = int(last[1])
+    assert calls > 100
+    for count in range(1, calls + 1):
+        folder = tmp_path / str(count)
+        Store.create(folder, "run", {}).close()
+        done = len(server.start("run_until_killed", folder, count).gone())
+        assert done < len(OPERATIONS) or count > calls - 3
+        found = state(Store.open(folder))
+        assert found in expected[done : done + 2], (count, done)
+        with Store.resume(folder, "run") as store:
+            assert state(store) == found
+            store.append(number(9), {"step": 9})
+            assert state(store) == (found[0], [*found[1], (9, 9)])
+            assert set(os.listdir(folder)) == {*store._manifest.files, "writer.lock"}
+
+
+class Cut(BaseException):
+    """An interruption that nobody expects."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyboardInterrupt(),
+        OSError(errno.EIO, "Input/output error"),
+        pytest.param(Cut(), marks=pytest.mark.slow),
+        pytest.param(MemoryError(), marks=pytest.mark.slow),
+    ],
+)
+def test_an_error_in_any_system_call_leaves_the_commit_before_or_after_and_no_stump(tmp_path, error):
+    expected = states()
+    count = failed = 0
+    while True:
+        count += 1
+        folder = tmp_path / str(count)
+        with Store.create(folder, "run", {}) as store:
+
+            def fail(name, arguments):
+                raise error
+
+            restore, left = on_call(count, fail, ("write", "fsync", "replace"))
+            done = 0
+            try:
+                for operation in OPERATIONS:
+                    operation(store)
+                    done += 1
+            except (type(error), StoreError):
+                failed += 1
+            finally:
+                restore()
+            found = state(store)
+            assert found in expected[done : done + 2]
+            assert state(Store.open(folder)) == found
+            assert set(os.listdir(folder)) == {*store._manifest.files, "writer.lock"}
+            # The same writer goes on.
+            store.append(number(9), {"step": 9})
+            assert state(Store.open(folder)) == (found[0], [*found[1], (9, 9)])
+        if left[0] > 0:
+            break
+    assert failed == count - 1 > 60
+
+
+# An interruption between opening a file and taking hold of it leaves the closing to Python, which warns.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+@pytest.mark.parametrize("tries", [60, pytest.param(600, marks=pytest.mark.slow)])
+def test_control_c_at_any_moment_leaves_a_whole_store(tmp_path, tries):
+    dice = random.Random(0)
+    folder = tmp_path / "s"
+    interrupted = 0
+    with Store.create(folder, "run", {}) as store:
+        before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+        try:
+            for _ in range(tries):
+                acknowledged = state(store)[1]
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, dice.uniform(0.0001, 0.006))
+                    for step in range(1000):
+                        store.append(number(step), {"step": step})
+                        acknowledged.append((step, step))
+                except KeyboardInterrupt:
+                    interrupted += 1
+                # The second look may be the one that repairs, and is never interrupted.
+                store.commit({})
+                found = state(store)[1]
+                assert acknowledged == found[: len(acknowledged)]
+                assert len(found) <= len(acknowledged) + 1
+                assert state(Store.open(folder))[1] == found
+                assert set(os.listdir(folder)) == {*store._manifest.files, "writer.lock"}
+                store.truncate(min(3, len(found)))
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+    assert interrupted == tries
+
+
+# Power
+
+
+class Disk:
+    """Watches the system calls, and tells what a power cut could leave: anything not yet brought to the disk may go."""
+
+    def __init__(self, folder, monkeypatch):
+        self.folder, self.events, self.open, self.count = str(folder), [], {}, 0
+        real = {name: getattr(os, name) for name in ("open", "write", "fsync", "replace", "unlink", "close")}
+
+        def opened(path, flags, *rest, **named):
+            descriptor = real["open"](path, flags, *rest, **named)
+            if flags & os.O_CREAT:
+                self.count += 1
+                self.events.append(("name", Path(path).name, self.count))
+                self.open[descriptor] = self.count
+            elif str(path) == self.folder:
+                self.open[descriptor] = "folder"
+            return descriptor
+
+        def write(descriptor, data):
+            done = real["write"](descriptor, data)
+            if descriptor in self.open:
+                self.events.append(("write", self.open[descriptor], bytes(data[:done])))
+            return done
+
+        def fsync(descriptor):
+            real["fsync"](descriptor)
+            self.events.append(("fsync", self.open[descriptor]))
+
+        def replace(source, target):
+            real["replace"](source, target)
+            self.events.append(("rename", Path(source).name, Path(target).name))
+
+        def unlink(path):
+            real["unlink"](path)
+            self.events.append(("unlink", Path(path).name))
+
+        def close(descriptor):
+            self.open.pop(descriptor, None)
+            real["close"](descriptor)
+
+        for name, call in [("open", opened), ("write", write), ("fsync", fsync), ("replace", replace)]:
+            monkeypatch.setattr(os, name, call)
+        monkeypatch.setattr(os, "unlink", unlink)
+        monkeypatch.setattr(os, "close", close)
+
+    def after_a_cut(self, moment, dice):
+        """The files a power cut at ``moment`` leaves, unfinished ones by chance, and how many calls had returned."""
+        written, safe, names, sure, pending, acknowledged = {}, {}, {}, {}, [], 0
+        for kind, *rest in self.events[:moment]:
+            if kind == "acknowledged":
+                acknowledged += 1
+            elif kind == "write":
+                written[rest[0]] = written.get(rest[0], b"") + rest[1]
+            elif kind == "fsync" and rest[0] == "folder":
+                sure, pending = dict(names), []
+            elif kind == "fsync":
+                safe[rest[0]] = written.get(rest[0], b"")
+            else:
+                if kind == "name":
+                    change = {rest[0]: rest[1]}
+                elif kind == "rename":
+                    change = {rest[0]: None, rest[1]: names[rest[0]]}
+                else:
+                    change = {rest[0]: None}
+                names.update(change)
+                pending.append(change)
+        for change in pending:
+            if dice.random() < 0.5:
+                sure.update(change)
+        files = {}
+        for name, inode in sure.items():
+            if inode is None:
+                continue
+            full, kept = written.get(inode, b""), safe.get(inode, b"")
+            torn = full[: dice.randint(len(kept), len(full))]
+            files[name] = dice.choice([kept, full, torn, kept + b"\0" * (len(full) - len(kept))])
+        return files, acknowledged
+
+
+@pytest.mark.parametrize("cuts", [400, pytest.param(5000, marks=pytest.mark.slow)])
+def test_a_power_cut_leaves_the_commit_before_or_after(tmp_path, monkeypatch, cuts):
+    expected = states()
+    with monkeypatch.context() as patch:
+        (tmp_path / "s").mkdir()
+        disk = Disk(tmp_path / "s", patch)
+        with Store.create(tmp_path / "s", "run", {}) as store:
+            start = len(disk.events)
+            for operation in OPERATIONS:
+                operation(store)
+                disk.events.append(("acknowledged",))
+    dice = random.Random(0)
+    seen = set()
+    for cut in range(cuts):
+        files, acknowledged = disk.after_a_cut(dice.randint(start, len(disk.events)), dice)
+        folder = tmp_path / f"cut {cut}"
+        folder.mkdir()
+        for name, data in files.items():
+            # This process lives on; the one that held the lock does not.
+            (folder / name).write_bytes(data.replace(b'"start": "', b'"start": "before the cut '))
+        found = state(Store.open(folder))
+        assert found in expected[acknowledged : acknowledged + 2]
+        seen.add((acknowledged, expected[acknowledged : acknowledged + 2].index(found)))
+        with Store.resume(folder, "run") as store:
+            assert state(store) == found
+            store.append(number(9), {"step": 9})
+            assert state(store)[1][-1] == (9, 9)
+    assert len(seen) > len(OPERATIONS)
+
+
+# Full disks
+
+
+def a_write_that_runs_out(count, code):
+    write = os.write
+
+    def some(descriptor, data):
+        nonlocal count
+        count -= 1
+        if count > 0:
+            return write(descriptor, data)
+        if count == 0:
+            return write(descriptor, data[: len(data) // 2])  # the last bytes that had room
+        raise OSError(code, os.strerror(code))
+
+    return some
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_disk_that_is_full_at_any_write_leaves_the_commit_before(tmp_path, monkeypatch, code):
+    expected = states()
+    count, full = 0, True
+    while full:
+        count, full = count + 1, False
+        with Store.create(tmp_path / str(count), "run", {}) as store:
+            done = 0
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "write", a_write_that_runs_out(count, code))
+                try:
+                    for operation in OPERATIONS:
+                        operation(store)
+                        done += 1
+                except StoreFull as error:
+                    full = "intact" in str(error) and "are free" in str(error)
+                    if not full:
+                        raise
+            assert state(store) == state(Store.open(store.path)) == expected[done]
+            assert set(os.listdir(store.path)) == {*store._manifest.files, "writer.lock"}
+    assert count > 20
+
+
+def test_a_file_size_limit_is_a_full_disk(tmp_path):
+    with Store.create(tmp_path / "s", "run", {}) as store:
+        store.append(number(0), {"step": 0})
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        for limit in (0, 100, 4096, 100_000):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+            try:
+                with pytest.raises(StoreFull, match="needs 400,0"):
+                    store.append({"step": torch.zeros(100_000)})
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            assert state(Store.open(store.path)) == state(store) == ({}, [(0, 0)])
+            assert set(os.listdir(store.path)) == {*store._manifest.files, "writer.lock"}
+
+
+def test_room_is_asked_for_before_anything_is_written(tmp_path, monkeypatch):
+    with Store.create(tmp_path / "s", "run", {}) as store:
+        monkeypatch.setattr(storage_files, "free_bytes", lambda folder: 300_000)
+        restore, left = on_call(1000, None, ("write",))
+        try:
+            with pytest.raises(StoreFull, match=r"needs 400,\d+ bytes, and 300,000 are free"):
+                store.append({"step": torch.zeros(100_000)})
+        finally:
+            restore()
+        assert left == [1000]
+        store.append({"step": torch.zeros(10_000)})
+
+
+# Damage
+
+
+def damaged_store(folder):
+    """A store with parts, a tail, several types and an empty segment, and how it reads."""
+    with Store.create(folder, "run", {"words": "a store of some size", "list": [1, 2.5, None]}) as store:
+        for step in range(7):
+            bits = torch.randn(9 * step)
+            store.append({"x": bits, "flag": bits > 0, "n": torch.arange(step)}, {"step": step})
+    return everything(folder)
+
+
+def everything(folder):
+    store = Store.open(folder)
+    rows = [
+        (segment.name, segment.meta, [(name, t.dtype, t.tolist()) for name, t in store.read(segment).items()])
+        for segment in store.segments
+    ]
+    return store.kind, store.meta, rows
+
+
+def try_damage(folder, honest, path, data):
+    """Whether the damage was found, by a typed error; and whether it was silent."""
+    before = path.read_bytes()
+    path.write_bytes(data)
+    try:
+        return False, everything(folder) != honest
+    except StoreError:
+        return True, False
+    finally:
+        path.write_bytes(before)
+
+
+@pytest.mark.parametrize("flips", [150, pytest.param(1000, marks=pytest.mark.slow)])
+def test_every_flipped_bit_is_found(tmp_path, flips):
+    honest = damaged_store(tmp_path / "s")
+    dice = random.Random(flips)
+    paths = sorted((tmp_path / "s").iterdir())
+    assert {path.name.split("-")[0] for path in paths} == {"manifest.json", "manifest", "segment"}
+    found = silent = 0
+    for flip in range(flips):
+        path = tmp_path / "s" / "manifest.json" if flip % 3 == 0 else dice.choice(paths)
+        data = bytearray(path.read_bytes())
+        data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
+        caught, wrong = try_damage(tmp_path / "s", honest, path, data)
+        found, silent = found + caught, silent + wrong
+    assert (found, silent) == (flips, 0)
+    assert everything(tmp_path / "s") == honest
+
+
+@pytest.mark.slow
+def test_every_single_bit_of_a_manifest_matters(tmp_path):
+    honest = damaged_store(tmp_path / "s")
+    path = tmp_path / "s" / "manifest.json"
+    data = path.read_bytes()
+    for bit in range(8 * len(data)):
+        changed = bytearray(data)
+        changed[bit // 8] ^= 1 << bit % 8
+        assert try_damage(tmp_path / "s", honest, path, changed) == (True, False)
+
+
+@pytest.mark.parametrize("cuts", [60, pytest.param(300, marks=pytest.mark.slow)])
+def test_every_truncated_file_is_found(tmp_path, cuts):
+    honest = damaged_store(tmp_path / "s")
+    dice = random.Random(cuts)
+    paths = sorted((tmp_path / "s").iterdir())
+    found = silent = 0
+    for cut in range(cuts):
+        path = paths[cut % len(paths)]
+        data = path.read_bytes()
+        length = [0, 1, 8, len(data) - 1][cut % 4] if cut < 40 else dice.randrange(len(data))
+        caught, wrong = try_damage(tmp_path / "s", honest, path, data[:length])
+        found, silent = found + caught, silent + wrong
+    assert (found, silent) == (cuts, 0)
+
+
+def test_every_exchanged_missing_or_longer_file_is_found(tmp_path):
+    honest = damaged_store(tmp_path / "s")
+    paths = sorted((tmp_path / "s").iterdir())
+    for path in paths:
+        for other in paths:
+            if other != path:
+                assert try_damage(tmp_path / "s", honest, path, other.read_bytes()) == (True, False)
+        assert try_damage(tmp_path / "s", honest, path, path.read_bytes() + b"\0") == (True, False)
+        path.rename(tmp_path / "away")
+        with pytest.raises(StoreError):
+            everything(tmp_path / "s")
+        (tmp_path / "away").rename(path)
+    assert everything(tmp_path / "s") == honest
+
+
+# Crowds
+
+
+@pytest.mark.parametrize("seconds", [1.0, pytest.param(10.0, marks=pytest.mark.slow)])
+def test_readers_always_see_a_whole_commit(server, tmp_path, seconds):
+    folder, end = tmp_path / "s", tmp_path / "end"
+    with Store.create(folder, "run", {}) as store:
+        children = [server.start("read_until", folder, end) for _ in range(3)]
+        limit = time.monotonic() + seconds
+        rounds = 0
+        while time.monotonic() < limit:
+            for operation in OPERATIONS:
+                operation(store)
+            store.truncate(0, {})
+            rounds += 1
+        end.touch()
+        whole = 0
+        for child in children:
+            [(word, seen, _)] = child.gone()
+            assert word == "read"
+            whole += int(seen)
+    assert rounds > 2
+    assert whole > 10
+
+
+@pytest.mark.parametrize("rounds", [8, pytest.param(50, marks=pytest.mark.slow)])
+def test_of_many_writers_at_once_one_wins_even_over_a_stale_lock(server, tmp_path, rounds):
+    for turn in range(rounds):
+        folder, begin, end = tmp_path / f"s{turn}", tmp_path / f"begin{turn}", tmp_path / f"end{turn}"
+        Store.create(folder, "run", {}).close()
+        if turn % 2:
+            owner = {"host": os.uname().nodename, "pid": 2**22 + 1, "start": "", "token": ""}
+            (folder / "writer.lock").write_text(json.dumps(owner))
+        children = [server.start("write_at", folder, begin, end) for _ in range(3)]
+        for child in children:
+            child.wait_for(1)
+        begin.touch()
+        words = sorted(child.wait_for(2)[1][0] for child in children)
+        with pytest.raises(StoreBusy):
+            Store.resume(folder, "run")
+        end.touch()
+        for child in children:
+            child.gone()
+        assert words == ["busy", "busy", "won"]
+        with Store.resume(folder, "run") as store:
+            assert len(store.segments) == 1
+
+
+if __name__ == "__main__":
+    serve()
