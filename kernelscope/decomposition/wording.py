@@ -51,6 +51,11 @@ def signed(value: float) -> str:
     return text.replace("-", "−")
 
 
+def small(value: float) -> str:
+    """A ratio in two digits."""
+    return f"{value:.2g}".replace("-", "−")
+
+
 def clauses(why: Explanation, query: int) -> dict[str, str]:
     """The sentences of one explanation by their subject, in order; a subject with nothing to say is empty."""
     return {
@@ -72,13 +77,13 @@ def weaknesses(why: Explanation, query: int) -> list[str]:
     found = []
     limit = COMPLETE[ledger.info.get("dtype", "float64")]
     if ledger.completeness() > limit:
-        found.append(f"the ledger leaves {ledger.completeness():.1e} of its terms unexplained")
+        found.append(f"the ledger leaves {small(ledger.completeness())} of its terms unexplained")
     scale = float(ledger.magnitude[0, 0]) or 1.0
     for channel, words in (("unattributed", "came from changes that the update rule does not explain"),
                            ("rounding", "came from rounding during training")):
         share = abs(float(ledger.channels[channel][0, 0])) / scale
         if share > WEAK:
-            found.append(f"{share:.2f} of all movement {words}")
+            found.append(f"{small(share)} of all movement {words}")
     return found
 
 
@@ -166,7 +171,7 @@ def _cancellation(why: Explanation, query: int) -> str:
     up, down = float(shares.clamp_min(0).sum()), float(shares.clamp_max(0).sum())
     return (
         f"All samples together pushed {signed(up)} one way and {signed(down)} the other. These nearly cancel: the net "
-        f"is {why.net(query):.2g} of the total, below {CANCELLATION_LIMIT}, so contributions are given in {why.unit} "
+        f"is {small(why.net(query))} of the total, below {CANCELLATION_LIMIT}, so contributions are given in {why.unit} "
         "and not as percentages."
     )
 

@@ -1,0 +1,254 @@
+r"""The exact decomposition of a recorded run.
+
+For any optimizer, :math:`f_T(x) - f_0(x) = \sum_k \langle\bar\phi_k(x), D_k\rangle` with :math:`\bar\phi_k` the query's gradient
+averaged along step k. Where a rule gives :math:`D_k` as a linear function of what the samples did, one backward pass
+over the steps carries an adjoint test feature :math:`\psi_s(x)`, and the share of sample i at step s is
+
+.. math:: c_{i,s}(x) = -\frac{w_s}{B} \langle\psi_s(x), \nabla_\theta\ell_i(\theta_s)\rangle .
+
+Memory grows with queries times parameters, never with samples times parameters. What the rule does not explain has a
+channel of its own; the residual that is left is round-off.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..errors import DataError, NonFiniteError, OutOfBudget
+from ..network import cast, exact_arithmetic
+from ..run.run import Run
+from .ledger import Ledger
+from .output import output_functional
+from .quadrature import Quadrature
+from .query_side import QuerySide, as_queries
+from .result import Decomposition
+from .sweep import Segment, Sweep, outputs_only
+from .training_side import TrainingSide
+from .trajectory import AveragedTrajectory, Trajectory
+from .unrolling import OptimizerState, Unroller, batch_rows
+
+
+def decompose(
+    run: Run,
+    x: Tensor | Sequence[Tensor],
+    output: str | Callable[..., Tensor] | None = None,
+    *,
+    targets: Tensor | None = None,
+    quadrature: str = "gonzalez",
+    weights: str = "trained",
+    rule: str = "recorded",
+    groups: bool | Sequence[str] | None = None,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str | None = None,
+    memory: int = 2**29,
+    progress: bool | None = None,
+) -> Decomposition:
+    r"""Writes the trained network's outputs as its initial outputs plus exact shares of samples, steps and channels.
+
+    .. math:: f_T(x) = f_0(x) + \sum_i c_i(x) + \text{decay} + \text{momentum} + \text{buffers} + \text{rounding}
+              + \text{unattributed}
+
+    Shares are accounting along this one run: they say what training on a sample added, not what would happen without
+    it. A sample's share depends on the preconditioners (Adam) and clip factors as recorded.
+
+    Args:
+        run: The recorded run, or a slice of it.
+        x: The queries, with shape :math:`(q, *)`, as the network takes them.
+        output: What is explained: ``None`` for all outputs, ``"margin"`` (predicted class minus runner-up, both as in
+            the end), ``"loss"``, or a function of ``(outputs)`` or ``(outputs, targets)``.
+        targets: The queries' targets, with one row for each, where the output needs them.
+        quadrature: ``"gonzalez"`` (complete), ``"midpoint"``, ``"left"`` or ``"gaussM"``.
+        weights: ``"trained"``, or ``"average"`` for the averaged weights that were recorded beside them.
+        rule: ``"recorded"``, or ``"displacement"`` to book every step as unattributed.
+        groups: A word for each training sample, or ``True`` for their labels, to book shares by group and step too.
+        dtype: The precision of the ledger. ``float64`` also serves runs trained in ``float32``; ``float32`` is faster
+            and closes to 1e-5.
+        device: Where to compute; where the model was when it was recorded or loaded, if not given.
+        memory: About how many bytes the computation may use beside the run itself.
+        progress: Whether a bar is shown; only on a terminal if not given.
+
+    Returns:
+        The :class:`Decomposition`.
+
+    Raises:
+        DataError: If queries, targets or options do not fit the run.
+        RuleError: If the optimizer's step cannot be unrolled and ``rule`` is ``"recorded"``.
+
+    References:
+        E1-E4 of the theory notes; "Every Model Learned by Gradient Descent Is Approximately a Kernel Machine"
+        (Domingos, arXiv 2012.00152); discrete gradients after "Time integration and discrete Hamiltonian systems"
+        (Gonzalez, 1996).
+
+    Example:
+        >>> import kernelscope as ks, torch.nn.functional as F
+        >>> from torch import nn
+        >>> x = torch.randn(8, 3); y = x @ torch.ones(3, 1)
+        >>> model = nn.Linear(3, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        >>> with ks.record(model, (x, y), loss=F.mse_loss) as recording:
+        ...     for _ in range(20):
+        ...         optimizer.zero_grad()
+        ...         F.mse_loss(model(x), y).backward()
+        ...         optimizer.step()
+        >>> d = ks.decompose(recording.run, torch.ones(1, 3))
+        >>> d.contributions.shape, bool(d.residual.abs().max() < 1e-12)
+        (torch.Size([1, 1, 8]), True)
+    """
+    begun = time.perf_counter()
+    rules = Quadrature.parse(quadrature)
+    _check_choices(run, weights, rule, dtype)
+    place = torch.device(device) if device is not None else next(iter(run.network.parameters.values())).device
+    displacement = rule == "displacement"
+    with exact_arithmetic(), torch.no_grad():
+        queries = as_queries(x, tuple(run.samples.inputs), dtype, place)
+        trajectory = Trajectory(run, dtype, place)
+        averaged = AveragedTrajectory(trajectory) if weights == "average" else None
+        final = _final_outputs(trajectory, averaged, queries)
+        given = None if targets is None else cast(torch.as_tensor(targets), dtype, place)
+        functional = output_functional(output, final, given, run.loss, run.class_names)
+        side = QuerySide(run.network, queries, functional, run.names)
+        training = TrainingSide(run, dtype, place, memory // 4)
+        words, members = _groups(run, groups)
+        ledger = Ledger(run, len(side), functional.names, members, words)
+        needed = 0
+        if len(run) and len(side):
+            _probe(run, side, training, trajectory, displacement)
+            plan = _Plan.make(run, side, dtype, memory)
+            needed = plan.bytes
+            unroller = Unroller(run, training, displacement)
+            segments = _segments(run, unroller, trajectory, plan.length)
+            # tqdm measures the first steps and then tells the time that is left.
+            bar = tqdm(total=plan.passes * len(run), desc=f"decompose ({plan.bytes / 2**20:.0f} MiB)", unit="step",
+                       disable=None if progress is None else not progress)
+            with bar:
+                for start in range(0, len(side), plan.block):
+                    rows = slice(start, min(start + plan.block, len(side)))
+                    sweep = Sweep(ledger, rows, side.part(rows), rules, trajectory, averaged, training)
+                    sweep(segments, unroller, bar.update)
+        else:
+            outputs_only(ledger, side, trajectory, averaged)
+    if not all(bool(torch.isfinite(t).all()) for t in (ledger.contributions, ledger.path)):
+        raise NonFiniteError(
+            "The ledger holds NaN or infinite values: the network gives such outputs or gradients for these queries "
+            "at some step of the run. Look at the queries, and at operations like log(0) in the network."
+        )
+    about = run.info()
+    return ledger.result({
+        "run": {key: about[key] for key in ("path", "steps", "rules", "samples", "parameters", "loss", "dtype")},
+        "first_step": run.start, "rule": rule, "weights": weights, "quadrature": rules.name,
+        "dtype": str(dtype).removeprefix("torch."), "engine": {"training": training.way, "queries": side.way},
+        "notes": [note for note in (training.note, side.note) if note] + ledger.notes(),
+        "seconds": round(time.perf_counter() - begun, 3), "bytes": needed,
+    })
+
+
+def _check_choices(run: Run, weights: str, rule: str, dtype: torch.dtype) -> None:
+    if weights not in ("trained", "average"):
+        raise DataError(f'weights must be "trained" or "average"; {weights!r} came.')
+    if weights == "average" and not run.has_average:
+        raise DataError(
+            "This run holds no averaged weights. Record with record(..., average=averaged_model) to explain them."
+        )
+    if weights == "average" and (run.start != 0 or run.average(run.stop) is None):
+        raise DataError(
+            "Averaged weights were stored at the first and the last step, so only the whole run can explain them. "
+            'Decompose the run itself, not a slice, or pass weights="trained".'
+        )
+    if rule not in ("recorded", "displacement"):
+        raise DataError(f'rule must be "recorded" or "displacement"; {rule!r} came.')
+    if dtype not in (torch.float64, torch.float32):
+        raise DataError(f"The ledger is kept in float64 or float32; {dtype} came. float64 is the default.")
+
+
+def _final_outputs(trajectory: Trajectory, averaged: AveragedTrajectory | None, queries: tuple[Tensor, ...]) -> Any:
+    run = trajectory.run
+    parameters = trajectory.rows(run.stop, run.stop)[0] if averaged is None else averaged.recorded_end
+    try:
+        return run.network(parameters, trajectory.buffers(run.stop), queries)
+    except (RuntimeError, ValueError, IndexError) as error:
+        trained = [(len(run.samples.ids), *t.shape[1:]) for t in run.samples.inputs]
+        raise DataError(
+            f"The network cannot take these queries ({str(error).strip().splitlines()[0][:200]}). Its inputs in "
+            f"training had the shapes {trained}, samples first; the queries have {[tuple(q.shape) for q in queries]}."
+        ) from error
+
+
+def _probe(run: Run, side: QuerySide, training: TrainingSide, trajectory: Trajectory, displacement: bool) -> None:
+    side.probe(trajectory.rows(run.start, run.start)[0], trajectory.buffers(run.start))
+    first = run.step(run.start)
+    moving = [name for group in first.groups for name in group["names"] if name not in first.without]
+    if moving and not displacement:
+        batch = first.batches[0]
+        training.probe(batch, run.start, trajectory.rows(batch.at, batch.at)[0], moving)
+
+
+def _groups(run: Run, groups: bool | Sequence[str] | None) -> tuple[list[str], Tensor | None]:
+    """The names of the groups, and the group of each sample."""
+    if groups is None or groups is False:
+        return [], None
+    labels = run.labels if groups is True else [str(word) for word in groups]
+    if labels is None:
+        return [], None
+    if len(labels) != run.size:
+        raise DataError(
+            f"groups must hold a word for each of the {run.size} training samples; {len(labels)} came. "
+            "Pass groups=True to group by label."
+        )
+    words = sorted(set(labels))
+    places = {word: i for i, word in enumerate(words)}
+    return words, torch.tensor([places[label] for label in labels])
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How many queries are taken at once, how many steps are held, and what that needs."""
+
+    block: int
+    passes: int
+    length: int
+    bytes: int
+
+    @classmethod
+    def make(cls, run: Run, side: QuerySide, dtype: torch.dtype, memory: int) -> _Plan:
+        """Divides the memory between rows of queries and steps.
+
+        Raises:
+            OutOfBudget: If not even one query fits.
+        """
+        size = max(run.parameter_count * dtype.itemsize, 1)
+        width = max(len(side.functional.names), 1)
+        # A row is an adjoint, a gradient, a direction, and what makes the gradient; a step its parameters, its gap
+        # and its preconditioner.
+        per_query, per_step = 5 * width * size, 4 * size
+        if per_query > 4 * memory:
+            raise OutOfBudget(
+                f"One query with {width} outputs needs about {per_query / 2**20:.0f} MiB, and memory={memory} allows "
+                f'{memory / 2**20:.0f} MiB. Explain fewer outputs, for example output="margin", or raise memory.'
+            )
+        block = min(max(1, memory // (2 * per_query)), len(side))
+        length = min(max(1, memory // (2 * per_step)), len(run))
+        return cls(block, -(-len(side) // block), length, block * per_query + length * per_step)
+
+
+def _segments(run: Run, unroller: Unroller, trajectory: Trajectory, length: int) -> list[Segment]:
+    """Cuts the run into stretches that fit in memory, each with the optimizer's states at its start."""
+    state = OptimizerState()
+    segments: list[Segment] = []
+    # The steps before a slice are gone through for the states they leave behind.
+    before = [(a, min(a + length, run.start)) for a in range(0, run.start, length)]
+    own = [(a, min(a + length, run.stop)) for a in range(run.start, run.stop, length)]
+    for a, b in before + own:
+        if a >= run.start:
+            segments.append(Segment(a, b, state.copy(), alone=len(own) == 1))
+        if b < run.stop and not unroller.displacement:
+            first = batch_rows([run.step(k) for k in range(a, b)], a)
+            for _ in unroller.steps(a, b, state, trajectory.rows(first, b), first):
+                pass
+    return segments

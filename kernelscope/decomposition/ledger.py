@@ -1,0 +1,81 @@
+"""The ledger while it is filled: every amount goes to one column, and all are kept in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..result import as_float64
+from ..run.run import Run
+from .result import CHANNELS, Decomposition
+
+#: Networks with at most this many outputs have them kept along the run.
+OUTPUTS_KEPT = 128
+
+
+class Ledger:
+    """The arrays of a decomposition of ``queries`` queries with the outputs named."""
+
+    def __init__(self, run: Run, queries: int, names: list[str], members: Tensor | None, groups: list[str]):
+        q, c, t = queries, len(names), len(run)
+        self.run, self.names, self.members, self.groups = run, names, members, groups
+        self.contributions = _zeros(q, c, run.size)
+        self.channels = {name: _zeros(q, c) for name in CHANNELS}
+        self.steps, self.path, self.missed = _zeros(q, c, t), _zeros(q, c, t + 1), _zeros(q, c, t)
+        self.magnitude = _zeros(q, c)
+        self.group_steps = None if members is None else _zeros(q, c, len(groups), t)
+        self.outputs: Tensor | None = None
+        self.unexplained: set[int] = set()
+
+    def book(self, channel: str, rows: slice, amounts: Tensor) -> None:
+        """Adds amounts, one for each query and output, to a channel."""
+        amounts = as_float64(amounts).view(-1, len(self.names))
+        self.channels[channel][rows] += amounts
+        self.magnitude[rows] += amounts.abs()
+
+    def share(self, rows: slice, k: int, columns: Tensor, shares: Tensor) -> None:
+        """Adds the shares of samples at step k, with shape (queries x outputs, samples of the batch)."""
+        amounts = as_float64(shares).view(-1, len(self.names), shares.shape[1])
+        place = k - self.run.start
+        self.contributions[rows].index_add_(2, columns, amounts)
+        total = amounts.sum(-1)
+        self.steps[rows, :, place] += total
+        self.channels["data"][rows] += total
+        self.magnitude[rows] += amounts.abs().sum(-1)
+        if self.group_steps is not None and self.members is not None:
+            self.group_steps[rows, :, :, place].index_add_(2, self.members[columns], amounts)
+
+    def see(self, rows: slice, k: int, raw: Any, values: Tensor) -> None:
+        """Keeps what the network gives at the start of step k."""
+        place = k - self.run.start
+        self.path[rows, :, place] = as_float64(values)
+        if isinstance(raw, Tensor) and raw.ndim == 2 and raw.shape[1] <= OUTPUTS_KEPT:
+            if self.outputs is None:
+                self.outputs = _zeros(len(self.path), raw.shape[1], len(self.run) + 1)
+            self.outputs[rows, :, place] = as_float64(raw)
+
+    def notes(self) -> list[str]:
+        """What a reader should know."""
+        if not self.unexplained:
+            return []
+        some = ", ".join(str(k) for k in sorted(self.unexplained)[:5])
+        return [
+            f"{len(self.unexplained)} of {len(self.run)} steps moved the parameters otherwise than the rule and the "
+            f"recorded loss say (first: {some}); the difference is booked as unattributed."
+        ]
+
+    def result(self, info: dict[str, Any]) -> Decomposition:
+        """The finished decomposition."""
+        return Decomposition(
+            initial=self.path[:, :, 0].clone(), final=self.path[:, :, -1].clone(), contributions=self.contributions,
+            channels=self.channels, steps=self.steps, path=self.path, quadrature_error=self.missed,
+            magnitude=self.magnitude + self.path[:, :, 0].abs(), group_steps=self.group_steps, groups=self.groups,
+            outputs=self.outputs, sample_ids=torch.tensor(self.run.samples.ids, dtype=torch.int64),
+            labels=self.run.labels, output_names=self.names, info=info,
+        )
+
+
+def _zeros(*shape: int) -> Tensor:
+    return torch.zeros(*shape, dtype=torch.float64)

@@ -1,0 +1,231 @@
+r"""The backward sweep.
+
+At step s, with :math:`p_s` the averaged query gradient and the coefficients of the rule,
+
+.. math:: M_s = e_s A_s^T p_s + a_{s+1} M_{s+1}, \qquad \psi_s = c_s A_s^T p_s + b_s B_s^T M_s,
+
+and the ledger receives :math:`-\langle\psi_s, w g_i\rangle` for each sample, :math:`-\lambda\langle\psi_s,\theta_s\rangle` and
+:math:`-w_s\langle p_s, \theta_s\rangle` for decay, :math:`\langle p_s, \text{gap}_s\rangle` for what the rule does not explain, and at the
+start :math:`-\langle a M, m\rangle` for momentum that was there before. Averaged weights are explained by taking the query
+gradient along them and carrying one more adjoint: with :math:`\lambda_k = p_k + \epsilon_{k+1}`, a step receives
+:math:`\sum_{k\ge s}(1-a_k)\lambda_k`, and :math:`\epsilon_k = a_k\epsilon_{k+1} - (1-a_k)p_k`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..network import Parameters
+from .ledger import Ledger
+from .quadrature import Quadrature
+from .query_side import QuerySide
+from .training_side import TrainingSide
+from .trajectory import AveragedTrajectory, Trajectory
+from .unrolling import OptimizerState, UnrolledStep, Unroller, batch_rows, sample_weights
+
+
+@dataclass(eq=False)
+class Segment:
+    """A stretch of steps and the optimizer's states at its start.
+
+    What unrolling gives is kept if the segment is the only one, so that further queries find it.
+    """
+
+    start: int
+    stop: int
+    state: OptimizerState
+    alone: bool
+    _unrolled: tuple[int, list[Parameters], list[UnrolledStep]] | None = None
+
+    def unroll(self, unroller: Unroller, trajectory: Trajectory) -> tuple[int, list[Parameters], list[UnrolledStep]]:
+        """The first step whose parameters are held, these parameters, and the steps."""
+        if self._unrolled is not None:
+            return self._unrolled
+        steps = [unroller.run.step(k) for k in range(self.start, self.stop)]
+        first = batch_rows(steps, self.start)
+        rows = trajectory.rows(first, self.stop)
+        unrolled = first, rows, list(unroller.steps(self.start, self.stop, self.state.copy(), rows, first))
+        if self.alone:
+            self._unrolled = unrolled
+        return unrolled
+
+
+class Sweep:
+    """One backward pass over the run for some of the queries.
+
+    Args:
+        ledger: Where the amounts go.
+        rows: Which of the ledger's queries these are.
+        side: These queries.
+        quadrature: How the query gradient is averaged.
+        trajectory: The run's parameters.
+        averaged: The averaged weights, if they are what is explained.
+        training: The training side.
+    """
+
+    def __init__(self, ledger: Ledger, rows: slice, side: QuerySide, quadrature: Quadrature, trajectory: Trajectory,
+                 averaged: AveragedTrajectory | None, training: TrainingSide):
+        self.ledger, self.rows, self.side, self.quadrature = ledger, rows, side, quadrature
+        self.trajectory, self.averaged, self.training = trajectory, averaged, training
+        self.run = trajectory.run
+        self._momentum: dict[str, Tensor] = {}  # M of the later step
+        self._factor: dict[str, float] = {}  # a of the later step, which M still has to be multiplied by
+        self._epsilon: Parameters = {}
+        self._received: Parameters = {}
+
+    def __call__(self, segments: list[Segment], unroller: Unroller, advance: Callable[[int], object]) -> None:
+        """Goes over all segments, last first, and books everything."""
+        value = self._end()
+        rows: list[Parameters] = []
+        for segment in reversed(segments):
+            first, rows, unrolled = segment.unroll(unroller, self.trajectory)
+            for k in range(segment.stop - 1, segment.start - 1, -1):
+                held = rows[k - first], rows[k + 1 - first]
+                value = self._step(k, held, unrolled[k - segment.start], value,
+                                   [rows[batch.at - first] for batch in self.run.step(k).batches])
+                advance(1)
+        start = segments[0]
+        self._momentum_at_start(start.state.momentum)
+        theta = rows[start.start - batch_rows([self.run.step(k) for k in range(start.start, start.stop)],
+                                              start.start)]
+        if self.averaged is not None:
+            self._average_at_start(theta)
+            theta = self.averaged[0]
+        self._start(theta, value)
+
+    # -- outputs along the run ---------------------------------------------------------------------------------------
+
+    def _see(self, k: int, parameters: Parameters, buffers: Parameters) -> Tensor:
+        raw, values = self.side.outputs(parameters, buffers)
+        self.ledger.see(self.rows, k, raw, values)
+        return values
+
+    def _end(self) -> Tensor:
+        stop = self.run.stop
+        buffers = self.trajectory.buffers(stop)
+        if self.averaged is None:
+            return self._see(stop, self.trajectory.rows(stop, stop)[0], buffers)
+        recorded = self._see(stop, self.averaged.recorded_end, buffers)
+        computed = self.side.outputs(self.averaged[stop], buffers)[1]
+        # The average was kept in the precision of training; what that did to it is rounding.
+        self.ledger.book("rounding", self.rows, recorded - computed)
+        return computed
+
+    def _start(self, theta: Parameters, value: Tensor) -> None:
+        first = self._see(self.run.start, theta, self.trajectory.first_buffers())
+        self.ledger.book("buffers", self.rows, value - first)
+
+    # -- one step ----------------------------------------------------------------------------------------------------
+
+    def _step(self, k: int, held: tuple[Parameters, Parameters], unrolled: UnrolledStep, value: Tensor,
+              at: list[Parameters]) -> Tensor:
+        """Books step k; ``value`` is the output after it, and the output before it is returned."""
+        theta = held[0]
+        ends = held if self.averaged is None else (self.averaged[k], self.averaged[k + 1])
+        buffers = self.trajectory.buffers(k)
+        there = value
+        if not _same(buffers, self.trajectory.run.buffers(k + 1)):
+            there = self.side.outputs(ends[1], buffers)[1]
+            self.ledger.book("buffers", self.rows, value - there)
+        here = self._see(k, ends[0], buffers)
+        p = self._gradients(k, ends, buffers, there - here)
+        if self.averaged is not None:
+            p = self._through_average(self.averaged.factors[k], p)
+        gap = sum(_dot(p[name], unrolled.gap[name]) for name in self.side.names)
+        self.ledger.book("rounding" if unrolled.explained else "unattributed", self.rows, gap)
+        if not unrolled.explained:
+            self.ledger.unexplained.add(k)
+        directions = {name: self._adjoint(name, p[name], theta[name], unrolled) for name in unrolled.linear}
+        for j, batch in enumerate(self.run.step(k).batches if directions else ()):
+            products = self.training.products(batch, k, at[j], directions)
+            self.ledger.share(self.rows, k, batch.columns, products * -sample_weights(unrolled, batch, j))
+        return here
+
+    def _gradients(self, k: int, ends: tuple[Parameters, Parameters], buffers: Parameters,
+                   change: Tensor) -> Parameters:
+        """The query gradients averaged along the step; books what the quadrature missed."""
+        names = self.side.names
+        moved = {name: ends[1][name] - ends[0][name] for name in names}
+        p: Parameters = {}
+        for node, weight in zip(self.quadrature.nodes, self.quadrature.weights, strict=True):
+            point = {**ends[0], **{name: ends[0][name] + node * moved[name] for name in names}}
+            found = self.side.gradients(point, buffers)
+            for name, rows in zip(names, found, strict=True):
+                p[name] = rows.mul_(weight) if name not in p else p[name].add_(rows, alpha=weight)
+        missed = change.reshape(-1) - sum(_dot(p[name], moved[name]) for name in names)
+        place = k - self.run.start
+        self.ledger.missed[self.rows, :, place] = missed.detach().cpu().double().view(-1, len(self.ledger.names))
+        square = sum(float((d.double() ** 2).sum()) for d in moved.values())
+        if self.quadrature.corrected and square > 0:
+            for name in names:
+                p[name].flatten(1).addr_(missed, moved[name].flatten(), alpha=1 / square)
+        return p
+
+    def _adjoint(self, name: str, p: Tensor, theta: Tensor, unrolled: UnrolledStep) -> Tensor:
+        """The direction that the gradient of this parameter meets; books its decay."""
+        rule = unrolled.linear[name]
+        if rule.decoupled:
+            self.ledger.book("decay", self.rows, -rule.decoupled * _dot(p, theta))
+        q = p if rule.after is None else rule.after(p)
+        psi: Tensor | None = q * rule.c if rule.c else None
+        if rule.a or rule.b:
+            later = self._momentum.pop(name, None)
+            momentum = q * rule.e if later is None else later.mul_(self._factor[name]).add_(q, alpha=rule.e)
+            side = rule.b * (momentum if rule.before is None else rule.before(momentum))
+            psi = side if psi is None else psi.add_(side)
+            if name in unrolled.fresh:
+                # Nothing recorded lies behind the momentum that this step found.
+                if unrolled.fresh[name] is not None:
+                    self.ledger.book("momentum", self.rows, -rule.a * _dot(momentum, unrolled.fresh[name]))
+            else:
+                self._momentum[name], self._factor[name] = momentum, rule.a
+        if psi is None:
+            psi = torch.zeros_like(p)
+        if rule.coupled:
+            self.ledger.book("decay", self.rows, -rule.coupled * _dot(psi, theta))
+        clip = unrolled.clip if isinstance(unrolled.clip, float) else unrolled.clip[name]
+        return psi if isinstance(clip, float) and clip * rule.sign == 1.0 else psi * (clip * rule.sign)
+
+    def _momentum_at_start(self, momentum: dict[str, Tensor]) -> None:
+        for name, adjoint in self._momentum.items():
+            if name in momentum:
+                self.ledger.book("momentum", self.rows, -self._factor[name] * _dot(adjoint, momentum[name]))
+
+    # -- averaged weights --------------------------------------------------------------------------------------------
+
+    def _through_average(self, a: float, p: Parameters) -> Parameters:
+        """What a step of the trained weights receives, from the gradient along the averaged ones."""
+        for name, rows in p.items():
+            epsilon = self._epsilon.get(name)
+            both = rows if epsilon is None else rows + epsilon
+            received = self._received.get(name)
+            self._received[name] = both * (1 - a) if received is None else received.add_(both, alpha=1 - a)
+            self._epsilon[name] = rows * (a - 1) if epsilon is None else epsilon.mul_(a).add_(rows, alpha=a - 1)
+        return self._received
+
+    def _average_at_start(self, theta: Parameters) -> None:
+        """Averaged weights that differ from the trained ones as recording begins are states from before."""
+        assert self.averaged is not None
+        amount = sum(_dot(self._received[name], theta[name] - self.averaged[0][name]) for name in self._received)
+        self.ledger.book("momentum", self.rows, amount)
+
+
+def _dot(rows: Tensor, vector: Tensor) -> Tensor:
+    return rows.flatten(1) @ vector.reshape(-1)
+
+
+def _same(a: Parameters, b: Parameters) -> bool:
+    return all(torch.equal(t, b[name].to(t)) for name, t in a.items())
+
+
+def outputs_only(ledger: Ledger, side: QuerySide, trajectory: Trajectory,
+                 averaged: AveragedTrajectory | None) -> None:
+    """Fills in the outputs of a run without steps."""
+    k = trajectory.run.stop
+    parameters: Any = trajectory.rows(k, k)[0] if averaged is None else averaged.recorded_end
+    ledger.see(slice(None), k, *side.outputs(parameters, trajectory.buffers(k)))

@@ -1,0 +1,166 @@
+r"""Each recorded step as a linear function of its samples.
+
+Going forward through the run, the gradients are recomputed at the recorded parameters, the optimizer's states follow
+from them, and the rule gives the coefficients of each step. The step so explained is compared with the one that was
+recorded: what differs is rounding if it is as small as the precision allows, and unattributed if it is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..network import Parameters
+from ..run.gradient import Tolerance, used_gradient
+from ..run.rules import Linear, Rule, find_rule
+from ..run.run import Run
+from ..run.step import MicroBatch, Step
+from .training_side import TrainingSide
+
+
+@dataclass
+class OptimizerState:
+    """The states of all parameters before a step; the tensors are never changed in place."""
+
+    momentum: dict[str, Tensor] = field(default_factory=dict)
+    moments: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    age: dict[str, int] = field(default_factory=dict)
+
+    def copy(self) -> OptimizerState:
+        """A state that can be advanced without changing this one."""
+        return OptimizerState(dict(self.momentum), {k: dict(v) for k, v in self.moments.items()}, dict(self.age))
+
+
+@dataclass(eq=False)
+class UnrolledStep:
+    r"""A step and its coefficients.
+
+    Attributes:
+        linear: The coefficients of each parameter that the rule moved.
+        weights: The weight of each forward pass in the gradient.
+        clip: What clipping multiplied the gradient by: a number, or a tensor for each parameter.
+        gap: For each parameter the recorded step minus the explained one.
+        explained: Whether the gap is rounding.
+        fresh: The momentum that parameters held before this step without any recorded step behind it.
+    """
+
+    linear: dict[str, Linear]
+    weights: list[float]
+    clip: float | dict[str, Tensor]
+    gap: dict[str, Tensor]
+    explained: bool
+    fresh: dict[str, Tensor | None]
+
+
+class Unroller:
+    """Goes forward through a run and unrolls its steps.
+
+    Args:
+        run: The run.
+        side: The training side, which recomputes gradients.
+        displacement: Whether no rule is used, so that every step is a gap.
+    """
+
+    def __init__(self, run: Run, side: TrainingSide, displacement: bool):
+        self.run = run
+        self.side = side
+        self.displacement = displacement
+        if not displacement:
+            for name in sorted({run.step(k).optimizer for k in range(run.start, run.stop)}):
+                find_rule(name)
+
+    def steps(self, start: int, stop: int, state: OptimizerState, rows: list[Parameters],
+              first: int) -> Iterator[UnrolledStep]:
+        """Unrolls the steps ``start`` to ``stop - 1``; ``state`` is advanced, ``rows[j]`` holds step ``first + j``."""
+        for k in range(start, stop):
+            here, there = rows[k - first], rows[k + 1 - first]
+            moved = {name: there[name] - here[name] for name in here}
+            if self.displacement:
+                yield UnrolledStep({}, [], 1.0, moved, False, {})
+            else:
+                at = [rows[batch.at - first] for batch in self.run.step(k).batches]
+                yield self._unroll(k, self.run.step(k), state, here, at, moved)
+
+    def _unroll(self, k: int, step: Step, state: OptimizerState, theta: Parameters, at: list[Parameters],
+                moved: Parameters) -> UnrolledStep:
+        rule = find_rule(step.optimizer)
+        fresh = self._take_states(k, step, rule, state)
+        hyper = {name: group for group in step.groups for name in group["names"] if name not in step.without}
+        moving = list(hyper)
+        means = [self.side.mean_gradient(batch, k, parameters, moving)
+                 for batch, parameters in zip(step.batches, at, strict=True)]
+        which = [self.run.names.index(name) for name in moving]
+        autocast = any(batch.autocast for batch in step.batches)
+        used = used_gradient(step, means, which, Tolerance.of(self.run.dtype, autocast))
+        linear: dict[str, Linear] = {}
+        gap = dict(moved)
+        for name, gradient in zip(moving, used.gradient, strict=True):
+            state.age[name] = state.age.get(name, 0) + 1
+            if name not in state.moments:
+                state.moments[name] = rule.initial(hyper[name], theta[name])
+            momentum = state.momentum.get(name)
+            linear[name] = rule.linear(hyper[name], state.age[name], theta[name], gradient, momentum,
+                                       state.moments[name])
+            explained, after = linear[name].displacement(theta[name], gradient, momentum)
+            if after is not None:
+                state.momentum[name] = after
+            gap[name] = moved[name] - explained
+        clip = used.clip if isinstance(used.clip, float) else dict(zip(moving, used.clip, strict=True))
+        close = _is_rounding(gap, moved, theta, self.run.dtype, rule, autocast)
+        return UnrolledStep(linear, used.weights, clip, gap, close, fresh)
+
+    def _take_states(self, k: int, step: Step, rule: Rule, state: OptimizerState) -> dict[str, Tensor | None]:
+        """Takes over stored states where no recorded step explains them; returns the momentum so introduced."""
+        stored = self.run.states(k) or {}
+        restart = k in self.run.restarts
+        fresh: dict[str, Tensor | None] = {}
+        for name in (name for group in step.groups for name in group["names"] if name not in step.without):
+            if name in state.age and not restart:
+                continue
+            own = {key.rpartition("|")[2]: self.side.to(value) for key, value in stored.items()
+                   if key.rpartition("|")[0] == name}
+            momentum = own.get(rule.momentum) if rule.momentum else None
+            if name in state.age and _continues(state.momentum.get(name), momentum):
+                # The loop went on with the states it had: the chain of recorded steps is whole.
+                continue
+            for table in (state.momentum, state.moments, state.age):
+                table.pop(name, None)
+            fresh[name] = momentum
+            if not own:
+                continue
+            if momentum is not None:
+                state.momentum[name] = momentum
+            known = {key: own[key] for key in (*rule.moments, *rule.scalars) if key in own}
+            if known:
+                state.moments[name] = known
+            # SGD counts no steps; a buffer tells that there was one.
+            state.age[name] = int(own["step"]) if "step" in own else 1
+        return fresh
+
+
+def _continues(recomputed: Tensor | None, stored: Tensor | None) -> bool:
+    if recomputed is None or stored is None:
+        return recomputed is stored
+    return float((recomputed - stored).norm()) <= 1e-3 * float(stored.norm())
+
+
+def _is_rounding(gap: Parameters, moved: Parameters, theta: Parameters, dtype: torch.dtype, rule: Rule,
+                 autocast: bool) -> bool:
+    """Whether the gap is what the precision of the training can explain."""
+    squares = [sum(float((t.double() ** 2).sum()) for t in part.values()) for part in (gap, moved, theta)]
+    missing, step, size = (square**0.5 for square in squares)
+    relative = 0.1 if autocast else {torch.float64: 1e-9, torch.float32: 1e-3}.get(dtype, 0.1)
+    return missing <= 16 * torch.finfo(dtype).eps * size + max(relative, rule.tolerance) * step
+
+
+def batch_rows(steps: list[Step], first: int) -> int:
+    """The earliest step whose parameters are needed to recompute these steps' gradients."""
+    return min([first, *(batch.at for step in steps for batch in step.batches)])
+
+
+def sample_weights(step: UnrolledStep, batch: MicroBatch, j: int) -> float:
+    """How much one sample of forward pass j weighs in the step's gradient."""
+    return step.weights[j] / len(batch.columns)
