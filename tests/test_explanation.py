@@ -1,0 +1,213 @@
+import math
+import re
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+import torch
+
+from kernelscope import pictures
+from kernelscope.decomposition.explanation import CANCELLATION_LIMIT, Explanation, from_decomposition
+from kernelscope.errors import DataError
+from tests.synthetic import explanation, images, ledger
+
+
+def test_helpful_and_harmful_samples_are_the_extremes_of_the_shares():
+    why = explanation(q=2, k=4)
+    for query in range(2):
+        shares = why.shares[query].tolist()
+        up = sorted((s for s in shares if s > 0), reverse=True)[:4]
+        down = sorted(s for s in shares if s < 0)[:4]
+        helpful, harmful = why.helpful(), why.harmful()
+        assert helpful[helpful["query"] == query]["contribution"].tolist() == up
+        assert harmful[harmful["query"] == query]["contribution"].tolist() == down
+
+
+def test_groups_add_up_to_the_data_channel_and_agree_with_summing_over_labels():
+    why = explanation()
+    by_labels = replace(why, decomposition=replace(why.decomposition, group_steps=None))
+    table = why.by_group()
+    for query in range(len(why)):
+        data = float(why.decomposition.channels["data"][query, 0])
+        assert math.isclose(table[table["query"] == query]["contribution"].sum(), data, abs_tol=1e-12)
+        expected = dict(zip(by_labels.group_names(), by_labels.group_shares(query).tolist(), strict=True))
+        for name, share in zip(why.group_names(), why.group_shares(query).tolist(), strict=True):
+            assert math.isclose(share, expected[name], abs_tol=1e-12)
+    assert table["samples"].tolist() == [10] * 12
+
+
+def test_the_balance_sheet_closes_in_rational_numbers_up_to_one_rounding():
+    why = explanation()
+    for query in range(len(why)):
+        *lines, final = why.balance(query)
+        total = sum((Fraction(value) for _, _, value in lines), Fraction(0))
+        assert float(total) == final[2]
+        assert abs(total - Fraction(final[2])) <= abs(Fraction(math.ulp(lines[-1][2])))
+
+
+def test_half_learned_is_the_last_time_the_booked_share_rises_to_half():
+    steps = torch.tensor([0.6, -0.4, 0.2, 0.6], dtype=torch.float64)
+    # Booked after each step: 0.6, 0.2, 0.4, 1.0. Half was there after one step, but only stayed after four.
+    why = explanation(q=1, steps=4)
+    why = replace(why, decomposition=replace(why.decomposition, steps=steps[None, None]))
+    assert why.learned()[0] == 4
+    steady = torch.tensor([0.6, 0.2, -0.1, 0.3], dtype=torch.float64)
+    why = replace(why, decomposition=replace(why.decomposition, steps=steady[None, None]))
+    assert why.learned()[0] == 1
+
+
+def test_the_prediction_has_settled_when_no_later_step_changes_it():
+    outputs = torch.tensor([[[0.0, 2.0, 0.0, 3.0, 3.0], [1.0, 1.0, 1.0, 1.0, 1.0]]], dtype=torch.float64)
+    made = ledger(q=1, steps=4, classes=2, outputs=outputs)
+    why = from_decomposition(made, images(1), lambda i: (images(1)[0], torch.tensor(0)))
+    assert why.answer() == (0, 1)
+    assert why.learned()[1] == 3
+
+
+def test_no_percentage_is_given_when_shares_cancel():
+    cancelling, one_way = explanation(drift=0.0), explanation(drift=1.0)
+    assert all(cancelling.net(q) < CANCELLATION_LIMIT for q in range(3))
+    assert all(one_way.net(q) > CANCELLATION_LIMIT for q in range(3))
+    for why, allowed in ((cancelling, False), (one_way, True)):
+        for table in (why.helpful(), why.by_group(), why.to_frame()):
+            assert table["percent"].notna().all() == allowed
+        assert ("%" in why.sentence()) == allowed
+        assert ("nearly cancel" in why.sentence()) != allowed
+        assert {row.name: row.status for row in why.check().rows}["cancellation"] == ("pass" if allowed else "warn")
+
+
+def test_percentages_of_groups_add_up_to_a_hundred():
+    table = explanation(q=1, drift=1.0).by_group()
+    assert math.isclose(table["percent"].sum(), 100)
+
+
+def test_every_number_in_the_sentence_is_a_number_of_the_ledger():
+    why = explanation(q=1, drift=0.0)
+    ledger_ = why.decomposition
+    known = [ledger_.final[0, 0], ledger_.initial[0, 0], why.shares[0].sum(), *why.group_shares(0), *why.shares[0],
+             *[value[0, 0] for value in ledger_.channels.values()], why.shares[0].clamp_min(0).sum(),
+             why.shares[0].clamp_max(0).sum(), why.net(), CANCELLATION_LIMIT, why.probabilities(0)[:, -1].max(),
+             *why.learned(), why.steps, *ledger_.sample_ids, *range(4)]
+    for text in re.findall(r"[+−]?\d+(?:\.\d+)?(?:e[+−]\d+)?", why.sentence()):
+        said = float(text.replace("−", "-"))
+        digits, _, power = text.partition("e")
+        close = 0.51 * 10.0 ** (int(power.replace("−", "-") or 0) - len(digits.partition(".")[2]))
+        assert any(abs(said - float(value)) <= close for value in known), text
+
+
+def test_a_ledger_that_does_not_close_weakens_the_words():
+    why = explanation(q=1)
+    assert "with care" not in why.sentence()
+    broken = replace(why, decomposition=replace(why.decomposition, final=why.decomposition.final + 0.1))
+    assert broken.sentence().startswith("Read this with care: the ledger leaves")
+    assert "added about" in broken.sentence()
+    channels = why.decomposition.channels | {"unattributed": torch.full((1, 1), 5.0, dtype=torch.float64)}
+    vague = replace(why, decomposition=replace(why.decomposition, channels=channels))
+    assert "of all movement came from changes" in vague.sentence()
+    assert "the update rule does not explain" in vague.sentence()
+
+
+def test_no_sample_is_singled_out_when_the_quadrature_missed_more_than_its_share():
+    why = explanation(q=1)
+    coarse = replace(why.decomposition, quadrature_error=torch.ones_like(why.decomposition.quadrature_error))
+    assert "no sample is singled out" in replace(why, decomposition=coarse).sentence()
+    assert "The largest single contributions" in why.sentence()
+
+
+def test_the_sentence_speaks_of_accounting_and_never_of_influence():
+    why = explanation()
+    for text in (why.sentence(), repr(why), repr(why[0]), why._repr_html_(), repr(why.check())):
+        assert "influence" not in text.lower()
+    assert "accounting along one recorded run" in why.sentence()
+
+
+def test_slicing_keeps_each_query_and_drops_samples_nobody_shows():
+    why = explanation(q=3, k=2)
+    assert len(why) == 3
+    part = why[1]
+    assert len(part) == 1
+    assert part.sentence() == why.sentence(1)
+    assert len(part.samples) <= 4 < len(why.samples)
+    assert part.helpful()["sample"].tolist() == why.helpful().query("query == 1")["sample"].tolist()
+    assert [len(why[1:]), len(why[[2]]), len(why[torch.tensor([0, 2])])] == [2, 1, 2]
+
+
+def test_only_the_samples_that_are_shown_are_kept():
+    why = explanation(q=1, n=40, k=2)
+    assert why.sample_inputs.shape == (4, 64)
+    assert set(why.samples.tolist()) == {*why.ranked(0, 2, 1), *why.ranked(0, 2, -1)}
+
+
+def test_saved_and_loaded_it_says_the_same(tmp_path):
+    why = explanation(targets=torch.tensor([0, 1, 2]))
+    loaded = Explanation.load(why.save(tmp_path / "why"))
+    assert repr(loaded[0]) == repr(why[0])
+    assert loaded.targets == why.targets
+    assert torch.equal(loaded.sample_inputs, why.sample_inputs)
+    assert loaded._repr_html_() == why._repr_html_()
+
+
+def test_tables_have_one_row_for_each_thing_they_list():
+    why = explanation(q=2, n=40, steps=30)
+    assert len(why.to_frame()) == 2 * 40
+    assert len(why.over_time()) == 2 * 31
+    ranks = why.to_frame().query("query == 0").sort_values("contribution")["centred_rank"].tolist()
+    assert ranks == sorted(ranks)
+    assert (ranks[0], ranks[-1]) == (-1.0, 1.0)
+    last = why.over_time().query("query == 0").iloc[-1]
+    assert math.isclose(last["output"], float(why.decomposition.final[0, 0]))
+    assert last["prediction"] == "class 0"
+
+
+def test_an_output_that_is_no_class_is_explained_without_probabilities():
+    why = explanation(kind="output", outputs=None, output_names=["height"])
+    assert why.answer() is None
+    assert "The network's height is" in why.sentence()
+    assert "probability" not in why.sentence()
+    assert "probability" not in why.over_time().columns
+
+
+def test_samples_without_labels_form_one_group():
+    why = explanation(labels=None, groups=[], group_steps=None)
+    assert why.by_group()["group"].unique().tolist() == ["all samples"]
+    assert "labelled" not in why.sentence()
+
+
+def test_several_outputs_at_once_are_refused_with_a_way_out():
+    made = ledger(q=1)
+    two = replace(made, initial=torch.zeros(1, 2))
+    with pytest.raises(DataError, match="output=\"margin\""):
+        from_decomposition(two, images(1), lambda i: (images(1)[0], torch.tensor(0)))
+
+
+def test_the_notebook_view_has_no_script_and_hostile_labels_stay_text():
+    hostile = ["<script>alert(1)</script>", "\"><img src=x onerror=alert(1)>", "javascript:alert(1)", "</style>"]
+    text = explanation(names=hostile)._repr_html_()
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+    assert text.count("<img") == text.count('<img src="data:image/png;base64,')
+
+
+def test_an_input_is_a_picture_only_if_its_shape_says_so():
+    shapes = {(8, 8): (1, 8, 8), (1, 5, 6): (1, 5, 6), (3, 5, 6): (3, 5, 6), (784,): (1, 28, 28), (49,): None,
+              (65,): None, (2, 5, 6): None, (1, 1): None, (): None}
+    for shape, expected in shapes.items():
+        assert pictures.picture_shape(shape) == expected
+
+
+def test_a_picture_holds_the_grey_levels_it_was_given():
+    from io import BytesIO
+
+    from matplotlib.image import imread
+
+    x = torch.arange(64.0).reshape(8, 8)
+    shown = imread(BytesIO(pictures.png(x, 0, 63)), format="png")
+    assert torch.allclose(torch.from_numpy(shown).double(), x.double() / 63, atol=0.5 / 255)
+    colours = imread(BytesIO(pictures.png(torch.rand(3, 9, 7))), format="png")
+    assert colours.shape == (9, 7, 3)
+    assert imread(BytesIO(pictures.png(torch.rand(1, 300, 200), side=64)), format="png").shape == (64, 43)
+
+
+def test_a_picture_of_what_is_no_picture_is_refused():
+    with pytest.raises(DataError, match="show other inputs in words"):
+        pictures.png(torch.zeros(5))
