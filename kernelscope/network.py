@@ -73,7 +73,8 @@ class Network:
                     # transformed function must not write. They have a channel of their own in the ledger.
                     child.track_running_stats = False
                 if isinstance(child, nn.RNNBase):
-                    child.flatten_parameters = _no_flattening
+                    # There is nothing to flatten in a function's copy, and flattening would write to its weights.
+                    setattr(child, "flatten_parameters", _no_flattening)  # noqa: B010
             self._modules[training] = module
         return self._modules[training]
 

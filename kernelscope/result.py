@@ -139,7 +139,7 @@ class Result(ABC):
         tensors = store.read(0)
         loaded = _restore(store.meta["fields"], tensors, path)
         if not isinstance(loaded, cls):
-            raise StoreCorrupt(f"{path} says that it holds a {name}, but its content is of another kind. Save it again.")
+            raise StoreCorrupt(f"{path} says that it holds a {name}, but its content is another. Save it again.")
         return loaded
 
 

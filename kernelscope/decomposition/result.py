@@ -158,7 +158,7 @@ class Decomposition(Result):
             CheckRow(
                 "quadrature", "pass" if missed <= 0.01 else "warn", missed, 0.01,
                 f"Along the steps the quadrature missed {missed:.1e} of the absolute terms before correction; "
-                "this bounds how far single shares can be off.",
+                "it tells how far single shares may be off.",
             ),
             CheckRow(
                 "rounding", "pass" if rounding <= 1e-3 else "warn", rounding, 1e-3,

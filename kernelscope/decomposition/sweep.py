@@ -136,14 +136,19 @@ class Sweep:
         p = self._gradients(k, ends, buffers, there - here)
         if self.averaged is not None:
             p = self._through_average(self.averaged.factors[k], p)
-        gap = sum(_dot(p[name], unrolled.gap[name]) for name in self.side.names)
+        gap = _dots(p, unrolled.gap)
         self.ledger.book("rounding" if unrolled.explained else "unattributed", self.rows, gap)
         if not unrolled.explained:
             self.ledger.unexplained.add(k)
         directions = {name: self._adjoint(name, p[name], theta[name], unrolled) for name in unrolled.linear}
+        scales = {name: rule.sign for name, rule in unrolled.linear.items()}
+        if isinstance(unrolled.clip, float):
+            scales = {name: sign * unrolled.clip for name, sign in scales.items()}
         for j, batch in enumerate(self.run.step(k).batches if directions else ()):
-            products = self.training.products(batch, k, at[j], directions)
-            self.ledger.share(self.rows, k, batch.columns, products * -sample_weights(unrolled, batch, j))
+            weight = -sample_weights(unrolled, batch, j)
+            products = self.training.products(batch, k, at[j], directions,
+                                              {name: weight * scale for name, scale in scales.items()})
+            self.ledger.share(self.rows, k, batch.columns, products)
         return here
 
     def _gradients(self, k: int, ends: tuple[Parameters, Parameters], buffers: Parameters,
@@ -156,8 +161,11 @@ class Sweep:
             point = {**ends[0], **{name: ends[0][name] + node * moved[name] for name in names}}
             found = self.side.gradients(point, buffers)
             for name, rows in zip(names, found, strict=True):
-                p[name] = rows.mul_(weight) if name not in p else p[name].add_(rows, alpha=weight)
-        missed = change.reshape(-1) - sum(_dot(p[name], moved[name]) for name in names)
+                if name in p:
+                    p[name].add_(rows, alpha=weight)
+                else:
+                    p[name] = rows if weight == 1.0 else rows.mul_(weight)
+        missed = change.reshape(-1) - _dots(p, moved)
         place = k - self.run.start
         self.ledger.missed[self.rows, :, place] = missed.detach().cpu().double().view(-1, len(self.ledger.names))
         square = sum(float((d.double() ** 2).sum()) for d in moved.values())
@@ -176,20 +184,20 @@ class Sweep:
         if rule.a or rule.b:
             later = self._momentum.pop(name, None)
             momentum = q * rule.e if later is None else later.mul_(self._factor[name]).add_(q, alpha=rule.e)
-            side = rule.b * (momentum if rule.before is None else rule.before(momentum))
-            psi = side if psi is None else psi.add_(side)
+            side = momentum if rule.before is None else rule.before(momentum)
+            psi = (side if rule.b == 1.0 else side * rule.b) if psi is None else psi.add_(side, alpha=rule.b)
             if name in unrolled.fresh:
                 # Nothing recorded lies behind the momentum that this step found.
-                if unrolled.fresh[name] is not None:
-                    self.ledger.book("momentum", self.rows, -rule.a * _dot(momentum, unrolled.fresh[name]))
+                found = unrolled.fresh[name]
+                if found is not None:
+                    self.ledger.book("momentum", self.rows, -rule.a * _dot(momentum, found))
             else:
                 self._momentum[name], self._factor[name] = momentum, rule.a
         if psi is None:
             psi = torch.zeros_like(p)
         if rule.coupled:
             self.ledger.book("decay", self.rows, -rule.coupled * _dot(psi, theta))
-        clip = unrolled.clip if isinstance(unrolled.clip, float) else unrolled.clip[name]
-        return psi if isinstance(clip, float) and clip * rule.sign == 1.0 else psi * (clip * rule.sign)
+        return psi if isinstance(unrolled.clip, float) else psi * unrolled.clip[name]
 
     def _momentum_at_start(self, momentum: dict[str, Tensor]) -> None:
         for name, adjoint in self._momentum.items():
@@ -211,12 +219,16 @@ class Sweep:
     def _average_at_start(self, theta: Parameters) -> None:
         """Averaged weights that differ from the trained ones as recording begins are states from before."""
         assert self.averaged is not None
-        amount = sum(_dot(self._received[name], theta[name] - self.averaged[0][name]) for name in self._received)
-        self.ledger.book("momentum", self.rows, amount)
+        apart = {name: theta[name] - self.averaged[0][name] for name in self._received}
+        self.ledger.book("momentum", self.rows, _dots(self._received, apart))
 
 
 def _dot(rows: Tensor, vector: Tensor) -> Tensor:
     return rows.flatten(1) @ vector.reshape(-1)
+
+
+def _dots(rows: Parameters, vectors: Parameters) -> Tensor:
+    return torch.stack([_dot(part, vectors[name]) for name, part in rows.items()]).sum(0)
 
 
 def _same(a: Parameters, b: Parameters) -> bool:

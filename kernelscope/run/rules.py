@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -129,14 +129,14 @@ class SGD(Rule):
 
     def linear(self, hyper, age, theta, gradient, momentum, state):  # noqa: D102
         lr, mu = hyper["lr"], hyper["momentum"]
-        common = {"sign": _sign(hyper), "coupled": hyper["weight_decay"]}
+        form = Linear(sign=_sign(hyper), coupled=hyper["weight_decay"])
         if mu == 0:
-            return Linear(c=lr, **common)
+            return replace(form, c=lr)
         # The first buffer is the bare gradient: torch does not dampen it.
         b = 1.0 if momentum is None else 1.0 - hyper["dampening"]
         if hyper["nesterov"]:
-            return Linear(a=mu, b=b, c=lr, e=lr * mu, **common)
-        return Linear(a=mu, b=b, e=lr, **common)
+            return replace(form, a=mu, b=b, c=lr, e=lr * mu)
+        return replace(form, a=mu, b=b, e=lr)
 
 
 class Adam(Rule):
@@ -153,12 +153,12 @@ class Adam(Rule):
     def linear(self, hyper, age, theta, gradient, momentum, state):  # noqa: D102
         lr, (beta1, beta2) = hyper["lr"], hyper["betas"]
         form = _decayed(hyper)
-        d = Linear(**form).direction(theta, gradient)
+        d = form.direction(theta, gradient)
         v = _second_moment(state, "exp_avg_sq", d, beta2)
         if hyper["amsgrad"]:
             v = state["max_exp_avg_sq"] = torch.maximum(state["max_exp_avg_sq"], v)
         after = Diagonal(1 / ((v / (1 - beta2**age)).sqrt() + hyper["eps"]))
-        return Linear(a=beta1, b=1 - beta1, e=lr / (1 - beta1**age), after=after, **form)
+        return replace(form, a=beta1, b=1 - beta1, e=lr / (1 - beta1**age), after=after)
 
 
 class AdamW(Adam):
@@ -182,14 +182,14 @@ class NAdam(Rule):
     def linear(self, hyper, age, theta, gradient, momentum, state):  # noqa: D102
         lr, (beta1, beta2), psi = hyper["lr"], hyper["betas"], hyper["momentum_decay"]
         form = _decayed(hyper)
-        v = _second_moment(state, "exp_avg_sq", Linear(**form).direction(theta, gradient), beta2)
+        v = _second_moment(state, "exp_avg_sq", form.direction(theta, gradient), beta2)
         mu = beta1 * (1 - 0.5 * 0.96 ** (age * psi))
         mu_next = beta1 * (1 - 0.5 * 0.96 ** ((age + 1) * psi))
         state["mu_product"] = state["mu_product"] * mu
         product = float(state["mu_product"])
         after = Diagonal(1 / ((v / (1 - beta2**age)).sqrt() + hyper["eps"]))
-        return Linear(a=beta1, b=1 - beta1, c=lr * (1 - mu) / (1 - product), e=lr * mu_next / (1 - product * mu_next),
-                      after=after, **form)
+        return replace(form, a=beta1, b=1 - beta1, c=lr * (1 - mu) / (1 - product), e=lr * mu_next / (1 - product * mu_next),
+                      after=after)
 
 
 class RAdam(Rule):
@@ -202,15 +202,15 @@ class RAdam(Rule):
     def linear(self, hyper, age, theta, gradient, momentum, state):  # noqa: D102
         lr, (beta1, beta2) = hyper["lr"], hyper["betas"]
         form = _decayed(hyper)
-        v = _second_moment(state, "exp_avg_sq", Linear(**form).direction(theta, gradient), beta2)
+        v = _second_moment(state, "exp_avg_sq", form.direction(theta, gradient), beta2)
         e = lr / (1 - beta1**age)
         rho_inf = 2 / (1 - beta2) - 1
         rho = rho_inf - 2 * age * beta2**age / (1 - beta2**age)
         if rho <= 5.0:
-            return Linear(a=beta1, b=1 - beta1, e=e, **form)
+            return replace(form, a=beta1, b=1 - beta1, e=e)
         rectified = math.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
         after = Diagonal(math.sqrt(1 - beta2**age) * rectified / (v.sqrt() + hyper["eps"]))
-        return Linear(a=beta1, b=1 - beta1, e=e, after=after, **form)
+        return replace(form, a=beta1, b=1 - beta1, e=e, after=after)
 
 
 class Adamax(Rule):
@@ -223,9 +223,9 @@ class Adamax(Rule):
     def linear(self, hyper, age, theta, gradient, momentum, state):  # noqa: D102
         lr, (beta1, beta2) = hyper["lr"], hyper["betas"]
         form = _decayed(hyper)
-        d = Linear(**form).direction(theta, gradient)
+        d = form.direction(theta, gradient)
         u = state["exp_inf"] = torch.maximum(state["exp_inf"] * beta2, d.abs() + hyper["eps"])
-        return Linear(a=beta1, b=1 - beta1, e=lr / (1 - beta1**age), after=Diagonal(1 / u), **form)
+        return replace(form, a=beta1, b=1 - beta1, e=lr / (1 - beta1**age), after=Diagonal(1 / u))
 
 
 class RMSprop(Rule):
@@ -242,15 +242,15 @@ class RMSprop(Rule):
     def linear(self, hyper, age, theta, gradient, momentum, state):  # noqa: D102
         lr, alpha = hyper["lr"], hyper["alpha"]
         form = _decayed(hyper)
-        d = Linear(**form).direction(theta, gradient)
+        d = form.direction(theta, gradient)
         v = _second_moment(state, "square_avg", d, alpha)
         if hyper["centered"]:
             mean = state["grad_avg"] = state["grad_avg"] * alpha + (1 - alpha) * d
             v = v - mean * mean
         scale = Diagonal(1 / (v.sqrt() + hyper["eps"]))
         if hyper["momentum"] > 0:
-            return Linear(a=hyper["momentum"], b=1.0, before=scale, e=lr, **form)
-        return Linear(c=lr, after=scale, **form)
+            return replace(form, a=hyper["momentum"], b=1.0, before=scale, e=lr)
+        return replace(form, c=lr, after=scale)
 
 
 class Adagrad(Rule):
@@ -264,10 +264,10 @@ class Adagrad(Rule):
 
     def linear(self, hyper, age, theta, gradient, momentum, state):  # noqa: D102
         form = _decayed(hyper)
-        d = Linear(**form).direction(theta, gradient)
+        d = form.direction(theta, gradient)
         state["sum"] = state["sum"] + d * d
         lr = hyper["lr"] / (1 + (age - 1) * hyper["lr_decay"])
-        return Linear(c=lr, after=Diagonal(1 / (state["sum"].sqrt() + hyper["eps"])), **form)
+        return replace(form, c=lr, after=Diagonal(1 / (state["sum"].sqrt() + hyper["eps"])))
 
 
 class Adadelta(Rule):
@@ -279,11 +279,11 @@ class Adadelta(Rule):
     def linear(self, hyper, age, theta, gradient, momentum, state):  # noqa: D102
         rho, eps = hyper["rho"], hyper["eps"]
         form = _decayed(hyper)
-        d = Linear(**form).direction(theta, gradient)
+        d = form.direction(theta, gradient)
         v = _second_moment(state, "square_avg", d, rho)
         scale = ((state["acc_delta"] + eps) / (v + eps)).sqrt()
         state["acc_delta"] = state["acc_delta"] * rho + (1 - rho) * (scale * d) ** 2
-        return Linear(c=hyper["lr"], after=Diagonal(scale), **form)
+        return replace(form, c=hyper["lr"], after=Diagonal(scale))
 
 
 class Muon(Rule):
@@ -332,12 +332,12 @@ def newton_schulz(matrix: Tensor, coefficients: tuple[float, float, float], step
     return OneSided(q, left)
 
 
-def _decayed(hyper: Hyper) -> dict[str, float]:
+def _decayed(hyper: Hyper) -> Linear:
     """Sign and decay, coupled or decoupled, as most optimizers of torch write them."""
     decay = hyper["weight_decay"]
     if hyper.get("decoupled_weight_decay"):
-        return {"sign": _sign(hyper), "decoupled": hyper["lr"] * decay}
-    return {"sign": _sign(hyper), "coupled": decay}
+        return Linear(sign=_sign(hyper), decoupled=hyper["lr"] * decay)
+    return Linear(sign=_sign(hyper), coupled=decay)
 
 
 def _second_moment(state: State, name: str, d: Tensor, beta: float) -> Tensor:
@@ -355,7 +355,7 @@ def rule_name(optimizer: torch.optim.Optimizer) -> str:
     """The name under which an optimizer's rule is known: its class, or the class whose step it inherits."""
     for kind in type(optimizer).__mro__:
         known = getattr(torch.optim, kind.__name__, None) is kind
-        if known and _undecorated(type(optimizer).step) is _undecorated(kind.step):
+        if known and _undecorated(type(optimizer).step) is _undecorated(getattr(kind, "step")):  # noqa: B009
             return kind.__name__
     return type(optimizer).__qualname__
 
