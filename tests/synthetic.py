@@ -21,9 +21,10 @@ def ledger(q=3, n=40, steps=30, classes=4, *, names=None, drift=0.05, seed=0, **
     group_steps = torch.stack([booked[:, member == g].sum(1) for g in range(classes)], 1)
     initial = 0.1 * draw(q)
     path = torch.cat([initial[:, None], initial[:, None] + (booked.sum(1) + decay).cumsum(1)], 1)
-    outputs = 0.1 * draw(q, classes, steps + 1)
-    outputs[:, 1] += 0.5 - path[:, -1:].abs()
-    outputs[:, 0] = outputs[:, 1] + path  # the predicted class leads the runner-up by the explained margin
+    # Class 1 stays above all others, and class 0 leads it by the explained margin.
+    outputs = 0.1 * draw(q, classes, steps + 1) - 2.0
+    outputs[:, 1] += 2.5
+    outputs[:, 0] = outputs[:, 1] + path
     zero = torch.zeros(q, 1, dtype=torch.float64)
     fields = {
         "initial": path[:, :1], "final": path[:, -1:], "contributions": booked.sum(2)[:, None],

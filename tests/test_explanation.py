@@ -5,7 +5,11 @@ from fractions import Fraction
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
+import kernelscope as ks
 from kernelscope import pictures
 from kernelscope.decomposition.explanation import CANCELLATION_LIMIT, Explanation, from_decomposition
 from kernelscope.errors import DataError
@@ -68,6 +72,7 @@ def test_no_percentage_is_given_when_shares_cancel():
     cancelling, one_way = explanation(drift=0.0), explanation(drift=1.0)
     assert all(cancelling.net(q) < CANCELLATION_LIMIT for q in range(3))
     assert all(one_way.net(q) > CANCELLATION_LIMIT for q in range(3))
+    assert "cancel in part" in explanation(q=1, drift=0.01).sentence()
     for why, allowed in ((cancelling, False), (one_way, True)):
         for table in (why.helpful(), why.by_group(), why.to_frame()):
             assert table["percent"].notna().all() == allowed
@@ -211,3 +216,66 @@ def test_a_picture_holds_the_grey_levels_it_was_given():
 def test_a_picture_of_what_is_no_picture_is_refused():
     with pytest.raises(DataError, match="show other inputs in words"):
         pictures.png(torch.zeros(5))
+
+
+@pytest.fixture(scope="module")
+def digits_run():
+    """A short run on real digits, its model, and three digits it never saw."""
+    train, test = ks.data.digits("train"), ks.data.digits("test")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(64, 12), nn.Tanh(), nn.Linear(12, 10))
+        loader = DataLoader(TensorDataset(train.x[:300], train.y[:300]), batch_size=20, shuffle=True)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        with ks.record(model, loader, loss=F.cross_entropy) as recording:
+            for _ in range(2):
+                for x, y in loader:
+                    optimizer.zero_grad()
+                    F.cross_entropy(model(x), y).backward()
+                    optimizer.step()
+    return recording.run, model, test.x[:3], test.y[:3]
+
+
+def test_a_real_run_is_explained_and_closes(digits_run):
+    run, model, x, y = digits_run
+    why = ks.explain(run, x, targets=y, k=4)
+    assert [why.answer(q)[0] for q in range(3)] == model(x).argmax(1).tolist()
+    assert [why.answer(q)[1] for q in range(3)] == model(x).topk(2).indices[:, 1].tolist()
+    assert why.check().ok
+    assert why.decomposition.completeness() < 1e-12
+    for row, position in enumerate(why.samples.tolist()):
+        assert torch.equal(why.sample_inputs[row], run.sample(position)[0])
+    counts = why.by_group().query("query == 0").set_index("group")["samples"].to_dict()
+    assert sum(counts.values()) == 300
+    assert why.targets == [str(int(t)) for t in y]
+
+
+def test_one_query_needs_no_batch_axis_and_labels_can_be_given(digits_run):
+    run, _, x, _ = digits_run
+    words = ["even" if i % 2 == 0 else "odd" for i in range(run.size)]
+    why = ks.explain(run, x[0], labels=words)
+    assert len(why) == 1
+    table = why.by_group().set_index("group")["contribution"]
+    assert math.isclose(table["even"], float(why.shares[0, ::2].sum()), abs_tol=1e-9)
+    with pytest.raises(DataError, match="one label for each of the run's 300 samples; got 2"):
+        ks.explain(run, x, labels=["a", "b"])
+    with pytest.raises(DataError, match="shaped like the run's samples"):
+        ks.explain(run, x[:, :5])
+    with pytest.raises(DataError, match="k=0"):
+        ks.explain(run, x, k=0)
+
+
+def test_any_output_can_be_explained(digits_run):
+    run, model, x, _ = digits_run
+    third = ks.explain(run, x, output=3)
+    assert torch.allclose(third.decomposition.final[:, 0].float(), model(x)[:, 3], atol=1e-5)
+    doubled = ks.explain(run, x, output=lambda outputs: 2 * outputs[:, 3:4])
+    assert torch.allclose(doubled.shares, 2 * third.shares, atol=1e-9)
+    assert third.answer() is None
+
+
+def test_the_same_run_gives_the_same_page(digits_run):
+    run, _, x, _ = digits_run
+    pages = {ks.Report("A page", [ks.explain(run, x[:1])]).html() for _ in range(2)}
+    assert len(pages) == 1
+    assert "✓ It closes." in pages.pop()

@@ -6,7 +6,7 @@ classes fixed at the final parameters; otherwise an output itself. The ledger of
 .. math:: m_T(x) = m_0(x) + \sum_g \sum_{i \in g} c_i(x) + \text{decay} + \dots
 
 and an explanation reads it: groups g first, then samples i; those that pushed m(x) up and those that pushed it down;
-and the step by which it was learned. When the shares nearly cancel, :math:`|\sum_i c_i| < 0.2 \sum_i |c_i|`, a
+and the step by which it was learned. When the shares largely cancel, :math:`|\sum_i c_i| < 0.5 \sum_i |c_i|`, a
 percentage of their sum would mean little, and none is given.
 """
 
@@ -285,7 +285,7 @@ class Explanation(Result):
             CheckRow("groups", "pass" if gap <= 1e-10 else "fail", gap, 1e-10,
                      f"The groups' contributions add up to the data channel to {gap:.1e} of the absolute terms."),
             CheckRow("cancellation", "pass" if net >= CANCELLATION_LIMIT else "warn", net, CANCELLATION_LIMIT,
-                     f"The sum of all contributions is at least {net:.3f} of the sum of their absolute values; "
+                     f"The sum of all contributions is at least {net:.2g} of the sum of their absolute values; "
                      f"below {CANCELLATION_LIMIT} no percentages are given."),
         ))
 
@@ -298,7 +298,7 @@ class Explanation(Result):
         if answer is None or chances is None:
             head = f"output {float(self.decomposition.final[0, 0]):.4g}"
         else:
-            head = f"predicted {self.class_name(answer[0])}, p={float(chances[answer[0], -1]):.2f}"
+            head = f"predicted {self.class_name(answer[0])}, p {wording.chance(float(chances[answer[0], -1]))}"
         sides = [
             f"{mark} " + ", ".join(f"#{row['sample']} {row['contribution']:+.2g}" for row in
                                    (self._row(0, i) for i in self.ranked(0, 2, sign)))
@@ -375,8 +375,22 @@ def explain(
         DataError: If the number of labels or the shape of the queries does not fit the run.
 
     Example:
-        >>> why = explain(run, x_test[7])         # doctest: +SKIP
-        >>> why.by_group(), why.helpful(5)        # doctest: +SKIP
+        >>> import kernelscope as ks, torch.nn.functional as F
+        >>> from torch.utils.data import DataLoader, TensorDataset
+        >>> x, y = torch.eye(4), torch.tensor([0, 0, 1, 1])
+        >>> model, loader = torch.nn.Linear(4, 2), DataLoader(TensorDataset(x, y), batch_size=4)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=4.0)
+        >>> with ks.record(model, loader, loss=F.cross_entropy, class_names=["left", "right"]) as recording:
+        ...     for epoch in range(20):
+        ...         for inputs, targets in loader:
+        ...             optimizer.zero_grad()
+        ...             F.cross_entropy(model(inputs), targets).backward()
+        ...             optimizer.step()
+        >>> why = explain(recording.run, x[0], k=2)
+        >>> why.sentence().split(" with")[0]
+        'The network predicts left'
+        >>> why.helpful()[["sample", "label"]].values.tolist()
+        [[0, 'left'], [1, 'left']]
     """
     from .exact import decompose
 

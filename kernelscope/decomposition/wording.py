@@ -20,8 +20,12 @@ ACCOUNTING = (
     "not what the network would have said if a sample had been left out."
 )
 
-#: Below this share of their absolute sum, the sum of all contributions is too small to be divided into percentages.
-CANCELLATION_LIMIT = 0.2
+#: Below this share of their absolute sum, the sum of all contributions is not divided into percentages: above it, none
+#: of the two sides is more than one and a half times the sum.
+CANCELLATION_LIMIT = 0.5
+
+#: Below this share, contributions are said to nearly cancel.
+NEARLY = 0.2
 
 #: A channel other than data is mentioned when it is at least this share of all absolute terms of the ledger.
 MENTIONED = 0.05
@@ -43,7 +47,7 @@ def signed(value: float) -> str:
 
     Example:
         >>> signed(-12.3456), signed(0.2), signed(1e-17), signed(0.0)
-        ('−12.35', '+0.20', '+1e-17', '0')
+        ('−12.35', '+0.20', '+1e−17', '0')
     """
     if value == 0:
         return "0"
@@ -54,6 +58,16 @@ def signed(value: float) -> str:
 def small(value: float) -> str:
     """A ratio in two digits."""
     return f"{value:.2g}".replace("-", "−")
+
+
+def chance(value: float) -> str:
+    """A probability to two decimals, never rounded up to certainty.
+
+    Example:
+        >>> chance(0.914), chance(0.9999), chance(0.0001)
+        ('0.91', '>0.99', '<0.01')
+    """
+    return ">0.99" if 0.995 <= value < 1 else "<0.01" if 0 < value < 0.005 else f"{value:.2f}"
 
 
 def clauses(why: Explanation, query: int) -> dict[str, str]:
@@ -107,7 +121,7 @@ def _answer(why: Explanation, query: int) -> str:
         return f"The network's {name} is {final:.4g}."
     predicted, runner_up = (why.class_name(i) for i in answer)
     return (
-        f"The network predicts {predicted} with probability {float(chances[answer[0], -1]):.2f}, "
+        f"The network predicts {predicted} with probability {chance(float(chances[answer[0], -1]))}, "
         f"{final:.2f} logits ahead of {runner_up}."
     )
 
@@ -167,11 +181,12 @@ def _samples(why: Explanation, query: int) -> str:
 def _cancellation(why: Explanation, query: int) -> str:
     if why.divisible(query):
         return ""
-    shares = why.shares[query]
+    shares, net = why.shares[query], why.net(query)
+    how = "nearly cancel" if net < NEARLY else "cancel in part"
     up, down = float(shares.clamp_min(0).sum()), float(shares.clamp_max(0).sum())
     return (
-        f"All samples together pushed {signed(up)} one way and {signed(down)} the other. These nearly cancel: the net "
-        f"is {small(why.net(query))} of the total, below {CANCELLATION_LIMIT}, so contributions are given in {why.unit} "
+        f"All samples together pushed {signed(up)} one way and {signed(down)} the other. These {how}: the net "
+        f"is {small(net)} of the total, below {CANCELLATION_LIMIT}, so contributions are given in {why.unit} "
         "and not as percentages."
     )
 

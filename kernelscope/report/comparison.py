@@ -12,6 +12,7 @@ import torch
 
 from .. import pictures
 from ..decomposition.explanation import Explanation
+from ..decomposition.wording import chance
 from .album import Album
 from .reasons import MOST_QUERIES
 
@@ -60,4 +61,4 @@ def _answer(why: Explanation, query: int) -> str:
     answer, chances = why.answer(query), why.probabilities(query)
     if answer is None or chances is None:
         return f"{float(why.decomposition.final[query, 0]):.4g}"
-    return f"{why.class_name(answer[0])} ({float(chances[answer[0], -1]):.2f}), over {why.class_name(answer[1])}"
+    return f"{why.class_name(answer[0])} ({chance(float(chances[answer[0], -1]))}), over {why.class_name(answer[1])}"

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import pictures
 from ..decomposition import wording
 from ..decomposition.explanation import Explanation
-from ..decomposition.wording import signed
+from ..decomposition.wording import chance, signed
 from . import charts
 from .album import Album
 from .balance import sheet
@@ -45,6 +45,7 @@ def explanation(why: Explanation, album: Album, name: str) -> dict[str, Any]:
         "left_out": left_out,
         "up": "▲ for this answer" if why.kind == "margin" else "▲ up",
         "down": "▼ against it" if why.kind == "margin" else "▼ down",
+        "what": "the lead" if why.kind == "margin" else "the output",
         "header": "▼ against · ▲ for" if why.kind == "margin" else "▼ down · ▲ up",
         "accounting": wording.ACCOUNTING,
     }
@@ -99,7 +100,7 @@ def _headline(why: Explanation, query: int) -> str:
     answer, chances = why.answer(query), why.probabilities(query)
     if answer is None or chances is None:
         return f"The output is {float(why.decomposition.final[query, 0]):.4g}".replace("-", "−")
-    return f"It says {why.class_name(answer[0])}, with probability {float(chances[answer[0], -1]):.2f}"
+    return f"It says {why.class_name(answer[0])}, with probability {chance(float(chances[answer[0], -1]))}"
 
 
 def _truth(why: Explanation, query: int) -> str:
@@ -197,8 +198,8 @@ def _charts(why: Explanation, query: int) -> list[dict[str, Any]]:
             [(f"probability of {runner_up}", "down", chances[answer[1]]),
              (f"probability of {predicted}", "up", chances[answer[0]])],
             ("the prediction has not changed since", settled),
-            f"the probability of {predicted} went from {float(chances[answer[0], 0]):.2f} "
-            f"to {float(chances[answer[0], -1]):.2f}",
+            f"the probability of {predicted} went from {chance(float(chances[answer[0], 0]))} "
+            f"to {chance(float(chances[answer[0], -1]))}",
             low=0.0, high=1.0, places=0,
         ))
     return drawn
@@ -258,4 +259,4 @@ def _says(why: Explanation, query: int, step: int) -> str:
     if chances is None or answer is None:
         return f"{at}: output {lead:.4g}".replace("-", "−")
     best = int(chances[:, step].argmax())
-    return f"{at}: it says {why.class_name(best)} ({float(chances[best, step]):.2f}); lead {signed(lead)}"
+    return f"{at}: it says {why.class_name(best)} ({chance(float(chances[best, step]))}); lead {signed(lead)}"

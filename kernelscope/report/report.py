@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..decomposition.explanation import Explanation
-from ..decomposition.wording import ACCOUNTING
+from ..decomposition.wording import ACCOUNTING, CANCELLATION_LIMIT
 from ..errors import DataError
 from ..result import Result
 from ..storage import write_atomically
@@ -40,8 +40,8 @@ GLOSSARY = (
              "kept."),
     ("step", "One update of the network’s parameters, computed from one batch of training samples."),
     ("group", "All training samples with the same label."),
-    ("cancel", "Contributions of opposite sign that undo each other. When their sum is less than 0.2 of the sum of "
-               "their absolute values, no percentages are given."),
+    ("cancel", "Contributions of opposite sign that undo each other. When their sum is less than "
+               f"{CANCELLATION_LIMIT} of the sum of their absolute values, no percentages are given."),
     ("weight decay", "What pulling all parameters towards zero did to the number."),
     ("momentum at the start", "What an optimizer carried over from before the recording did."),
     ("normalisation statistics", "What running means and variances inside the network did."),
@@ -96,6 +96,7 @@ class Report:
         notice = album.notice()
         page = _environment().get_template("page.html").render(
             title=self.title, lead=lead, sections=views, comparisons=compared, explains=bool(explained),
+            margins=any(why.kind == "margin" for _, why in explained),
             unit=explained[0][1].unit if explained else "", notices=[notice] if notice else [], glossary=GLOSSARY,
             accounting=ACCOUNTING, provenance=[(name, words(value)) for name, value in self.provenance.items()],
             style=_trusted(style), script=_trusted(script), style_hash=_hash(style), script_hash=_hash(script),
