@@ -75,39 +75,67 @@ def _weights(step: Step, means: Sequence[Sequence[Tensor]], which: Sequence[int]
     if len(means) == 1:
         return [1.0]
     counts = [len(batch.columns) for batch in step.batches]
-    usual = [1.0, 1 / len(means)]
     weights: list[float] = []
-    gathered: list[Tensor] | None = None
+    gathered = [torch.zeros_like(g) for g in means[0]]
     for j, mean in enumerate(means):
-        norms = step.batches[j].norms if j + 1 < len(means) else step.norms
-        weight = None if norms is None else _next_weight(gathered, mean, float(norms[list(which)].double().norm()))
-        round_ones = [*usual, counts[j] / sum(counts), *([weights[-1]] if weights else [])]
-        near = [r for r in round_ones if weight is not None and abs(weight - r) <= 10 * tolerance.equal * r]
-        if near:
-            weight = near[0]
-        elif weight is None or (j + 1 == len(means) and norms is step.norms):
-            # The last norm is that of the clipped gradient: the passes before it tell how this loop weighs a pass.
+        last = j + 1 == len(means)
+        norms = step.norms if last else step.batches[j].norms
+        usual = [1.0, 1 / len(means), counts[j] / sum(counts)]
+        if weights:
+            # A loop weighs its passes alike, or each by its size.
+            usual = [weights[-1], weights[0] * counts[j] / counts[0], *usual]
+        if norms is None:
             weight = weights[-1] if weights else 1 / len(means)
+        else:
+            target, largest = norms[list(which)].double(), step.largest if last else None
+            weight = _next_weight(gathered, mean, target, usual, largest, tolerance)
         weights.append(weight)
-        gathered = [weight * g if gathered is None else s + weight * g
-                    for g, s in zip(mean, gathered or mean, strict=True)]
+        gathered = [s + weight * g for s, g in zip(gathered, mean, strict=True)]
     return weights
 
 
-def _next_weight(gathered: list[Tensor] | None, mean: Sequence[Tensor], norm: float) -> float | None:
-    """The positive w with |gathered + w mean| = norm, or ``None``."""
+def _next_weight(gathered: Sequence[Tensor], mean: Sequence[Tensor], target: Tensor, usual: list[float],
+                 largest: float | None, tolerance: Tolerance) -> float:
+    """The w for which ``gathered + w mean`` has the norms recorded; after the last pass it may have been clipped."""
+    wanted = float(target.norm())
+    if wanted == 0:
+        return usual[0]
+
+    def total(w: float) -> list[Tensor]:
+        return [s + w * g for s, g in zip(gathered, mean, strict=True)]
+
+    plain = {w: float((target - _norms(total(w))).norm()) / wanted for w in [*usual, *_roots(gathered, mean, wanted)]}
+    near = min(max(2 * min(plain.values()), tolerance.equal), tolerance.alike)
+    for w in usual:
+        # A weight that people write is meant where it fits as well as the data can tell.
+        if plain[w] <= near:
+            return w
+    if largest is not None:
+        clipped = {w: _misfit_of_clipping(total(w), target, largest) for w in usual}
+        w = min(clipped, key=clipped.__getitem__)
+        if clipped[w] <= tolerance.alike:
+            return w
+    return min(plain, key=plain.__getitem__)
+
+
+def _roots(gathered: Sequence[Tensor], mean: Sequence[Tensor], norm: float) -> list[float]:
+    """The positive w with |gathered + w mean| = norm: up to two."""
     square = float(sum((g.double() ** 2).sum() for g in mean))
-    if square == 0:
-        return None
-    if gathered is None:
-        return norm / square**0.5
     cross = float(sum((s.double() * g.double()).sum() for s, g in zip(gathered, mean, strict=True)))
     constant = float(sum((s.double() ** 2).sum() for s in gathered)) - norm**2
     root = cross**2 - square * constant
-    if root < 0:
-        return None
-    weight = (-cross + root**0.5) / square
-    return weight if weight > 0 else None
+    if square == 0 or root < 0:
+        return []
+    return [w for w in ((-cross + root**0.5) / square, (-cross - root**0.5) / square) if w > 0]
+
+
+def _misfit_of_clipping(total: list[Tensor], target: Tensor, largest: float) -> float:
+    """How far the recorded norms are from those of the gradient after the clipping that suits best, relative."""
+    wanted, norms = float(target.norm()), _norms(total)
+    ratio = wanted / max(float(norms.norm()), torch.finfo(torch.float64).tiny)
+    scaled = float((target - ratio * norms).norm())
+    cut = float((target - _norms([t.clamp(-largest, largest) for t in total])).norm())
+    return min(scaled, cut) / wanted
 
 
 def _clip(target: Tensor, largest: float, total: list[Tensor], tolerance: Tolerance) -> float | list[Tensor]:
