@@ -12,7 +12,6 @@ percentage of their sum would mean little, and none is given.
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -21,10 +20,10 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
-from .. import pictures
 from ..errors import DataError
 from ..result import Check, CheckRow, Result, as_float64
 from . import wording
+from .gallery import gallery
 from .result import CHANNELS, Decomposition
 from .wording import CANCELLATION_LIMIT
 
@@ -312,40 +311,7 @@ class Explanation(Result):
         return f"{self.summary()}\n{self.sentence()}"
 
     def _repr_html_(self) -> str:
-        """Plain text first, then pictures; scoped under one class, and nothing in it is a script."""
-        blocks = [f"<p>{html.escape(self.summary())}</p>"]
-        for query in range(min(len(self), 4)):
-            blocks += [f"<p>{html.escape(self.sentence(query))}</p>", self._gallery(query)]
-        if len(self) > 4:
-            blocks.append(f"<p>Showing 4 of {len(self)} queries; why[i] shows query i.</p>")
-        return f'<div class="kernelscope">{"".join(blocks)}</div>'
-
-    def _named(self, position: int) -> str:
-        ledger = self.decomposition
-        label = "" if ledger.labels is None else f" {ledger.labels[position]}"
-        return f"#{int(ledger.sample_ids[position])}{label}"
-
-    def _gallery(self, query: int) -> str:
-        low, high = pictures.limits(self.inputs, self.sample_inputs)
-        place = {position: row for row, position in enumerate(self.samples.tolist())}
-
-        def cell(x: Tensor, caption: str) -> str:
-            if pictures.picture_shape(x.shape) is None:
-                return f"<td>{html.escape(pictures.words(x))}<br>{html.escape(caption)}</td>"
-            uri = pictures.data_uri(pictures.png(x, low, high))
-            image = f'<img src="{uri}" width="48" alt="{html.escape(caption)}" style="image-rendering:pixelated">'
-            return f"<td>{image}<br>{html.escape(caption)}</td>"
-
-        rows = []
-        for title, mark, sign in (("pushed for", "▲", 1), ("pushed against", "▼", -1)):
-            cells = [
-                cell(self.sample_inputs[place[i]],
-                     f"{self._named(i)} {mark} {wording.signed(float(self.shares[query, i]))}")
-                for i in self.ranked(query, self.k, sign) if i in place
-            ]
-            rows.append(f"<tr><th>{title}</th>{''.join(cells)}</tr>")
-        query_cell = cell(self.inputs[query], f"query {query}")
-        return f"<table><tr><th>the query</th>{query_cell}</tr>{''.join(rows)}</table>"
+        return gallery(self)
 
 
 def explain(
