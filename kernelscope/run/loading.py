@@ -7,6 +7,7 @@ sampler and the random state are read by the loader alone, exactly as without th
 
 from __future__ import annotations
 
+import operator
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,43 +26,55 @@ class LoaderTap:
         self.loader = loader
         self.deliver = deliver
         self.ids = ids
-        self.sampler: _TappedSampler | None = None
         self._kind: type | None = None
         if ids is None:
             _refuse_unnamed(loader)
 
     def open(self) -> None:
         """Begins to listen."""
-        if self.ids is None:
-            self.sampler = _TappedSampler(self.loader.batch_sampler)
-            # A loader forbids assignment to its sampler after construction; the tap puts it back when it closes.
-            self.loader.__dict__["batch_sampler"] = self.sampler
-        self._kind = type(self.loader)
+        kind = type(self.loader)
+        if hasattr(kind, "_tapped"):
+            raise RecordingError(
+                "Another recording listens to this loader already. Leave its `with` block first, or give each "
+                "recording a loader of its own."
+            )
+        self._kind = kind
         # len, attributes and isinstance stay the loader's; only its iterator is accompanied.
-        self.loader.__class__ = type(self._kind.__name__, (self._kind,), {"__iter__": _accompanied(self, self._kind)})
+        self.loader.__class__ = type(kind.__name__, (kind,), {"__iter__": _accompanied(self, kind), "_tapped": True})
 
     def close(self) -> None:
         """Leaves the loader as it was."""
         if self._kind is not None:
             self.loader.__class__ = self._kind
             self._kind = None
-        if self.sampler is not None:
-            self.loader.__dict__["batch_sampler"] = self.sampler.inner
-            self.sampler = None
+        # Workers that persist go on with the same iterator.
+        kept = getattr(self.loader, "_iterator", None)
+        sampler = getattr(kept, "_index_sampler", None)
+        if isinstance(sampler, _TappedSampler):
+            kept._index_sampler = sampler.inner  # type: ignore[union-attr]
 
 
 def _accompanied(tap: LoaderTap, kind: type[Any]) -> Callable[[Any], Iterator[Any]]:
     def iterate(loader: Any) -> Iterator[Any]:
-        if tap.sampler is not None:
-            tap.sampler.under_way = None
-        inner = kind.__iter__(loader)
-        under_way = None if tap.sampler is None else tap.sampler.under_way
-        if tap.sampler is not None and under_way is None:
+        if tap.ids is not None:
+            return _TappedIterator(kind.__iter__(loader), tap, None)
+        own = loader.batch_sampler
+        tapped = _TappedSampler(own)
+        kept = getattr(loader, "_iterator", None)
+        if kept is not None:
+            kept._index_sampler = tapped
+        # The iterator takes its sampler from the loader when it is made; a loader forbids the plain assignment.
+        loader.__dict__["batch_sampler"] = tapped
+        try:
+            inner = kind.__iter__(loader)
+        finally:
+            loader.__dict__["batch_sampler"] = own
+        if tapped.under_way is None:
             raise RecordingError(
-                "The loader keeps its workers and was iterated before the recording began, so the order of its "
-                "samples cannot be seen. Begin to record before the first epoch, or set persistent_workers=False."
+                f"A {kind.__name__} does not read its batch sampler when it is iterated, so the order of its samples "
+                "cannot be seen. Record with a torch DataLoader, or pass ids=lambda batch: ... to record(...)."
             )
-        return _TappedIterator(inner, tap, under_way)
+        return _TappedIterator(inner, tap, tapped.under_way)
 
     return iterate
 
@@ -71,16 +84,16 @@ class _TappedSampler:
 
     def __init__(self, inner: Any):
         self.inner = inner
-        self.under_way: deque[list[int]] | None = None
+        self.under_way: deque[Any] | None = None
 
-    def __iter__(self) -> Iterator[list[int]]:
-        under_way: deque[list[int]] = deque()
+    def __iter__(self) -> Iterator[Any]:
+        under_way: deque[Any] = deque()
         self.under_way = under_way
         return self._draw(iter(self.inner), under_way)
 
-    def _draw(self, inner: Iterator[Any], under_way: deque[list[int]]) -> Iterator[Any]:
+    def _draw(self, inner: Iterator[Any], under_way: deque[Any]) -> Iterator[Any]:
         for ids in inner:
-            under_way.append(list(ids))
+            under_way.append(_listed(ids))
             yield ids
 
     def __len__(self) -> int:
@@ -91,22 +104,35 @@ class _TappedSampler:
 
 
 class _TappedIterator:
-    def __init__(self, inner: Iterator[Any], tap: LoaderTap, under_way: deque[list[int]] | None):
+    def __init__(self, inner: Iterator[Any], tap: LoaderTap, under_way: deque[Any] | None):
         self._inner = inner
         self._tap_of = tap
         self._under_way = under_way
+        self._at_once = tap.loader.num_workers == 0
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
-        batch = next(self._inner)
-        if self._under_way is not None:
-            ids = self._under_way.popleft()
-        else:
+        if self._under_way is None:
+            batch = next(self._inner)
             assert self._tap_of.ids is not None
-            ids = self._tap_of.ids(batch)
-        self._tap_of.deliver(batch, _as_integers(ids))
+            ids = _listed(self._tap_of.ids(batch))
+        else:
+            if self._at_once:
+                # Without workers a batch is drawn when it is asked for; one that failed leaves its ids behind.
+                self._under_way.clear()
+            try:
+                batch = next(self._inner)
+            except StopIteration:
+                raise
+            except Exception:
+                # With workers the error takes the turn of its batch.
+                if self._under_way and not self._at_once:
+                    self._under_way.popleft()
+                raise
+            ids = self._under_way.popleft()
+        self._tap_of.deliver(batch, as_integers(ids))
         return batch
 
     def __len__(self) -> int:
@@ -116,14 +142,21 @@ class _TappedIterator:
         return getattr(self._inner, name)
 
 
-def _as_integers(ids: Any) -> list[int]:
-    values = ids.tolist() if hasattr(ids, "tolist") else list(ids)
-    if not all(isinstance(value, int) for value in values):
+def _listed(ids: Any) -> Any:
+    # A sampler may go on to use the list it gave.
+    return ids.tolist() if hasattr(ids, "tolist") else list(ids)
+
+
+def as_integers(ids: Any) -> list[int]:
+    """Sample ids as a list of whole numbers."""
+    values = _listed(ids)
+    try:
+        return [operator.index(value) for value in values]
+    except TypeError:
         raise RecordingError(
             f"Sample ids must be whole numbers, one for each row of the batch; came {values[:3]!r}. "
             "Let the sampler give indices, or pass ids=lambda batch: ... that returns whole numbers."
-        )
-    return values
+        ) from None
 
 
 def _refuse_unnamed(loader: DataLoader[Any]) -> None:
