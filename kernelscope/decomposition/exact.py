@@ -1,8 +1,9 @@
 r"""The exact decomposition of a recorded run.
 
-For any optimizer, :math:`f_T(x) - f_0(x) = \sum_k \langle\bar\phi_k(x), D_k\rangle` with :math:`\bar\phi_k` the query's gradient
-averaged along step k. Where a rule gives :math:`D_k` as a linear function of what the samples did, one backward pass
-over the steps carries an adjoint test feature :math:`\psi_s(x)`, and the share of sample i at step s is
+For any optimizer, :math:`f_T(x) - f_0(x) = \sum_k \langle\bar\phi_k(x), D_k\rangle` with
+:math:`\bar\phi_k` the query's gradient averaged along step k. Where a rule gives :math:`D_k` as a linear function of
+what the samples did, one backward pass over the steps carries an adjoint test feature :math:`\psi_s(x)`, and the share
+of sample i at step s is
 
 .. math:: c_{i,s}(x) = -\frac{w_s}{B} \langle\psi_s(x), \nabla_\theta\ell_i(\theta_s)\rangle .
 
@@ -29,10 +30,13 @@ from .output import output_functional
 from .quadrature import Quadrature
 from .query_side import QuerySide, as_queries
 from .result import Decomposition
-from .sweep import Segment, Sweep, outputs_only
+from .sweep import PartSweep, Segment, outputs_only, sweep
 from .training_side import TrainingSide
 from .trajectory import AveragedTrajectory, Trajectory
 from .unrolling import OptimizerState, Unroller, batch_rows
+
+#: Rows of gradients that are made at once, in bytes: enough to be one large product, few enough to stay near the core.
+PART = 2**24
 
 
 def decompose(
@@ -129,9 +133,10 @@ def decompose(
                        disable=None if progress is None else not progress)
             with bar:
                 for start in range(0, len(side), plan.block):
-                    rows = slice(start, min(start + plan.block, len(side)))
-                    sweep = Sweep(ledger, rows, side.part(rows), rules, trajectory, averaged, training)
-                    sweep(segments, unroller, bar.update)
+                    end = min(start + plan.block, len(side))
+                    cuts = [slice(a, min(a + plan.part, end)) for a in range(start, end, plan.part)]
+                    parts = [PartSweep(ledger, rows, side.part(rows), rules, trajectory, averaged) for rows in cuts]
+                    sweep(parts, segments, unroller, trajectory, training, bar.update)
         else:
             outputs_only(ledger, side, trajectory, averaged)
     if not all(bool(torch.isfinite(t).all()) for t in (ledger.contributions, ledger.path)):
@@ -208,9 +213,10 @@ def _groups(run: Run, groups: bool | Sequence[str] | None) -> tuple[list[str], T
 
 @dataclass(frozen=True)
 class _Plan:
-    """How many queries are taken at once, how many steps are held, and what that needs."""
+    """How many queries go back through the run together, how many of them at once, and how many steps are held."""
 
     block: int
+    part: int
     passes: int
     length: int
     bytes: int
@@ -224,17 +230,19 @@ class _Plan:
         """
         size = max(run.parameter_count * dtype.itemsize, 1)
         width = max(len(side.functional.names), 1)
-        # A row is an adjoint, a gradient, a direction, and what makes the gradient; a step its parameters, its gap
-        # and its preconditioner.
-        per_query, per_step = 5 * width * size, 4 * size
-        if per_query > 4 * memory:
+        # Between steps a row is its adjoint; at a step it is also a gradient, what makes it, and a direction. A held
+        # step is its parameters, its gap and its preconditioner.
+        kept, working, held = width * size, 4 * width * size, 4 * size
+        if kept + working > 4 * memory:
             raise OutOfBudget(
-                f"One query with {width} outputs needs about {per_query / 2**20:.0f} MiB, and memory={memory} allows "
-                f'{memory / 2**20:.0f} MiB. Explain fewer outputs, for example output="margin", or raise memory.'
+                f"One query with {width} outputs needs about {(kept + working) / 2**20:.0f} MiB, and memory={memory} "
+                f'allows {memory / 2**20:.0f} MiB. Explain fewer outputs, for example output="margin", or raise memory.'
             )
-        block = min(max(1, memory // (2 * per_query)), len(side))
-        length = min(max(1, memory // (2 * per_step)), len(run))
-        return cls(block, -(-len(side) // block), length, block * per_query + length * per_step)
+        block = min(max(1, memory // (2 * kept)), len(side))
+        part = min(block, max(1, min(PART, memory // 4) // kept))
+        length = min(max(1, memory // (4 * held)), len(run))
+        needed = block * kept + part * working + length * held
+        return cls(block, part, -(-len(side) // block), length, needed)
 
 
 def _segments(run: Run, unroller: Unroller, trajectory: Trajectory, length: int) -> list[Segment]:

@@ -1,12 +1,14 @@
 r"""The query side of a step kernel: outputs of the network at given parameters, and their gradients.
 
-Queries are read in eval mode, where each stands for itself, so their gradients
-:math:`\nabla_\theta f_c(x_q;\theta)` come from one vectorised Jacobian; where ``torch.func`` cannot transform the module, from
-plain automatic differentiation, one output at a time.
+Queries are read in eval mode, where each stands for itself. Their gradients :math:`\nabla_\theta f_c(x_q;\theta)` come
+from one batched pass where all layers are common ones, from a vectorised Jacobian where ``torch.func`` can transform
+the module, and else from plain automatic differentiation, one output at a time.
 """
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,8 +17,12 @@ from torch.func import jacrev, vmap
 
 from ..errors import DataError, NonFiniteError
 from ..network import Network, Parameters
+from .layers import LayerGradients
 from .output import OutputFunctional
 from .training_side import AGREEMENT
+
+#: The ways to compute gradients, in the order in which they are tried.
+WAYS = ("layers", "vectorised", "loop")
 
 
 class QuerySide:
@@ -27,26 +33,27 @@ class QuerySide:
         inputs: The queries, each tensor with one row for each.
         functional: What is explained of the outputs.
         names: The parameters to differentiate by.
-        way: ``"vectorised"`` or ``"loop"``.
     """
 
-    def __init__(self, network: Network, inputs: tuple[Tensor, ...], functional: OutputFunctional, names: list[str],
-                 way: str = "vectorised"):
+    def __init__(self, network: Network, inputs: tuple[Tensor, ...], functional: OutputFunctional, names: list[str]):
         self.network = network
         self.inputs = inputs
         self.functional = functional
         self.names = names
-        self.way = way
+        self.way = WAYS[0]
         self.note = ""
+        self._layers: LayerGradients | None = None
 
     def __len__(self) -> int:
         return len(self.inputs[0])
 
     def part(self, rows: slice) -> QuerySide:
         """Some of the queries."""
+        part = copy.copy(self)
         side = None if self.functional.side is None else self.functional.side[rows]
-        functional = OutputFunctional(self.functional.function, side, self.functional.names)
-        return QuerySide(self.network, tuple(x[rows] for x in self.inputs), functional, self.names, self.way)
+        part.functional = replace(self.functional, side=side)
+        part.inputs = tuple(x[rows] for x in self.inputs)
+        return part
 
     def outputs(self, parameters: Parameters, buffers: Parameters) -> tuple[Any, Tensor]:
         """The network's outputs, and the explained numbers with shape :math:`(q, c)`."""
@@ -56,25 +63,31 @@ class QuerySide:
 
     def gradients(self, parameters: Parameters, buffers: Parameters) -> list[Tensor]:
         """The gradients of all explained numbers, for each parameter with shape :math:`(q c, *)`."""
-        return self._vectorised(parameters, buffers) if self.way == "vectorised" else self._loop(parameters, buffers)
+        ways = {"layers": self._by_layers, "vectorised": self._vectorised, "loop": self._loop}
+        return ways[self.way](parameters, buffers)
 
     def probe(self, parameters: Parameters, buffers: Parameters) -> None:
-        """Takes the loop if the vectorised gradients fail on two queries, or differ there."""
+        """Finds the first way that agrees with plain automatic differentiation on two queries."""
         two = self.part(slice(0, 2))
         truth = two._loop(parameters, buffers)
-        try:
-            found = two._vectorised(parameters, buffers)
-        except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
-            self.way, self.note = "loop", f"queries one by one: {str(error).strip().splitlines()[0][:160]}"
-            return
-        scale = max(float(t.abs().max()) for t in truth) if truth else 0.0
-        gap = max(float((a - b).abs().max()) for a, b in zip(truth, found, strict=True)) if truth else 0.0
-        if gap > AGREEMENT[self.inputs_dtype(parameters)] * scale:
-            self.way, self.note = "loop", "queries one by one: they depend on each other when vectorised"
+        scale = max(float(t.abs().max()) for t in truth)
+        notes: list[str] = []
+        for way in WAYS:
+            if way == "layers":
+                if not LayerGradients.covers(self.network, (), self.names):
+                    continue
+                self._layers = two._layers = LayerGradients(self.network, (), self.names)
+            self.way = two.way = way
+            problem = None if way == "loop" else _disagreement(two, parameters, buffers, truth, scale)
+            if problem is None:
+                break
+            notes.append(f"queries not {way}: {problem}")
+        self.note = "; ".join(notes)
 
-    def inputs_dtype(self, parameters: Parameters) -> torch.dtype:
-        """The precision of the ledger."""
-        return next(iter(parameters.values())).dtype
+    def _by_layers(self, parameters: Parameters, buffers: Parameters) -> list[Tensor]:
+        assert self._layers is not None
+        rows = self._layers(parameters, buffers, self.inputs, lambda raw: self.functional(raw, self.functional.side))
+        return [rows[name] for name in self.names]
 
     def _vectorised(self, parameters: Parameters, buffers: Parameters) -> list[Tensor]:
         own = {name: parameters[name] for name in self.names}
@@ -102,6 +115,17 @@ class QuerySide:
         return [torch.stack(column) for column in zip(*rows, strict=True)]
 
 
+def _disagreement(side: QuerySide, parameters: Parameters, buffers: Parameters, truth: list[Tensor],
+                  scale: float) -> str | None:
+    try:
+        found = side.gradients(parameters, buffers)
+    # torch.func reports what it cannot transform by these.
+    except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+        return str(error).strip().splitlines()[0][:160]
+    gap = max(float((a - b).abs().max()) for a, b in zip(truth, found, strict=True))
+    return None if gap <= AGREEMENT[truth[0].dtype] * scale else "they depend on each other"
+
+
 def as_queries(x: Any, like: tuple[Tensor, ...], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
     """Queries as a tuple of tensors of the ledger's precision.
 
@@ -115,17 +139,23 @@ def as_queries(x: Any, like: tuple[Tensor, ...], dtype: torch.dtype, device: tor
             "Use torch.as_tensor(x)."
         )
     if like and len(parts) != len(like):
-        raise DataError(f"The network takes {len(like)} inputs and {len(parts)} came. Pass x=({', '.join('...' for _ in like)}).")
+        raise DataError(
+            f"The network takes {len(like)} inputs and {len(parts)} came. Pass x as a tuple of {len(like)} tensors."
+        )
     for t, known in zip(parts, like, strict=bool(like)):
         if t.ndim != known.ndim:
             hint = " A single query needs a leading axis: x[None]." if t.ndim == known.ndim - 1 else ""
             raise DataError(
-                f"Queries must have {known.ndim} axes like the training inputs, (n, {', '.join(map(str, known.shape[1:]))}); "
-                f"came {tuple(t.shape)}.{hint}"
+                f"Queries must have {known.ndim} axes like the training inputs, "
+                f"(n, {', '.join(map(str, known.shape[1:]))}); came {tuple(t.shape)}.{hint}"
             )
         if len(t) != len(parts[0]):
-            raise DataError(f"The inputs of the queries have {[len(p) for p in parts]} rows. Give each the same number.")
-        if t.is_floating_point() and not bool(torch.isfinite(t).all()):
-            bad = int((~torch.isfinite(t).flatten(1).all(1) if t.ndim > 1 else ~torch.isfinite(t)).nonzero()[0])
-            raise NonFiniteError(f"Query {bad} holds NaN or infinite values. Remove it, or fill in the values it lacks.")
+            raise DataError(
+                f"The inputs of the queries have {[len(p) for p in parts]} rows. Give each the same number."
+            )
+        finite = torch.isfinite(t).flatten(1).all(1) if t.ndim > 1 else torch.isfinite(t)
+        if not bool(finite.all()):
+            raise NonFiniteError(
+                f"Query {int((~finite).nonzero()[0])} holds NaN or infinite values. Remove it, or mend it."
+            )
     return tuple(t.detach().to(device, dtype) if t.is_floating_point() else t.detach().to(device) for t in parts)

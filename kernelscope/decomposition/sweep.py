@@ -4,9 +4,10 @@ At step s, with :math:`p_s` the averaged query gradient and the coefficients of 
 
 .. math:: M_s = e_s A_s^T p_s + a_{s+1} M_{s+1}, \qquad \psi_s = c_s A_s^T p_s + b_s B_s^T M_s,
 
-and the ledger receives :math:`-\langle\psi_s, w g_i\rangle` for each sample, :math:`-\lambda\langle\psi_s,\theta_s\rangle` and
-:math:`-w_s\langle p_s, \theta_s\rangle` for decay, :math:`\langle p_s, \text{gap}_s\rangle` for what the rule does not explain, and at the
-start :math:`-\langle a M, m\rangle` for momentum that was there before. Averaged weights are explained by taking the query
+and the ledger receives :math:`-\langle\psi_s, w g_i\rangle` for each sample,
+:math:`-\lambda\langle\psi_s,\theta_s\rangle` and :math:`-w_s\langle p_s, \theta_s\rangle` for decay,
+:math:`\langle p_s, \text{gap}_s\rangle` for what the rule does not explain, and at the start
+:math:`-\langle a M, m\rangle` for momentum that was there before. Averaged weights are explained by taking the query
 gradient along them and carrying one more adjoint: with :math:`\lambda_k = p_k + \epsilon_{k+1}`, a step receives
 :math:`\sum_{k\ge s}(1-a_k)\lambda_k`, and :math:`\epsilon_k = a_k\epsilon_{k+1} - (1-a_k)p_k`.
 """
@@ -24,9 +25,9 @@ from ..network import Parameters
 from .ledger import Ledger
 from .quadrature import Quadrature
 from .query_side import QuerySide
-from .training_side import TrainingSide
+from .training_side import Products, TrainingSide
 from .trajectory import AveragedTrajectory, Trajectory
-from .unrolling import OptimizerState, UnrolledStep, Unroller, batch_rows, sample_weights
+from .unrolling import Key, OptimizerState, UnrolledStep, Unroller, batch_rows, sample_weights
 
 
 @dataclass(eq=False)
@@ -55,8 +56,29 @@ class Segment:
         return unrolled
 
 
-class Sweep:
-    """One backward pass over the run for some of the queries.
+def sweep(parts: list[PartSweep], segments: list[Segment], unroller: Unroller, trajectory: Trajectory,
+          training: TrainingSide, advance: Callable[[int], object]) -> None:
+    """Goes over all segments, last first, with parts of the queries side by side: they share each batch's gradients."""
+    run = trajectory.run
+    for part in parts:
+        part.begin()
+    theta: Parameters = {}
+    for segment in reversed(segments):
+        first, rows, unrolled = segment.unroll(unroller, trajectory)
+        for k in range(segment.stop - 1, segment.start - 1, -1):
+            step = unrolled[k - segment.start]
+            theta = rows[k - first]
+            products = [training.products(batch, k, rows[batch.at - first], list(step.linear))
+                        for batch in (run.step(k).batches if step.linear else ())]
+            for part in parts:
+                part.step(k, (theta, rows[k + 1 - first]), step, products)
+            advance(1)
+    for part in parts:
+        part.end(theta, segments[0].state.momentum)
+
+
+class PartSweep:
+    """The adjoints of some of the queries on their way back through the run.
 
     Args:
         ledger: Where the amounts go.
@@ -65,73 +87,59 @@ class Sweep:
         quadrature: How the query gradient is averaged.
         trajectory: The run's parameters.
         averaged: The averaged weights, if they are what is explained.
-        training: The training side.
     """
 
     def __init__(self, ledger: Ledger, rows: slice, side: QuerySide, quadrature: Quadrature, trajectory: Trajectory,
-                 averaged: AveragedTrajectory | None, training: TrainingSide):
+                 averaged: AveragedTrajectory | None):
         self.ledger, self.rows, self.side, self.quadrature = ledger, rows, side, quadrature
-        self.trajectory, self.averaged, self.training = trajectory, averaged, training
+        self.trajectory, self.averaged = trajectory, averaged
         self.run = trajectory.run
-        self._momentum: dict[str, Tensor] = {}  # M of the later step
-        self._factor: dict[str, float] = {}  # a of the later step, which M still has to be multiplied by
+        self._value = torch.zeros(0)  # the output after the step that is next
+        self._momentum: dict[Key, Tensor] = {}  # M of the later step
+        self._factor: dict[Key, float] = {}  # a of the later step, which M still has to be multiplied by
         self._epsilon: Parameters = {}
         self._received: Parameters = {}
 
-    def __call__(self, segments: list[Segment], unroller: Unroller, advance: Callable[[int], object]) -> None:
-        """Goes over all segments, last first, and books everything."""
-        value = self._end()
-        rows: list[Parameters] = []
-        for segment in reversed(segments):
-            first, rows, unrolled = segment.unroll(unroller, self.trajectory)
-            for k in range(segment.stop - 1, segment.start - 1, -1):
-                held = rows[k - first], rows[k + 1 - first]
-                value = self._step(k, held, unrolled[k - segment.start], value,
-                                   [rows[batch.at - first] for batch in self.run.step(k).batches])
-                advance(1)
-        start = segments[0]
-        self._momentum_at_start(start.state.momentum)
-        theta = rows[start.start - batch_rows([self.run.step(k) for k in range(start.start, start.stop)],
-                                              start.start)]
-        if self.averaged is not None:
-            self._average_at_start(theta)
-            theta = self.averaged[0]
-        self._start(theta, value)
+    def begin(self) -> None:
+        """Sees the outputs at the end of the run."""
+        stop = self.run.stop
+        buffers = self.trajectory.buffers(stop)
+        if self.averaged is None:
+            self._value = self._see(stop, self.trajectory.rows(stop, stop)[0], buffers)
+            return
+        recorded = self._see(stop, self.averaged.recorded_end, buffers)
+        self._value = self.side.outputs(self.averaged[stop], buffers)[1]
+        # The average was kept in the precision of training; what that did to it is rounding.
+        self.ledger.book("rounding", self.rows, recorded - self._value)
 
-    # -- outputs along the run ---------------------------------------------------------------------------------------
+    def end(self, theta: Parameters, momentum: dict[str, Tensor]) -> None:
+        """Books what was there before the first step, and sees the initial outputs."""
+        for name, adjoint in self._momentum.items():
+            if name in momentum:
+                self.ledger.book("momentum", self.rows, -self._factor[name] * _dot(adjoint, momentum[name]))
+        if self.averaged is not None:
+            # Averaged weights that differ from the trained ones as recording begins are states from before.
+            apart = {name: theta[name] - self.averaged[0][name] for name in self._received}
+            self.ledger.book("momentum", self.rows, _dots(self._received, apart))
+            theta = self.averaged[0]
+        first = self._see(self.run.start, theta, self.trajectory.first_buffers())
+        self.ledger.book("buffers", self.rows, self._value - first)
 
     def _see(self, k: int, parameters: Parameters, buffers: Parameters) -> Tensor:
         raw, values = self.side.outputs(parameters, buffers)
         self.ledger.see(self.rows, k, raw, values)
         return values
 
-    def _end(self) -> Tensor:
-        stop = self.run.stop
-        buffers = self.trajectory.buffers(stop)
-        if self.averaged is None:
-            return self._see(stop, self.trajectory.rows(stop, stop)[0], buffers)
-        recorded = self._see(stop, self.averaged.recorded_end, buffers)
-        computed = self.side.outputs(self.averaged[stop], buffers)[1]
-        # The average was kept in the precision of training; what that did to it is rounding.
-        self.ledger.book("rounding", self.rows, recorded - computed)
-        return computed
-
-    def _start(self, theta: Parameters, value: Tensor) -> None:
-        first = self._see(self.run.start, theta, self.trajectory.first_buffers())
-        self.ledger.book("buffers", self.rows, value - first)
-
-    # -- one step ----------------------------------------------------------------------------------------------------
-
-    def _step(self, k: int, held: tuple[Parameters, Parameters], unrolled: UnrolledStep, value: Tensor,
-              at: list[Parameters]) -> Tensor:
-        """Books step k; ``value`` is the output after it, and the output before it is returned."""
+    def step(self, k: int, held: tuple[Parameters, Parameters], unrolled: UnrolledStep,
+             products: list[Products]) -> None:
+        """Books step k, between the parameters ``held``; ``products`` meet directions with the samples' gradients."""
         theta = held[0]
         ends = held if self.averaged is None else (self.averaged[k], self.averaged[k + 1])
         buffers = self.trajectory.buffers(k)
-        there = value
-        if not _same(buffers, self.trajectory.run.buffers(k + 1)):
+        there = self._value
+        if not _same(buffers, self.run.buffers(k + 1)):
             there = self.side.outputs(ends[1], buffers)[1]
-            self.ledger.book("buffers", self.rows, value - there)
+            self.ledger.book("buffers", self.rows, self._value - there)
         here = self._see(k, ends[0], buffers)
         p = self._gradients(k, ends, buffers, there - here)
         if self.averaged is not None:
@@ -144,12 +152,11 @@ class Sweep:
         scales = {name: rule.sign for name, rule in unrolled.linear.items()}
         if isinstance(unrolled.clip, float):
             scales = {name: sign * unrolled.clip for name, sign in scales.items()}
-        for j, batch in enumerate(self.run.step(k).batches if directions else ()):
+        for j, (batch, meet) in enumerate(zip(self.run.step(k).batches, products, strict=False)):
             weight = -sample_weights(unrolled, batch, j)
-            products = self.training.products(batch, k, at[j], directions,
-                                              {name: weight * scale for name, scale in scales.items()})
-            self.ledger.share(self.rows, k, batch.columns, products)
-        return here
+            shares = meet(directions, {name: weight * scale for name, scale in scales.items()})
+            self.ledger.share(self.rows, k, batch.columns, shares)
+        self._value = here
 
     def _gradients(self, k: int, ends: tuple[Parameters, Parameters], buffers: Parameters,
                    change: Tensor) -> Parameters:
@@ -182,8 +189,9 @@ class Sweep:
         q = p if rule.after is None else rule.after(p)
         psi: Tensor | None = q * rule.c if rule.c else None
         if rule.a or rule.b:
-            later = self._momentum.pop(name, None)
-            momentum = q * rule.e if later is None else later.mul_(self._factor[name]).add_(q, alpha=rule.e)
+            key = unrolled.keys[name]
+            later = self._momentum.pop(key, None)
+            momentum = q * rule.e if later is None else later.mul_(self._factor[key]).add_(q, alpha=rule.e)
             side = momentum if rule.before is None else rule.before(momentum)
             psi = (side if rule.b == 1.0 else side * rule.b) if psi is None else psi.add_(side, alpha=rule.b)
             if name in unrolled.fresh:
@@ -192,19 +200,12 @@ class Sweep:
                 if found is not None:
                     self.ledger.book("momentum", self.rows, -rule.a * _dot(momentum, found))
             else:
-                self._momentum[name], self._factor[name] = momentum, rule.a
+                self._momentum[key], self._factor[key] = momentum, rule.a
         if psi is None:
             psi = torch.zeros_like(p)
         if rule.coupled:
             self.ledger.book("decay", self.rows, -rule.coupled * _dot(psi, theta))
         return psi if isinstance(unrolled.clip, float) else psi * unrolled.clip[name]
-
-    def _momentum_at_start(self, momentum: dict[str, Tensor]) -> None:
-        for name, adjoint in self._momentum.items():
-            if name in momentum:
-                self.ledger.book("momentum", self.rows, -self._factor[name] * _dot(adjoint, momentum[name]))
-
-    # -- averaged weights --------------------------------------------------------------------------------------------
 
     def _through_average(self, a: float, p: Parameters) -> Parameters:
         """What a step of the trained weights receives, from the gradient along the averaged ones."""
@@ -215,12 +216,6 @@ class Sweep:
             self._received[name] = both * (1 - a) if received is None else received.add_(both, alpha=1 - a)
             self._epsilon[name] = rows * (a - 1) if epsilon is None else epsilon.mul_(a).add_(rows, alpha=a - 1)
         return self._received
-
-    def _average_at_start(self, theta: Parameters) -> None:
-        """Averaged weights that differ from the trained ones as recording begins are states from before."""
-        assert self.averaged is not None
-        apart = {name: theta[name] - self.averaged[0][name] for name in self._received}
-        self.ledger.book("momentum", self.rows, _dots(self._received, apart))
 
 
 def _dot(rows: Tensor, vector: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 r"""The training side of a step kernel: how each sample's loss gradient meets a test direction.
 
 For directions :math:`\psi_q` the shares need :math:`\langle\psi_q, g_i\rangle`, with :math:`g_i` the gradient of the
-i-th loss term at the parameters the forward pass saw. There are three exact ways, and all give the same numbers:
+i-th loss term at the parameters the forward pass saw. There are four exact ways, and all give the same numbers:
 
+- ``layers``: per-sample gradients of common layers from one batched pass, then one matrix product;
 - ``samples``: per-sample gradients by ``vmap(grad)``, then one matrix product;
 - ``batch``: a directional derivative of all losses of the batch at once, which also holds where the samples of a batch
   meet each other (batch normalisation) or share random numbers (dropout);
@@ -24,16 +25,17 @@ from ..network import Parameters, cast, per_sample_losses, random_state
 from ..run.replay import batch_tensors
 from ..run.run import Run
 from ..run.step import MicroBatch
-
+from .layers import LayerGradients
 
 #: The ways, in the order in which they are tried.
-WAYS = ("samples", "batch", "loop")
+WAYS = ("layers", "samples", "batch", "loop")
 
 #: How closely a way must meet plain automatic differentiation, relative.
 AGREEMENT = {torch.float64: 1e-8, torch.float32: 1e-3}
 
 
-Way = Callable[[MicroBatch, int, Parameters, Parameters, dict[str, float]], Tensor]
+#: Directions by parameter, with shape (Q, *), and a factor for each, to products with shape (Q, B).
+Products = Callable[[Parameters, dict[str, float]], Tensor]
 
 
 class TrainingSide:
@@ -53,6 +55,7 @@ class TrainingSide:
         self.memory = memory
         self.way = "samples"
         self.note = ""
+        self._layers: dict[tuple[tuple[str, ...], tuple[str, ...]], LayerGradients] = {}
 
     def to(self, value: Any) -> Any:
         """Moves tensors to the ledger's precision and device."""
@@ -66,44 +69,45 @@ class TrainingSide:
             gradients = torch.autograd.grad(losses.mean(), list(leaves.values()), allow_unused=True)
         return [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, leaves.values(), strict=True)]
 
-    def products(self, batch: MicroBatch, k: int, parameters: Parameters, directions: Parameters,
-                 scales: dict[str, float]) -> Tensor:
-        r""":math:`\langle s\psi_q, g_i\rangle` for all directions and samples, with shape :math:`(Q, B)`.
+    def products(self, batch: MicroBatch, k: int, parameters: Parameters, moving: list[str]) -> Products:
+        r"""Makes the function that gives :math:`\langle s\psi_q, g_i\rangle` for directions and factors s.
+
+        What all directions share is computed once, at the first call.
 
         Args:
             batch: The forward pass.
             k: Its step, whose buffers it saw.
             parameters: The parameters it saw.
-            directions: For each parameter the directions, with shape :math:`(Q, *)`.
-            scales: A factor s for each parameter, applied where it costs least.
+            moving: The parameters that the directions have.
         """
-        return self._by(self.way)(batch, k, parameters, directions, scales)
+        return self._by(self.way)(batch, k, parameters, moving)
 
-    def _by(self, way: str) -> Way:
-        return {"samples": self._by_samples, "batch": self._by_batch, "loop": self._by_loop}[way]
+    def _by(self, way: str) -> Callable[[MicroBatch, int, Parameters, list[str]], Products]:
+        return {"layers": self._by_rows, "samples": self._by_rows, "batch": self._by_batch, "loop": self._by_loop}[way]
 
     def probe(self, batch: MicroBatch, k: int, parameters: Parameters, moving: list[str]) -> None:
         """Finds the first way that agrees with plain automatic differentiation on a real batch."""
         generator = torch.Generator().manual_seed(0)
         directions = {name: self.to(torch.randn(2, *parameters[name].shape, generator=generator)) for name in moving}
-        scales = dict.fromkeys(directions, 1.0)
-        truth = self._by_loop(batch, k, parameters, directions, scales, most=2)
+        truth = self._by_loop(batch, k, parameters, moving, most=2)(directions, dict.fromkeys(moving, 1.0))
         coupled = self.run.network.couples(batch.training) or batch.random is not None
+        ways = list(WAYS[2:] if coupled else WAYS)
+        if "layers" in ways and not LayerGradients.covers(self.run.network, batch.training, moving):
+            ways.remove("layers")
         notes: list[str] = []
-        for way in WAYS[1:] if coupled else WAYS:
-            if way == "loop":
-                self.way, self.note = way, "; ".join(notes)
-                return
-            problem = self._disagreement(way, batch, k, parameters, directions, scales, truth)
+        for way in ways:
+            self.way = way
+            problem = None if way == "loop" else self._disagreement(batch, k, parameters, directions, truth)
             if problem is None:
-                self.way, self.note = way, "; ".join(notes)
-                return
+                break
             notes.append(f"not by {way}: {problem}")
+        self.note = "; ".join(notes)
 
-    def _disagreement(self, way: str, batch: MicroBatch, k: int, parameters: Parameters, directions: Parameters,
-                      scales: dict[str, float], truth: Tensor) -> str | None:
+    def _disagreement(self, batch: MicroBatch, k: int, parameters: Parameters, directions: Parameters,
+                      truth: Tensor) -> str | None:
         try:
-            found = self._by(way)(batch, k, parameters, directions, scales)[:, :truth.shape[1]]
+            products = self.products(batch, k, parameters, list(directions))
+            found = products(directions, dict.fromkeys(directions, 1.0))[:, :truth.shape[1]]
         # torch.func reports what it cannot transform by these.
         except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
             return str(error).strip().splitlines()[0][:160]
@@ -122,70 +126,94 @@ class TrainingSide:
         outputs = self.run.network(parameters, buffers, inputs, training)
         return per_sample_losses(self.run.loss, outputs, targets, len(targets))
 
-    def _by_samples(self, batch: MicroBatch, k: int, parameters: Parameters, directions: Parameters,
-                    scales: dict[str, float]) -> Tensor:
+    def _by_rows(self, batch: MicroBatch, k: int, parameters: Parameters, moving: list[str]) -> Products:
         inputs, targets = self.to(batch_tensors(self.run, batch))
         buffers = self.to(self.run.buffers(k))
-        fixed = {name: p for name, p in parameters.items() if name not in directions}
-
-        def loss(moving: Parameters, x: tuple[Tensor, ...], y: Tensor) -> Tensor:
-            one = tuple(t.unsqueeze(0) for t in x)
-            return self._per_sample({**fixed, **moving}, buffers, one, y.unsqueeze(0), batch.training).sum()
-
-        gradients = vmap(grad(loss), in_dims=(None, 0, 0))
-        moving = {name: parameters[name] for name in directions}
-        size = sum(p.numel() for p in moving.values()) * self.dtype.itemsize
+        rows_of = self._layer_rows if self.way == "layers" else self._transformed_rows
+        size = sum(parameters[name].numel() for name in moving) * self.dtype.itemsize
         block = max(1, min(len(targets), self.memory // (2 * max(size, 1))))
-        parts = []
-        for start in range(0, len(targets), block):
-            rows = gradients(moving, tuple(x[start:start + block] for x in inputs), targets[start:start + block])
-            parts.append(_pair(directions, {name: _scaled(g, scales[name]) for name, g in rows.items()}))
-        return torch.cat(parts, dim=1)
+        kept: list[Parameters] = []
 
-    def _by_batch(self, batch: MicroBatch, k: int, parameters: Parameters, directions: Parameters,
-                  scales: dict[str, float]) -> Tensor:
+        def rows(start: int) -> Parameters:
+            part = slice(start, start + block)
+            return rows_of(batch, parameters, buffers, tuple(x[part] for x in inputs), targets[part], moving)
+
+        def products(directions: Parameters, scales: dict[str, float]) -> Tensor:
+            if block >= len(targets):
+                if not kept:
+                    kept.append(rows(0))
+                return _pair(directions, kept[0], scales)
+            return torch.cat([_pair(directions, rows(start), scales) for start in range(0, len(targets), block)], 1)
+
+        return products
+
+    def _layer_rows(self, batch: MicroBatch, parameters: Parameters, buffers: Parameters, inputs: tuple[Tensor, ...],
+                    targets: Tensor, moving: list[str]) -> Parameters:
+        key = batch.training, tuple(moving)
+        if key not in self._layers:
+            self._layers[key] = LayerGradients(self.run.network, batch.training, moving)
+        losses = lambda outputs: per_sample_losses(self.run.loss, outputs, targets, len(targets)).unsqueeze(1)
+        return self._layers[key](parameters, buffers, inputs, losses)
+
+    def _transformed_rows(self, batch: MicroBatch, parameters: Parameters, buffers: Parameters,
+                          inputs: tuple[Tensor, ...], targets: Tensor, moving: list[str]) -> Parameters:
+        def loss(own: Parameters, x: tuple[Tensor, ...], y: Tensor) -> Tensor:
+            one = tuple(t.unsqueeze(0) for t in x)
+            return self._per_sample({**parameters, **own}, buffers, one, y.unsqueeze(0), batch.training).sum()
+
+        own = {name: parameters[name] for name in moving}
+        return vmap(grad(loss), in_dims=(None, 0, 0))(own, inputs, targets)
+
+    def _by_batch(self, batch: MicroBatch, k: int, parameters: Parameters, moving: list[str]) -> Products:
         losses = self._losses(batch, k)
-        fixed = {name: p for name, p in parameters.items() if name not in directions}
-        moving = {name: parameters[name] for name in directions}
+        own = {name: parameters[name] for name in moving}
 
         def derivative(direction: Parameters) -> Tensor:
-            return jvp(lambda p: losses({**fixed, **p}), (moving,), (direction,))[1]
+            return jvp(lambda p: losses({**parameters, **p}), (own,), (direction,))[1]
 
-        count = len(next(iter(directions.values())))
-        # Every layer's tangents are held at once; activations are taken to be no larger than the parameters.
-        size = sum(p.numel() for p in parameters.values()) * self.dtype.itemsize
-        block = max(1, min(count, self.memory // (4 * max(size, 1))))
-        parts = []
-        for start in range(0, count, block):
-            some = {name: _scaled(rows[start:start + block], scales[name]) for name, rows in directions.items()}
-            # The same random numbers for every direction: the masks are those of the recorded pass.
-            with random_state(batch.random, self.device):
-                parts.append(vmap(derivative, randomness="same")(some))
-        return torch.cat(parts)
+        def products(directions: Parameters, scales: dict[str, float]) -> Tensor:
+            count = len(next(iter(directions.values())))
+            # Every layer's tangents are held at once; activations are taken to be no larger than the parameters.
+            size = sum(p.numel() for p in parameters.values()) * self.dtype.itemsize
+            block = max(1, min(count, self.memory // (4 * max(size, 1))))
+            parts = []
+            for start in range(0, count, block):
+                some = {name: _scaled(rows[start:start + block], scales[name]) for name, rows in directions.items()}
+                # The same random numbers for every direction: the masks are those of the recorded pass.
+                with random_state(batch.random, self.device):
+                    parts.append(vmap(derivative, randomness="same")(some))
+            return torch.cat(parts)
 
-    def _by_loop(self, batch: MicroBatch, k: int, parameters: Parameters, directions: Parameters,
-                 scales: dict[str, float], most: int | None = None) -> Tensor:
-        leaves = {name: parameters[name].detach().requires_grad_() for name in directions}
+        return products
+
+    def _by_loop(self, batch: MicroBatch, k: int, parameters: Parameters, moving: list[str],
+                 most: int | None = None) -> Products:
+        leaves = {name: parameters[name].detach().requires_grad_() for name in moving}
         with torch.enable_grad(), random_state(batch.random, self.device):
             losses = self._losses(batch, k)({**parameters, **leaves}).unbind()
-        columns = []
-        for i in range(len(losses) if most is None else min(most, len(losses))):
-            row = torch.autograd.grad(losses[i], list(leaves.values()), retain_graph=True, allow_unused=True)
-            filled = {name: torch.zeros_like(p) if g is None else _scaled(g, scales[name])
-                      for (name, p), g in zip(leaves.items(), row, strict=True)}
-            columns.append(_pair(directions, {name: g.unsqueeze(0) for name, g in filled.items()}))
-        return torch.cat(columns, dim=1)
+
+        def products(directions: Parameters, scales: dict[str, float]) -> Tensor:
+            columns = []
+            for loss in losses[:most]:
+                row = torch.autograd.grad(loss, list(leaves.values()), retain_graph=True, allow_unused=True)
+                filled = {name: (torch.zeros_like(p) if g is None else g).unsqueeze(0)
+                          for (name, p), g in zip(leaves.items(), row, strict=True)}
+                columns.append(_pair(directions, filled, scales))
+            return torch.cat(columns, dim=1)
+
+        return products
 
 
 def _scaled(rows: Tensor, scale: float) -> Tensor:
     return rows if scale == 1.0 else rows * scale
 
 
-def _pair(directions: Parameters, gradients: Parameters) -> Tensor:
-    """The inner products of rows of directions with rows of gradients."""
+def _pair(directions: Parameters, gradients: Parameters, scales: dict[str, float]) -> Tensor:
+    """The inner products of rows of directions with rows of gradients; factors go to the gradients, the fewer rows."""
     total: Tensor | None = None
     for name, rows in directions.items():
-        product = rows.flatten(1) @ gradients[name].flatten(1).T
-        total = product if total is None else total.add_(product)
+        columns = _scaled(gradients[name].flatten(1), scales[name]).T
+        flat = rows.flatten(1)
+        total = flat @ columns if total is None else total.addmm_(flat, columns)
     assert total is not None
     return total

@@ -41,12 +41,13 @@ class Trajectory:
 
 
 class AveragedTrajectory:
-    r"""Averaged weights along a run, computed again from their factors: :math:`e_{k+1} = a_k e_k + (1-a_k)\theta_{k+1}`."""
+    r"""Averaged weights along a run, :math:`e_{k+1} = a_k e_k + (1-a_k)\theta_{k+1}`, from their recorded factors."""
 
     def __init__(self, trajectory: Trajectory):
         run = trajectory.run
         first, last = run.average(0), run.average(run.stop)
-        assert first is not None and last is not None
+        assert first is not None
+        assert last is not None
         self.recorded_end = trajectory.named(last)
         self._rows = [trajectory.named(first)]
         self.factors = [float(run.step(k).average or 0.0) for k in range(run.stop)]
