@@ -20,18 +20,30 @@ from ..run.run import Run
 from ..run.step import MicroBatch, Step
 from .training_side import TrainingSide
 
+#: An optimizer, named by its first step, and a parameter it moves.
+Key = tuple[int, str]
+
 
 @dataclass
 class OptimizerState:
-    """The states of all parameters before a step; the tensors are never changed in place."""
+    """The states of all optimizers before a step; the tensors are never changed in place.
 
-    momentum: dict[str, Tensor] = field(default_factory=dict)
-    moments: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    age: dict[str, int] = field(default_factory=dict)
+    Attributes:
+        momentum: m, where there is one.
+        moments: The states behind the preconditioners.
+        age: The number of steps made.
+        heir: For an optimizer that went on from the states of an earlier one, that earlier one.
+    """
+
+    momentum: dict[Key, Tensor] = field(default_factory=dict)
+    moments: dict[Key, dict[str, Tensor]] = field(default_factory=dict)
+    age: dict[Key, int] = field(default_factory=dict)
+    heir: dict[Key, Key] = field(default_factory=dict)
 
     def copy(self) -> OptimizerState:
         """A state that can be advanced without changing this one."""
-        return OptimizerState(dict(self.momentum), {k: dict(v) for k, v in self.moments.items()}, dict(self.age))
+        moments = {key: dict(states) for key, states in self.moments.items()}
+        return OptimizerState(dict(self.momentum), moments, dict(self.age), dict(self.heir))
 
 
 @dataclass(eq=False)
@@ -45,6 +57,7 @@ class UnrolledStep:
         gap: For each parameter the recorded step minus the explained one.
         explained: Whether the gap is rounding.
         fresh: The momentum that parameters held before this step without any recorded step behind it.
+        keys: For each parameter moved, under which key its momentum is carried.
     """
 
     linear: dict[str, Linear]
@@ -53,6 +66,7 @@ class UnrolledStep:
     gap: dict[str, Tensor]
     explained: bool
     fresh: dict[str, Tensor | None]
+    keys: dict[str, Key]
 
 
 class Unroller:
@@ -79,7 +93,7 @@ class Unroller:
             here, there = rows[k - first], rows[k + 1 - first]
             moved = {name: there[name] - here[name] for name in here}
             if self.displacement:
-                yield UnrolledStep({}, [], 1.0, moved, False, {})
+                yield UnrolledStep({}, [], 1.0, moved, False, {}, {})
             else:
                 at = [rows[batch.at - first] for batch in self.run.step(k).batches]
                 yield self._unroll(k, self.run.step(k), state, here, at, moved)
@@ -88,6 +102,7 @@ class Unroller:
                 moved: Parameters) -> UnrolledStep:
         rule = find_rule(step.optimizer)
         fresh = self._take_states(k, step, rule, state)
+        keys: dict[str, Key] = {}
         hyper = {name: group for group in step.groups for name in group["names"] if name not in step.without}
         moving = list(hyper)
         means = [self.side.mean_gradient(batch, k, parameters, moving)
@@ -98,47 +113,59 @@ class Unroller:
         linear: dict[str, Linear] = {}
         gap = dict(moved)
         for name, gradient in zip(moving, used.gradient, strict=True):
-            state.age[name] = state.age.get(name, 0) + 1
-            if name not in state.moments:
-                state.moments[name] = rule.initial(hyper[name], theta[name])
-            momentum = state.momentum.get(name)
-            linear[name] = rule.linear(hyper[name], state.age[name], theta[name], gradient, momentum,
-                                       state.moments[name])
+            key = keys[name] = _key(step, name, state)
+            state.age[key] = state.age.get(key, 0) + 1
+            if key not in state.moments:
+                state.moments[key] = rule.initial(hyper[name], theta[name])
+            momentum = state.momentum.get(key)
+            linear[name] = rule.linear(hyper[name], state.age[key], theta[name], gradient, momentum,
+                                       state.moments[key])
             explained, after = linear[name].displacement(theta[name], gradient, momentum)
             if after is not None:
-                state.momentum[name] = after
+                state.momentum[key] = after
             gap[name] = moved[name] - explained
         clip = used.clip if isinstance(used.clip, float) else dict(zip(moving, used.clip, strict=True))
         close = _is_rounding(gap, moved, theta, self.run.dtype, rule, autocast)
-        return UnrolledStep(linear, used.weights, clip, gap, close, fresh)
+        return UnrolledStep(linear, used.weights, clip, gap, close, fresh, keys)
 
     def _take_states(self, k: int, step: Step, rule: Rule, state: OptimizerState) -> dict[str, Tensor | None]:
         """Takes over stored states where no recorded step explains them; returns the momentum so introduced."""
-        stored = self.run.states(k) or {}
-        restart = k in self.run.restarts
         fresh: dict[str, Tensor | None] = {}
-        for name in (name for group in step.groups for name in group["names"] if name not in step.without):
-            if name in state.age and not restart:
-                continue
-            own = {key.rpartition("|")[2]: self.side.to(value) for key, value in stored.items()
-                   if key.rpartition("|")[0] == name}
+        new = [name for group in step.groups for name in group["names"]
+               if name not in step.without and _key(step, name, state) not in state.age]
+        stored = self.run.states(step.owner) if new else None
+        for name in new:
+            # Numbers stay as the optimizer keeps them: some are float32 whatever the parameters are.
+            own = {key.rpartition("|")[2]: value if key.rpartition("|")[2] in rule.scalars else self.side.to(value)
+                   for key, value in (stored or {}).items() if key.rpartition("|")[0] == f"{step.owner}|{name}"}
             momentum = own.get(rule.momentum) if rule.momentum else None
-            if name in state.age and _continues(state.momentum.get(name), momentum):
+            before = _before(name, state) if step.owner in self.run.restarts else None
+            if before is not None and _continues(state.momentum.get(before), momentum):
                 # The loop went on with the states it had: the chain of recorded steps is whole.
+                state.heir[step.owner, name] = before
                 continue
-            for table in (state.momentum, state.moments, state.age):
-                table.pop(name, None)
             fresh[name] = momentum
             if not own:
                 continue
+            key = step.owner, name
             if momentum is not None:
-                state.momentum[name] = momentum
-            known = {key: own[key] for key in (*rule.moments, *rule.scalars) if key in own}
+                state.momentum[key] = momentum
+            known = {word: own[word] for word in (*rule.moments, *rule.scalars) if word in own}
             if known:
-                state.moments[name] = known
+                state.moments[key] = known
             # SGD counts no steps; a buffer tells that there was one.
-            state.age[name] = int(own["step"]) if "step" in own else 1
+            state.age[key] = int(own["step"]) if "step" in own else 1
         return fresh
+
+
+def _key(step: Step, name: str, state: OptimizerState) -> Key:
+    return state.heir.get((step.owner, name), (step.owner, name))
+
+
+def _before(name: str, state: OptimizerState) -> Key | None:
+    """The optimizer that moved this parameter last."""
+    owners = [owner for owner, moved in state.age if moved == name]
+    return (max(owners), name) if owners else None
 
 
 def _continues(recomputed: Tensor | None, stored: Tensor | None) -> bool:

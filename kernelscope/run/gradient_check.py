@@ -21,6 +21,8 @@ def warn_of_another_loss(network: Network, loss: Loss, samples: Samples, step: S
                          names: list[str]) -> None:
     """Recomputes the first gradient on the copy of the network and warns if the loop used another one."""
     moving = [name for group in step.groups for name in group["names"] if name not in step.without]
+    if not moving:
+        return
     leaves = {name: parameters[name].detach().clone().requires_grad_() for name in moving}
     device = next(iter(leaves.values())).device
     means = []

@@ -66,5 +66,6 @@ class Keep:
     def thinned(self, chunk: Chunk, last: int) -> Chunk:
         """The chunk with only those rows and states that this stride stores."""
         chunk.rows = {k: row for k, row in chunk.rows.items() if k % self.every == 0 or k == last}
-        chunk.states = {k: state for k, state in chunk.states.items() if k <= 0 or k % self.every == 0}
+        first = {chunk.first + j for j, step in enumerate(chunk.steps) if step.owner == chunk.first + j}
+        chunk.states = {k: v for k, v in chunk.states.items() if k < 0 or k % self.every == 0 or k in first}
         return chunk

@@ -169,7 +169,8 @@ class Recording:
         self._drawn = False
         self._seen_buffers: dict[str, Tensor] = {}
         self._restarts: list[int] = [0]
-        self._seen_optimizers: set[int] = set()
+        # Optimizers and their first steps; held, because the id of one that is gone may be given to the next.
+        self._seen_optimizers: list[tuple[torch.optim.Optimizer, int]] = []
         self._before_average: Tensor | None = None
         self._step = self._begin_store()
         self._chunk = Chunk(first=self._step)
@@ -333,7 +334,26 @@ class Recording:
             autocast=torch.is_autocast_enabled(self._device.type),
         )
 
-    def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self._note_step(optimizer)
+            return None
+        noted = False
+
+        def watched() -> Any:
+            nonlocal noted
+            value = closure()
+            # The first call gives the gradient at the step's start; what later ones see belongs to no step.
+            if not noted:
+                self._note_step(optimizer)
+            noted = True
+            self._passes.clear()
+            return value
+
+        return (args[0], watched, *args[2:]), {key: item for key, item in kwargs.items() if key != "closure"}
+
+    def _note_step(self, optimizer: torch.optim.Optimizer) -> None:
         mine = [[p for p in group["params"] if id(p) in self._place] for group in optimizer.param_groups]
         if not any(mine):
             self._foreign += 1
@@ -348,11 +368,13 @@ class Recording:
         groups = [{"names": [self._names[self._place[id(p)]] for p in own], **hyperparameters(group)}
                   for own, group in zip(mine, optimizer.param_groups, strict=True)]
         without = [self._names[self._place[id(p)]] for own in mine for p in own if p.grad is None]
-        step = Step(name, groups, batches, norms, largest, without)
+        owner = next((first for seen, first in self._seen_optimizers if seen is optimizer), self._step)
+        step = Step(name, groups, batches, norms, largest, without, owner=owner)
         self._row(self._step)
-        self._keep_states(optimizer, mine)
-        if id(optimizer) not in self._seen_optimizers:
+        if owner == self._step:
+            self._seen_optimizers.append((optimizer, owner))
             self._first_step(optimizer, name, step)
+        self._keep_states(owner)
         self._chunk.steps.append(step)
         self._passes.clear()
         self._last_batches = batches
@@ -360,7 +382,6 @@ class Recording:
         self._step += 1
 
     def _first_step(self, optimizer: torch.optim.Optimizer, name: str, step: Step) -> None:
-        self._seen_optimizers.add(id(optimizer))
         unknown = [p for group in optimizer.param_groups for p in group["params"]
                    if id(p) not in self._place and any(p is q for q in self._model.parameters())]
         if unknown:
@@ -408,15 +429,18 @@ class Recording:
         if changed:
             self._chunk.buffers[k] = {name: b.cpu() for name, b in changed.items()}
 
-    def _keep_states(self, optimizer: torch.optim.Optimizer, mine: list[list[Tensor]]) -> None:
-        starts = id(optimizer) not in self._seen_optimizers
-        if not starts and not (self._keep.replays and self._step % self._keep.every == 0):
+    def _keep_states(self, owner: int) -> None:
+        anchor = self._keep.replays and self._step % self._keep.every == 0
+        if not anchor and owner != self._step:
             return
         states = self._chunk.states.setdefault(self._step, {})
-        for p in (p for own in mine for p in own):
-            for name, value in optimizer.state.get(p, {}).items():
-                if value is not None:
-                    states[f"{self._names[self._place[id(p)]]}|{name}"] = torch.as_tensor(value).detach().cpu().clone()
+        # A replay from here needs the states of all optimizers, whichever moves first.
+        for optimizer, first in self._seen_optimizers:
+            for p in (p for group in optimizer.param_groups for p in group["params"] if id(p) in self._place):
+                for name, value in optimizer.state.get(p, {}).items():
+                    if value is not None:
+                        key = f"{first}|{self._names[self._place[id(p)]]}|{name}"
+                        states[key] = torch.as_tensor(value).detach().cpu().clone()
 
     def _keep_average(self, k: int, row: Tensor, last: bool) -> None:
         assert self._average is not None

@@ -27,8 +27,7 @@ def replay(run: Run, anchor: int, first: int, last: int) -> list[Tensor]:
     row = run.row(anchor)
     assert row is not None
     parameters = {name: nn.Parameter(t.clone()) for name, t in run.named(row).items()}
-    optimizers: dict[tuple[str, ...], torch.optim.Optimizer] = {}
-    states = run.states(anchor) or {}
+    optimizers: dict[int, torch.optim.Optimizer] = {}
     rows: list[Tensor] = []
     with exact_arithmetic(), torch.enable_grad():
         for k in range(anchor, last + 1):
@@ -37,7 +36,12 @@ def replay(run: Run, anchor: int, first: int, last: int) -> list[Tensor]:
             if k < last:
                 step = run.step(k)
                 _set_gradients(run, step, k, parameters)
-                _optimizer(step, parameters, optimizers, states).step()
+                if step.owner not in optimizers:
+                    # An optimizer that began later brings the states it had then.
+                    states = run.states(max(anchor, step.owner)) or {}
+                    optimizers[step.owner] = _optimizer(step, parameters, states)
+                _set_numbers(step, optimizers[step.owner])
+                optimizers[step.owner].step()
     return rows
 
 
@@ -72,28 +76,32 @@ def batch_tensors(run: Run, batch: MicroBatch) -> tuple[tuple[Tensor, ...], Tens
     return run.samples.batch(batch.columns)
 
 
-def _optimizer(step: Step, parameters: dict[str, nn.Parameter], optimizers: dict[tuple[str, ...],
-               torch.optim.Optimizer], states: dict[str, Tensor]) -> torch.optim.Optimizer:
-    """The optimizer of a step, made at its first use with the stored states, with the step's numbers."""
-    key = (step.optimizer, *(name for group in step.groups for name in group["names"]))
+def _optimizer(step: Step, parameters: dict[str, nn.Parameter], states: dict[str, Tensor]) -> torch.optim.Optimizer:
+    """The optimizer of a step as it was when these states were stored."""
     if step.optimizer not in RULES:
         raise RuleError(
             f"Steps of {step.optimizer} cannot be replayed, and this recording keeps only some of them. "
             'Record with keep="all".'
         )
-    if key not in optimizers:
-        groups = [{"params": [parameters[name] for name in group["names"]]} for group in step.groups]
-        made = getattr(torch.optim, step.optimizer)(groups)
-        for name, value in states.items():
-            parameter, _, state = name.rpartition("|")
-            if parameter in key[1:]:
-                # Counters stay float32, as the optimizer keeps them.
-                made.state[parameters[parameter]][state] = value.clone()
-        optimizers[key] = made
-    optimizer = optimizers[key]
+    groups = [{"params": [parameters[name] for name in group["names"]]} for group in step.groups]
+    made = getattr(torch.optim, step.optimizer)(groups)
+    for key, value in states.items():
+        owner, parameter, name = _split(key)
+        if owner == step.owner:
+            # Counters stay float32, as the optimizer keeps them.
+            made.state[parameters[parameter]][name] = value.clone()
+    return made
+
+
+def _split(key: str) -> tuple[int, str, str]:
+    owner, _, rest = key.partition("|")
+    parameter, _, name = rest.rpartition("|")
+    return int(owner), parameter, name
+
+
+def _set_numbers(step: Step, optimizer: torch.optim.Optimizer) -> None:
     for group, recorded in zip(optimizer.param_groups, step.groups, strict=True):
         group.update({name: _number(value) for name, value in recorded.items() if name != "names"})
-    return optimizer
 
 
 def _number(value: Any) -> Any:

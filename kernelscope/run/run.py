@@ -183,7 +183,7 @@ class Run:
         return {**self.network.buffers, **self._index.buffers(k)}
 
     def states(self, k: int) -> dict[str, Tensor] | None:
-        """The optimizer's states at the start of step k, as ``parameter|name``, where they were stored."""
+        """The optimizer's states at the start of step k, as ``owner|parameter|name``, where they were stored."""
         return self._index.states(k)
 
     @property

@@ -69,7 +69,8 @@ def encode(chunk: Chunk) -> dict[str, Tensor]:
                             batch.random is not None, len(batch.drawn or ()), batch.norms is not None, batch.autocast])
         # Schedules change a number at a step; whatever is the same as one step before is not written again.
         words["steps"].append({"o": step.optimizer, "g": None if step.groups == groups else step.groups,
-                               "b": batches, "l": step.largest, "w": step.without, "a": step.average})
+                               "b": batches, "l": step.largest, "w": step.without, "a": step.average,
+                               "by": step.owner})
         groups = step.groups
     words["modes"] = [list(names) for names in modes]
     for name, parts in (("columns", columns), ("random", random), ("norms", norms)):
@@ -121,7 +122,7 @@ def _decode(tensors: dict[str, Tensor]) -> Chunk:
             ))
             start += count
         chunk.steps.append(Step(entry["o"], groups, batches, tensors["gradient_norms"][k], entry["l"], entry["w"],
-                                entry["a"]))
+                                entry["a"], entry["by"]))
     chunk.rows = dict(zip(words.get("rows", []), tensors.get("rows", ()), strict=True))
     for part in ("states", "buffers"):
         setattr(chunk, part, {int(k): {name: tensors[f"{part}.{k}.{name}"] for name in names}

@@ -43,6 +43,7 @@ class Step:
         largest: The largest absolute entry of the gradient used.
         without: The recorded parameters of this optimizer that had no gradient.
         average: If averaged weights were recorded, how much of the old average the update after this step kept.
+        owner: Which optimizer made the step, named by the number of the first step it made.
     """
 
     optimizer: str
@@ -52,3 +53,4 @@ class Step:
     largest: float
     without: list[str] = field(default_factory=list)
     average: float | None = None
+    owner: int = 0
