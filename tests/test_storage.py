@@ -28,7 +28,8 @@ from kernelscope.errors import (
 from kernelscope.storage import MemoryStore, Segment, Store, write_atomically
 from kernelscope.storage import files as storage_files
 from kernelscope.storage import manifest as manifests
-from kernelscope.storage.segment import TYPES
+from kernelscope.storage.lock import started
+from kernelscope.storage.segment import TYPES, unpack
 from kernelscope.storage.strict import parse, plain, sealed
 
 
@@ -105,6 +106,7 @@ def test_tensors_of_any_layout_come_back_as_they_were_seen(store):
         "overlapping": base[1:3],
         "conjugate": complex_row.conj(),
         "negative": complex_row.conj().imag,
+        "negative in a row": torch._neg_view(base),
         "trained": torch.nn.Parameter(torch.randn(3)),
         "last": torch.randn(2, requires_grad=True) * 2,
         "ünïcode \n\"'<b>": torch.ones(1),
@@ -125,6 +127,20 @@ def test_a_segment_does_not_change_when_its_tensors_do(store):
     weight += 1
     store.read(0)["weight"].add_(5)
     assert store.read(0)["weight"].tolist() == [0, 0, 0]
+
+
+def test_a_tensor_that_changes_while_it_is_written_does_not_break_its_segment(tmp_path, monkeypatch):
+    weight, write = torch.zeros(1000), os.write
+
+    def train_meanwhile(descriptor, data):
+        weight.add_(1)
+        return write(descriptor, data)
+
+    with Store.create(tmp_path / "s", "run", {}) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", train_meanwhile)
+            store.append({"weight": weight})
+        assert store.read(0)["weight"].unique().numel() == 1
 
 
 def test_an_empty_segment_is_a_segment(store):
@@ -442,6 +458,8 @@ def lock_of(**changes):
         lock_of(pid="1"),
         lock_of(pid=True),
     ],
+    # The contents name this process, and every worker of a parallel run must find the same tests.
+    ids=range(12),
 )
 def test_a_stale_lock_is_taken_over(tmp_path, content):
     Store.create(tmp_path / "s", "run", {}).close()
@@ -452,8 +470,6 @@ def test_a_stale_lock_is_taken_over(tmp_path, content):
 
 
 def test_a_lock_of_a_living_process_or_of_another_host_is_respected(tmp_path):
-    from kernelscope.storage.lock import started
-
     Store.create(tmp_path / "s", "run", {}).close()
     parent = os.getppid()
     for content, word in [
@@ -465,6 +481,17 @@ def test_a_lock_of_a_living_process_or_of_another_host_is_respected(tmp_path):
         with pytest.raises(StoreBusy, match=word):
             Store.resume(tmp_path / "s", "run")
         assert (tmp_path / "s" / "writer.lock").read_bytes() == content
+
+
+def test_a_process_that_ended_holds_no_lock_even_before_it_is_reaped():
+    assert started(os.getpid())
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert started(pid) is None
+    os.waitpid(pid, 0)
+    assert started(pid) is None
 
 
 def test_a_writer_that_lost_its_lock_stops_writing(tmp_path):
@@ -647,6 +674,7 @@ HOSTILE = {
     "one field more": segment_with(more=1),
     "meta of another type": segment_with(meta=[]),
     "twice": twice,
+    "out of order": lambda body: sealed({**body, "segments": body["segments"][::-1]}),
     "part outside": part_with(name="../manifest-00000000.json"),
     "part absolute": part_with(name="/etc/hostname"),
     "part of negative size": part_with(size=-5),
@@ -670,6 +698,7 @@ HOSTILE = {
     "deep object": lambda body: b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
     "deep in meta": body_with(meta={"x": json.loads("[" * 60 + "]" * 60)}),
     "unfinished strings": lambda body: b'"\\"' * 200_000 + b"\\",
+    "a string that never ends": lambda body: b'"' + b'\\"' * 400_000,
     "backslashes only": lambda body: b'"' + b"\\" * 400_001,
     "not UTF-8": lambda body: sealed(body).replace(b"run", b"r\xffn"),
     "UTF-16": lambda body: sealed(body).decode().encode("utf-16"),
@@ -825,10 +854,19 @@ def test_a_hostile_segment_with_a_matching_checksum_is_refused(tmp_path, form):
     assert time.perf_counter() - start < 2
 
 
+# What a header can say truthfully about its bytes; other walls stop it.
+LATER = {"huge empty", "notes of another type", "neither true nor false", "surrogate name", "length only"}
+
+
+@pytest.mark.parametrize("form", [form for form in HOSTILE_SEGMENTS if form not in LATER])
+def test_a_hostile_header_is_refused_before_safetensors_sees_it(tmp_path, monkeypatch, form):
+    monkeypatch.setattr("safetensors.torch.load", lambda data: pytest.fail("safetensors was asked"))
+    with pytest.raises((UnsafeFile, StoreCorrupt)):
+        unpack(HOSTILE_SEGMENTS[form], tmp_path)
+
+
 @pytest.mark.parametrize("count", [300, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_random_changes_to_a_header_are_refused_or_harmless(tmp_path, count):
-    from kernelscope.storage.segment import unpack
-
     generator = torch.Generator().manual_seed(1)
     honest = save({"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(3, dtype=torch.bool)})
     refused = 0

@@ -347,6 +347,31 @@ def test_an_error_in_any_system_call_leaves_the_commit_before_or_after_and_no_st
     assert failed == count - 1 > 60
 
 
+def test_a_writer_that_could_not_even_repair_itself_looks_again_before_it_goes_on(tmp_path, monkeypatch):
+    with Store.create(tmp_path / "s", "run", {}) as store:
+        store.append(number(0), {"step": 0})
+
+        def fail(*arguments):
+            raise OSError(errno.EIO, "Input/output error")
+
+        sync = storage_files.sync_folder
+        for step in (1, 2):
+            synced = []
+
+            def fail_after_the_commit(folder, synced=synced):
+                synced.append(folder)
+                return fail() if len(synced) == 2 else sync(folder)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(storage_files, "sync_folder", fail_after_the_commit)
+                patch.setattr(store, "_sweep", fail)
+                with pytest.raises(StoreError):
+                    store.append(number(step), {"step": step})
+        store.append(number(3), {"step": 3})
+        # The first failure came after its commit; the second call refused to write before it knew where it stood.
+        assert state(store) == state(Store.open(store.path)) == ({}, [(0, 0), (1, 1), (3, 3)])
+
+
 # An interruption between opening a file and taking hold of it leaves the closing to Python, which warns.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 @pytest.mark.parametrize("tries", [60, pytest.param(600, marks=pytest.mark.slow)])
@@ -649,6 +674,17 @@ def test_every_exchanged_missing_or_longer_file_is_found(tmp_path):
             everything(tmp_path / "s")
         (tmp_path / "away").rename(path)
     assert everything(tmp_path / "s") == honest
+
+
+def test_a_sound_part_of_another_store_is_found(tmp_path):
+    for name, word in [("one", "a"), ("two", "b")]:
+        with Store.create(tmp_path / name, "run", {}) as store:
+            for step in range(5):
+                store.append(number(step), {"word": word})
+    part = Store.open(tmp_path / "one")._manifest.parts[0].name
+    (tmp_path / "two" / part).write_bytes((tmp_path / "one" / part).read_bytes())
+    with pytest.raises(StoreCorrupt, match="bytes the manifest names"):
+        Store.open(tmp_path / "two")
 
 
 # Crowds
