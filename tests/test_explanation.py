@@ -244,7 +244,9 @@ def test_a_real_run_is_explained_and_closes(digits_run):
     assert why.check().ok
     assert why.decomposition.completeness() < 1e-12
     for row, position in enumerate(why.samples.tolist()):
-        assert torch.equal(why.sample_inputs[row], run.sample(position)[0])
+        x_kept, y_kept = run.sample(position)
+        assert torch.equal(why.sample_inputs[row], x_kept)
+        assert why.decomposition.labels[position] == str(int(y_kept))
     counts = why.by_group().query("query == 0").set_index("group")["samples"].to_dict()
     assert sum(counts.values()) == 300
     assert why.targets == [str(int(t)) for t in y]

@@ -70,6 +70,16 @@ def chance(value: float) -> str:
     return ">0.99" if 0.995 <= value < 1 else "<0.01" if 0 < value < 0.005 else f"{value:.2f}"
 
 
+def certainty(value: float) -> str:
+    """A probability within a sentence.
+
+    Example:
+        >>> certainty(0.914), certainty(0.9999)
+        ('with probability 0.91', 'with probability above 0.99')
+    """
+    return f"with probability {chance(value)}".replace(">", "above ").replace("<", "below ")
+
+
 def clauses(why: Explanation, query: int) -> dict[str, str]:
     """The sentences of one explanation by their subject, in order; a subject with nothing to say is empty."""
     return {
@@ -121,7 +131,7 @@ def _answer(why: Explanation, query: int) -> str:
         return f"The network's {name} is {final:.4g}."
     predicted, runner_up = (why.class_name(i) for i in answer)
     return (
-        f"The network predicts {predicted} with probability {chance(float(chances[answer[0], -1]))}, "
+        f"The network predicts {predicted} {certainty(float(chances[answer[0], -1]))}, "
         f"{final:.2f} logits ahead of {runner_up}."
     )
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import pictures
 from ..decomposition import wording
 from ..decomposition.explanation import Explanation
-from ..decomposition.wording import chance, signed
+from ..decomposition.wording import certainty, chance, signed
 from . import charts
 from .album import Album
 from .balance import sheet
@@ -100,7 +100,7 @@ def _headline(why: Explanation, query: int) -> str:
     answer, chances = why.answer(query), why.probabilities(query)
     if answer is None or chances is None:
         return f"The output is {float(why.decomposition.final[query, 0]):.4g}".replace("-", "−")
-    return f"It says {why.class_name(answer[0])}, with probability {chance(float(chances[answer[0], -1]))}"
+    return f"It says {why.class_name(answer[0])}, {certainty(float(chances[answer[0], -1]))}"
 
 
 def _truth(why: Explanation, query: int) -> str:
