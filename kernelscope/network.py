@@ -157,7 +157,8 @@ def set_random_state(state: Tensor, device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.set_rng_state(state, device)
     else:
-        torch.set_rng_state(state)
+        # torch reads the bytes from the start of the storage, so a row of a stored table must become a tensor of its own.
+        torch.set_rng_state(state.clone())
 
 
 def cast(value: Any, dtype: torch.dtype, device: torch.device) -> Any:
