@@ -105,6 +105,8 @@ class Unroller:
         keys: dict[str, Key] = {}
         hyper = {name: group for group in step.groups for name in group["names"] if name not in step.without}
         moving = list(hyper)
+        if not moving:
+            return UnrolledStep({}, [], 1.0, moved, not any(bool(gap.any()) for gap in moved.values()), {}, {})
         means = [self.side.mean_gradient(batch, k, parameters, moving)
                  for batch, parameters in zip(step.batches, at, strict=True)]
         which = [self.run.names.index(name) for name in moving]

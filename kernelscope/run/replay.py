@@ -7,6 +7,7 @@ miss the next stored row by rounding; the ledger books that gap instead of hidin
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,16 +27,21 @@ def replay(run: Run, anchor: int, first: int, last: int) -> list[Tensor]:
     """The parameter vectors at the steps ``first`` to ``last``, computed from the row stored at ``anchor``."""
     row = run.row(anchor)
     assert row is not None
-    parameters = {name: nn.Parameter(t.clone()) for name, t in run.named(row).items()}
+    parameters = _leaves(run.named(row))
     optimizers: dict[int, torch.optim.Optimizer] = {}
+    # A step may use a gradient that was taken before an earlier step: of two optimizers the second one does.
+    seen = {batch.at for k in range(anchor, last) for batch in run.step(k).batches if batch.at != k}
+    past = {at: _leaves(run.named(run.trajectory(at, at)[0])) for at in seen if at < anchor}
     rows: list[Tensor] = []
     with exact_arithmetic(), torch.enable_grad():
         for k in range(anchor, last + 1):
             if k >= first:
                 rows.append(flatten(list(parameters.values())))
+            if k in seen:
+                past[k] = _leaves(parameters)
             if k < last:
                 step = run.step(k)
-                _set_gradients(run, step, k, parameters)
+                _set_gradients(run, step, k, parameters, past)
                 if step.owner not in optimizers:
                     # An optimizer that began later brings the states it had then.
                     states = run.states(max(anchor, step.owner)) or {}
@@ -45,16 +51,26 @@ def replay(run: Run, anchor: int, first: int, last: int) -> list[Tensor]:
     return rows
 
 
-def _set_gradients(run: Run, step: Step, k: int, parameters: dict[str, nn.Parameter]) -> None:
+def _leaves(parameters: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
+    return {name: nn.Parameter(t.detach().clone()) for name, t in parameters.items()}
+
+
+def _set_gradients(run: Run, step: Step, k: int, parameters: dict[str, nn.Parameter],
+                   past: dict[int, dict[str, nn.Parameter]]) -> None:
+    for p in parameters.values():
+        p.grad = None
     moving = [name for group in step.groups for name in group["names"] if name not in step.without]
+    if not moving:
+        return
+    means = []
+    for batch in step.batches:
+        at = parameters if batch.at == k else past[batch.at]
+        means.append(torch.autograd.grad(mean_loss(run, batch, k, at), [at[name] for name in moving],
+                                         allow_unused=True))
     leaves = [parameters[name] for name in moving]
-    means = [torch.autograd.grad(mean_loss(run, batch, k, parameters), leaves, allow_unused=True)
-             for batch in step.batches]
     filled = [[torch.zeros_like(p) if g is None else g for g, p in zip(part, leaves, strict=True)] for part in means]
     which = [run.names.index(name) for name in moving]
     used = used_gradient(step, filled, which, Tolerance.of(run.dtype, any(b.autocast for b in step.batches)))
-    for p in parameters.values():
-        p.grad = None
     for p, g in zip(leaves, used.gradient, strict=True):
         p.grad = g.to(p.dtype)
 
