@@ -30,7 +30,7 @@ class Pieces(dict):
         return sum(self.values())
 
 
-# -- the update formulas of the manual, piece by piece: (memory, gradient, theta, numbers) -> displacement -----------------
+# -- the update formulas of the manual, piece by piece: (memory, gradient, theta, numbers) -> displacement -------------
 
 
 def signed(g, theta, h):
@@ -162,7 +162,7 @@ RULES = {"SGD": sgd, "Adam": adam, "AdamW": adam, "NAdam": nadam, "RAdam": radam
          "RMSprop": rmsprop, "Adagrad": adagrad, "Adadelta": adadelta, "Muon": muon}
 
 
-# -- what happened ---------------------------------------------------------------------------------------------------------
+# -- what happened ---------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -172,6 +172,7 @@ class Entry:
     theta: dict
     buffers: dict
     gradient: dict  # parameter -> Pieces
+    owner: object  # the optimizer itself
 
 
 @dataclass
@@ -236,7 +237,8 @@ class Diary:
         for group in optimizer.param_groups:
             mine = [names[id(p)] for p in group["params"] if p.grad is not None and id(p) in names]
             groups.append((mine, {key: item for key, item in group.items() if key != "params"}))
-        self.entries.append(Entry(type(optimizer).__name__, groups, theta, self._buffers(), gradient))
+        self.entries.append(Entry(type(optimizer).__name__, groups, theta, self._buffers(), gradient,
+                                  optimizer))
         if not keep_passes:
             self.passes = []
 
@@ -258,7 +260,7 @@ class Diary:
             for name, b in self.model.named_buffers():
                 b.copy_(buffers[name])
 
-    # -- the outputs of the network and their gradients --------------------------------------------------------------------
+    # -- the outputs of the network and their gradients ---------------------------------------------------------------
 
     def outputs(self, theta, buffers, x, output=None):
         self._set(theta, buffers)
@@ -284,7 +286,7 @@ def per_sample(loss, outputs, targets):
     return losses if losses.ndim == 1 else losses.flatten(1).mean(1)
 
 
-# -- the oracle ------------------------------------------------------------------------------------------------------------
+# -- the oracle ------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -299,16 +301,17 @@ class Shares:
 
 def displacements(diary, momentum=None):
     """For each step and parameter the pieces of its displacement."""
-    memory = {name: {} for name in diary.names}
+    memory = {}
     for name, buffers in (momentum or {}).items():
-        memory[name] = {key: Pieces(momentum=b.clone()) if key in ("momentum_buffer", "exp_avg") else b
-                        for key, b in buffers.items()}
+        memory[diary.entries[0].owner, name] = {
+            key: Pieces(momentum=b) if key in ("momentum_buffer", "exp_avg") else b for key, b in buffers.items()}
     for entry in diary.entries:
         moved = {name: Pieces() for name in diary.names}
         for names, h in entry.groups:
             for name in names:
                 if name in moved:
-                    moved[name] = RULES[entry.optimizer](memory[name], entry.gradient[name], entry.theta[name], h)
+                    own = memory.setdefault((entry.owner, name), {})
+                    moved[name] = RULES[entry.optimizer](own, entry.gradient[name], entry.theta[name], h)
         yield moved
 
 
@@ -370,7 +373,7 @@ def averaged(diary, points, pieces):
 
 
 def corrected_midpoint(diary, here, there, buffers, x, output=None):
-    """Gonzalez' discrete gradient of each output of each query, p + (f' - f - <p, D>) D / |D|^2 with p at the midpoint."""
+    """Gonzalez' discrete gradient of each output of each query: p + (f' - f - <p, D>) D / |D|^2, p at the midpoint."""
     before = diary.outputs(here, buffers, x, output).detach().flatten()
     after = diary.outputs(there, buffers, x, output).detach().flatten()
     middle = {name: (here[name] + there[name]) / 2 for name in here}
@@ -382,7 +385,7 @@ def corrected_midpoint(diary, here, there, buffers, x, output=None):
         yield {name: phi[name] + (missed / square if square else 0.0) * d[name] for name in diary.names}
 
 
-# -- smaller oracles -------------------------------------------------------------------------------------------------------
+# -- smaller oracles -------------------------------------------------------------------------------------------------
 
 
 def shapley(players, game):

@@ -1,7 +1,5 @@
 """Small training loops that are recorded, and keep a diary of their own beside the recording."""
 
-import itertools
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -51,8 +49,8 @@ def train(model, x, y, optimizers, *, loss=F.mse_loss, steps=8, size=3, norm=Non
                 nn.utils.clip_grad_value_(model.parameters(), value)
             if before_step is not None:
                 before_step(k)
-            for optimizer, last in zip(optimizers, itertools.chain([False] * (len(optimizers) - 1), [True])):
-                notes.step(optimizer, norm, value, keep_passes=not last)
+            for optimizer in optimizers:
+                notes.step(optimizer, norm, value, keep_passes=optimizer is not optimizers[-1])
                 optimizer.step()
             if scheduler is not None:
                 scheduler.step()

@@ -6,7 +6,7 @@ import torch
 import kernelscope as ks
 from kernelscope.run.rules import RULES
 from tests import oracles
-from tests.recordings import assert_the_explicit_shares, complete, network, points, queries, share_of, train
+from tests.recordings import assert_the_explicit_shares, complete, network, points, queries, relative, share_of, train
 
 OPTIMIZERS = {
     "SGD": ("SGD", {"lr": 0.2}),
@@ -123,7 +123,7 @@ def test_a_float32_model_closes_to_float32(kind):
         # T20: training in float32 leaves about 1e-7 of the terms.
         assert share_of(d, "rounding") <= 1e-5
     assert exact.channels["rounding"].any()
-    assert float((exact.contributions - fast.contributions).abs().max()) <= 1e-4 * float(exact.contributions.abs().max())
+    assert relative(fast.contributions, exact.contributions) <= 1e-4
 
 
 def test_a_float32_model_trained_by_muon_closes_to_float32():
