@@ -14,6 +14,7 @@ A probe on the first batch compares each with the last, and takes the first that
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -180,7 +181,9 @@ class TrainingSide:
             for start in range(0, count, block):
                 some = {name: _scaled(rows[start:start + block], scales[name]) for name, rows in directions.items()}
                 # The same random numbers for every direction: the masks are those of the recorded pass.
-                with random_state(batch.random, self.device):
+                with random_state(batch.random, self.device), warnings.catch_warnings():
+                    # torch scripts some of its own rules when it first goes forward, and warns that one should not.
+                    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
                     parts.append(vmap(derivative, randomness="same")(some))
             return torch.cat(parts)
 
