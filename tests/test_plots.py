@@ -3,10 +3,12 @@ import re
 import matplotlib
 import matplotlib.pyplot as plt
 import pytest
+import torch
 
 from kernelscope import plots
 from kernelscope.errors import DataError
 from kernelscope.plots import style
+from kernelscope.plots.thinning import thinned
 from kernelscope.result import Check, Result
 from tests.synthetic import explanation, ledger
 
@@ -115,3 +117,15 @@ def test_a_result_without_a_drawing_says_what_to_do(monkeypatch):
 def test_an_unknown_theme_is_refused_by_name():
     with pytest.raises(DataError, match="sepia"):
         plots.draw(ledger(), theme="sepia")
+
+
+def test_lines_keep_their_ends_and_their_extremes():
+    values = torch.randn(5000, generator=torch.Generator().manual_seed(0))
+    kept = thinned(values)
+    assert len(kept) <= 242
+    assert {0, 4999, int(values.argmin()), int(values.argmax())} <= set(kept)
+    assert thinned(values[:7]) == list(range(7))
+
+
+def test_a_long_run_makes_a_small_drawing():
+    assert len(plots.svg(ledger(q=1, steps=6000))) < 100_000

@@ -9,7 +9,7 @@ import torch
 from kernelscope.errors import DataError
 from kernelscope.report import Report
 from kernelscope.report.balance import sheet
-from kernelscope.report.charts import moments, thinned
+from kernelscope.report.charts import moments
 from kernelscope.result import Check, Result
 from tests.synthetic import explanation, images, ledger
 
@@ -91,7 +91,7 @@ def test_the_page_says_the_sentence_the_numbers_and_what_they_are_not():
 def digits(text):
     sheets = re.findall(r'<table class="sheet">(.*?)</table>', text, flags=re.DOTALL)
     for rows in sheets:
-        cells = re.findall(r'<span>([^<]*)</span><span class="rest">([^<]*)</span>', rows)
+        cells = re.findall(r'<span>([^<]*)</span><span class="quiet">([^<]*)</span>', rows)
         yield [Decimal((head + rest).replace("−", "-")) for head, rest in cells]
 
 
@@ -220,12 +220,10 @@ def test_what_is_no_result_is_refused():
         page("words", 3)
 
 
-def test_lines_keep_their_ends_and_their_extremes():
-    values = torch.randn(5000, generator=torch.Generator().manual_seed(0))
-    kept = thinned(values)
-    assert len(kept) <= 260
-    assert {0, 4999, int(values.argmin()), int(values.argmax())} <= set(kept)
-    assert thinned(values[:7]) == list(range(7))
+def test_nothing_explained_and_nothing_trained_still_make_a_page():
+    assert "What these numbers are not" in page(explanation(q=0), ledger(q=0))
+    untrained = explanation(q=1, steps=0)
+    assert "✓ It closes." in page(untrained, untrained.decomposition)
 
 
 def test_moments_begin_at_the_start_and_end_at_the_end():

@@ -127,8 +127,9 @@ def _answer(why: Explanation, query: int) -> str:
     final = float(why.decomposition.final[query, 0])
     answer, chances = why.answer(query), why.probabilities(query)
     if answer is None or chances is None:
-        name = why.decomposition.output_names[0] if why.decomposition.output_names else "output"
-        return f"The network's {name} is {final:.4g}."
+        name = why.decomposition.output_names[0]
+        what = f"output {name}" if name.isdigit() else name
+        return f"The network's {what} is {final:.4g}.".replace("-", "−")
     predicted, runner_up = (why.class_name(i) for i in answer)
     return (
         f"The network predicts {predicted} {certainty(float(chances[answer[0], -1]))}, "

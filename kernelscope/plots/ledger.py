@@ -9,6 +9,7 @@ import torch
 from ..decomposition.result import Decomposition
 from . import drawing
 from .style import plain
+from .thinning import thinned
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,10 +22,10 @@ def draw_decomposition(result: Decomposition, ax: Axes, theme: Theme, *, query: 
     """Draws one output of one query along the run, beside its start plus the data share booked so far."""
     path = result.path[query, output]
     booked = result.initial[query, output] + torch.cat([torch.zeros(1), result.steps[query, output].cumsum(0)])
-    steps = range(len(path))
     ax.axhline(0, color=theme.rule, linewidth=0.8)
-    ax.plot(steps, booked, color=theme.data, linewidth=1.4, linestyle=(0, (4, 2)))
-    ax.plot(steps, path, color=theme.up, linewidth=1.6)
+    for values, colour, dashes in ((booked, theme.data, (0, (4, 2))), (path, theme.up, "solid")):
+        kept = thinned(values, most=1000)
+        ax.plot(kept, values[kept], color=colour, linewidth=1.5, linestyle=dashes)
     ax.set_xlabel("training step")
     ax.set_xlim(0, len(path) * 1.22)
     ax.set_xticks([tick for tick in ax.get_xticks() if 0 <= tick < len(path)])
@@ -36,10 +37,10 @@ def draw_decomposition(result: Decomposition, ax: Axes, theme: Theme, *, query: 
 def label_ends(ax: Axes, x: float, ends: list[tuple[float, str, str]]) -> None:
     """Writes each line's name at its end, apart from each other."""
     low, high = ax.get_ylim()
-    apart, last = 0.09 * (high - low), float("-inf")
-    for y, text, colour in sorted(ends):
-        last = max(y, last + apart)
-        ax.annotate(plain(text), (x, last), xytext=(6, 0), textcoords="offset points", color=colour, va="center",
+    apart, above = 0.09 * (high - low), float("inf")
+    for y, text, colour in sorted(ends, reverse=True):
+        above = min(y, above - apart)
+        ax.annotate(plain(text), (x, above), xytext=(6, 0), textcoords="offset points", color=colour, va="center",
                     annotation_clip=False, parse_math=False)
 
 
@@ -47,6 +48,8 @@ def conclusion(result: Decomposition, query: int, output: int) -> str:
     """What the drawing shows, in words."""
     change = float(result.final[query, output] - result.initial[query, output])
     data = float(result.channels["data"][query, output])
+    name = result.output_names[output]
+    what = f"output {name}" if name.isdigit() else name
     return (
-        f"Training moved the {result.output_names[output]} by {change:+.3g}; the samples' shares add up to {data:+.3g}"
+        f"Training moved the {what} by {change:+.3g}; the samples' shares add up to {data:+.3g}"
     ).replace("-", "−")

@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-#: A line keeps at most this many points; of each stretch it keeps the lowest and the highest.
-MOST_POINTS = 240
+from ..plots.thinning import thinned
 
 
 def scale(values: Sequence[float]) -> tuple[float, float]:
@@ -22,18 +21,6 @@ def bar(value: float, zero: float, unit: float) -> dict[str, float]:
     """A bar from zero to the value."""
     length = abs(value) * unit
     return {"x": round(zero - length if value < 0 else zero, 1), "width": round(length, 1), "zero": zero}
-
-
-def thinned(values: Tensor) -> list[int]:
-    """Places of the points to keep: all of them, or the lowest and highest of each stretch, first and last always."""
-    count = len(values)
-    if count <= MOST_POINTS:
-        return list(range(count))
-    kept, stretches = {0, count - 1}, MOST_POINTS // 2
-    for stretch in range(stretches):
-        start, stop = stretch * count // stretches, (stretch + 1) * count // stretches
-        kept |= {start + int(values[start:stop].argmin()), start + int(values[start:stop].argmax())}
-    return sorted(kept)
 
 
 def chart(
@@ -56,11 +43,16 @@ def chart(
         "zero": y(0.0) if low < 0 < high else None,
         "mark": f"{1000 * mark[1] / steps:.4g}" if mark[1] else "",
         "mark_name": f"step {mark[1]}: {mark[0]}",
-        "low": f"{low:.{places}f}".replace("-", "−"),
-        "high": f"{high:.{places}f}".replace("-", "−"),
+        "low": _rounded(low, places),
+        "high": _rounded(high, places),
         "steps": steps,
         "conclusion": conclusion,
     }
+
+
+def _rounded(value: float, places: int) -> str:
+    # Adding zero turns the negative zero that rounding may leave into the positive one.
+    return f"{round(value, places) + 0.0:.{places}f}".replace("-", "−")
 
 
 def moments(steps: int, count: int = 21) -> list[int]:

@@ -20,6 +20,9 @@ from .facts import STATUS, facts, verdict
 MOST_QUERIES = 12
 MOST_GROUPS = 12
 
+#: Names of more letters than this get a wider column.
+LONG = 8
+
 LINE_NAMES = {
     "initial": "before training",
     "decay": "weight decay",
@@ -36,8 +39,10 @@ def explanation(why: Explanation, album: Album, name: str) -> dict[str, Any]:
     cases = [_case(why, query, album, f"{name}-{query}") for query in range(min(len(why), MOST_QUERIES))]
     rows = why.check().rows
     left_out = f"Showing {MOST_QUERIES} of {len(why)} explained inputs." if len(why) > MOST_QUERIES else ""
+    names = why.group_names() + [why.class_name(i) for i in range(len(why.classes))]
     return {
         "cases": cases,
+        "long_names": max(map(len, names), default=0) > LONG,
         "unit": why.unit,
         "checks": [{"name": row.name, "status": STATUS[row.status], "sentence": row.sentence} for row in rows],
         "verdict": verdict(rows),
@@ -62,7 +67,7 @@ def _case(why: Explanation, query: int, album: Album, name: str) -> dict[str, An
         "id": name,
         "headline": _headline(why, query),
         "truth": truth,
-        "thumbnail": album.query(why.inputs[query], low, high, 64),
+        "thumbnail": album.query(why.inputs[query], low, high, 64) | {"words": ""},
         "picture": album.query(why.inputs[query], low, high, 128),
         "sentence": " ".join(said[part] for part in ("caveat", "answer", "movement", "groups") if said[part]),
         "details": " ".join(said[part] for part in ("samples", "cancellation", "channels") if said[part]),
@@ -222,7 +227,8 @@ def _frames(why: Explanation, query: int) -> dict[str, Any]:
     kept = strongest[booked[strongest, -1].argsort(descending=True, stable=True)].tolist()
     zero, unit = charts.scale(booked[kept].flatten().tolist())
     rows = [(names[g], booked[g]) for g in kept]
-    title = f"What each group had added by then, in {why.unit}"
+    who = "each group" if len(rows) > 1 else "the samples"
+    title = f"What {who} had added by then, in {why.unit}"
     panels.append(_panel(title, rows, 2 + len(columns), zero=zero, unit=unit, sign=True))
     columns += [f"from {name}" for name, _ in rows]
     cells += [[_marked(value) for value in values.tolist()] for _, values in rows]

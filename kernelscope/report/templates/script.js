@@ -28,7 +28,7 @@
       says.textContent = row[1];
       slider.setAttribute("aria-valuetext", row[1]);
       for (const cursor of cursors) {
-        const x = 1000 * number(row[0]) / steps;
+        const x = steps ? 1000 * number(row[0]) / steps : 0;
         cursor.setAttribute("x1", x);
         cursor.setAttribute("x2", x);
       }
