@@ -7,8 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from ..errors import RecordingError
-from ..storage import MemoryStore, Store
+from ..storage import MemoryStore, Segment, Store
 from .segments import Chunk, decode, encode
+
+#: Steps are handed to the writer when they fill this many bytes, or after ``commit_every`` seconds.
+CHUNK = 32 * 2**20
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
           "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -49,23 +52,40 @@ class Keep:
         """Whether rows may be missing, so that optimizer states are stored with those that are kept."""
         return self.every > 1 or self.budget is not None
 
-    def thin(self, store: Store | MemoryStore, steps: int) -> Keep:
-        """Doubles the stride until the stored rows fill at most half the budget; at least one row always stays."""
+    @property
+    def chunk(self) -> int:
+        """The size in bytes at which a chunk is handed to the writer."""
+        return CHUNK if self.budget is None else min(CHUNK, self.budget // 8)
+
+    def thin(self, store: Store | MemoryStore, steps: int, waiting: Chunk) -> Keep:
+        """Doubles the stride until what is stored and what waits fill at most half the budget.
+
+        The first row and the first of each optimizer always stay.
+        """
         assert self.budget is not None
         keep = self
-        while store.nbytes > self.budget // 2 and keep.every < max(steps, 1):
+        while store.nbytes + waiting.nbytes > self.budget // 2 and keep.every < max(steps, 1):
             keep = replace(keep, every=2 * keep.every)
-            old = store.segments
-            for segment in old:
-                chunk = keep.thinned(decode(store.read(segment), segment.name), steps)
+            gone: list[Segment] = []
+            for segment in store.segments:
+                chunk = keep.thinned(decode(store.read(segment), segment.name))
                 # The new copy is committed before the old one goes, so that no moment lacks a step.
                 store.append(encode(chunk), segment.meta)
-            store.drop([segment.name for segment in old])
+                gone.append(segment)
+                if sum(old.size for old in gone) >= self.chunk:
+                    store.drop([old.name for old in gone])
+                    gone.clear()
+            store.drop([old.name for old in gone])
+            keep.thinned(waiting)
         return keep
 
-    def thinned(self, chunk: Chunk, last: int) -> Chunk:
+    def stores(self, k: int) -> bool:
+        """Whether this stride stores row k."""
+        return k % self.every == 0
+
+    def thinned(self, chunk: Chunk) -> Chunk:
         """The chunk with only those rows and states that this stride stores."""
-        chunk.rows = {k: row for k, row in chunk.rows.items() if k % self.every == 0 or k == last}
-        first = {chunk.first + j for j, step in enumerate(chunk.steps) if step.owner == chunk.first + j}
-        chunk.states = {k: v for k, v in chunk.states.items() if k < 0 or k % self.every == 0 or k in first}
+        chunk.rows = {k: row for k, row in chunk.rows.items() if self.stores(k)}
+        # Nothing before the first step of an optimizer tells its states.
+        chunk.states = {k: v for k, v in chunk.states.items() if k < 0 or self.stores(k) or k in chunk.starts}
         return chunk

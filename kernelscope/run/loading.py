@@ -40,7 +40,7 @@ class LoaderTap:
             )
         self._kind = kind
         # len, attributes and isinstance stay the loader's; only its iterator is accompanied.
-        self.loader.__class__ = type(kind.__name__, (kind,), {"__iter__": _accompanied(self, kind), "_tapped": True})
+        self.loader.__class__ = type(kind.__name__, (kind,), {"__iter__": accompanied(self, kind), "_tapped": True})
 
     def close(self) -> None:
         """Leaves the loader as it was."""
@@ -54,10 +54,14 @@ class LoaderTap:
             kept._index_sampler = sampler.inner  # type: ignore[union-attr]
 
 
-def _accompanied(tap: LoaderTap, kind: type[Any]) -> Callable[[Any], Iterator[Any]]:
+def accompanied(tap: LoaderTap, kind: type[Any],
+                make: Callable[[Any], Iterator[Any]] | None = None) -> Callable[[Any], Iterator[Any]]:
+    """The ``__iter__`` of a kind of loader, or another one that makes its iterators, with the tap beside it."""
+    make = make or kind.__iter__
+
     def iterate(loader: Any) -> Iterator[Any]:
         if tap.ids is not None:
-            return _TappedIterator(kind.__iter__(loader), tap, None)
+            return _TappedIterator(make(loader), tap, None)
         own = loader.batch_sampler
         tapped = _TappedSampler(own)
         kept = getattr(loader, "_iterator", None)
@@ -66,7 +70,7 @@ def _accompanied(tap: LoaderTap, kind: type[Any]) -> Callable[[Any], Iterator[An
         # The iterator takes its sampler from the loader when it is made; a loader forbids the plain assignment.
         loader.__dict__["batch_sampler"] = tapped
         try:
-            inner = kind.__iter__(loader)
+            inner = make(loader)
         finally:
             loader.__dict__["batch_sampler"] = own
         if tapped.under_way is None:

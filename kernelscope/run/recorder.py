@@ -16,28 +16,35 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
 
 from ..architecture import describe
-from ..errors import DataError, NonFiniteError, RecordingError
+from ..errors import DataError, NonFiniteError, RecordingError, StoreError, StoreExists
 from ..network import Network, flatten, get_random_state, training_flags
 from ..storage import MemoryStore, Store
+from ..storage.files import disk_errors
+from ..storage.manifest import exists
+from .deliveries import Deliveries, leaves, len_of
 from .gradient_check import warn_of_another_loss
 from .keeping import Keep
-from .loading import LoaderTap
+from .loading import LoaderTap, as_integers
 from .losses import Loss
+from .passes import Pass, Passes
 from .provenance import provenance
 from .resuming import take_up
 from .rules import RULES, hyperparameters, rule_name
 from .run import Run
 from .samples import Samples, split_batch
-from .segments import Chunk
+from .segments import Chunk, encode
 from .step import MicroBatch, Step
 from .writer import Writer
 
-#: Steps are handed to the writer when they fill this many bytes, or after ``commit_every`` seconds.
-CHUNK = 32 * 2**20
+#: Steps of a small network are handed over when there are this many.
+MOST_STEPS = 4096
+
+#: A run of at most this many bytes is taken into memory when its disk fails.
+RESCUE = 2**30
 
 
 def record(
@@ -78,7 +85,8 @@ def record(
         class_names: A word for each class.
         commit_every: Seconds after which recorded steps are brought to the disk; ``0`` commits every step.
         overwrite: Whether a run in ``out`` may be replaced.
-        resume: Whether the run in ``out`` is taken up again, at the step whose parameters the model holds.
+        resume: Whether the run in ``out`` is taken up again, at the step whose parameters the model holds; where there
+            is none yet, one is begun.
         notes: Plain data to keep with the run.
 
     Returns:
@@ -107,17 +115,6 @@ def record(
                      commit_every=commit_every, overwrite=overwrite, resume=resume, notes=notes or {})
 
 
-class _Pass:
-    """A forward pass under way: it counts once its outputs have received a gradient."""
-
-    def __init__(self, batch: MicroBatch):
-        self.batch = batch
-        self.used = False
-
-    def use(self, _: Tensor) -> None:
-        self.used = True
-
-
 class Recording:
     """The one mutable object: it listens while the block runs, and dies into an immutable :class:`Run`.
 
@@ -128,30 +125,39 @@ class Recording:
     def __init__(self, model: nn.Module, loader: Any, loss: Loss, *, out: Path | None, keep: Keep,
                  average: nn.Module | None, split: Callable[[Any], tuple[Any, Any]], ids: Callable[[Any], Any] | None,
                  class_names: list[str] | None, commit_every: float, overwrite: bool, resume: bool,
-                 notes: dict[str, Any]):
+                 notes: dict[str, Any], earlier: dict[str, Tensor] | None = None):
+        self._tap: LoaderTap | None = None
         if isinstance(loader, DataLoader):
-            fixed = ids is None
-            self._tap: LoaderTap | None = LoaderTap(loader, self._delivered_batch, ids)
-            self._samples = Samples(len(loader.dataset) if fixed else None)  # type: ignore[arg-type]
+            self._tap = LoaderTap(loader, self.deliver, ids)
+            self._samples = Samples(len(loader.dataset) if ids is None else None)  # type: ignore[arg-type]
+            self._deliveries = Deliveries(split)
         else:
-            self._tap = None
-            self._samples = _samples_of(loader)
+            inputs, targets = _pair(loader)
+            self._samples = Samples(len(targets))
+            self._deliveries = Deliveries(lambda pair: pair)
+            # A pass that is given a slice of the inputs, or all of them, needs no word about its samples.
+            self._deliveries.add(range(len(targets)), (inputs, targets))
+            self._targets = targets
+        # The buffers before the first pass, where passes were seen before the recording began.
+        self._earlier = earlier
         if resume and out is None:
             raise RecordingError("resume=True takes up a run in a folder, and none is named. Pass out=... as well.")
-        self._model, self._loss, self._out, self._keep, self._split = model, loss, out, keep, split
+        self._model, self._loss, self._out, self._keep = model, loss, out, keep
         self._average = None if average is None else _averaged(model, average)
         self._class_names, self._commit_every, self._notes = class_names, commit_every, notes
         self._overwrite, self._resume = overwrite, resume
         self._run: Run | None = None
-        self._open = False
+        self._writer: Writer | None = None
+        self._used = False
 
     # -- the block ---------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        if self._run is not None or self._open:
+        if self._used:
             raise RecordingError("A recording is used once. Call record(...) again for another one.")
         self._network = Network(self._model)
-        self._parameters = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
+        self._network.buffers |= self._earlier or {}
+        self._parameters: dict[str, Tensor] = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
         if not self._parameters:
             raise RecordingError(
                 "No parameter of the model requires a gradient, so there is nothing to record. "
@@ -161,30 +167,36 @@ class Recording:
         self._place = {id(p): i for i, p in enumerate(self._parameters.values())}
         self._device = next(iter(self._parameters.values())).device
         self._dtype = _widest(p.dtype for p in self._parameters.values())
-        self._passes: list[_Pass] = []
+        self._passes = Passes(self._samples, self._norms)
         self._last_batches: list[MicroBatch] = []
-        self._pending: tuple[list[int], Any] | None = None
-        self._foreign = self._unnamed = self._iterated = 0
+        self._said: list[int] | None = None
+        self._foreign = self._iterated = 0
         self._random: Tensor | None = None
-        self._drawn = False
         self._seen_buffers: dict[str, Tensor] = {}
-        self._restarts: list[int] = [0]
         # Optimizers and their first steps; held, because the id of one that is gone may be given to the next.
         self._seen_optimizers: list[tuple[torch.optim.Optimizer, int]] = []
+        self._under_way: Step | None = None
         self._before_average: Tensor | None = None
-        self._step = self._begin_store()
-        self._chunk = Chunk(first=self._step)
-        if self._step == 0:
+        self._chunk = self._begin()
+        self._first = self._chunk.first
+        if self._first == 0:
             # Under the number -1 stand the things that hold before the first forward pass.
             frozen = {name: t for name, t in self._network.parameters.items() if name not in self._parameters}
             self._chunk.states[-1] = {name: t.cpu() for name, t in frozen.items()}
-            self._keep_buffers(-1)
-        self._written = time.monotonic()
-        self._attach()
-        self._open = True
+            self._keep_buffers(-1, self._earlier)
+        try:
+            self._attach()
+        except BaseException:
+            self._detach()
+            if self._writer is not None:
+                self._writer.close()
+                self._writer.store.close()
+            raise
+        self._used = True
         return self
 
-    def _begin_store(self) -> int:
+    def _begin(self) -> Chunk:
+        """The first chunk, where the recording begins or is taken up."""
         self._meta: dict[str, Any] = {
             "parameters": [_entry(name, p) for name, p in self._parameters.items()],
             "frozen": [_entry(n, p) for n, p in self._model.named_parameters() if n not in self._parameters],
@@ -192,24 +204,28 @@ class Recording:
             "samples": self._samples.size if self._samples.fixed else None,
             "loss": self._loss.name, "loss_options": self._loss.options, "class_names": self._class_names,
             "architecture": describe(self._model), "keep": self._keep.word, "notes": self._notes,
-            "restarts": [0], "complete": False, **provenance(self._model),
+            "complete": False, **provenance(self._model),
         }
-        if self._resume:
-            assert self._out is not None
-            self._store, step, restarts = take_up(self._out, self._network, self._loss, self._meta,
-                                                  flatten(list(self._parameters.values()), self._dtype).cpu(),
-                                                  self._samples)
-            self._restarts = [*restarts, step]
-        else:
-            step = 0
-            self._store = (MemoryStore("run", self._meta) if self._out is None else
-                           Store.create(self._out, kind="run", meta=self._meta, overwrite=self._overwrite))
-        self._writer = Writer(self._store, acknowledged=step)
-        return step
+        if self._out is not None and exists(self._out):
+            if self._resume:
+                row = flatten(list(self._parameters.values()), self._dtype).cpu()
+                store, self._run, step = take_up(self._out, self._network, self._loss, self._meta, row, self._samples)
+                self._writer = Writer(store, acknowledged=step)
+                return Chunk(first=step, place=self._run.place)
+            if not self._overwrite:
+                raise StoreExists(
+                    f"{self._out} already holds a recording. Choose another folder, pass resume=True to take it up or "
+                    "overwrite=True to replace it; it is intact."
+                )
+        if self._out is not None:
+            with disk_errors(self._out, 0):
+                self._out.mkdir(parents=True, exist_ok=True)
+        return Chunk(first=0)
 
     def _attach(self) -> None:
         self._hooks: list[Any] = [
             register_optimizer_step_pre_hook(self._before_step),
+            register_optimizer_step_post_hook(self._after_step),
             self._model.register_forward_pre_hook(self._before_pass, with_kwargs=True),
             self._model.register_forward_hook(self._after_pass, with_kwargs=True),
         ]
@@ -221,26 +237,57 @@ class Recording:
             hook.remove()
         if self._tap is not None:
             self._tap.close()
-        self._open = False
+        self._deliveries.forget()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
         self._detach()
-        steps = self._step
+        rest = self._drop_what_has_no_end()
+        recorded = self._step > self._first
         try:
-            if steps and self._finite_parameters():
-                self._row(steps, last=True)
-            self._flush()
-            self._writer.close()
-            self._store.commit({**self._meta, "restarts": self._restarts, "complete": kind is None,
-                                "drawn": self._drawn})
+            if recorded:
+                if rest:
+                    self._keep_row(self._step, last=True)
+                self._flush()
+            if self._writer is not None:
+                self._writer.close()
+                if recorded:
+                    self._writer.store.commit({**self._meta, "complete": kind is None})
+                self._run = self._opened(self._writer.store)
+        except StoreError as failure:
+            self._rescue(failure)
+            if error is None:
+                raise
+            # The error that ended the block is the one to see first.
+            error.add_note(str(failure))
         finally:
-            self._store.close()
-        if steps:
-            self._run = Run.from_store(self._store if self._out is None else Store.open(self._out, "run", "size"),
-                                       self._network, self._loss)
-        elif kind is None:
+            if self._writer is not None:
+                self._writer.store.close()
+            self._seen_optimizers.clear()
+        if not recorded and kind is None:
             raise self._nothing_recorded()
+
+    def _opened(self, store: Store | MemoryStore) -> Run:
+        if isinstance(store, Store):
+            store = Store.open(store.path, "run", "size")
+        return Run.from_store(store, self._network, self._loss)
+
+    def _rescue(self, failure: StoreError) -> None:
+        """Where the disk failed, what is on it and what waits becomes a run in memory."""
+        waiting = [*(self._writer.waiting if self._writer is not None else ()), self._chunk]
+        stored = self._writer.store if self._writer is not None else MemoryStore("run", self._meta)
+        held = [segment for segment in stored.segments if stored.nbytes <= RESCUE]
+        memory = MemoryStore("run", self._meta)
+        for segment in held:
+            memory.append(stored.read(segment), segment.meta)
+        for chunk in waiting if len(held) == len(stored.segments) else ():
+            memory.append(encode(chunk), chunk.meta)
+        if memory.segments:
+            self._run = self._opened(memory)
+            failure.add_note(
+                f"{self.acknowledged} of {len(self._run)} recorded steps are in {self._out}, and all of them in "
+                "recording.run: make room and call recording.run.save(...) with another folder."
+            )
 
     @property
     def run(self) -> Run:
@@ -255,84 +302,63 @@ class Recording:
     @property
     def acknowledged(self) -> int:
         """The number of steps that are safely stored."""
-        return self._writer.acknowledged
+        return 0 if self._writer is None else self._writer.acknowledged
 
     # -- what the loop does ------------------------------------------------------------------------------------------
 
     def batch(self, ids: Any) -> None:
         """Says which samples the next forward pass sees, in a loop that has no loader."""
-        values = ids.tolist() if hasattr(ids, "tolist") else list(ids)
-        self._delivered_batch(None, values)
-
-    def _delivered_batch(self, batch: Any, ids: list[int]) -> None:
         self._iterated += 1
-        self._pending = (ids, batch)
+        self._said = as_integers(ids)
+
+    def deliver(self, batch: Any, ids: list[int]) -> None:
+        """Takes note that the loop received a batch of these samples."""
+        self._iterated += 1
+        self._deliveries.add(ids, batch)
+
+    def forget(self) -> None:
+        """Takes note that the loop received a batch of samples that are not recorded."""
+        self._deliveries.skip()
+
+    def take(self, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any, random: Tensor | None,
+             autocast: bool) -> Pass | None:
+        """Takes a forward pass that was made before the recording began, on the batch that was delivered last."""
+        self._random = random
+        with torch.enable_grad(), torch.autocast(self._device.type, enabled=autocast):
+            return self._see(args, kwargs, outputs)
 
     def _before_pass(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if torch.is_grad_enabled():
             self._random = get_random_state(self._device)
 
     def _after_pass(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
-        if not torch.is_grad_enabled():
-            return
-        tensors = [t for t in _leaves(outputs) if t.requires_grad]
+        self._see(args, kwargs, outputs)
+
+    def _see(self, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> Pass | None:
+        tensors = [t for t in leaves(outputs) if t.requires_grad] if torch.is_grad_enabled() else []
         if not tensors:
-            return
+            return None
         if kwargs or not args or not all(isinstance(a, Tensor) for a in args):
             raise RecordingError(
                 "The network is called with keyword arguments or with something that is no tensor, and the recorder "
                 "keeps positional tensors only. Call it as model(x, ...), or wrap it in a module that does."
             )
-        batch = self._micro_batch(module, args)
-        if batch is None:
-            self._unnamed += 1
-            return
-        before = [p for p in self._passes if p.used]
-        if before and before[-1].batch.norms is None:
-            # What has been gathered so far tells how much the loop weighs each pass it accumulates.
-            before[-1].batch.norms = self._norms()
-        this = _Pass(batch)
-        self._passes.append(this)
-        for t in tensors:
-            t.register_hook(this.use)
-
-    def _micro_batch(self, module: nn.Module, args: tuple[Tensor, ...]) -> MicroBatch | None:
-        count = len(args[0]) if args[0].ndim else 0
-        if self._pending is None and self._tap is None and count == self._samples.size:
-            self._pending = (list(range(count)), None)
-        if self._pending is None or len(self._pending[0]) != count:
-            return None
-        ids, delivered = self._pending
-        columns = self._samples.columns(ids)
-        if delivered is None:
-            targets = self._samples.batch(columns)[1]
-        else:
-            targets = self._split(delivered)[1]
-        if not isinstance(targets, Tensor) or len(targets) != count:
-            raise DataError(
-                f"The targets of a batch must be a tensor with one row for each of its {count} samples; came "
-                f"{tuple(targets.shape) if isinstance(targets, Tensor) else type(targets).__name__}. "
-                "Pass batch=lambda b: (inputs, targets) to record(...)."
-            )
-        inputs = tuple(a.detach().cpu() for a in args)
-        if any(x.shape[:1] != (count,) for x in inputs):
-            raise DataError(
-                f"Every input of the network must have one row for each of the {count} samples of a batch; came "
-                f"{[tuple(x.shape) for x in inputs]}. Keep constants inside the module, as buffers."
-            )
-        new, agrees = self._samples.keep(columns, inputs, targets)
-        if bool(new.any()):
-            self._chunk.samples.append((torch.tensor(ids)[new], *(x[new].clone() for x in inputs),
-                                        targets.detach().cpu()[new].clone()))
         random = self._random
         if random is not None and torch.equal(random, get_random_state(self._device)):
             random = None
-        self._drawn |= not agrees
-        return MicroBatch(
-            columns=columns, at=self._step, training=training_flags(module), random=random,
-            drawn=None if agrees else (*(x.clone() for x in inputs), targets.detach().cpu().clone()),
-            autocast=torch.is_autocast_enabled(self._device.type),
-        )
+        this = Pass(self._passes, args, self._known(args), self._step, training_flags(self._model), random,
+                    torch.is_autocast_enabled(self._device.type))
+        for t in tensors:
+            t.register_hook(this.use)
+        return this
+
+    def _known(self, inputs: tuple[Tensor, ...]) -> tuple[Sequence[int], Tensor] | None:
+        """The ids and targets of the rows that the network received."""
+        if self._said is None:
+            return self._deliveries.find(inputs)
+        if len(self._said) != len_of(inputs[0]):
+            return None
+        return self._said, self._targets[self._samples.columns(self._said)]
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
@@ -358,28 +384,59 @@ class Recording:
         if not any(mine):
             self._foreign += 1
             return
-        self._writer.raise_failure()
-        batches = [p.batch for p in self._passes if p.used] or self._last_batches
+        if self._writer is not None:
+            self._writer.raise_failure()
+        self._drop_what_was_broken_off()
+        batches = self._passes.batches or ([] if self._passes.unknown else self._last_batches)
         if not batches:
             raise self._nothing_seen()
         norms, largest = self._norms(), self._largest()
         self._refuse_non_finite(norms)
-        name = rule_name(optimizer)
+        k, name = self._step, rule_name(optimizer)
         groups = [{"names": [self._names[self._place[id(p)]] for p in own], **hyperparameters(group)}
                   for own, group in zip(mine, optimizer.param_groups, strict=True)]
         without = [self._names[self._place[id(p)]] for own in mine for p in own if p.grad is None]
-        owner = next((first for seen, first in self._seen_optimizers if seen is optimizer), self._step)
+        owner = next((first for seen, first in self._seen_optimizers if seen is optimizer), k)
         step = Step(name, groups, batches, norms, largest, without, owner=owner)
-        self._row(self._step)
-        if owner == self._step:
-            self._seen_optimizers.append((optimizer, owner))
+        if owner == k:
             self._first_step(optimizer, name, step)
+            self._seen_optimizers.append((optimizer, owner))
+        self._chunk.samples += self._passes.fresh
+        self._passes.fresh = []
+        self._keep_row(k)
+        if self._chunk.steps and self._is_due():
+            self._flush()
         self._keep_states(owner)
-        self._chunk.steps.append(step)
-        self._passes.clear()
         self._last_batches = batches
-        self._pending = None
-        self._step += 1
+        self._said = None
+        self._passes.clear()
+        # Whatever interrupts from here on, the chunk holds this step or it does not.
+        self._under_way = step
+        self._chunk.steps.append(step)
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        self._under_way = None
+
+    def _drop_what_was_broken_off(self) -> bool:
+        """Forgets a step that its optimizer did not end; says whether there was one."""
+        broken = bool(self._chunk.steps) and self._chunk.steps[-1] is self._under_way
+        if broken:
+            self._chunk.steps.pop()
+        return broken
+
+    def _drop_what_has_no_end(self) -> bool:
+        """Forgets a last step without an end that can be kept; says whether the parameters are those of an end."""
+        if self._drop_what_was_broken_off():
+            return False
+        finite = self._finite_parameters()
+        if not finite and self._chunk.steps:
+            self._chunk.steps.pop()
+        return finite
+
+    @property
+    def _step(self) -> int:
+        """The number of the next step."""
+        return self._chunk.last
 
     def _first_step(self, optimizer: torch.optim.Optimizer, name: str, step: Step) -> None:
         unknown = [p for group in optimizer.param_groups for p in group["params"]
@@ -389,41 +446,55 @@ class Recording:
                 "The optimizer moves parameters of the model that did not exist or were frozen when the recording "
                 "began. Build the model and set requires_grad before `with ks.record(...)`."
             )
+        if name not in RULES and self._keep.replays:
+            raise RecordingError(
+                f"keep={self._keep.word!r} leaves steps to be computed again, and a step of {name} cannot be. "
+                'Record with keep="all".'
+            )
         if name not in RULES:
             warnings.warn(
                 f"The steps of {name} are recorded, but they cannot be unrolled into shares of samples; decompose "
                 f'will refuse them unless rule="displacement" is asked. Known are {", ".join(sorted(RULES))}.',
                 stacklevel=5,
             )
-        elif len(self._seen_optimizers) == 1:
+        elif not self._seen_optimizers:
             warn_of_another_loss(self._network, self._loss, self._samples, step, self._parameters, self._names)
 
     # -- what is kept ------------------------------------------------------------------------------------------------
 
-    def _row(self, k: int, last: bool = False) -> None:
-        """Keeps what holds at the start of step k, and hands full chunks to the writer."""
-        row = flatten(list(self._parameters.values()), self._dtype).cpu()
+    def _keep_row(self, k: int, last: bool = False) -> None:
+        """Keeps what holds at the start of step k."""
         if self._average is not None:
-            self._keep_average(k, row, last)
+            self._keep_average(k)
         self._keep_buffers(k)
-        if k % self._keep.every == 0 or last:
-            self._chunk.rows[k] = row
-        due = time.monotonic() - self._written >= self._commit_every
-        if self._chunk.steps and (due or self._chunk.nbytes >= CHUNK):
-            self._flush()
+        if last or self._keep.stores(k):
+            self._chunk.rows[k] = flatten(list(self._parameters.values()), self._dtype).cpu()
+
+    def _is_due(self) -> bool:
+        # The first step is brought to the disk at once, so that a folder that cannot be written is found at once.
+        return (self._writer is None or len(self._chunk.steps) >= MOST_STEPS or self._chunk.nbytes >= self._keep.chunk
+                or time.monotonic() - self._written >= self._commit_every)
 
     def _flush(self) -> None:
-        if self._keep.budget is not None and self._store.nbytes + self._chunk.nbytes > self._keep.budget:
-            self._writer.drain()
-            self._keep = self._keep.thin(self._store, self._step)
-            self._chunk = self._keep.thinned(self._chunk, self._step)
-        self._writer.put(self._chunk)
-        self._chunk = Chunk(first=self._step)
+        """Hands the chunk to the writer, and begins the next one."""
+        chunk, k = self._chunk, self._step
+        writer = self._writer = self._writer or self._begin_store()
+        if self._before_average is not None:
+            chunk.averages[k] = self._before_average
+        if self._keep.budget is not None and writer.store.nbytes + chunk.nbytes > self._keep.budget:
+            writer.drain()
+            self._keep = self._keep.thin(writer.store, k, chunk)
+        writer.put(chunk)
+        self._chunk = Chunk(first=k, place=chunk.place + 1)
         self._written = time.monotonic()
 
-    def _keep_buffers(self, k: int) -> None:
+    def _begin_store(self) -> Writer:
+        return Writer(MemoryStore("run", self._meta) if self._out is None else
+                      Store.create(self._out, kind="run", meta=self._meta, overwrite=self._overwrite))
+
+    def _keep_buffers(self, k: int, held: dict[str, Tensor] | None = None) -> None:
         changed = {}
-        for name, b in self._model.named_buffers():
+        for name, b in (dict(self._model.named_buffers()) if held is None else held).items():
             if name not in self._seen_buffers or not torch.equal(self._seen_buffers[name], b):
                 changed[name] = self._seen_buffers[name] = b.detach().clone()
         if changed:
@@ -442,13 +513,14 @@ class Recording:
                         key = f"{first}|{self._names[self._place[id(p)]]}|{name}"
                         states[key] = torch.as_tensor(value).detach().cpu().clone()
 
-    def _keep_average(self, k: int, row: Tensor, last: bool) -> None:
+    def _keep_average(self, k: int) -> None:
         assert self._average is not None
         now = flatten(self._average, self._dtype).cpu()
-        if self._before_average is not None and self._chunk.steps:
-            self._chunk.steps[-1].average = averaging_factor(self._before_average, row, now)
-        if self._before_average is None or last:
+        if self._before_average is None:
             self._chunk.averages[k] = now
+        elif self._chunk.steps:
+            row = flatten(list(self._parameters.values()), self._dtype).cpu()
+            self._chunk.steps[-1].average = averaging_factor(self._before_average, row, now)
         self._before_average = now
 
     def _norms(self) -> Tensor:
@@ -467,7 +539,7 @@ class Recording:
     # -- what can go wrong -------------------------------------------------------------------------------------------
 
     def _refuse_non_finite(self, norms: Tensor) -> None:
-        bad = [name for name, norm in zip(self._names, norms.tolist(), strict=True) if norm != norm or norm == torch.inf]
+        bad = [self._names[i] for i in (~torch.isfinite(norms)).nonzero().flatten().tolist()]
         if bad or not self._finite_parameters():
             what = f"the gradient of {bad[0]!r}" if bad else "a parameter"
             raise NonFiniteError(
@@ -484,9 +556,10 @@ class Recording:
         if self._tap is not None and self._iterated == 0:
             return RecordingError(
                 f"The optimizer makes step {self._step}, but the recorded loader was never iterated, so the samples "
-                "of the step are unknown. Give record(...) the loader that the loop reads."
+                "of the step are unknown. Give record(...) the loader that the loop reads, and begin to iterate it "
+                "inside the block."
             )
-        if self._unnamed:
+        if self._passes.unknown:
             return RecordingError(
                 f"The optimizer makes step {self._step} after a forward pass whose number of rows is not that of the "
                 "batch that was delivered. Give record(...) the loader that the loop reads; in a loop without a loader "
@@ -528,8 +601,8 @@ def averaging_factor(before: Tensor, row: Tensor, now: Tensor) -> float:
     return short if float((new - short * old).norm()) <= 4 * eps * float(now.double().norm()) else factor
 
 
-def _samples_of(pair: Any) -> Samples:
-    if not isinstance(pair, list | tuple) or len(pair) < 2 or not all(isinstance(t, Tensor) for t in pair):
+def _pair(pair: Any) -> tuple[tuple[Tensor, ...], Tensor]:
+    if not isinstance(pair, list | tuple) or len(pair) < 2 or not all(isinstance(t, Tensor) and t.ndim for t in pair):
         raise RecordingError(
             f"The training data must be a DataLoader or a pair (inputs, targets) of tensors; a "
             f"{type(pair).__name__} came. Pass the loader that the loop iterates."
@@ -539,9 +612,7 @@ def _samples_of(pair: Any) -> Samples:
             f"Inputs and targets must have one row for each sample; they have {[len(t) for t in pair]} rows. "
             "Cut them to the same length."
         )
-    samples = Samples(len(pair[0]))
-    samples.targets = pair[-1].detach().cpu()
-    return samples
+    return tuple(pair[:-1]), pair[-1].detach().cpu()
 
 
 def _averaged(model: nn.Module, average: nn.Module) -> list[Tensor]:
@@ -558,14 +629,6 @@ def _averaged(model: nn.Module, average: nn.Module) -> list[Tensor]:
 
 def _entry(name: str, p: Tensor) -> dict[str, Any]:
     return {"name": name, "shape": list(p.shape), "dtype": str(p.dtype).removeprefix("torch.")}
-
-
-def _leaves(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, dict):
-        value = list(value.values())
-    return [t for item in value for t in _leaves(item)] if isinstance(value, list | tuple) else []
 
 
 def _widest(dtypes: Any) -> torch.dtype:

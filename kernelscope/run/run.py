@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,9 +26,13 @@ from .replay import replay
 from .samples import Samples
 from .segments import Chunk, decode
 from .step import Step
+from .validating import Validator
 
 #: Rows of parameters kept in memory while a run on disk is read, in bytes.
 CACHE = 256 * 2**20
+
+#: Whole numbers from here on are targets that count something, and get no list of names.
+MOST_CLASSES = 2**16
 
 
 class Run:
@@ -119,7 +124,8 @@ class Run:
         if names is None and self.is_classification:
             targets = self.samples.targets
             assert targets is not None
-            names = [str(i) for i in range(int(targets.max()) + 1)]
+            largest = int(targets.max())
+            names = [str(i) for i in range(largest + 1)] if largest < MOST_CLASSES else None
         return names
 
     @property
@@ -131,14 +137,11 @@ class Run:
     @property
     def labels(self) -> list[str] | None:
         """A word for each sample: the name of its class, or ``None`` when targets are not classes."""
-        names = self.class_names
-        if names is None or not self.is_classification:
+        if not self.is_classification:
             return None
-        assert self.samples.targets is not None
-        classes = self.samples.targets[:self.size].tolist()
-        seen = self.samples.seen[:self.size].tolist()
-        return [(names[c] if 0 <= c < len(names) else str(c)) if drawn else "never drawn"
-                for c, drawn in zip(classes, seen, strict=True)]
+        names = self.class_names or []
+        return ["never drawn" if c is None else names[c] if 0 <= c < len(names) else str(c)
+                for c in self.samples.target_list()]
 
     def sample(self, i: int) -> tuple[Tensor, Tensor] | None:
         """The input and target of sample i, or ``None`` if training never drew it."""
@@ -148,6 +151,12 @@ class Run:
         """Step k of the recording."""
         return self._index.steps[k]
 
+    def restore_surroundings(self) -> None:
+        """Gives the network the frozen parameters and the first buffers of the recording."""
+        self._index.check_buffers(self.network.buffers)
+        self.network.parameters |= self.states(-1) or {}
+        self.network.buffers |= self._index.buffers(-1)
+
     def trajectory(self, start: int, stop: int) -> list[Tensor]:
         """The parameter vectors at the steps ``start`` to ``stop``, both included, replayed where not stored."""
         rows: list[Tensor] = []
@@ -155,7 +164,7 @@ class Run:
         while k <= stop:
             row = self._index.row(k)
             if row is None:
-                anchor = max(j for j in self._index.stored if j <= k)
+                anchor = self._index.anchor(k)
                 # From the anchor the optimizer is run again, up to the next stored row or the end of the request.
                 end = min([stop, *(j - 1 for j in self._index.stored if j > k)])
                 rows.extend(replay(self, anchor, k, end))
@@ -188,8 +197,23 @@ class Run:
 
     @property
     def restarts(self) -> list[int]:
-        """The steps at which recording began or was taken up again."""
-        return [k for k in self.meta.get("restarts", [0]) if k < self.stop]
+        """The first step of each optimizer, and of each time that the recording was taken up."""
+        return [k for k in self._index.starts if k < self.stop]
+
+    @property
+    def shadowed(self) -> set[str]:
+        """The segments of which the store holds a later copy."""
+        return self._index.shadowed
+
+    @property
+    def place(self) -> int:
+        """The place of the chunk that would come next."""
+        return self._index.place
+
+    @property
+    def draws(self) -> bool:
+        """Whether the network saw some samples in more than one form, as under augmentation."""
+        return any(batch.drawn is not None for step in self._index.steps for batch in step.batches)
 
     @property
     def has_average(self) -> bool:
@@ -241,46 +265,92 @@ class Run:
 
 
 class RunIndex:
-    """Where in a store the parts of a run are; shared by all its slices."""
+    """Where in a store the parts of a run are; shared by all its slices.
+
+    Chunks follow each other by their place. One that begins before the last ended takes up the recording at an earlier
+    step: what was there from this step on is no longer part of the run.
+    """
 
     def __init__(self, store: Store | MemoryStore):
         self.store = store
         self.meta = store.meta
-        self.samples = Samples(self.meta["samples"])
-        self._homes: dict[str, dict[int, str]] = {"rows": {}, "states": {}, "buffers": {}, "averages": {}}
-        self._cache: OrderedDict[str, tuple[Chunk, int]] = OrderedDict()
-        chunks: dict[int, Chunk] = {}
-        for segment in store.segments:
-            chunk = self._read(segment.name)
-            for part, homes in self._homes.items():
-                homes.update(dict.fromkeys(getattr(chunk, part), segment.name))
-            for columns, *tables in chunk.samples:
-                ids = columns.tolist()
-                self.samples.keep(self.samples.columns(ids), tables[:-1], tables[-1])
-            # A recording that was thinned or taken up again wrote some steps anew: the later copy counts.
-            chunks[chunk.first] = chunk
+        self._where = store.path or "this recording"
+        self._check = Validator(self.meta, self._where)
+        self.samples = Samples(self._check.samples)
         self.steps: list[Step] = []
-        for first in sorted(chunks):
-            if first > len(self.steps):
-                raise StoreCorrupt(
-                    f"The steps {len(self.steps)} to {first - 1} of {store.path} are missing, so its later steps "
-                    "cannot be reached. The recording was changed by another program; record again."
-                )
-            self.steps[first:] = chunks[first].steps
-        # The last step of a killed run has a start but no end; only steps with both are known.
-        self.length = len(self.steps) if len(self.steps) in self._homes["rows"] else max(len(self.steps) - 1, 0)
+        self._homes: dict[str, dict[int, str]] = {"rows": {}, "states": {}, "averages": {}}
+        self._buffers: dict[str, dict[int, str]] = {}
+        self._cache: OrderedDict[str, tuple[Chunk, int]] = OrderedDict()
+        chunks = self._in_order()
+        self.place = max(chunks, default=-1) + 1
+        self.shadowed = {segment.name for segment in store.segments} - set(chunks.values())
+        for place in sorted(chunks):
+            self._add(chunks[place])
+        self._changes = {name: sorted(homes) for name, homes in self._buffers.items()}
+        # A step is written once it has ended, and a replay tells where; without replays its end must be stored.
+        ended = len(self.steps) in self._homes["rows"] or self.meta.get("keep", "all") != "all"
+        self.length = len(self.steps) if ended else max(len(self.steps) - 1, 0)
+        self.starts = sorted({step.owner for step in self.steps})
         self.stored = sorted(k for k in self._homes["rows"] if k <= self.length)
-        if not self.stored:
+        if 0 not in self._homes["rows"]:
             raise DataError(
-                f"{store.path or 'This recording'} holds no parameters, so no step was committed before it ended. "
+                f"{self._where} holds no parameters, so no step was committed before it ended. "
                 "Record again; with commit_every=0 every step is committed at once."
             )
+
+    def _in_order(self) -> dict[int, str]:
+        """The names of the segments by their place; of two copies of a chunk the later one counts."""
+        chunks: dict[int, str] = {}
+        for segment in self.store.segments:
+            place = segment.meta.get("place")
+            if type(place) is not int or not 0 <= place < 2**53:
+                raise StoreCorrupt(
+                    f"{self._where}/{segment.name} does not say which part of the run it is. It was written by another "
+                    "program; nothing of it was used. Record again, or restore the folder from a copy."
+                )
+            chunks[place] = segment.name
+        return chunks
+
+    def _add(self, name: str) -> None:
+        chunk = self._read(name)
+        if chunk.first > len(self.steps):
+            raise StoreCorrupt(
+                f"The steps {len(self.steps)} to {chunk.first - 1} of {self._where} are missing, so its later steps "
+                "cannot be reached. The recording was changed by another program; record again."
+            )
+        if chunk.first < len(self.steps):
+            del self.steps[chunk.first:]
+            for homes in (*self._homes.values(), *self._buffers.values()):
+                for k in [k for k in homes if k > chunk.first]:
+                    del homes[k]
+        if chunk.ids:
+            self.samples.columns(chunk.ids)
+        self._check.chunk(chunk, self.samples.size)
+        self.steps += chunk.steps
+        for part, homes in self._homes.items():
+            homes.update(dict.fromkeys(getattr(chunk, part), name))
+        for k, buffers in chunk.buffers.items():
+            for buffer in buffers:
+                self._buffers.setdefault(buffer, {})[k] = name
+        for columns, *tables in chunk.samples:
+            if not self.samples.keep(columns, tables[:-1], tables[-1])[1]:
+                raise StoreCorrupt(
+                    f"{self._where}/{name} holds samples that differ from those before it. It was written by another "
+                    "program; nothing of it was used. Record again, or restore the folder from a copy."
+                )
+
+    def check_buffers(self, known: Parameters) -> None:
+        """Compares the stored buffers with those of the model; raises if they are not the same."""
+        for k in sorted({k for homes in self._buffers.values() for k in homes}):
+            names = {homes[k] for homes in self._buffers.values() if k in homes}
+            for name in names:
+                self._check.buffers(self._read(name), known)
 
     def _read(self, name: str) -> Chunk:
         if name in self._cache:
             self._cache.move_to_end(name)
             return self._cache[name][0]
-        chunk = decode(self.store.read(name), f"{self.store.path}/{name}")
+        chunk = decode(self.store.read(name), f"{self._where}/{name}")
         self._cache[name] = (chunk, chunk.nbytes)
         # A store in memory is its own cache.
         while len(self._cache) > 1 and (self.store.path is None or sum(s for _, s in self._cache.values()) > CACHE):
@@ -290,6 +360,10 @@ class RunIndex:
     def _find(self, part: str, k: int) -> Any:
         name = self._homes[part].get(k)
         return None if name is None else getattr(self._read(name), part)[k]
+
+    def anchor(self, k: int) -> int:
+        """The last step up to k from which steps can be computed again."""
+        return max(j for j in self.stored if j <= k and j in self._homes["states"])
 
     def row(self, k: int) -> Tensor | None:
         """The stored row k."""
@@ -306,8 +380,11 @@ class RunIndex:
     def buffers(self, k: int) -> Parameters:
         """The buffers that had changed by step k, each as last stored."""
         known: Parameters = {}
-        for j in sorted(j for j in self._homes["buffers"] if j <= k):
-            known |= self._find("buffers", j)
+        for name, homes in self._buffers.items():
+            before = bisect_right(self._changes[name], k)
+            if before:
+                last = self._changes[name][before - 1]
+                known[name] = self._read(homes[last]).buffers[last][name]
         return known
 
 
@@ -329,6 +406,7 @@ def load(path: str | Path, model: nn.Module | None = None, data: Any = None,
     """
     store = Store.open(path, kind="run")
     meta = store.meta
+    Validator(meta, path)
     expected = {entry["name"]: tuple(entry["shape"]) for entry in meta["parameters"] + meta["frozen"]}
     if model is None:
         if meta.get("architecture") is None:
@@ -340,11 +418,8 @@ def load(path: str | Path, model: nn.Module | None = None, data: Any = None,
     network = Network(model)
     _compare_parameters(network, expected, path)
     network.trainable = [entry["name"] for entry in meta["parameters"]]
-    start = decode(store.read(store.segments[0]), f"{path}/{store.segments[0].name}") if store.segments else None
-    if start is not None:
-        network.parameters |= start.states.get(-1, {})
-        network.buffers |= start.buffers.get(-1, {})
     run = Run.from_store(store, network, _loss(meta, loss, path))
+    run.restore_surroundings()
     if data is not None:
         compare_samples(run, data)
     return run
@@ -386,19 +461,29 @@ def compare_samples(run: Run, data: Any, probes: int = 64) -> None:
     seen = run.samples.seen[:run.size].nonzero().flatten().tolist()
     some: Sequence[int] = seen[:: max(1, len(seen) // probes)]
     with torch.random.fork_rng(devices=[]):
-        differing = [i for i in some if not _same_sample(run, i, data[run.samples.ids[i]])]
-    if differing and not run.meta.get("drawn", False):
+        alike = {i: _alike(run, i, data[run.samples.ids[i]]) for i in some}
+    # A loop that scales its inputs changes all of them, and no target.
+    scaled = not any(inputs for inputs, _ in alike.values())
+    differing = [i for i, (inputs, targets) in alike.items() if not (targets and (inputs or scaled or run.draws))]
+    if differing:
         raise DataError(
             f"{len(differing)} of {len(some)} samples compared differ from those of the run (the first is sample "
             f"{differing[0]}). Pass the data set as it was recorded, or leave data= out: the run keeps its own copy."
         )
 
 
-def _same_sample(run: Run, i: int, item: Any) -> bool:
+def _alike(run: Run, i: int, item: Any) -> tuple[bool, bool]:
+    """Whether the input and the target of sample i are those of the data set's item."""
     kept = run.sample(i)
     assert kept is not None
-    if not isinstance(item, list | tuple) or not isinstance(item[0], Tensor):
+    if not isinstance(item, list | tuple) or len(item) < 2:
+        return True, True
+    return _same(kept[0], item[0]), _same(kept[1], item[-1])
+
+
+def _same(kept: Tensor, given: Any) -> bool:
+    if not isinstance(given, Tensor | int | float):
         return True
-    # The loop may have reshaped the input on its way to the network.
-    return item[0].numel() != kept[0].numel() or torch.equal(item[0].reshape(-1).to(kept[0].dtype),
-                                                            kept[0].reshape(-1))
+    # The loop may have reshaped and converted it on its way to the network.
+    flat = torch.as_tensor(given).reshape(-1)
+    return flat.numel() != kept.numel() or torch.equal(flat.to(kept.dtype), kept.reshape(-1))

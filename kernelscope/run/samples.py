@@ -15,6 +15,9 @@ from torch import Tensor
 
 from ..errors import DataError
 
+#: The largest training set: beyond it, shares of all samples fit into no memory either.
+MOST = 2**26
+
 
 class Samples:
     """A table of training samples: inputs and targets by column, filled as they are seen.
@@ -22,15 +25,23 @@ class Samples:
     Attributes:
         ids: The id of each column, in order; for a data set, its indices.
         size: The number of samples n.
-        seen: Which columns hold a sample.
+        inputs: For each input of the network the rows seen so far, in the order in which they were seen.
+        targets: Their targets.
     """
 
     def __init__(self, size: int | None):
+        if size is not None and size > MOST:
+            raise DataError(
+                f"The training set has {size:,} samples, and a run keeps at most {MOST:,} apart. Record with a "
+                "torch.utils.data.Subset of them, or pass ids= to name the samples that are drawn."
+            )
         self.fixed = size is not None
-        self.ids: list[int] = list(range(size or 0))
-        self.seen = torch.zeros(size or 0, dtype=torch.bool)
+        self.ids: Sequence[int] = range(size) if size is not None else []
         self.inputs: list[Tensor] = []
         self.targets: Tensor | None = None
+        self._count = 0
+        # The row of each column in the tables, or -1; it grows, so that a large set costs what was seen of it.
+        self._rows = torch.zeros(0, dtype=torch.int64)
         self._columns: dict[int, int] = {}
 
     @property
@@ -38,10 +49,17 @@ class Samples:
         """The number of samples n."""
         return len(self.ids)
 
+    @property
+    def seen(self) -> Tensor:
+        """Which columns hold a sample, with shape :math:`(n,)`."""
+        seen = torch.zeros(self.size, dtype=torch.bool)
+        seen[:len(self._rows)] = self._rows[:self.size] >= 0
+        return seen
+
     def columns(self, ids: Sequence[int]) -> Tensor:
         """The columns of the samples with these ids; new ids get a column when the set has no fixed size."""
         if self.fixed:
-            columns = torch.as_tensor(ids, dtype=torch.int64)
+            columns = torch.tensor(ids, dtype=torch.int64)
             if columns.numel() and (int(columns.min()) < 0 or int(columns.max()) >= self.size):
                 raise DataError(
                     f"Sample ids must lie in 0..{self.size - 1}, the {self.size} samples of the recorded data; "
@@ -51,50 +69,76 @@ class Samples:
         for i in ids:
             if i not in self._columns:
                 self._columns[i] = len(self.ids)
-                self.ids.append(i)
-        if self.size > len(self.seen):
-            # Capacity doubles, so that a stream of new ids costs one copy per doubling; the tail stays unseen.
-            self.seen = _grown(self.seen, self.size)
-            self.inputs = [_grown(table, self.size) for table in self.inputs]
-            self.targets = None if self.targets is None else _grown(self.targets, self.size)
+                self.ids.append(i)  # type: ignore[attr-defined]
         return torch.tensor([self._columns[i] for i in ids], dtype=torch.int64)
 
     def keep(self, columns: Tensor, inputs: Sequence[Tensor], targets: Tensor) -> tuple[Tensor, bool]:
         """Keeps a batch; says which of its rows were new, and whether the rest agree with what is kept."""
-        inputs, targets = [x.detach().cpu() for x in inputs], targets.detach().cpu()
+        batch = [*(x.detach().cpu() for x in inputs), targets.detach().cpu()]
         if self.targets is None:
-            self.inputs = [torch.zeros(len(self.seen), *x.shape[1:], dtype=x.dtype) for x in inputs]
-            self.targets = torch.zeros(len(self.seen), *targets.shape[1:], dtype=targets.dtype)
+            *self.inputs, self.targets = (b.new_zeros(0, *b.shape[1:]) for b in batch)
         tables = [*self.inputs, self.targets]
-        batch = [*inputs, targets]
         if [(t.shape[1:], t.dtype) for t in tables] != [(b.shape[1:], b.dtype) for b in batch]:
             return torch.zeros(len(columns), dtype=torch.bool), False
-        known = self.seen[columns]
-        if known.all():
-            return ~known, all(torch.equal(table[columns], b) for table, b in zip(tables, batch, strict=True))
-        new = ~known
-        for table, b in zip(tables, batch, strict=True):
-            table[columns[new]] = b[new]
-        self.seen[columns] = True
+        if len(columns) and int(columns.max()) >= len(self._rows):
+            self._rows = _grown(self._rows, int(columns.max()) + 1, -1, MOST if not self.fixed else self.size)
+        new = self._rows[columns] < 0
+        if bool(new.any()):
+            tables = self._add(columns, new, tables, batch)
+        rows = self._rows[columns]
         # Ids that came twice within this batch must agree as well, so all rows are compared.
-        return new, all(torch.equal(table[columns], b) for table, b in zip(tables, batch, strict=True))
+        return new, all(torch.equal(table[rows], b) for table, b in zip(tables, batch, strict=True))
+
+    def _add(self, columns: Tensor, new: Tensor, tables: list[Tensor], batch: list[Tensor]) -> list[Tensor]:
+        unique, place = torch.unique(columns[new], return_inverse=True)
+        rows = self._count + place
+        self._rows[columns[new]] = rows
+        self._count += len(unique)
+        most = self.size if self.fixed else MOST
+        tables = [_grown(table, self._count, 0, most) for table in tables]
+        for table, b in zip(tables, batch, strict=True):
+            table[rows] = b[new]
+        *self.inputs, self.targets = tables
+        return tables
+
+    def take_over(self, other: Samples) -> None:
+        """Goes on with the samples of an earlier recording."""
+        self.__dict__.update(other.__dict__)
 
     def batch(self, columns: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """The inputs and targets of some columns."""
-        if self.targets is None:
-            raise DataError("This run holds no samples, so its batches cannot be read. Record at least one step.")
-        return tuple(table[columns] for table in self.inputs), self.targets[columns]
+        rows = self._row(columns)
+        if self.targets is None or bool((rows < 0).any()):
+            raise DataError(
+                f"This run does not hold all of the samples {columns.tolist()[:8]}, so a batch of them cannot be read. "
+                "Ask for samples that a step drew; run.samples.seen says which."
+            )
+        return tuple(table[rows] for table in self.inputs), self.targets[rows]
 
     def sample(self, column: int) -> tuple[Tensor, Tensor] | None:
         """The input and the target of one sample, or ``None`` if training never drew it."""
-        if self.targets is None or not bool(self.seen[column]):
-            return None
-        return self.inputs[0][column], self.targets[column]
+        row = int(self._row(torch.tensor(column)))
+        return None if self.targets is None or row < 0 else (self.inputs[0][row], self.targets[row])
+
+    def target_list(self) -> list[Any]:
+        """The target of each sample as plain numbers, ``None`` where training never drew it."""
+        held = [] if self.targets is None else self.targets[:self._count].tolist()
+        rows = self._rows[:self.size].tolist()
+        return [held[row] if row >= 0 else None for row in rows] + [None] * (self.size - len(rows))
+
+    def _row(self, columns: Tensor) -> Tensor:
+        if not len(self._rows):
+            return torch.full_like(columns, -1)
+        inside = (columns >= 0) & (columns < len(self._rows))
+        return torch.where(inside, self._rows[torch.where(inside, columns, 0)], -1)
 
 
-def _grown(table: Tensor, size: int) -> Tensor:
-    capacity = max(size, 2 * len(table))
-    return torch.cat([table, table.new_zeros(capacity - len(table), *table.shape[1:])])
+def _grown(table: Tensor, size: int, fill: int, most: int) -> Tensor:
+    if size <= len(table):
+        return table
+    # Capacity doubles, so that a stream of new rows costs one copy per doubling.
+    more = max(size, min(2 * len(table), most)) - len(table)
+    return torch.cat([table, table.new_full((more, *table.shape[1:]), fill)])
 
 
 def split_batch(batch: Any) -> tuple[tuple[Any, ...], Any]:

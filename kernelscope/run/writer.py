@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from queue import Queue
 
+from ..errors import RecordingError
 from ..storage import MemoryStore, Store
 from .segments import Chunk, encode
 
@@ -13,13 +15,16 @@ class Writer:
     """One thread that encodes, writes and commits; its failures are raised in the loop's own thread.
 
     Attributes:
-        acknowledged: The number of steps whose both ends are committed.
+        acknowledged: The number of steps that are committed with both ends.
+        waiting: Chunks that could not be written yet; each new one brings another try, in order.
     """
 
     def __init__(self, store: Store | MemoryStore, acknowledged: int = 0):
         self.store = store
         self.acknowledged = acknowledged
+        self.waiting: list[Chunk] = []
         self._error: BaseException | None = None
+        self._process = os.getpid()
         # Two chunks may wait; a slower disk then slows the loop down instead of filling the memory.
         self._queue: Queue[Chunk | None] = Queue(maxsize=2)
         self._thread = threading.Thread(target=self._work, name="kernelscope-writer", daemon=True)
@@ -27,7 +32,7 @@ class Writer:
 
     def put(self, chunk: Chunk) -> None:
         """Hands over a chunk; returns at once unless the disk is behind."""
-        self.raise_failure()
+        self._refuse_a_fork()
         self._queue.put(chunk)
 
     def drain(self) -> None:
@@ -36,27 +41,43 @@ class Writer:
         self.raise_failure()
 
     def close(self) -> None:
-        """Commits what is left and ends the thread."""
+        """Ends the thread, and tries once more to commit what is left."""
+        self._refuse_a_fork()
         self._queue.put(None)
         self._thread.join()
-        self.raise_failure()
+        self._error = None
+        self._write()
 
     def raise_failure(self) -> None:
         """Raises what went wrong in the thread, once."""
+        self._refuse_a_fork()
         if self._error is not None:
             error, self._error = self._error, None
             raise error
 
     def _work(self) -> None:
         while (chunk := self._queue.get()) is not None:
+            self.waiting.append(chunk)
             try:
-                if self._error is None:
-                    self.store.append(encode(chunk), {"first": chunk.first, "steps": len(chunk.steps)})
-                    ends = max([self.acknowledged, *chunk.rows])
-                    self.acknowledged = min(ends, chunk.first + len(chunk.steps))
+                self._write()
             # Whatever it is must reach the loop's thread, where it is raised with its own type.
             except BaseException as error:  # noqa: BLE001
                 self._error = error
             finally:
                 self._queue.task_done()
         self._queue.task_done()
+
+    def _write(self) -> None:
+        while self.waiting:
+            chunk = self.waiting[0]
+            self.store.append(encode(chunk), chunk.meta)
+            self.waiting.pop(0)
+            self.acknowledged = chunk.last
+
+    def _refuse_a_fork(self) -> None:
+        if os.getpid() != self._process:
+            raise RecordingError(
+                f"The recording belongs to process {self._process}, and this is its fork {os.getpid()}, which has no "
+                "thread that writes. Train in the process that entered `with ks.record(...)`, or enter it after the "
+                "fork; what was recorded before is intact."
+            )

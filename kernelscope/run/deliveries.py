@@ -1,0 +1,147 @@
+r"""Which delivered batch a forward pass sees.
+
+A loop is free to fetch ahead, to nest two iterations, to keep batches in a list or to cut one into pieces. So the batch
+behind an input is told by memory first: an input that lies within a delivered tensor is that tensor's rows. Only for an
+input that was computed on the way (scaled, cast, moved to a device) it is the batch that was delivered last.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+
+Split = Callable[[Any], tuple[Any, Any]]
+
+
+class Delivery:
+    """A batch, the ids of its rows, and its targets once they were asked for."""
+
+    def __init__(self, ids: Sequence[int], batch: Any, split: Split):
+        self.ids = ids
+        self._batch = batch
+        self._split = split
+        self._targets: Any = None
+
+    def targets(self, rows: slice) -> Tensor:
+        """The targets of some rows."""
+        if self._targets is None:
+            self._targets = self._split(self._batch)[1]
+        count = len(self.ids)
+        if not isinstance(self._targets, Tensor) or self._targets.ndim == 0 or len(self._targets) != count:
+            came = f"of shape {tuple(self._targets.shape)}" if isinstance(self._targets, Tensor) else (
+                type(self._targets).__name__)
+            raise DataError(
+                f"The targets of a batch must be a tensor with one row for each of its {count} samples; came "
+                f"{came}. Pass batch=lambda b: (inputs, targets) to record(...)."
+            )
+        return self._targets[rows]
+
+    def outlive(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Lets go of the batch, now that a newer one came; returns those tensors by which it may still be found."""
+        try:
+            targets = self.targets(slice(None))
+        # A batch that was never trained on may have any form.
+        except (DataError, LookupError, TypeError, ValueError, AttributeError):
+            return []
+        self._batch = None
+        # A tensor that the delivery holds itself would never be let go.
+        return [t for t in tensors if t is not targets]
+
+
+class Deliveries:
+    """The batches that the loop may still hold.
+
+    Args:
+        split: ``batch -> (inputs, targets)``.
+    """
+
+    def __init__(self, split: Split):
+        self._split = split
+        self._latest: tuple[Delivery, list[Tensor]] | None = None
+        self._older: dict[int, list[tuple[weakref.ref[Tensor], Delivery]]] = {}
+
+    def add(self, ids: Sequence[int], batch: Any) -> None:
+        """Takes a batch as the loop receives it."""
+        if self._latest is not None:
+            self._age(*self._latest)
+        self._latest = Delivery(ids, batch, self._split), [t for t in leaves(batch) if len_of(t) == len(ids)]
+
+    def skip(self) -> None:
+        """Takes note that the loop received something else."""
+        if self._latest is not None:
+            self._age(*self._latest)
+        self._latest = None
+
+    def forget(self) -> None:
+        """Lets go of all batches."""
+        self._latest = None
+        self._older.clear()
+
+    def find(self, inputs: tuple[Tensor, ...]) -> tuple[Sequence[int], Tensor] | None:
+        """The ids and the targets behind the inputs of a forward pass, or ``None``."""
+        for x in inputs:
+            for tensor, delivery in self._at(_place(x)):
+                rows = _rows(x, tensor)
+                if rows is not None:
+                    return delivery.ids[rows], delivery.targets(rows)
+        if self._latest is None or len(self._latest[0].ids) != len_of(inputs[0]):
+            return None
+        return self._latest[0].ids, self._latest[0].targets(slice(None))
+
+    def _at(self, place: int) -> list[tuple[Tensor, Delivery]]:
+        latest = [] if self._latest is None else [(t, self._latest[0]) for t in self._latest[1] if _place(t) == place]
+        older = [(reference(), delivery) for reference, delivery in reversed(self._older.get(place, []))]
+        return latest + [(t, delivery) for t, delivery in older if t is not None]
+
+    def _age(self, delivery: Delivery, tensors: list[Tensor]) -> None:
+        for t in delivery.outlive(tensors):
+            place = _place(t)
+            entries = self._older.setdefault(place, [])
+
+            def gone(reference: weakref.ref[Tensor], place: int = place) -> None:
+                left = [entry for entry in self._older.get(place, []) if entry[0] is not reference]
+                if left:
+                    self._older[place] = left
+                else:
+                    self._older.pop(place, None)
+
+            entries.append((weakref.ref(t, gone), delivery))
+
+
+def leaves(value: Any) -> list[Tensor]:
+    """The tensors in nested lists, tuples and mappings."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return [t for item in value for t in leaves(item)] if isinstance(value, list | tuple) else []
+
+
+def len_of(x: Tensor) -> int:
+    """The number of rows; 0 for a number."""
+    return len(x) if x.ndim else 0
+
+
+def _place(x: Tensor) -> int:
+    return x.untyped_storage().data_ptr() if x.layout == torch.strided else 0
+
+
+def _rows(x: Tensor, whole: Tensor) -> slice | None:
+    """Which rows of ``whole`` the tensor x is a view of, whatever the shape of a row; ``None`` if it is not."""
+    count, total = len_of(x), len_of(whole)
+    if not count or not total or x.dtype != whole.dtype or x.numel() * total != whole.numel() * count:
+        return None
+    width = whole.stride(0)
+    if width == 0 or whole.numel() == 0:
+        return None
+    start, rest = divmod(x.storage_offset() - whole.storage_offset(), width)
+    step, between = divmod(int(x.stride(0)), width) if count > 1 else (1, 0)
+    if rest or between or step < 1 or start < 0 or start + step * (count - 1) >= total:
+        return None
+    return slice(start, start + step * (count - 1) + 1, step)

@@ -1,0 +1,104 @@
+"""The forward passes behind a step.
+
+A pass counts once its outputs have received a gradient; one that was only looked at (an evaluation, a batch that was
+skipped) leaves no trace. Its inputs are kept at that moment: later the loop may reuse their memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+from .samples import Samples
+from .step import MicroBatch
+
+
+class Pass:
+    """A forward pass, seen when it ended.
+
+    Attributes:
+        inputs: What the network received.
+        known: The ids and the targets of its rows, or ``None`` where they are unknown.
+        at: The number of the step whose starting parameters it saw.
+        training: The names of the submodules in train mode.
+        random: The random state before the pass, if the pass used it.
+        autocast: Whether it ran in reduced precision.
+    """
+
+    def __init__(self, passes: Passes, inputs: tuple[Tensor, ...], known: tuple[Sequence[int], Tensor] | None, at: int,
+                 training: tuple[str, ...], random: Tensor | None, autocast: bool):
+        self._passes: Passes | None = passes
+        self.inputs, self.known, self.at = inputs, known, at
+        self.training, self.random, self.autocast = training, random, autocast
+        self.backward = -1
+
+    def use(self, _: Tensor) -> None:
+        """Takes note that the outputs receive a gradient; what comes a second time is not counted again."""
+        passes, self._passes = self._passes, None
+        if passes is not None:
+            passes.use(self)
+
+
+class Passes:
+    """The passes since the last step that count.
+
+    Args:
+        samples: The table of samples.
+        norms: Gives the norms of the gradients gathered so far.
+
+    Attributes:
+        batches: The passes, in the order in which their gradients came.
+        unknown: How many passes counted whose samples are unknown.
+        fresh: Columns, inputs and targets of samples seen for the first time.
+    """
+
+    def __init__(self, samples: Samples, norms: Callable[[], Tensor]):
+        self.batches: list[MicroBatch] = []
+        self.unknown = 0
+        self.fresh: list[tuple[Tensor, ...]] = []
+        self._samples = samples
+        self._norms = norms
+        self._backward = -1
+
+    def clear(self) -> None:
+        """Begins the next step."""
+        self.batches = []
+        self.unknown = 0
+
+    def use(self, this: Pass) -> None:
+        """Counts a pass whose outputs receive a gradient."""
+        backward = torch._C._current_graph_task_id()
+        # Passes of one backward are weighed by it; between two, what has been gathered tells the weight of the first.
+        if self.batches and backward != self._backward:
+            norms = self._norms()
+            if not norms.any():
+                # The loop has cleared the gradients of the passes before: it skipped their step.
+                self.clear()
+            elif self.batches[-1].norms is None:
+                self.batches[-1].norms = norms
+        self._backward = backward
+        if this.known is None:
+            self.unknown += 1
+            return
+        self.batches.append(self._micro_batch(this, *this.known))
+        this.inputs, this.known = (), None
+
+    def _micro_batch(self, this: Pass, ids: Sequence[int], targets: Tensor) -> MicroBatch:
+        if any(x.shape[:1] != (len(ids),) for x in this.inputs):
+            raise DataError(
+                f"Every input of the network must have one row for each of the {len(ids)} samples of a batch; came "
+                f"{[tuple(x.shape) for x in this.inputs]}. Keep constants inside the module, as buffers."
+            )
+        columns = self._samples.columns(ids)
+        inputs = tuple(x.detach().cpu() for x in this.inputs)
+        targets = targets.detach().cpu()
+        new, agrees = self._samples.keep(columns, inputs, targets)
+        if bool(new.any()):
+            self.fresh.append((columns[new], *(x[new] for x in inputs), targets[new]))
+        return MicroBatch(
+            columns=columns, at=this.at, training=this.training, random=this.random, autocast=this.autocast,
+            drawn=None if agrees else (*(x.clone() for x in inputs), targets.clone()),
+        )
