@@ -8,7 +8,8 @@ clones of the buffers, and leaves the global random state where it was.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -58,16 +59,18 @@ class Network:
     def __call__(self, parameters: Parameters, buffers: Parameters, inputs: Inputs,
                  training: tuple[str, ...] = ()) -> Any:
         """The outputs, in eval mode but for the submodules named in ``training``; ``parameters`` may be a part."""
-        module = self._module(training)
+        module = self.module(training)
         state = {**self.parameters, **parameters, **{name: b.clone() for name, b in buffers.items()}}
         return functional_call(module, state, inputs)
 
-    def _module(self, training: tuple[str, ...]) -> nn.Module:
+    def module(self, training: tuple[str, ...]) -> nn.Module:
+        """The copy of the module with the submodules named in train mode; not to be changed."""
         if training not in self._modules:
             module = copy.deepcopy(self._skeleton)
             for name, child in module.named_modules():
                 # Set on each module alone: train(mode) would reach its children too.
-                child.training = name in training
+                # Spectral normalisation turns its vectors as it runs, and the recorded ones are those it had used.
+                child.training = name in training and not isinstance(child, nn.utils.parametrizations._SpectralNorm)
                 if child.training and isinstance(child, nn.modules.batchnorm._NormBase):
                     # In train mode the statistics are those of the batch; the running ones are only written, and a
                     # transformed function must not write. They have a channel of their own in the ledger.
@@ -128,6 +131,10 @@ def exact_arithmetic() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(torch.autocast("cpu", enabled=False))
+        stack.enter_context(warnings.catch_warnings())
+        # torch tells of itself here: of rules that it scripts, and of operations that it vectorises by a loop.
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
+        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
         torch.backends.mha.set_fastpath_enabled(False)
         torch.backends.cuda.matmul.allow_tf32 = False
         try:
@@ -182,6 +189,13 @@ def per_sample_losses(loss: Callable[..., Tensor], outputs: Any, targets: Any, c
             'Pass a loss that takes reduction="none", or a function (outputs, targets) -> (n,).'
         )
     return losses if losses.ndim == 1 else losses.flatten(1).mean(1)
+
+
+def gradients_of(value: Tensor, leaves: Mapping[str, Tensor], retain_graph: bool = False) -> tuple[Tensor | None, ...]:
+    """The gradient of a number by each leaf; ``None`` by those it does not depend on, be it all of them."""
+    if not value.requires_grad:
+        return (None,) * len(leaves)
+    return torch.autograd.grad(value, list(leaves.values()), retain_graph=retain_graph, allow_unused=True)
 
 
 def flatten(tensors: Sequence[Tensor], dtype: torch.dtype | None = None) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.func import jacrev, vmap
 
 from ..errors import DataError, NonFiniteError
-from ..network import Network, Parameters
+from ..network import Network, Parameters, gradients_of
 from .layers import LayerGradients
 from .output import OutputFunctional
 from .training_side import AGREEMENT
@@ -109,7 +109,7 @@ class QuerySide:
                 raw = self.network({**parameters, **leaves}, buffers, one.inputs)
                 values = self.functional(raw, one.functional.side)[0].unbind()
             for value in values:
-                found = torch.autograd.grad(value, list(leaves.values()), retain_graph=True, allow_unused=True)
+                found = gradients_of(value, leaves, retain_graph=True)
                 rows.append(tuple(torch.zeros_like(p) if g is None else g
                                   for g, p in zip(found, leaves.values(), strict=True)))
         return [torch.stack(column) for column in zip(*rows, strict=True)]

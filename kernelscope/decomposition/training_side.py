@@ -14,7 +14,6 @@ A probe on the first batch compares each with the last, and takes the first that
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
-from ..network import Parameters, cast, per_sample_losses, random_state
+from ..network import Parameters, cast, gradients_of, per_sample_losses, random_state
 from ..run.replay import batch_tensors
 from ..run.run import Run
 from ..run.step import MicroBatch
@@ -67,7 +66,7 @@ class TrainingSide:
         leaves = {name: parameters[name].detach().requires_grad_() for name in moving}
         with torch.enable_grad(), random_state(batch.random, self.device):
             losses = self._losses(batch, k)({**parameters, **leaves})
-            gradients = torch.autograd.grad(losses.mean(), list(leaves.values()), allow_unused=True)
+            gradients = gradients_of(losses.mean(), leaves)
         return [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, leaves.values(), strict=True)]
 
     def products(self, batch: MicroBatch, k: int, parameters: Parameters, moving: list[str]) -> Products:
@@ -181,9 +180,7 @@ class TrainingSide:
             for start in range(0, count, block):
                 some = {name: _scaled(rows[start:start + block], scales[name]) for name, rows in directions.items()}
                 # The same random numbers for every direction: the masks are those of the recorded pass.
-                with random_state(batch.random, self.device), warnings.catch_warnings():
-                    # torch scripts some of its own rules when it first goes forward, and warns that one should not.
-                    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
+                with random_state(batch.random, self.device):
                     parts.append(vmap(derivative, randomness="same")(some))
             return torch.cat(parts)
 
@@ -198,7 +195,7 @@ class TrainingSide:
         def products(directions: Parameters, scales: dict[str, float]) -> Tensor:
             columns = []
             for loss in losses[:most]:
-                row = torch.autograd.grad(loss, list(leaves.values()), retain_graph=True, allow_unused=True)
+                row = gradients_of(loss, leaves, retain_graph=True)
                 filled = {name: (torch.zeros_like(p) if g is None else g).unsqueeze(0)
                           for (name, p), g in zip(leaves.items(), row, strict=True)}
                 columns.append(_pair(directions, filled, scales))

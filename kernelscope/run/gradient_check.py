@@ -7,7 +7,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from ..network import Network, exact_arithmetic, random_state
+from ..network import Network, exact_arithmetic, gradients_of, random_state
 from .gradient import Tolerance, used_gradient
 from .losses import Loss
 from .samples import Samples
@@ -32,7 +32,7 @@ def warn_of_another_loss(network: Network, loss: Loss, samples: Samples, step: S
             *inputs, targets = (t.to(device) for t in tensors)
             with random_state(batch.random, device):
                 outputs = network(leaves, network.buffers, tuple(inputs), batch.training)
-            gradients = torch.autograd.grad(loss.mean(outputs, targets), list(leaves.values()), allow_unused=True)
+            gradients = gradients_of(loss.mean(outputs, targets), leaves)
             means.append([torch.zeros_like(p) if g is None else g for g, p in
                           zip(gradients, leaves.values(), strict=True)])
     dtype = next(iter(leaves.values())).dtype

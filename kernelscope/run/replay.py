@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import RuleError
-from ..network import exact_arithmetic, flatten, random_state
+from ..network import exact_arithmetic, flatten, gradients_of, random_state
 from .gradient import Tolerance, used_gradient
 from .rules import RULES
 
@@ -65,8 +65,7 @@ def _set_gradients(run: Run, step: Step, k: int, parameters: dict[str, nn.Parame
     means = []
     for batch in step.batches:
         at = parameters if batch.at == k else past[batch.at]
-        means.append(torch.autograd.grad(mean_loss(run, batch, k, at), [at[name] for name in moving],
-                                         allow_unused=True))
+        means.append(gradients_of(mean_loss(run, batch, k, at), {name: at[name] for name in moving}))
     leaves = [parameters[name] for name in moving]
     filled = [[torch.zeros_like(p) if g is None else g for g, p in zip(part, leaves, strict=True)] for part in means]
     which = [run.names.index(name) for name in moving]
