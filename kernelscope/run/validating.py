@@ -191,7 +191,8 @@ def _is_random_state(state: Tensor) -> bool:
     if len(state) != len(torch.get_rng_state()):
         return len(state) <= 64  # that of an accelerator: a seed and an offset
     try:
-        torch.Generator().set_state(state)
+        # torch reads from the start of the storage, where a row of a table does not begin.
+        torch.Generator().set_state(state.clone())
     except RuntimeError:
         return False
     return True
