@@ -140,7 +140,7 @@ def _rows(x: Tensor, whole: Tensor) -> slice | None:
     width = whole.stride(0)
     if width == 0 or whole.numel() == 0:
         return None
-    start, rest = divmod(x.storage_offset() - whole.storage_offset(), width)
+    start, rest = divmod(int(x.storage_offset() - whole.storage_offset()), width)
     step, between = divmod(int(x.stride(0)), width) if count > 1 else (1, 0)
     if rest or between or step < 1 or start < 0 or start + step * (count - 1) >= total:
         return None
