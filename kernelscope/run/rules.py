@@ -188,8 +188,8 @@ class NAdam(Rule):
         state["mu_product"] = state["mu_product"] * mu
         product = float(state["mu_product"])
         after = Diagonal(1 / ((v / (1 - beta2**age)).sqrt() + hyper["eps"]))
-        return replace(form, a=beta1, b=1 - beta1, c=lr * (1 - mu) / (1 - product), e=lr * mu_next / (1 - product * mu_next),
-                      after=after)
+        c, e = lr * (1 - mu) / (1 - product), lr * mu_next / (1 - product * mu_next)
+        return replace(form, a=beta1, b=1 - beta1, c=c, e=e, after=after)
 
 
 class RAdam(Rule):
