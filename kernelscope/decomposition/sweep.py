@@ -171,7 +171,8 @@ class PartSweep:
                 if name in p:
                     p[name].add_(rows, alpha=weight)
                 else:
-                    p[name] = rows if weight == 1.0 else rows.mul_(weight)
+                    # The correction below writes through a flat view, which only contiguous rows have.
+                    p[name] = (rows if weight == 1.0 else rows * weight).contiguous()
         missed = change.reshape(-1) - _dots(p, moved)
         place = k - self.run.start
         self.ledger.missed[self.rows, :, place] = missed.detach().cpu().double().view(-1, len(self.ledger.names))
