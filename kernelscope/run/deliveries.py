@@ -42,16 +42,16 @@ class Delivery:
             )
         return self._targets[rows]
 
-    def outlive(self, tensors: list[Tensor]) -> list[Tensor]:
-        """Lets go of the batch, now that a newer one came; returns those tensors by which it may still be found."""
+    def outlive(self) -> bool:
+        """Lets go of the batch, now that a newer one came; says whether its targets are known."""
         try:
-            targets = self.targets(slice(None))
+            # An alias: a tensor of the loop's own that is held here would never be let go.
+            self._targets = self.targets(slice(None)).detach()
         # A batch that was never trained on may have any form.
         except (DataError, LookupError, TypeError, ValueError, AttributeError):
-            return []
+            return False
         self._batch = None
-        # A tensor that the delivery holds itself would never be let go.
-        return [t for t in tensors if t is not targets]
+        return True
 
 
 class Deliveries:
@@ -100,7 +100,7 @@ class Deliveries:
         return latest + [(t, delivery) for t, delivery in older if t is not None]
 
     def _age(self, delivery: Delivery, tensors: list[Tensor]) -> None:
-        for t in delivery.outlive(tensors):
+        for t in tensors if delivery.outlive() else ():
             place = _place(t)
             entries = self._older.setdefault(place, [])
 

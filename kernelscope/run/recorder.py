@@ -170,6 +170,7 @@ class Recording:
         self._passes = Passes(self._samples, self._norms)
         self._last_batches: list[MicroBatch] = []
         self._said: list[int] | None = None
+        self._named = 0
         self._foreign = self._iterated = 0
         self._random: Tensor | None = None
         self._seen_buffers: dict[str, Tensor] = {}
@@ -210,6 +211,7 @@ class Recording:
             if self._resume:
                 row = flatten(list(self._parameters.values()), self._dtype).cpu()
                 store, self._run, step = take_up(self._out, self._network, self._loss, self._meta, row, self._samples)
+                self._named = self._samples.size
                 self._writer = Writer(store, acknowledged=step)
                 return Chunk(first=step, place=self._run.place)
             if not self._overwrite:
@@ -403,6 +405,9 @@ class Recording:
             self._seen_optimizers.append((optimizer, owner))
         self._chunk.samples += self._passes.fresh
         self._passes.fresh = []
+        if not self._samples.fixed:
+            self._chunk.ids += self._samples.ids[self._named:]
+            self._named = self._samples.size
         self._keep_row(k)
         if self._chunk.steps and self._is_due():
             self._flush()
