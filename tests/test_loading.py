@@ -474,10 +474,6 @@ def test_the_loader_is_left_as_it_was(workers, error):
     except (ValueError, KeyboardInterrupt):
         pass
     assert (type(loader), loader.batch_sampler, loader.sampler, sorted(vars(loader))) == before
-    tap = weakref.ref(recording._tap)
-    del recording
-    gc.collect()
-    assert tap() is None
     assert len(list(loader)) == 5
     # The same loader, with the workers it keeps, is recorded once more.
     truth = Truth(optimizer)
@@ -503,6 +499,32 @@ def test_batches_that_are_let_go_are_let_go():
         assert len(recording._deliveries._older) == 0
     gc.collect()
     assert not any(reference() is not None for reference in seen)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_recording_and_loader_are_freed_without_the_garbage_collector(workers):
+    loader = DataLoader(Points(), batch_size=5, num_workers=workers, persistent_workers=workers > 0)
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    gc.collect()
+    gc.disable()
+    try:
+        with ks.record(model, loader, loss=F.mse_loss, batch=split) as recording:
+            for x, _, y in loader:
+                step(model, optimizer, x, y, Truth(), None)
+            outputs = model(x)
+        run = recording.run
+        gone = weakref.ref(recording), weakref.ref(loader), weakref.ref(loader.dataset)
+        del recording, loader
+        assert [reference() for reference in gone] == [None] * 3
+        # A pass that was left over has nobody to tell.
+        outputs.sum().backward()
+        model_gone = weakref.ref(model)
+        del model, optimizer, outputs, x, y
+        assert model_gone() is None
+        assert len(run) == 5
+    finally:
+        gc.enable()
 
 
 # -- loaders that cannot be named --------------------------------------------------------------------------------------

@@ -45,6 +45,8 @@ class LoaderTap:
     def close(self) -> None:
         """Leaves the loader as it was."""
         if self._kind is not None:
+            # A class is freed late, by the garbage collector; what it refers to (workers!) must not wait for that.
+            del type(self.loader).__iter__
             self.loader.__class__ = self._kind
             self._kind = None
         # Workers that persist go on with the same iterator.

@@ -60,7 +60,7 @@ class Passes:
         self.unknown = 0
         self.fresh: list[tuple[Tensor, ...]] = []
         self._samples = samples
-        self._norms = norms
+        self._norms: Callable[[], Tensor] | None = norms
         self._backward = -1
 
     def clear(self) -> None:
@@ -68,8 +68,16 @@ class Passes:
         self.batches = []
         self.unknown = 0
 
+    def close(self) -> None:
+        """Counts no further pass, and lets go of everything."""
+        self._norms = None
+        self.clear()
+        self.fresh = []
+
     def use(self, this: Pass) -> None:
         """Counts a pass whose outputs receive a gradient."""
+        if self._norms is None:
+            return
         backward = torch._C._current_graph_task_id()
         # Passes of one backward are weighed by it; between two, what has been gathered tells the weight of the first.
         if self.batches and backward != self._backward:

@@ -127,6 +127,7 @@ class Recording:
                  class_names: list[str] | None, commit_every: float, overwrite: bool, resume: bool,
                  notes: dict[str, Any], earlier: dict[str, Tensor] | None = None):
         self._tap: LoaderTap | None = None
+        self._taps_a_loader = isinstance(loader, DataLoader)
         if isinstance(loader, DataLoader):
             self._tap = LoaderTap(loader, self.deliver, ids)
             self._samples = Samples(len(loader.dataset) if ids is None else None)  # type: ignore[arg-type]
@@ -237,8 +238,11 @@ class Recording:
     def _detach(self) -> None:
         for hook in self._hooks:
             hook.remove()
+        # The recording and its taps know each other; apart, each is freed as soon as nobody needs it.
         if self._tap is not None:
             self._tap.close()
+            self._tap = None
+        self._passes.close()
         self._deliveries.forget()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
@@ -558,7 +562,7 @@ class Recording:
                                                                          self._parameters.values()]))
 
     def _nothing_seen(self) -> RecordingError:
-        if self._tap is not None and self._iterated == 0:
+        if self._taps_a_loader and self._iterated == 0:
             return RecordingError(
                 f"The optimizer makes step {self._step}, but the recorded loader was never iterated, so the samples "
                 "of the step are unknown. Give record(...) the loader that the loop reads, and begin to iterate it "
@@ -582,7 +586,7 @@ class Recording:
                 f"{self._foreign} optimizer steps were seen and none of them moved the recorded model. Was it replaced "
                 "after record(...)? Create the model, then the recording, then the optimizer from model.parameters()."
             )
-        if self._tap is not None and self._iterated == 0:
+        if self._taps_a_loader and self._iterated == 0:
             return RecordingError(
                 "The recorded loader was never iterated and no optimizer step was seen. Put the training loop inside "
                 "the `with ks.record(...)` block, in this process."
