@@ -9,8 +9,11 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from ..errors import DataError
+from ..network import cast
+from .deliveries import leaves
 
 #: Losses that a stored run may name: taken from torch by this list, never imported from a file's word.
 KNOWN = ("cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",
@@ -34,12 +37,10 @@ class Loss:
         self.function = function
         self.name: str | None = None
         self.options: dict[str, Any] = {}
-        self._each = self._mean = function
+        self._each: Callable[..., Tensor] = function
+        self._mean: Callable[..., Tensor] = function
         if isinstance(function, nn.Module):
-            if hasattr(function, "reduction"):
-                each, mean = copy.deepcopy(function), copy.deepcopy(function)
-                each.reduction, mean.reduction = "none", "mean"
-                self._each, self._mean = each, mean
+            self._each, self._mean = _reduced(function, "none"), _reduced(function, "mean")
             self.name, self.options = _as_function(function)
         else:
             if _takes_reduction(function):
@@ -72,6 +73,22 @@ def named_loss(name: Any, options: Any) -> Loss | None:
 
     loss = Loss(with_options)
     loss.name, loss.options = name, plain
+    return loss
+
+
+def _reduced(module: nn.Module, reduction: str) -> Callable[..., Tensor]:
+    """A copy of a loss module with another reduction, its own tensors in the precision and place of the outputs."""
+    copied = copy.deepcopy(module)
+    if hasattr(copied, "reduction"):
+        copied.__dict__["reduction"] = reduction
+
+    def loss(outputs: Any, targets: Any) -> Tensor:
+        # A ledger in float64 needs class weights in float64.
+        held = {**dict(copied.named_buffers()), **dict(copied.named_parameters())}
+        for first in leaves(outputs)[:1]:
+            held = cast(held, first.dtype, first.device)
+        return functional_call(copied, held, (outputs, targets))
+
     return loss
 
 
