@@ -42,14 +42,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         0
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    as_json = "--json" in words
+    options = argparse.Namespace(json="--json" in words)
     try:
-        answer = _answer(words)
-        print(json.dumps(answer.data, indent=2, ensure_ascii=False, allow_nan=False) if as_json else answer.text)
+        options = _options(words)
+        answer = _answer(options)
+        print(json.dumps(answer.data, indent=2, ensure_ascii=False, allow_nan=False) if options.json else answer.text)
         sys.stdout.flush()
         return DONE if answer.ok else FAILED
     except (_Usage, KernelscopeError) as error:
-        if as_json:
+        if options.json:
             print(json.dumps({"error": str(error), "kind": type(error).__name__.strip("_")}, ensure_ascii=False))
         print(f"kernelscope: {error}", file=sys.stderr)
         return REFUSED
@@ -64,7 +65,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return DONE
 
 
-def _answer(words: list[str]) -> Answer:
+def _answer(options: argparse.Namespace) -> Answer:
+    if options.command is None:
+        return Answer(_parsers()[0].format_help().rstrip(), ok=True)
+    return import_module(f".commands.{options.command}", __package__).run(options)
+
+
+def _options(words: list[str]) -> argparse.Namespace:
     parser, commands = _parsers()
     if words and not words[0].startswith("-") and words[0] not in commands:
         raise _Usage(
@@ -73,14 +80,14 @@ def _answer(words: list[str]) -> Answer:
         )
     options, rest = parser.parse_known_args(words)
     if options.command is None:
-        return Answer(parser.format_help().rstrip(), ok=True)
+        return argparse.Namespace(command=None, json=False)
     if rest:
         known = re.findall(r"(?<!\w)--?[a-z][a-z-]*", commands[options.command].format_help())
         raise _Usage(
             f"{options.command} does not take {rest[0]!r}.{_did_you_mean(rest[0], known)} "
             f"{commands[options.command].format_usage().strip()}"
         )
-    return import_module(f".commands.{options.command}", __package__).run(options)
+    return options
 
 
 def _parsers() -> tuple[_Parser, dict[str, _Parser]]:

@@ -7,7 +7,7 @@ imported inside ``run``, so that ``--help`` answers at once.
 from dataclasses import dataclass, field
 from typing import Any
 
-NAMES = ("doctor",)
+NAMES = ("demo", "record", "info", "explain", "report", "check", "doctor")
 
 
 @dataclass(frozen=True)

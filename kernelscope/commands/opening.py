@@ -1,0 +1,241 @@
+"""From the words after a command to a run and to the points that are asked about."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DataError, ModelError, UnsafeFile
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..run.run import Run
+
+KINDS = (".npy", ".npz", ".safetensors")
+HARDEST, OTHERS, SEED = 6, 6, 0
+
+
+def run_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every command takes that opens a run."""
+    parser.add_argument("run", metavar="RUN", help="the folder of a recorded run")
+    code = "only for a run whose folder does not describe it; imported from the current folder"
+    parser.add_argument("--model", metavar="MODULE:FUNCTION", help=f"what makes the model; {code}")
+    parser.add_argument("--loss", metavar="MODULE:FUNCTION", help=f"the per-sample loss; {code}")
+    parser.add_argument("--data", metavar="MODULE:FUNCTION", help="what makes the training set, to be compared with it")
+
+
+def query_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every command takes that asks about points."""
+    asked = parser.add_mutually_exclusive_group()
+    asked.add_argument("--input", metavar="FILE", help=f"points as the network takes them ({', '.join(KINDS)})")
+    asked.add_argument("--sample", metavar="ID", type=int, nargs="+", help="training samples, by their ids")
+
+
+def open_run(options: argparse.Namespace) -> Run:
+    """The run in the folder that was named, with its code where that was named too.
+
+    Raises:
+        ModelError: If the model has code of its own and ``--model`` was not given.
+        DataError: If the loss has, and ``--loss`` was not given.
+    """
+    from ..run.losses import named_loss
+    from ..run.run import load
+    from ..storage import Store
+
+    meta = Store.open(options.run, kind="run", verify="size").meta
+    if options.model is None and meta.get("architecture") is None:
+        name = str((meta.get("fingerprint") or {}).get("model") or "Model")
+        raise ModelError(
+            f"{options.run} was recorded from a model with code of its own, a {name}, and a run keeps numbers, not "
+            f"code. Name what makes it, without arguments: --model module:{name}."
+        )
+    if options.loss is None and named_loss(meta.get("loss"), meta.get("loss_options") or {}) is None:
+        raise DataError(
+            f"{options.run} was recorded with a loss of its own, and a run keeps numbers, not code. Name the function "
+            '(outputs, targets, reduction="none"): --loss module:function.'
+        )
+    model = None if options.model is None else made(options.model, "--model")
+    loss = None if options.loss is None else named(options.loss, "--loss")
+    data = None if options.data is None else made(options.data, "--data")
+    return load(options.run, model=model, data=data, loss=loss)
+
+
+def named(word: str, flag: str) -> Any:
+    """What ``module:name`` stands for; the module is imported, from the current folder first.
+
+    Example:
+        >>> named("math:sqrt", "--loss")(9.0)
+        3.0
+    """
+    module, colon, name = word.partition(":")
+    if not (module and colon and name.replace(".", "_").isidentifier()):
+        raise DataError(f"{flag} takes module:function, for example {flag} train:make; {word!r} came.")
+    # A console script does not look into the current folder by itself.
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        value = importlib.import_module(module)
+        for part in name.split("."):
+            value = getattr(value, part)
+    except (ImportError, AttributeError) as error:
+        raise DataError(
+            f"{flag} {word} cannot be used: {error}. The module is looked for in {here} and among the installed ones."
+        ) from error
+    return value
+
+
+def made(word: str, flag: str) -> Any:
+    """What the function ``module:name`` returns; a module or a data set that is there already is taken as it is."""
+    from torch import nn
+
+    value = named(word, flag)
+    if isinstance(value, nn.Module) or not callable(value):
+        return value
+    try:
+        return value()
+    except TypeError as error:
+        raise DataError(
+            f"{flag} {word} must be callable without arguments ({error}). Write a function of no arguments that "
+            "returns it, and name that."
+        ) from error
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Points that are asked about: inputs, true answers if known, a name for each, and how they were chosen."""
+
+    x: torch.Tensor
+    targets: torch.Tensor | None
+    names: list[str]
+    rule: str
+
+
+def queries(run: Run, options: argparse.Namespace, hardest: int = HARDEST, others: int = OTHERS) -> Queries:
+    """The points that ``--input`` or ``--sample`` name; without either, training samples chosen by a fixed rule.
+
+    The rule: the samples whose loss is largest at the end of training, and some of the others drawn with a fixed seed.
+    """
+    if len(run.samples.inputs) != 1:
+        raise DataError(
+            f"The network of {options.run} takes {len(run.samples.inputs)} inputs, and the command line asks about "
+            "networks that take one. Use kernelscope.decompose(run, (x1, x2, ...)) in Python."
+        )
+    if options.input is not None:
+        x = _as_trained(read(options.input), run, options.input)
+        return Queries(x, None, [f"Point {i}" for i in range(len(x))], f"All points of {Path(options.input).name}.")
+    if options.sample is not None:
+        columns, rule = [_column(run, i) for i in options.sample], "The training samples that were named."
+    else:
+        columns, count = _default(run, hardest, others)
+        rule = (
+            f"The {count} training samples whose loss was largest at the end of training, and "
+            f"{len(columns) - count} others drawn with seed {SEED}."
+        )
+    pairs = [pair for pair in map(run.sample, columns) if pair is not None]
+    import torch
+
+    names = [f"Training sample {run.samples.ids[i]}" for i in columns]
+    return Queries(torch.stack([x for x, _ in pairs]), torch.stack([y for _, y in pairs]), names, rule)
+
+
+def read(path: str) -> torch.Tensor:
+    """The one array of a file; nothing in it is ever unpickled.
+
+    Raises:
+        DataError: If there is no such file, or it holds no or several arrays.
+        UnsafeFile: If it asks for unpickling.
+    """
+    file = Path(path)
+    if file.suffix not in KINDS or not file.is_file():
+        why = "there is no such file" if not file.is_file() else f"its name ends in {file.suffix!r}"
+        raise DataError(f"--input takes a file that ends in {', '.join(KINDS)}; {path} came, and {why}.")
+    readers: dict[str, Callable[[Path], dict[str, torch.Tensor]]] = {
+        ".npy": _numpy, ".npz": _numpy, ".safetensors": _safetensors,
+    }  # fmt: skip
+    held = readers[file.suffix](file)
+    if "x" not in held and len(held) != 1:
+        raise DataError(f"{path} holds the arrays {', '.join(sorted(held)) or 'none'}. Keep one, or call one x.")
+    return held.get("x", next(iter(held.values())))
+
+
+def _numpy(file: Path) -> dict[str, torch.Tensor]:
+    import zipfile
+
+    import numpy as np
+    import torch
+
+    try:
+        with file.open("rb") as stream:
+            content = np.load(stream, allow_pickle=False)
+            arrays = {"x": content} if isinstance(content, np.ndarray) else dict(content)
+        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    except (ValueError, TypeError) as error:
+        raise UnsafeFile(
+            f"{file} holds Python objects or no array at all, and nothing is unpickled here ({error}). "
+            "Save an array of numbers with numpy.save."
+        ) from error
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        raise DataError(f"{file} is damaged ({error}). Save it again with numpy.save.") from error
+
+
+def _safetensors(file: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise DataError(f"{file} is damaged ({error}). Save it again with safetensors.torch.save_file.") from error
+
+
+def _as_trained(x: torch.Tensor, run: Run, path: str) -> torch.Tensor:
+    table = run.samples.inputs[0]
+    if x.is_floating_point() and not table.is_floating_point() or x.is_complex():
+        raise DataError(f"The network was trained on {table.dtype}, and {path} holds {x.dtype}. Convert it before.")
+    return (x[None] if x.shape == table.shape[1:] else x).to(table.dtype)
+
+
+def _column(run: Run, sample: int) -> int:
+    if sample not in run.samples.ids:
+        ids = run.samples.ids
+        raise DataError(f"The run has no sample {sample}; its {len(ids)} samples are {min(ids)} to {max(ids)}.")
+    column = run.samples.ids.index(sample)
+    if run.sample(column) is None:
+        raise DataError(f"Training never drew sample {sample}, so its content is unknown. Name another one.")
+    return column
+
+
+def _default(run: Run, hardest: int, others: int) -> tuple[list[int], int]:
+    """Columns of the hardest samples and of some others, and how many are the hardest."""
+    import torch
+
+    columns = run.samples.seen[: run.size].nonzero().flatten()
+    losses = final_losses(run, columns)
+    order = losses.argsort(descending=True, stable=True)
+    drawn = torch.randperm(max(len(order) - hardest, 0), generator=torch.Generator().manual_seed(SEED))[:others]
+    chosen = torch.cat([order[:hardest], order[hardest:][drawn].sort().values])
+    return columns[chosen].tolist(), min(hardest, len(order))
+
+
+def final_losses(run: Run, columns: torch.Tensor, block: int = 512) -> torch.Tensor:
+    """The loss of each sample at the end of the run, with shape :math:`(n,)`."""
+    import torch
+
+    from ..network import cast, exact_arithmetic, per_sample_losses
+
+    parameters, buffers = run.parameters(), run.buffers(run.stop)
+    device = next(iter(run.network.parameters.values())).device
+    parts = []
+    with torch.no_grad(), exact_arithmetic():
+        for part in columns.split(block):
+            inputs, targets = run.samples.batch(part)
+            outputs = run.network(cast(parameters, run.dtype, device), buffers, tuple(x.to(device) for x in inputs))
+            parts.append(per_sample_losses(run.loss, outputs, targets.to(device), len(part)).double().cpu())
+    return torch.cat(parts)

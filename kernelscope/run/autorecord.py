@@ -1,0 +1,403 @@
+r"""Recording a script that says nothing about being recorded.
+
+Three things have to be known: the network, the loader and the loss. While the script runs, torch itself tells them:
+the first module called from outside whose outputs receive a gradient is the network; the batch delivered before names
+the samples; the function of ``torch.nn.functional`` that was called on those outputs is the loss, and what it was
+given is the target. All taps are those of this process, and are gone when the block ends.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.data import DataLoader, Subset, TensorDataset
+
+from ..errors import RecordingError
+from ..network import cast, get_random_state
+from .deliveries import leaves
+from .keeping import Keep
+from .loading import LoaderTap, accompanied
+from .losses import KNOWN, Loss, named_loss
+from .recorder import Recording
+from .run import Run
+
+#: Losses that compare entry with entry, so that outputs and targets may be reshaped together.
+ELEMENTWISE = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",
+               "binary_cross_entropy_with_logits", "poisson_nll_loss")
+
+#: Forward passes without a gradient that are remembered before the first one with a gradient.
+REMEMBERED = 64
+
+TWO_LINES = """
+Record it with two lines in the script instead:
+    with kernelscope.record(model, loader, loss=...) as recording:   # around the training loop
+    run = recording.run                                              # after it"""
+
+
+class AutoRecording:
+    """Listens while the block runs; ``run`` is the recorded run afterwards.
+
+    Args:
+        out: The folder to record into.
+        keep: Which parameters to store, as in :func:`kernelscope.record`.
+        overwrite: Whether a run in ``out`` may be replaced.
+        notes: Plain data to keep with the run.
+
+    Attributes:
+        model: The network that was found.
+        stood_down: Whether the script records itself, so that nothing was done here.
+
+    Raises:
+        RecordingError: If the network, the samples or the loss cannot be found; the message says which, and shows the
+            two lines that name them.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> x = torch.randn(12, 3); y = x.sum(1, keepdim=True)
+        >>> model, loader = nn.Linear(3, 1), DataLoader(TensorDataset(x, y), batch_size=4)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> with AutoRecording() as recording:
+        ...     for inputs, targets in loader:
+        ...         optimizer.zero_grad()
+        ...         F.mse_loss(model(inputs), targets).backward()
+        ...         optimizer.step()
+        >>> recording.run
+        Run(in memory: 3 steps of SGD, 12 samples, 4 parameters)
+    """
+
+    def __init__(self, out: str | Path | None = None, keep: int | str = "all", overwrite: bool = False,
+                 notes: dict[str, Any] | None = None):
+        self._options: dict[str, Any] = {
+            "out": None if out is None else Path(out), "keep": Keep.parse(keep), "overwrite": overwrite,
+            "notes": notes or {}, "average": None, "ids": None, "class_names": None, "commit_every": 1.0,
+            "resume": False,
+        }
+        self.stood_down = False
+        self.model: nn.Module | None = None
+        self._recording: Recording | None = None
+        self._dataset: Any = None
+        self._other: Any = None
+        self._taps: dict[int, LoaderTap] = {}
+        self._refused: RecordingError | None = None
+        self._pending: tuple[DataLoader[Any], Any, list[int]] | None = None
+        self._stack: list[nn.Module] = []
+        self._random: Tensor | None = None
+        self._buffers: dict[int, dict[str, Tensor]] = {}
+        self._glimpses: list[_Glimpse] = []
+
+    # -- the block ---------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        self._listening = [
+            register_module_forward_pre_hook(self._before_pass),
+            # An exception within the network must not leave it on the stack.
+            register_module_forward_hook(self._after_pass, with_kwargs=True, always_call=True),
+        ]
+        self._step_hook = register_optimizer_step_pre_hook(self._before_step)
+        self._functions = {name: getattr(F, name) for name in KNOWN}
+        for name, function in self._functions.items():
+            setattr(F, name, self._tapped(name, function))
+        self._iterate = DataLoader.__iter__
+        DataLoader.__iter__ = self._tapped_iterate()  # type: ignore[method-assign]
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        recording = self._recording
+        try:
+            if recording is not None:
+                recording.__exit__(kind, error, trace)
+        finally:
+            self._stop_listening()
+            self._step_hook.remove()
+            for name, function in self._functions.items():
+                setattr(F, name, function)
+            DataLoader.__iter__ = self._iterate  # type: ignore[method-assign]
+            for tap in reversed(self._taps.values()):
+                tap.close()
+            self._pending = None
+        if recording is None and kind is None and not self.stood_down:
+            raise self._nothing_found()
+
+    def _stop_listening(self) -> None:
+        for hook in self._listening:
+            hook.remove()
+        self._listening = []
+        self._glimpses = []
+        self._buffers = {}
+
+    @property
+    def run(self) -> Run:
+        """The recorded run, after the block."""
+        if self._recording is None:
+            raise RecordingError("Nothing was recorded here. If the script records itself, open its own folder.")
+        return self._recording.run
+
+    # -- taps --------------------------------------------------------------------------------------------------------
+
+    def _tapped_iterate(self) -> Callable[[Any], Any]:
+        original, session = self._iterate, self
+
+        @functools.wraps(original)
+        def iterate(loader: Any) -> Any:
+            # A loader that a recording listens to is left to it.
+            if session.stood_down or hasattr(type(loader), "_tapped"):
+                return original(loader)
+            if id(loader) not in session._taps:
+                try:
+                    session._taps[id(loader)] = LoaderTap(loader, functools.partial(session._delivered, loader), None)
+                except RecordingError as error:
+                    session._refused = session._refused or error
+                    return original(loader)
+            return accompanied(session._taps[id(loader)], type(loader), original)(loader)
+
+        return iterate
+
+    def _delivered(self, loader: DataLoader[Any], batch: Any, ids: list[int]) -> None:
+        if self._recording is None:
+            self._pending = (loader, batch, ids)
+        elif _same_samples(loader.dataset, self._dataset):
+            self._other = None
+            self._recording.deliver(batch, ids)
+        else:
+            self._other = loader.dataset
+            self._recording.forget()
+
+    def _tapped(self, name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def tapped(*args: Any, **kwargs: Any) -> Tensor:
+            value = function(*args, **kwargs)
+            if self._listening and isinstance(value, Tensor) and value.requires_grad:
+                self._lost(name, signature.bind(*args, **kwargs).arguments, value)
+            return value
+
+        return tapped
+
+    def _lost(self, name: str, arguments: dict[str, Any], value: Tensor) -> None:
+        inputs = next(iter(arguments.values()))
+        for glimpse in reversed(self._glimpses):
+            if any(_same_values(inputs, output) for output in leaves(glimpse.outputs)):
+                call = _LossCall(name, arguments, inputs)
+                glimpse.losses.append(call)
+                value.register_hook(call.use)
+                return
+
+    def _before_pass(self, module: nn.Module, args: Any) -> None:
+        if not self._stack and torch.is_grad_enabled():
+            first = next((p for p in module.parameters() if p.requires_grad), None)
+            if first is not None and not nn.parameter.is_lazy(first):
+                self._random = get_random_state(first.device)
+                if id(module) not in self._buffers:
+                    self._buffers[id(module)] = {name: b.detach().clone() for name, b in module.named_buffers()}
+        self._stack.append(module)
+
+    def _after_pass(self, module: nn.Module, args: Any, *rest: Any) -> None:
+        while self._stack and self._stack.pop() is not module:
+            pass
+        if self._stack or len(rest) != 2 or not torch.is_grad_enabled():
+            return
+        kwargs, outputs = rest
+        tensors = [t for t in leaves(outputs) if t.requires_grad]
+        first = next((p for p in module.parameters() if p.requires_grad), None)
+        if first is None or not tensors or id(module) not in self._buffers:
+            return
+        if any(isinstance(getattr(hook, "__self__", None), Recording) for hook in module._forward_hooks.values()):
+            self.stood_down = True
+            self._stop_listening()
+            return
+        glimpse = _Glimpse(self, module, args, kwargs, outputs, self._pending, self._random,
+                           torch.is_autocast_enabled(first.device.type))
+        unused = [g for g in self._glimpses if not g.used]
+        if len(unused) >= REMEMBERED:
+            self._glimpses.remove(unused[0])
+        self._glimpses.append(glimpse)
+        for t in tensors:
+            t.register_hook(glimpse.use)
+
+    def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        model = self.model
+        if model is None:
+            return
+        if self._other is not None:
+            raise RecordingError(
+                f"The optimizer makes a step after a batch of another data set (a {type(self._other).__name__} of "
+                f"{len(self._other)} samples) than the one the recording began with, and one is recorded. Train on one "
+                "data set, made once, before the first epoch."
+            )
+        known = {id(p) for p in model.parameters()}
+        held = [p for group in optimizer.param_groups for p in group["params"]]
+        others = [p for p in held if id(p) not in known and p.requires_grad]
+        if others and len(others) < len(held):
+            raise RecordingError(
+                f"The optimizer moves {len(others)} parameters that are not in the recorded {type(model).__name__}, so "
+                "the script trains several modules together, and one network is recorded. Put them into one module "
+                "whose forward calls them."
+            )
+
+    # -- the first gradient ------------------------------------------------------------------------------------------
+
+    def _begin(self, first: _Glimpse) -> None:
+        """Starts to record, in the middle of the first backward pass, when all that must be known is known."""
+        if first.delivered is None or first.rows != len(first.delivered[2]):
+            raise self._without_samples(first)
+        loader, batch, _ = first.delivered
+        call = self._loss_of(first)
+        split = _target_of(call, batch, first.outputs)
+        if split is None:
+            raise self._missing(f"the target that {call.name} was given is not in the batch that the loader delivered; "
+                                "it was computed from it")
+        loss = call.as_loss()
+        if loss is None:
+            raise self._missing(f"{call.name} was given a weight for each entry, which no later call can know")
+        self.model, self._dataset = first.module, loader.dataset
+        recording = Recording(first.module, loader, loss, split=split, earlier=self._buffers[id(first.module)],
+                              **self._options)
+        recording.__enter__()
+        self._recording = recording
+        for glimpse in self._glimpses:
+            if glimpse.module is first.module and glimpse.delivered is not None \
+                    and _same_samples(glimpse.delivered[0].dataset, self._dataset):
+                recording.deliver(*glimpse.delivered[1:])
+                glimpse.taken = recording.take(glimpse.args, glimpse.kwargs, glimpse.outputs, glimpse.random,
+                                               glimpse.autocast)
+        self._stop_listening()
+
+    def _loss_of(self, glimpse: _Glimpse) -> _LossCall:
+        if not isinstance(glimpse.outputs, Tensor):
+            raise self._missing(f"{type(glimpse.module).__name__} does not return one tensor")
+        calls = [call for call in glimpse.losses if call.used]
+        if not calls:
+            raise self._missing("no loss function of torch.nn.functional (and no torch.nn loss module) was called on "
+                                f"the outputs of {type(glimpse.module).__name__}, so what is minimised is unknown")
+        if len(calls) > 1:
+            names = " and ".join(call.name for call in calls)
+            raise self._missing(f"several losses were called on the same outputs ({names}), and how they are weighed "
+                                "is unknown")
+        return calls[0]
+
+    def _without_samples(self, glimpse: _Glimpse) -> RecordingError:
+        name = type(glimpse.module).__name__
+        if glimpse.delivered is not None:
+            return self._missing(f"{name} was called on {glimpse.rows} rows after the loader had delivered a batch of "
+                                 f"{len(glimpse.delivered[2])}, so which samples these are is unknown")
+        if self._refused is not None:
+            reason = str(self._refused).rstrip(".")
+            return self._missing(f"the samples on which {name} is trained have no names. {reason}")
+        return self._missing(f"no DataLoader was iterated before {name} was trained, so the samples of a step are "
+                             "unknown. For a loop over tensors give record the pair (inputs, targets) as loader")
+
+    def _nothing_found(self) -> RecordingError:
+        if not self._taps and self._refused is None:
+            what = "no DataLoader was iterated and no network received a gradient"
+        else:
+            what = "a DataLoader was iterated, but no torch.nn.Module that was called received a gradient"
+        return self._missing(f"{what}. Training in another process cannot be seen from here")
+
+    def _missing(self, what: str) -> RecordingError:
+        return RecordingError(f"The script cannot be recorded by itself: {what}.{TWO_LINES}")
+
+
+class _LossCall:
+    """A loss that was called on the outputs of a network; it counts once it has received a gradient."""
+
+    def __init__(self, name: str, arguments: dict[str, Any], inputs: Tensor):
+        self.name = name
+        self.inputs = inputs
+        rest = dict(list(arguments.items())[1:])
+        self.target = rest.pop("target")
+        self.options = {key: value for key, value in rest.items()
+                        if key not in ("reduction", "size_average", "reduce") and value is not None}
+        self.used = False
+
+    def use(self, _: Tensor) -> None:
+        self.used = True
+
+    def as_loss(self) -> Loss | None:
+        """The same loss without reduction, by its name where its options are plain."""
+        if all(isinstance(value, bool | int | float | str) for value in self.options.values()):
+            return named_loss(self.name, self.options)
+        if self.name in ELEMENTWISE and isinstance(self.options.get("weight"), Tensor):
+            return None
+        function = getattr(F, self.name)
+        options = {key: value.detach().clone() if isinstance(value, Tensor) else value
+                   for key, value in self.options.items()}
+
+        def loss(outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+            return function(outputs, targets, reduction=reduction, **cast(options, outputs.dtype, outputs.device))
+
+        return Loss(loss)
+
+
+class _Glimpse:
+    """A forward pass that may turn out to be the first one of the training."""
+
+    def __init__(self, session: AutoRecording, module: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any,
+                 delivered: tuple[DataLoader[Any], Any, list[int]] | None, random: Tensor | None, autocast: bool):
+        self.session, self.module, self.args, self.kwargs, self.outputs = session, module, args, kwargs, outputs
+        self.delivered, self.random, self.autocast = delivered, random, autocast
+        self.losses: list[_LossCall] = []
+        self.taken: Any = None
+        self.used = False
+
+    @property
+    def rows(self) -> int:
+        """The number of rows of the first tensor that went in."""
+        first = next(iter(leaves([*self.args, *self.kwargs.values()])), None)
+        return len(first) if first is not None and first.ndim else 0
+
+    def use(self, gradient: Tensor) -> None:
+        self.used = True
+        if self.session._recording is None and not self.session.stood_down:
+            self.session._begin(self)
+        if self.taken is not None:
+            self.taken.use(gradient)
+
+
+def _target_of(call: _LossCall, batch: Any, output: Tensor) -> Callable[[Any], tuple[Any, Tensor]] | None:
+    """Which tensor of a batch is the target, in which type and shape; ``None`` if none is."""
+    target = call.target
+    if not isinstance(target, Tensor) or target.ndim == 0 or target.requires_grad:
+        return None
+    if call.name in ELEMENTWISE:
+        if target.shape != call.inputs.shape:
+            return None
+        tail = output.shape[1:]
+    elif call.inputs.shape == output.shape:
+        tail = target.shape[1:]
+    else:
+        return None
+    dtype, wanted = target.dtype, target.detach().cpu()
+    for place, leaf in enumerate(leaves(batch)):
+        if leaf.ndim and len(leaf) == len(output) and leaf.numel() == target.numel():
+            if torch.equal(leaf.detach().cpu().to(dtype).reshape(target.shape), wanted):
+                return lambda batch: ((), (t := leaves(batch)[place]).to(dtype).reshape(len(t), *tail))
+    return None
+
+
+def _same_samples(a: Any, b: Any) -> bool:
+    """Whether two data sets are one: the same object, or made anew from the same parts."""
+    if isinstance(a, TensorDataset) and isinstance(b, TensorDataset):
+        return len(a.tensors) == len(b.tensors) and all(x is y for x, y in zip(a.tensors, b.tensors, strict=True))
+    if isinstance(a, Subset) and isinstance(b, Subset):
+        return _same_samples(a.dataset, b.dataset) and list(a.indices) == list(b.indices)
+    return a is b
+
+
+def _same_values(inputs: Any, output: Tensor) -> bool:
+    """Whether a loss was given the outputs themselves, or a view of all of them."""
+    return inputs is output or (
+        isinstance(inputs, Tensor) and inputs.requires_grad and inputs.numel() == output.numel()
+        and inputs.data_ptr() == output.data_ptr() and inputs.dtype == output.dtype
+    )

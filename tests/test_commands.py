@@ -1,0 +1,296 @@
+"""Each command as a user types it: what it says, what it gives to a program, its exit code, its errors."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+
+import kernelscope as ks
+from kernelscope.cli import main
+from kernelscope.commands import opening
+
+
+class Own(nn.Module):
+    """A model with code of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.layer(x) * 2
+
+
+def record(out, model, loss=cross_entropy, minimised=None, epochs=1, **options):
+    loader = DataLoader(ks.data.digits(), batch_size=256, generator=torch.Generator().manual_seed(0), shuffle=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    with ks.record(model, loader, loss=loss, out=out, **options):
+        for _ in range(epochs):
+            for x, y in loader:
+                optimizer.zero_grad()
+                (minimised or loss)(model(x), y).backward()
+                optimizer.step()
+    return str(out)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of six steps of a small network on the digits."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return record(tmp_path_factory.mktemp("runs") / "digits", nn.Sequential(nn.Linear(64, 8), nn.Tanh(),
+                                                                                 nn.Linear(8, 10)))
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """The folder of a run of a model and a loss that no folder describes."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return record(tmp_path_factory.mktemp("runs") / "own", Own(), loss=nn.CrossEntropyLoss(torch.ones(10)))
+
+
+def answer(capsys, *words, code=0):
+    assert main([*words, "--json"]) == code
+    return json.loads(capsys.readouterr().out)
+
+
+def refused(capsys, *words):
+    assert main([*words]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    return said.err
+
+
+# -- info --------------------------------------------------------------------------------------------------------------
+
+
+def test_info_says_what_the_run_holds(run, capsys):
+    assert main(["info", run]) == 0
+    said = capsys.readouterr().out
+    assert "6 of SGD" in said
+    assert "1,437, of which training drew 1,437" in said
+    assert "610 in float32" in said
+
+
+def test_info_gives_the_same_to_a_program(run, capsys):
+    assert answer(capsys, "info", run) == ks.load(run).info()
+
+
+def test_a_folder_that_holds_no_run_is_named(tmp_path, capsys):
+    assert str(tmp_path / "none") in refused(capsys, "info", str(tmp_path / "none"))
+
+
+# -- check -------------------------------------------------------------------------------------------------------------
+
+
+def test_check_passes_a_run_that_is_what_it_says(run, capsys):
+    found = answer(capsys, "check", run)
+    rows = {row["name"]: row for row in found["checks"]}
+    assert found["ok"]
+    assert rows["replay"]["status"] == "pass"
+    assert rows["completeness"]["value"] < 1e-12
+    assert main(["check", run]) == 0
+    assert capsys.readouterr().out.rstrip().endswith("Every check passed.")
+
+
+def test_check_fails_a_run_with_one_flipped_bit(tmp_path, capsys):
+    run = record(tmp_path / "run", nn.Linear(64, 10))
+    segment = next((tmp_path / "run").glob("*.safetensors"))
+    content = bytearray(segment.read_bytes())
+    content[-100] ^= 1
+    segment.write_bytes(content)
+    found = answer(capsys, "check", run, code=1)
+    assert [row["name"] for row in found["checks"]] == ["checksums"]
+    assert main(["check", run]) == 1
+    assert "fail  checksums" in capsys.readouterr().out
+
+
+def test_check_fails_a_run_recorded_with_another_loss(tmp_path, capsys):
+    with pytest.warns(UserWarning, match="unattributed"):
+        record(tmp_path / "run", nn.Linear(64, 10), loss=cross_entropy, minimised=nn.functional.multi_margin_loss)
+    rows = {row["name"]: row["status"] for row in answer(capsys, "check", str(tmp_path / "run"), code=1)["checks"]}
+    assert rows["replay"] == "fail"
+
+
+def test_check_replays_what_was_not_stored(tmp_path, capsys):
+    run = record(tmp_path / "run", nn.Linear(64, 10), keep=4)
+    row = {row["name"]: row for row in answer(capsys, "check", run)["checks"]}["replay"]
+    assert row["status"] == "pass"
+
+
+# -- explain -----------------------------------------------------------------------------------------------------------
+
+
+def test_explain_says_why_and_adds_up(run, capsys):
+    assert main(["explain", run, "--sample", "7"]) == 0
+    said = capsys.readouterr().out
+    assert "Training sample 7" in said
+    assert "The network predicts" in said
+    assert "before training" in said
+    assert said.rstrip().endswith("after training")
+
+
+def test_the_printed_lines_add_up_to_the_last_digit(run, capsys):
+    from decimal import Decimal
+
+    assert main(["explain", run, "--sample", "7"]) == 0
+    rows = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ") and "." in line]
+    numbers = [Decimal(row.replace("−", "-")) for row in rows if row[0] in "+−0123456789"]
+    assert sum(numbers[:-1]) == numbers[-1]
+
+
+def test_explain_gives_every_number_to_a_program(run, capsys):
+    found = answer(capsys, "explain", run, "--sample", "7", "11", "-k", "2")
+    assert [query["name"] for query in found["queries"]] == ["Training sample 7", "Training sample 11"]
+    for query in found["queries"]:
+        assert len(query["for"]) == len(query["against"]) == 2
+        balance = [line["value"] for line in query["balance"]]
+        assert sum(balance[:-1]) == pytest.approx(balance[-1])
+
+
+def test_explain_without_a_question_takes_the_hardest_samples(run, capsys):
+    recorded = ks.load(run)
+    losses = opening.final_losses(recorded, torch.arange(recorded.size))
+    hardest = losses.argsort(descending=True, stable=True)[:3].tolist()
+    found = answer(capsys, "explain", run)
+    assert [query["name"] for query in found["queries"]] == [f"Training sample {i}" for i in hardest]
+
+
+def test_the_final_losses_are_those_of_the_trained_network(run):
+    recorded = ks.load(run)
+    x, y = (torch.stack(column) for column in zip(*map(recorded.sample, range(20)), strict=True))
+    outputs = recorded.network(recorded.parameters(), {}, (x,))
+    expected = cross_entropy(outputs, y, reduction="none").double()
+    torch.testing.assert_close(opening.final_losses(recorded, torch.arange(20), block=7), expected)
+
+
+@pytest.mark.parametrize("kind", [".npy", ".npz", ".safetensors"])
+def test_points_are_read_from_a_file(run, kind, tmp_path, capsys):
+    x = ks.data.digits("test").x[:2]
+    file = tmp_path / f"points{kind}"
+    if kind == ".npy":
+        np.save(file, x.numpy().astype(np.float64))
+    elif kind == ".npz":
+        np.savez(file, x=x.numpy(), other=np.zeros(3))
+    else:
+        save_file({"points": x}, file)
+    found = answer(capsys, "explain", run, "--input", str(file))
+    why = ks.explain(ks.load(run), x)
+    assert [query["output"] for query in found["queries"]] == why.decomposition.final[:, 0].tolist()
+
+
+def test_a_single_point_needs_no_batch_axis(run, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", ks.data.digits("test").x[0].numpy())
+    assert len(answer(capsys, "explain", run, "--input", str(tmp_path / "x.npy"))["queries"]) == 1
+
+
+def test_nothing_is_unpickled_from_a_file(run, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    assert "nothing is unpickled" in refused(capsys, "explain", run, "--input", str(tmp_path / "x.npy"))
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.safetensors"])
+def test_a_damaged_file_is_a_sentence(run, name, tmp_path, capsys):
+    (tmp_path / name).write_bytes(b"PK\x03\x04 neither one thing nor the other")
+    assert name in refused(capsys, "explain", run, "--input", str(tmp_path / name))
+
+
+def test_other_files_are_refused_by_their_ending(run, tmp_path, capsys):
+    (tmp_path / "x.pt").write_bytes(b"")
+    assert "its name ends in '.pt'" in refused(capsys, "explain", run, "--input", str(tmp_path / "x.pt"))
+    assert "there is no such file" in refused(capsys, "explain", run, "--input", str(tmp_path / "x.npy"))
+
+
+def test_a_file_with_several_arrays_must_name_one_x(run, tmp_path, capsys):
+    save_file({"a": torch.zeros(1, 64), "b": torch.zeros(1, 64)}, tmp_path / "x.safetensors")
+    assert "holds the arrays a, b" in refused(capsys, "explain", run, "--input", str(tmp_path / "x.safetensors"))
+
+
+def test_points_of_another_shape_are_refused(run, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.zeros((2, 63), np.float32))
+    assert "(2, 63)" in refused(capsys, "explain", run, "--input", str(tmp_path / "x.npy"))
+
+
+def test_a_sample_that_is_not_there_is_named(run, capsys):
+    assert "no sample 1437; its 1437 samples are 0 to 1436" in refused(capsys, "explain", run, "--sample", "1437")
+
+
+# -- code of one's own -------------------------------------------------------------------------------------------------
+
+
+def test_a_model_with_code_of_its_own_asks_for_the_flag(own, capsys):
+    assert "--model module:Own" in refused(capsys, "explain", own)
+
+
+def test_a_loss_of_ones_own_asks_for_the_flag(own, capsys):
+    assert "--loss module:function" in refused(capsys, "explain", own, "--model", "tests.test_commands:Own")
+
+
+def test_the_named_module_is_imported_from_the_current_folder(own, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.path", __import__("sys").path[:])
+    code = ("import torch, kernelscope\nfrom torch import nn\n"
+            "class Own(nn.Module):\n"
+            "    def __init__(self):\n        super().__init__()\n        self.layer = nn.Linear(64, 10)\n"
+            "    def forward(self, x):\n        return self.layer(x) * 2\n"
+            "loss = nn.CrossEntropyLoss(torch.ones(10))\n"
+            "def data():\n    return kernelscope.data.digits()\n"
+            "def test():\n    return kernelscope.data.digits('test')\n")
+    (tmp_path / "code_of_ones_own.py").write_text(code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    named = ["--model", "code_of_ones_own:Own", "--loss", "code_of_ones_own:loss"]
+    assert answer(capsys, "check", own, *named, "--data", "code_of_ones_own:data")["ok"]
+    said = refused(capsys, "info", own, *named, "--data", "code_of_ones_own:test")
+    assert "the data given holds 360" in said
+
+
+@pytest.mark.parametrize(("word", "sentence"), [
+    ("no-colon", "takes module:function"),
+    ("absent_module:f", "No module named 'absent_module'"),
+    ("torch:absent_function", "has no attribute 'absent_function'"),
+    ("torch:flatten", "must be callable without arguments"),
+])
+def test_a_flag_that_names_nothing_is_a_sentence(own, word, sentence, capsys, monkeypatch):
+    monkeypatch.setattr("sys.path", __import__("sys").path[:])
+    assert sentence in refused(capsys, "info", own, "--model", word, "--loss", "torch.nn.functional:cross_entropy")
+
+
+def test_no_module_is_imported_that_was_not_named(run, tmp_path, monkeypatch):
+    import sys
+
+    path = sys.path[:]
+    monkeypatch.chdir(tmp_path)
+    assert main(["info", run]) == 0
+    assert sys.path == path
+
+
+# -- report ------------------------------------------------------------------------------------------------------------
+
+
+def test_report_writes_one_page_and_says_which_samples_it_took(run, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    assert main(["report", run, "-o", str(page)]) == 0
+    said = capsys.readouterr().out
+    rule = ("The 6 training samples whose loss was largest at the end of training, and 6 others drawn with seed 0.")
+    assert rule in said
+    assert rule in page.read_text(encoding="utf-8")
+    first = page.read_bytes()
+    found = answer(capsys, "report", run, "-o", str(page))
+    assert len(set(found["queries"])) == 12
+    assert page.read_bytes() == first
+
+
+def test_report_takes_other_points(run, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", ks.data.digits("test").x[:2].numpy())
+    found = answer(capsys, "report", run, "-o", str(tmp_path / "a.html"), "--input", str(tmp_path / "x.npy"))
+    assert found["queries"] == ["Point 0", "Point 1"]
+
+
+def test_report_into_a_folder_that_is_not_there_makes_it(run, tmp_path, capsys):
+    assert main(["report", run, "-o", str(tmp_path / "new" / "page.html"), "--sample", "1"]) == 0
+    assert (tmp_path / "new" / "page.html").is_file()
