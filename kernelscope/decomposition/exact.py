@@ -123,7 +123,7 @@ def decompose(
         ledger = Ledger(run, len(side), functional.names, members, words)
         needed = 0
         if len(run) and len(side):
-            _probe(run, side, training, trajectory, displacement)
+            side.probe(trajectory.rows(run.start, run.start)[0], trajectory.buffers(run.start))
             plan = _Plan.make(run, side, dtype, memory)
             needed = plan.bytes
             unroller = Unroller(run, training, displacement)
@@ -183,15 +183,6 @@ def _final_outputs(trajectory: Trajectory, averaged: AveragedTrajectory | None, 
             f"The network cannot take these queries ({str(error).strip().splitlines()[0][:200]}). Its inputs in "
             f"training had the shapes {trained}, samples first; the queries have {[tuple(q.shape) for q in queries]}."
         ) from error
-
-
-def _probe(run: Run, side: QuerySide, training: TrainingSide, trajectory: Trajectory, displacement: bool) -> None:
-    side.probe(trajectory.rows(run.start, run.start)[0], trajectory.buffers(run.start))
-    first = run.step(run.start)
-    moving = [name for group in first.groups for name in group["names"] if name not in first.without]
-    if moving and not displacement:
-        batch = first.batches[0]
-        training.probe(batch, run.start, trajectory.rows(batch.at, batch.at)[0], moving)
 
 
 def _groups(run: Run, groups: bool | Sequence[str] | None) -> tuple[list[str], Tensor | None]:

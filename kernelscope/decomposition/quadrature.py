@@ -43,7 +43,7 @@ class Quadrature:
         gauss = re.fullmatch(r"gauss([1-9]\d?)", str(name))
         if gauss:
             nodes, weights = np.polynomial.legendre.leggauss(int(gauss[1]))
-            return cls(name, tuple((nodes + 1) / 2), tuple(weights / 2))
+            return cls(name, tuple(((nodes + 1) / 2).tolist()), tuple((weights / 2).tolist()))
         raise DataError(
             f'quadrature must be "gonzalez", "midpoint", "left" or "gaussM" with M from 1 to 99; {name!r} came. '
             '"gonzalez" is complete to the last digit at the cost of one gradient a step.'

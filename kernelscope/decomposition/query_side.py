@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.func import jacrev, vmap
 
-from ..errors import DataError, NonFiniteError
+from ..errors import DataError, ModelError, NonFiniteError
 from ..network import Network, Parameters, gradients_of
 from .layers import LayerGradients
 from .output import OutputFunctional
-from .training_side import AGREEMENT
+from .training_side import AGREEMENT, perturbed
 
 #: The ways to compute gradients, in the order in which they are tried.
 WAYS = ("layers", "vectorised", "loop")
@@ -67,9 +67,19 @@ class QuerySide:
         return ways[self.way](parameters, buffers)
 
     def probe(self, parameters: Parameters, buffers: Parameters) -> None:
-        """Finds the first way that agrees with plain automatic differentiation on two queries."""
+        """Finds the first way that agrees with plain automatic differentiation on two queries.
+
+        Raises:
+            ModelError: If the output of a query depends on the queries beside it.
+        """
         two = self.part(slice(0, 2))
-        truth = two._loop(parameters, buffers)
+        beside = perturbed(parameters, self.names)
+        two._check_that_each_stands_alone(beside, buffers)
+        truth = two._loop(beside, buffers)
+        if all(bool(torch.isfinite(rows).all()) for rows in truth):
+            parameters = beside
+        else:
+            truth = two._loop(parameters, buffers)
         scale = max(float(t.abs().max()) for t in truth)
         notes: list[str] = []
         for way in WAYS:
@@ -83,6 +93,22 @@ class QuerySide:
                 break
             notes.append(f"queries not {way}: {problem}")
         self.note = "; ".join(notes)
+
+    def _check_that_each_stands_alone(self, parameters: Parameters, buffers: Parameters) -> None:
+        together = self.outputs(parameters, buffers)[1]
+        try:
+            alone = torch.cat([self.part(slice(q, q + 1)).outputs(parameters, buffers)[1] for q in range(len(self))])
+            problem = "its output changes with the queries beside it"
+        except (RuntimeError, ValueError) as error:
+            alone = torch.full_like(together, torch.inf)
+            problem = str(error).strip().splitlines()[0][:160]
+        gap = (together - alone).abs().nan_to_num(0.0).max()
+        if gap > AGREEMENT[together.dtype] * together.abs().nan_to_num(0.0).max():
+            raise ModelError(
+                f"In eval mode the network cannot take a query by itself ({problem}), so its output is no function of "
+                "the query. Batch normalisation with track_running_stats=False reads the batch it is given; train "
+                "with running statistics, or wrap the network so that each row stands for itself."
+            )
 
     def _by_layers(self, parameters: Parameters, buffers: Parameters) -> list[Tensor]:
         assert self._layers is not None

@@ -112,11 +112,11 @@ class PartSweep:
         # The average was kept in the precision of training; what that did to it is rounding.
         self.ledger.book("rounding", self.rows, recorded - self._value)
 
-    def end(self, theta: Parameters, momentum: dict[str, Tensor]) -> None:
+    def end(self, theta: Parameters, momentum: dict[Key, Tensor]) -> None:
         """Books what was there before the first step, and sees the initial outputs."""
-        for name, adjoint in self._momentum.items():
-            if name in momentum:
-                self.ledger.book("momentum", self.rows, -self._factor[name] * _dot(adjoint, momentum[name]))
+        for key, adjoint in self._momentum.items():
+            if key in momentum:
+                self.ledger.book("momentum", self.rows, -self._factor[key] * _dot(adjoint, momentum[key]))
         if self.averaged is not None:
             # Averaged weights that differ from the trained ones as recording begins are states from before.
             apart = {name: theta[name] - self.averaged[0][name] for name in self._received}

@@ -9,12 +9,13 @@ i-th loss term at the parameters the forward pass saw. There are four exact ways
   meet each other (batch normalisation) or share random numbers (dropout);
 - ``loop``: plain automatic differentiation, one loss at a time, for modules that ``torch.func`` cannot transform.
 
-A probe on the first batch compares each with the last, and takes the first that agrees.
+A probe on the first batch of each kind compares each with the last, and takes the first that agrees.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,6 +38,10 @@ AGREEMENT = {torch.float64: 1e-8, torch.float32: 1e-3}
 #: Directions by parameter, with shape (Q, *), and a factor for each, to products with shape (Q, B).
 Products = Callable[[Parameters, dict[str, float]], Tensor]
 
+#: What a way is found for: the modules in train mode, whether random numbers were drawn, whether there were samples to
+#: meet, and the parameters that move.
+Kind = tuple[tuple[str, ...], bool, bool, tuple[str, ...]]
+
 
 class TrainingSide:
     """Loss gradients of recorded batches, in the precision of the ledger.
@@ -53,9 +58,19 @@ class TrainingSide:
         self.dtype = dtype
         self.device = device
         self.memory = memory
-        self.way = "samples"
-        self.note = ""
+        self._ways: dict[Kind, str] = {}
+        self._notes: dict[str, None] = {}
         self._layers: dict[tuple[tuple[str, ...], tuple[str, ...]], LayerGradients] = {}
+
+    @property
+    def way(self) -> str:
+        """The ways found so far, in words."""
+        return ", ".join(way for way in WAYS if way in self._ways.values()) or "none"
+
+    @property
+    def note(self) -> str:
+        """Why other ways were not taken."""
+        return "; ".join(self._notes)
 
     def to(self, value: Any) -> Any:
         """Moves tensors to the ledger's precision and device."""
@@ -80,33 +95,39 @@ class TrainingSide:
             parameters: The parameters it saw.
             moving: The parameters that the directions have.
         """
-        return self._by(self.way)(batch, k, parameters, moving)
+        kind = batch.training, batch.random is not None, len(batch.columns) > 1, tuple(moving)
+        if kind not in self._ways:
+            self._ways[kind] = self._find_way(batch, k, parameters, moving)
+        return self._by(self._ways[kind])(batch, k, parameters, moving)
 
     def _by(self, way: str) -> Callable[[MicroBatch, int, Parameters, list[str]], Products]:
-        return {"layers": self._by_rows, "samples": self._by_rows, "batch": self._by_batch, "loop": self._by_loop}[way]
+        if way in ("layers", "samples"):
+            return partial(self._by_rows, self._layer_rows if way == "layers" else self._transformed_rows)
+        return self._by_batch if way == "batch" else self._by_loop
 
-    def probe(self, batch: MicroBatch, k: int, parameters: Parameters, moving: list[str]) -> None:
-        """Finds the first way that agrees with plain automatic differentiation on a real batch."""
-        generator = torch.Generator().manual_seed(0)
-        directions = {name: self.to(torch.randn(2, *parameters[name].shape, generator=generator)) for name in moving}
-        truth = self._by_loop(batch, k, parameters, moving, most=2)(directions, dict.fromkeys(moving, 1.0))
+    def _find_way(self, batch: MicroBatch, k: int, parameters: Parameters, moving: list[str]) -> str:
+        """The first way that agrees with plain automatic differentiation on a real batch of the kind."""
+        directions = {name: rows.unsqueeze(0) for name, rows in noise(parameters, moving).items()}
+        beside = perturbed(parameters, moving)
+        truth = self._by_loop(batch, k, beside, moving, most=2)(directions, dict.fromkeys(moving, 1.0))
+        if not bool(torch.isfinite(truth).all()):
+            beside = parameters
+            truth = self._by_loop(batch, k, beside, moving, most=2)(directions, dict.fromkeys(moving, 1.0))
         coupled = self.run.network.couples(batch.training) or batch.random is not None
         ways = list(WAYS[2:] if coupled else WAYS)
         if "layers" in ways and not LayerGradients.covers(self.run.network, batch.training, moving):
             ways.remove("layers")
-        notes: list[str] = []
-        for way in ways:
-            self.way = way
-            problem = None if way == "loop" else self._disagreement(batch, k, parameters, directions, truth)
+        for way in ways[:-1]:
+            problem = self._disagreement(way, batch, k, beside, directions, truth)
             if problem is None:
-                break
-            notes.append(f"not by {way}: {problem}")
-        self.note = "; ".join(notes)
+                return way
+            self._notes[f"not by {way}: {problem}"] = None
+        return ways[-1]
 
-    def _disagreement(self, batch: MicroBatch, k: int, parameters: Parameters, directions: Parameters,
+    def _disagreement(self, way: str, batch: MicroBatch, k: int, parameters: Parameters, directions: Parameters,
                       truth: Tensor) -> str | None:
         try:
-            products = self.products(batch, k, parameters, list(directions))
+            products = self._by(way)(batch, k, parameters, list(directions))
             found = products(directions, dict.fromkeys(directions, 1.0))[:, :truth.shape[1]]
         # torch.func reports what it cannot transform by these.
         except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
@@ -126,10 +147,10 @@ class TrainingSide:
         outputs = self.run.network(parameters, buffers, inputs, training)
         return per_sample_losses(self.run.loss, outputs, targets, len(targets))
 
-    def _by_rows(self, batch: MicroBatch, k: int, parameters: Parameters, moving: list[str]) -> Products:
+    def _by_rows(self, rows_of: Callable[..., Parameters], batch: MicroBatch, k: int, parameters: Parameters,
+                 moving: list[str]) -> Products:
         inputs, targets = self.to(batch_tensors(self.run, batch))
         buffers = self.to(self.run.buffers(k))
-        rows_of = self._layer_rows if self.way == "layers" else self._transformed_rows
         size = sum(parameters[name].numel() for name in moving) * self.dtype.itemsize
         block = max(1, min(len(targets), self.memory // (2 * max(size, 1))))
         kept: list[Parameters] = []
@@ -217,3 +238,15 @@ def _pair(directions: Parameters, gradients: Parameters, scales: dict[str, float
         total = flat @ columns if total is None else total.addmm_(flat, columns)
     assert total is not None
     return total
+
+
+def noise(parameters: Parameters, names: list[str]) -> Parameters:
+    """Normal numbers shaped like the parameters named, the same at every call."""
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.randn(parameters[name].shape, generator=generator).to(parameters[name]) for name in names}
+
+
+def perturbed(parameters: Parameters, names: list[str]) -> Parameters:
+    """Parameters a little beside the given ones, where a branch that begins at nought shows."""
+    return parameters | {name: parameters[name] + 0.01 * (1 + parameters[name].abs()) * step
+                         for name, step in noise(parameters, names).items()}
