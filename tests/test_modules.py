@@ -8,13 +8,24 @@ import torch.nn.functional as F
 from torch import nn
 
 import kernelscope as ks
-from tests.recordings import assert_the_explicit_shares, complete, points, queries, relative, share_of, train
+from tests.oracles import Diary
+from tests.recordings import (
+    assert_the_explicit_shares,
+    batches,
+    complete,
+    points,
+    queries,
+    relative,
+    share_of,
+    train,
+)
 
 
 class Attention(nn.Module):
     def __init__(self):
         super().__init__()
-        self.embed, self.attend, self.head = nn.Embedding(7, 4), nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 2)
+        self.embed, self.head = nn.Embedding(7, 4), nn.Linear(4, 2)
+        self.attend = nn.MultiheadAttention(4, 2, batch_first=True)
 
     def forward(self, tokens):
         h = self.embed(tokens)
@@ -75,8 +86,9 @@ MODULES = {
                                                     nn.Linear(4, 4), nn.LeakyReLU(), nn.Linear(4, 2)), vectors),
     "CNN": (convolutional, images),
     "strided CNN with average pooling": (lambda: nn.Sequential(
-        nn.Conv2d(1, 4, 3, stride=2, padding=1, groups=1, bias=False), nn.Tanh(), nn.Conv2d(4, 4, 3, padding=2, groups=2,
-        dilation=2), nn.ELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)), images),
+        nn.Conv2d(1, 4, 3, stride=2, padding=1, bias=False), nn.Tanh(),
+        nn.Conv2d(4, 4, 3, padding=2, groups=2, dilation=2), nn.ELU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)), images),
     "GroupNorm": (lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(),
                                         nn.Linear(64, 2)), images),
     "InstanceNorm": (lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.InstanceNorm2d(2, affine=True), nn.Flatten(),
@@ -151,14 +163,17 @@ def test_shares_through_a_module_are_those_of_plain_loops(name):
     assert not d.channels["buffers"].any()
 
 
-@pytest.mark.parametrize(("name", "way"), [("MLP", "samples"), ("CNN", "samples"), ("LayerNorm", "samples"),
-                                           ("attention", "samples"), ("transformer", "samples")])
+@pytest.mark.parametrize(("name", "way"), [
+    ("MLP", "layers"), ("CNN", "layers"), ("strided CNN with average pooling", "layers"), ("GroupNorm", "layers"),
+    ("LayerNorm", "layers"), ("embedding", "layers"), ("scaled dot product", "layers"), ("weight norm", "samples"),
+    ("attention", "samples"), ("transformer", "samples"),
+])
 def test_common_modules_need_no_loop(name, way):
     make, inputs = MODULES[name]
     model = make().double()
     run, _ = train(model, inputs(), targets(), momentum_sgd(model), loss=F.cross_entropy, steps=2, diary=False)
     d = ks.decompose(run, inputs()[:2])
-    assert d.info["engine"]["training"] != "loop"
+    assert d.info["engine"]["training"] == way
     assert d.info["engine"]["queries"] != "loop"
     assert d.info["notes"] == []
 
@@ -296,7 +311,7 @@ def test_spectral_norm_keeps_its_singular_vectors_as_buffers():
     assert torch.allclose(d.final, model.eval()(queries()).detach(), rtol=1e-10)
 
 
-# -- what recording and reading leave as they found it ------------------------------------------------------------------
+# -- what recording and reading leave as they found it ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make", [normalised, lambda: Recurrent(nn.GRU).double()], ids=["normalised", "GRU"])
@@ -380,3 +395,155 @@ def test_a_part_that_no_output_reaches_moves_by_decay_alone():
     assert complete(d) <= 1e-12
     assert not d.channels["unattributed"].any()
     assert not d.channels["decay"].any()
+
+
+# -- what the first batch does not show --------------------------------------------------------------------------------
+
+
+def loop(model, optimizers, x, y, passes, loss=F.mse_loss):
+    """A recorded loop with a diary; ``passes`` are ids, or pairs of ids and something to do before the pass."""
+    notes = Diary(model, x, y, loss)
+    with ks.record(model, (x, y), loss=loss) as recording:
+        for ids, prepare in passes:
+            if prepare is not None:
+                prepare(model)
+            notes.forward(ids, 1 / len(ids), together=True)
+            recording.batch(ids)
+            model.zero_grad()
+            loss(model(x[ids]), y[ids]).backward()
+            for optimizer in optimizers:
+                notes.step(optimizer, keep_passes=optimizer is not optimizers[-1])
+                optimizer.step()
+    notes.close()
+    return recording.run, notes
+
+
+def assert_read_right(model, run, notes, x):
+    d = untouched(model, lambda: ks.decompose(run, x))
+    assert_the_explicit_shares(d, notes, x)
+    assert complete(d) <= 1e-12
+    assert not d.channels["unattributed"].any()
+    return d
+
+
+@pytest.mark.parametrize("make", [
+    normalised, lambda: nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Dropout(0.4), nn.Linear(6, 2)).double(),
+], ids=["batch normalisation", "dropout"])
+def test_a_network_may_be_put_in_train_mode_later(make):
+    model = make().eval()
+    passes = [([0, 1, 2, 3], None), ([4, 5, 6], None), ([1, 3, 5, 7], nn.Module.train), ([0, 2, 4], None)]
+    run, notes = loop(model, [momentum_sgd(model)], *points(), passes)
+    assert_read_right(model, run, notes, queries())
+
+
+def test_a_branch_that_is_nought_at_first_counts_later():
+    class Gated(nn.Module):
+        """A tied weight is used by hand behind a gate that begins closed, as in residual blocks and adapters."""
+
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.gate = nn.Linear(3, 3), nn.Linear(3, 2), nn.Linear(3, 2)
+            nn.init.zeros_(self.gate.weight)
+            nn.init.zeros_(self.gate.bias)
+
+        def forward(self, x):
+            h = torch.tanh(self.first(x))
+            return self.second(h) + self.gate(torch.tanh(F.linear(h, self.first.weight)))
+
+    model = Gated().double()
+    run, notes = loop(model, [momentum_sgd(model)], *points(), [(ids, None) for ids in batches(5, 4)])
+    assert_read_right(model, run, notes, queries())
+
+
+def test_a_first_batch_of_one_does_not_hide_that_samples_meet():
+    class Centered(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            h = torch.tanh(self.first(x))
+            return self.last(h - 0.5 * h.mean(0) if self.training else h)
+
+    model = Centered().double()
+    cuts = ([0], [1, 2, 3], [4, 5], [6, 7])
+    run, notes = loop(model, [momentum_sgd(model)], *points(), [(ids, None) for ids in cuts])
+    assert_read_right(model, run, notes, queries())
+
+
+def test_the_second_optimizer_may_move_layers_of_another_kind():
+    model = nn.Sequential(nn.Linear(3, 4), nn.PReLU(4), nn.Linear(4, 2)).double()
+    optimizers = [torch.optim.SGD([*model[0].parameters(), *model[2].parameters()], lr=0.1, momentum=0.9),
+                  torch.optim.Adam(model[1].parameters(), lr=0.05)]
+    run, notes = loop(model, optimizers, *points(), [(ids, None) for ids in batches(4, 3)])
+    assert_read_right(model, run, notes, queries())
+
+
+def test_parts_that_are_unfrozen_later_may_be_of_another_kind():
+    model = nn.Sequential(nn.Linear(3, 4), nn.PReLU(4), nn.Linear(4, 2)).double()
+    x, y = points()
+    optimizer = momentum_sgd(model)
+
+    def forget(k):
+        if k < 2:
+            model[1].weight.grad = None
+
+    run, notes = train(model, x, y, optimizer, before_step=forget, steps=5)
+    assert_read_right(model, run, notes, queries())
+
+
+def test_layers_that_are_used_twice_or_in_place_or_not_at_all():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.twice, self.last, self.never = nn.Linear(3, 3), nn.Linear(3, 2), nn.Linear(3, 3)
+            self.conv, self.act = nn.Conv1d(1, 2, 3, padding="same", dilation=2), nn.ReLU(inplace=True)
+
+        def forward(self, x):
+            h = self.act(self.twice(torch.tanh(self.twice(x))))
+            return self.last(self.act(self.conv(h.unsqueeze(1))).mean(1))
+
+    model = Odd().double()
+    run, notes = train(model, *points(), momentum_sgd(model), steps=5)
+    d = assert_read_right(model, run, notes, queries())
+    assert d.info["engine"]["training"] == "layers"
+
+
+@pytest.mark.parametrize("memory", [4000, 20_000, 10**8])
+@pytest.mark.parametrize("name", ["MLP", "GRU", "batch normalisation", "LayerNorm"])
+def test_blocks_of_any_size_give_the_same_ledger(name, memory):
+    make, inputs = (normalised, vectors) if name == "batch normalisation" else MODULES[name]
+    model = make().double()
+    x = inputs()
+    run, _ = train(model, x, targets(), momentum_sgd(model), loss=F.cross_entropy, steps=5, diary=False)
+    whole, some = ks.decompose(run, x[:5]), ks.decompose(run, x[:5], memory=memory)
+    assert relative(some.contributions, whole.contributions) <= 1e-12
+    assert relative(some.path, whole.path) <= 1e-12
+    assert complete(some) <= 1e-12
+    for q in range(5):
+        alone = ks.decompose(run, x[q:q + 1])
+        assert relative(alone.contributions[0], whole.contributions[q]) <= 1e-11
+        assert relative(alone.path[0], whole.path[q]) <= 1e-12
+
+
+def meeting():
+    class Centered(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            h = torch.tanh(self.first(x))
+            return self.last(h - 0.5 * h.mean(0))
+
+    return Centered()
+
+
+@pytest.mark.parametrize("make", [
+    lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 2)), meeting,
+], ids=["batch normalisation", "by hand"])
+def test_a_query_that_does_not_stand_for_itself_is_refused(make):
+    model = make().double()
+    run, _ = train(model, *points(), momentum_sgd(model), steps=3, size=4, diary=False)
+    with pytest.raises(ks.errors.ModelError, match="by itself"):
+        ks.decompose(run, queries())
