@@ -11,10 +11,10 @@ from kernelscope.run.replay import mean_loss
 class Points(Dataset):
     """Points with targets and their own index; ``noise`` draws another input every time."""
 
-    def __init__(self, n=24, noise=0.0, broken=()):
+    def __init__(self, n=24, noise=0.0, broken=(), dtype=torch.float64):
         generator = torch.Generator().manual_seed(7)
-        self.x = torch.randn(n, 3, generator=generator, dtype=torch.float64)
-        self.y = torch.randn(n, 2, generator=generator, dtype=torch.float64)
+        self.x = torch.randn(n, 3, generator=generator, dtype=torch.float64).to(dtype)
+        self.y = torch.randn(n, 2, generator=generator, dtype=torch.float64).to(dtype)
         self.noise, self.broken = noise, set(broken)
 
     def __len__(self):
@@ -23,7 +23,7 @@ class Points(Dataset):
     def __getitem__(self, i):
         if i in self.broken:
             raise OSError(f"sample {i} cannot be read")
-        return self.x[i] + self.noise * torch.randn(3, dtype=torch.float64), int(i), self.y[i]
+        return self.x[i] + self.noise * torch.randn(3, dtype=self.x.dtype), int(i), self.y[i]
 
 
 def split(batch):

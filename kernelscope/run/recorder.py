@@ -352,7 +352,7 @@ class Recording:
         random = self._random
         if random is not None and torch.equal(random, get_random_state(self._device)):
             random = None
-        this = Pass(self._passes, args, self._known(args), self._step, training_flags(self._model), random,
+        this = Pass(self._passes, args, self._known(args), self._chunk.last - self._broken_off(), training_flags(self._model), random,
                     torch.is_autocast_enabled(self._device.type))
         for t in tensors:
             t.register_hook(this.use)
@@ -428,10 +428,13 @@ class Recording:
 
     def _drop_what_was_broken_off(self) -> bool:
         """Forgets a step that its optimizer did not end; says whether there was one."""
-        broken = bool(self._chunk.steps) and self._chunk.steps[-1] is self._under_way
+        broken = self._broken_off()
         if broken:
             self._chunk.steps.pop()
         return broken
+
+    def _broken_off(self) -> bool:
+        return bool(self._chunk.steps) and self._chunk.steps[-1] is self._under_way
 
     def _drop_what_has_no_end(self) -> bool:
         """Forgets a last step without an end that can be kept; says whether the parameters are those of an end."""
