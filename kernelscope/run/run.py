@@ -280,6 +280,7 @@ class RunIndex:
         self.steps: list[Step] = []
         self._homes: dict[str, dict[int, str]] = {"rows": {}, "states": {}, "averages": {}}
         self._buffers: dict[str, dict[int, str]] = {}
+        self._kinds: dict[str, set[str]] = {}
         self._cache: OrderedDict[str, tuple[Chunk, int]] = OrderedDict()
         chunks = self._in_order()
         self.place = max(chunks, default=-1) + 1
@@ -330,8 +331,9 @@ class RunIndex:
         for part, homes in self._homes.items():
             homes.update(dict.fromkeys(getattr(chunk, part), name))
         for k, buffers in chunk.buffers.items():
-            for buffer in buffers:
+            for buffer, value in buffers.items():
                 self._buffers.setdefault(buffer, {})[k] = name
+                self._kinds.setdefault(buffer, set()).add(_kind(value))
         for columns, *tables in chunk.samples:
             if not self.samples.keep(columns, tables[:-1], tables[-1])[1]:
                 raise StoreCorrupt(
@@ -341,10 +343,14 @@ class RunIndex:
 
     def check_buffers(self, known: Parameters) -> None:
         """Compares the stored buffers with those of the model; raises if they are not the same."""
-        for k in sorted({k for homes in self._buffers.values() for k in homes}):
-            names = {homes[k] for homes in self._buffers.values() if k in homes}
-            for name in names:
-                self._check.buffers(self._read(name), known)
+        for name in sorted({*known, *self._kinds}):
+            mine, stored = _kind(known.get(name)), self._kinds.get(name, {_kind(None)})
+            if stored != {mine}:
+                raise ModelError(
+                    f"The model has other buffers than the run in {self._where}: the buffer {name!r} is {mine} in the "
+                    f"model and {', '.join(sorted(stored))} in the run. Build the model with the arguments it was "
+                    "trained with."
+                )
 
     def _read(self, name: str) -> Chunk:
         if name in self._cache:
@@ -386,6 +392,10 @@ class RunIndex:
                 last = self._changes[name][before - 1]
                 known[name] = self._read(homes[last]).buffers[last][name]
         return known
+
+
+def _kind(t: Tensor | None) -> str:
+    return "missing" if t is None else f"{str(t.dtype).removeprefix('torch.')} of shape {tuple(t.shape)}"
 
 
 def load(path: str | Path, model: nn.Module | None = None, data: Any = None,

@@ -41,7 +41,7 @@ class Samples:
         self.targets: Tensor | None = None
         self._count = 0
         # The row of each column in the tables, or -1; it grows, so that a large set costs what was seen of it.
-        self._rows = torch.zeros(0, dtype=torch.int64)
+        self._rows = torch.zeros(0, dtype=torch.int32)
         self._columns: dict[int, int] = {}
 
     @property
@@ -85,14 +85,14 @@ class Samples:
         new = self._rows[columns] < 0
         if bool(new.any()):
             tables = self._add(columns, new, tables, batch)
-        rows = self._rows[columns]
+        rows = self._rows[columns].long()
         # Ids that came twice within this batch must agree as well, so all rows are compared.
         return new, all(torch.equal(table[rows], b) for table, b in zip(tables, batch, strict=True))
 
     def _add(self, columns: Tensor, new: Tensor, tables: list[Tensor], batch: list[Tensor]) -> list[Tensor]:
         unique, place = torch.unique(columns[new], return_inverse=True)
         rows = self._count + place
-        self._rows[columns[new]] = rows
+        self._rows[columns[new]] = rows.to(torch.int32)
         self._count += len(unique)
         most = self.size if self.fixed else MOST
         tables = [_grown(table, self._count, 0, most) for table in tables]
@@ -130,7 +130,7 @@ class Samples:
         if not len(self._rows):
             return torch.full_like(columns, -1)
         inside = (columns >= 0) & (columns < len(self._rows))
-        return torch.where(inside, self._rows[torch.where(inside, columns, 0)], -1)
+        return torch.where(inside, self._rows[torch.where(inside, columns, 0)].long(), -1)
 
 
 def _grown(table: Tensor, size: int, fill: int, most: int) -> Tensor:

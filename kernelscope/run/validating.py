@@ -77,13 +77,6 @@ class Validator:
                 self._refuse("its samples are not rows of inputs and targets")
             self._columns(columns, "its samples")
 
-    def buffers(self, chunk: Chunk, known: dict[str, Tensor]) -> None:
-        """Checks the chunk's buffers against those of the model."""
-        for k, buffers in chunk.buffers.items():
-            for name, b in buffers.items():
-                if name not in known or known[name].shape != b.shape or known[name].dtype != b.dtype:
-                    self._refuse(f"the buffer {name[:100]!r} of step {k} is none of the model's")
-
     def _entries(self, meta: dict[str, Any], key: str) -> dict[str, tuple[int, ...]]:
         found: dict[str, tuple[int, ...]] = {}
         entries = meta.get(key)
