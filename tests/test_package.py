@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 import tomllib
@@ -53,3 +54,23 @@ def test_the_package_says_its_version_and_its_script():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["scripts"] == {"kernelscope": "kernelscope.cli:main"}
     assert ks.__version__.count(".") == 2
+
+
+def test_every_public_name_resolves():
+    for name in ks.__all__:
+        assert getattr(ks, name) is not None
+    assert callable(ks.record)
+    assert ks.load.__module__.startswith("kernelscope.run")
+
+
+def test_the_lines_of_the_readme_run(tmp_path, monkeypatch):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 16
+    assert code.count("range(5)") == 1
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(code.replace("range(5)", "range(1)"), "README.md", "exec"), names)
+    assert (tmp_path / "reports" / "digit.html").is_file()
+    assert names["why"].check().ok
+    assert len(ks.load("runs/digits")) == 23
