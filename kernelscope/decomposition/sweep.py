@@ -25,7 +25,7 @@ from ..network import Parameters
 from .ledger import Ledger
 from .quadrature import Quadrature
 from .query_side import QuerySide
-from .training_side import Products, TrainingSide
+from .training_side import Products, TrainingSide, rows_of
 from .trajectory import AveragedTrajectory, Trajectory
 from .unrolling import Key, OptimizerState, UnrolledStep, Unroller, batch_rows, sample_weights
 
@@ -179,7 +179,7 @@ class PartSweep:
         square = sum(float((d.double() ** 2).sum()) for d in moved.values())
         if self.quadrature.corrected and square > 0:
             for name in names:
-                p[name].flatten(1).addr_(missed, moved[name].flatten(), alpha=1 / square)
+                rows_of(p[name]).addr_(missed, moved[name].flatten(), alpha=1 / square)
         return p
 
     def _adjoint(self, name: str, p: Tensor, theta: Tensor, unrolled: UnrolledStep) -> Tensor:
@@ -220,7 +220,7 @@ class PartSweep:
 
 
 def _dot(rows: Tensor, vector: Tensor) -> Tensor:
-    return rows.flatten(1) @ vector.reshape(-1)
+    return rows_of(rows) @ vector.reshape(-1)
 
 
 def _dots(rows: Parameters, vectors: Parameters) -> Tensor:

@@ -229,12 +229,17 @@ def _scaled(rows: Tensor, scale: float) -> Tensor:
     return rows if scale == 1.0 else rows * scale
 
 
+def rows_of(values: Tensor) -> Tensor:
+    """Values with shape (n, *) as a matrix, a scalar parameter's as one column; in place where that is possible."""
+    return values.reshape(len(values), values.shape[1:].numel())
+
+
 def _pair(directions: Parameters, gradients: Parameters, scales: dict[str, float]) -> Tensor:
     """The inner products of rows of directions with rows of gradients; factors go to the gradients, the fewer rows."""
     total: Tensor | None = None
     for name, rows in directions.items():
-        columns = _scaled(gradients[name].flatten(1), scales[name]).T
-        flat = rows.flatten(1)
+        columns = _scaled(rows_of(gradients[name]), scales[name]).T
+        flat = rows_of(rows)
         total = flat @ columns if total is None else total.addmm_(flat, columns)
     assert total is not None
     return total

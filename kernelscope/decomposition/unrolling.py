@@ -111,7 +111,7 @@ class Unroller:
                  for batch, parameters in zip(step.batches, at, strict=True)]
         which = [self.run.names.index(name) for name in moving]
         autocast = any(batch.autocast for batch in step.batches)
-        used = used_gradient(step, means, which, Tolerance.of(self.run.dtype, autocast))
+        used = used_gradient(step, means, which, Tolerance.of(self.run.precision, autocast))
         linear: dict[str, Linear] = {}
         gap = dict(moved)
         for name, gradient in zip(moving, used.gradient, strict=True):
@@ -127,7 +127,7 @@ class Unroller:
                 state.momentum[key] = after
             gap[name] = moved[name] - explained
         clip = used.clip if isinstance(used.clip, float) else dict(zip(moving, used.clip, strict=True))
-        close = _is_rounding(gap, moved, theta, self.run.dtype, rule, autocast)
+        close = _is_rounding(gap, moved, theta, self.run.precision, rule, autocast)
         return UnrolledStep(linear, used.weights, clip, gap, close, fresh, keys)
 
     def _take_states(self, k: int, step: Step, rule: Rule, state: OptimizerState) -> dict[str, Tensor | None]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import RuleError
+from ..errors import DataError, KernelscopeError, RuleError
 from ..network import exact_arithmetic, flatten, gradients_of, random_state
 from .gradient import Tolerance, used_gradient
 from .rules import RULES
@@ -25,18 +25,31 @@ if TYPE_CHECKING:
 
 def replay(run: Run, anchor: int, first: int, last: int) -> list[Tensor]:
     """The parameter vectors at the steps ``first`` to ``last``, computed from the row stored at ``anchor``."""
+    try:
+        return _replay(run, anchor, first, last)
+    except KernelscopeError:
+        raise
+    except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
+        raise DataError(
+            f"The steps {anchor} to {last} of {run.store.path or 'this recording'} cannot be computed again "
+            f"({type(error).__name__}: {str(error)[:200]}). Load the run with the model and the loss that were "
+            'recorded; with record(..., keep="all") no step is ever computed again.'
+        ) from error
+
+
+def _replay(run: Run, anchor: int, first: int, last: int) -> list[Tensor]:
     row = run.row(anchor)
     assert row is not None
-    parameters = _leaves(run.named(row))
+    parameters = _as_trained(run, row)
     optimizers: dict[int, torch.optim.Optimizer] = {}
     # A step may use a gradient that was taken before an earlier step: of two optimizers the second one does.
     seen = {batch.at for k in range(anchor, last) for batch in run.step(k).batches if batch.at != k}
-    past = {at: _leaves(run.named(run.trajectory(at, at)[0])) for at in seen if at < anchor}
+    past = {at: _as_trained(run, run.trajectory(at, at)[0]) for at in seen if at < anchor}
     rows: list[Tensor] = []
     with exact_arithmetic(), torch.enable_grad():
         for k in range(anchor, last + 1):
             if k >= first:
-                rows.append(flatten(list(parameters.values())))
+                rows.append(flatten(list(parameters.values()), run.dtype))
             if k in seen:
                 past[k] = _leaves(parameters)
             if k < last:
@@ -49,6 +62,10 @@ def replay(run: Run, anchor: int, first: int, last: int) -> list[Tensor]:
                 _set_numbers(step, optimizers[step.owner])
                 optimizers[step.owner].step()
     return rows
+
+
+def _as_trained(run: Run, row: Tensor) -> dict[str, nn.Parameter]:
+    return _leaves({name: t.to(dtype) for (name, t), dtype in zip(run.named(row).items(), run.dtypes, strict=True)})
 
 
 def _leaves(parameters: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
@@ -69,7 +86,7 @@ def _set_gradients(run: Run, step: Step, k: int, parameters: dict[str, nn.Parame
     leaves = [parameters[name] for name in moving]
     filled = [[torch.zeros_like(p) if g is None else g for g, p in zip(part, leaves, strict=True)] for part in means]
     which = [run.names.index(name) for name in moving]
-    used = used_gradient(step, filled, which, Tolerance.of(run.dtype, any(b.autocast for b in step.batches)))
+    used = used_gradient(step, filled, which, Tolerance.of(run.precision, any(b.autocast for b in step.batches)))
     for p, g in zip(leaves, used.gradient, strict=True):
         p.grad = g.to(p.dtype)
 

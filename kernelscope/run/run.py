@@ -114,8 +114,18 @@ class Run:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision in which the parameters were trained."""
+        """The precision in which the parameters are stored, which holds all of them."""
         return getattr(torch, self._index.meta["dtype"])
+
+    @property
+    def dtypes(self) -> list[torch.dtype]:
+        """The precision in which each recorded parameter was trained."""
+        return [getattr(torch, entry["dtype"]) for entry in self._index.meta["parameters"]]
+
+    @property
+    def precision(self) -> torch.dtype:
+        """The lowest precision in which a parameter was trained, which bounds what rounding did to the steps."""
+        return max(self.dtypes, key=lambda dtype: torch.finfo(dtype).eps)
 
     @property
     def class_names(self) -> list[str] | None:
@@ -369,7 +379,13 @@ class RunIndex:
 
     def anchor(self, k: int) -> int:
         """The last step up to k from which steps can be computed again."""
-        return max(j for j in self.stored if j <= k and j in self._homes["states"])
+        known = [j for j in self.stored if j <= k and j in self._homes["states"]]
+        if not known:
+            raise StoreCorrupt(
+                f"{self._where} holds no optimizer states from which step {k} could be computed again. It was changed "
+                "by another program; record again, or restore the folder from a copy."
+            )
+        return known[-1]
 
     def row(self, k: int) -> Tensor | None:
         """The stored row k."""
