@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import DataError, ModelError
+from ..network import per_sample_losses
 from ..run.losses import Loss
 
 #: The names that stand for a common output.
@@ -65,7 +66,9 @@ def output_functional(output: str | Callable[..., Tensor] | None, final: Any, ta
         return margin
     if output == "loss":
         targets = _needed(targets, final)
-        return OutputFunctional(lambda out, side: _rows(loss(out, side)), targets, ["loss"])
+        # One number for each query, as for a sample in training: further axes are averaged.
+        each = lambda out, side: per_sample_losses(loss, out, side, len(side)).unsqueeze(1)
+        return OutputFunctional(each, targets, ["loss"])
     if callable(output):
         function = output
         if _takes_two(function):

@@ -82,6 +82,8 @@ class Unroller:
         self.run = run
         self.side = side
         self.displacement = displacement
+        # A ledger in float32 meets a run in float64 to float32 only.
+        self.precision = max(run.precision, side.dtype, key=lambda dtype: torch.finfo(dtype).eps)
         if not displacement:
             for name in sorted({run.step(k).optimizer for k in range(run.start, run.stop)}):
                 find_rule(name)
@@ -111,7 +113,7 @@ class Unroller:
                  for batch, parameters in zip(step.batches, at, strict=True)]
         which = [self.run.names.index(name) for name in moving]
         autocast = any(batch.autocast for batch in step.batches)
-        used = used_gradient(step, means, which, Tolerance.of(self.run.precision, autocast))
+        used = used_gradient(step, means, which, Tolerance.of(self.precision, autocast))
         linear: dict[str, Linear] = {}
         gap = dict(moved)
         for name, gradient in zip(moving, used.gradient, strict=True):
@@ -127,7 +129,7 @@ class Unroller:
                 state.momentum[key] = after
             gap[name] = moved[name] - explained
         clip = used.clip if isinstance(used.clip, float) else dict(zip(moving, used.clip, strict=True))
-        close = _is_rounding(gap, moved, theta, self.run.precision, rule, autocast)
+        close = _is_rounding(gap, moved, theta, self.precision, rule, autocast)
         return UnrolledStep(linear, used.weights, clip, gap, close, fresh, keys)
 
     def _take_states(self, k: int, step: Step, rule: Rule, state: OptimizerState) -> dict[str, Tensor | None]:
