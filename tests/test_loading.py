@@ -337,7 +337,7 @@ def test_a_word_about_one_pass_is_not_taken_for_the_next():
     points = Points()
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with pytest.raises(RecordingError, match=r"recording.batch\(ids\) before each forward pass"):
+    with pytest.raises(RecordingError, match=r"recording.batch\(ids\) before each forward pass"):  # noqa: PT012
         with ks.record(model, (points.x, points.y), loss=F.mse_loss) as recording:
             recording.batch([1, 2, 3])
             step(model, optimizer, points.x[[1, 2, 3]], points.y[[1, 2, 3]], Truth(), None)

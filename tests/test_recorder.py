@@ -29,7 +29,7 @@ def training(record, *, workers=0, rule="AdamW", seed=3, epochs=3, keep="all", o
              scheduler=False, dropout=0.3, dtype=torch.float32):
     """A loop with everything that draws random numbers; recorded or not."""
     torch.manual_seed(seed)
-    np.random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
     random.seed(seed)
     model = network(dropout, norm).to(dtype)
     loader = DataLoader(Points(noise=noise, dtype=dtype), batch_size=5, shuffle=True, num_workers=workers)
@@ -85,12 +85,12 @@ def same(a, b):
 @pytest.mark.parametrize("rule", ["momentum", "AdamW"])
 def test_training_is_the_same_to_the_last_bit(tmp_path, workers, rule, out):
     model, optimizer, loader, _ = training(False, workers=workers, rule=rule)
-    plain = (model.state_dict(), torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate(),
+    plain = (model.state_dict(), torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate(),  # noqa: NPY002
              surroundings(model, loader), [p.grad.clone() for p in model.parameters()])
     model, recorded, loader, run = training(True, workers=workers, rule=rule, out=out and tmp_path / out)
     assert same(model.state_dict(), plain[0])
     assert torch.equal(torch.get_rng_state(), plain[1])
-    assert np.random.get_state()[1].tolist() == plain[2]
+    assert np.random.get_state()[1].tolist() == plain[2]  # noqa: NPY002
     assert random.getstate() == plain[3]
     assert surroundings(model, loader) == plain[4]
     assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), plain[5], strict=True))
@@ -129,7 +129,7 @@ def test_an_error_in_the_loop_leaves_nothing_behind_and_loses_nothing(tmp_path, 
     before = surroundings(model, loader)
     rows = []
     expected = {"ours": RecordingError, "in the optimizer": ZeroDivisionError}.get(error, error)
-    with pytest.raises(expected):
+    with pytest.raises(expected):  # noqa: PT012
         with ks.record(model, loader, loss=F.mse_loss, batch=split, out=out and tmp_path / out) as recording:
             for j, (x, _, y) in enumerate(loader):
                 rows.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
@@ -406,7 +406,7 @@ def test_a_model_that_was_replaced(tmp_path):
         with ks.record(model, (points.x, points.y), loss=F.mse_loss):
             step(other, optimizer, points.x, points.y, Truth(), None)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with pytest.raises(RecordingError, match="was not called on a batch.*Record the module that the loop calls"):
+    with pytest.raises(RecordingError, match="was not called on a batch.*Record the module that the loop calls"):  # noqa: PT012
         with ks.record(model, (points.x, points.y), loss=F.mse_loss):
             optimizer.zero_grad()
             F.mse_loss(model[-1](model[0](points.x)), points.y).backward()
@@ -451,7 +451,7 @@ def test_a_network_is_called_with_tensors(call, sentence):
 def test_targets_are_found_or_asked_for(batch, sentence):
     loader = DataLoader(Points().x, batch_size=6)
     model = network()
-    with pytest.raises(DataError, match=sentence):
+    with pytest.raises(DataError, match=sentence):  # noqa: PT012
         with ks.record(model, loader, loss=F.mse_loss, batch=batch):
             for x in loader:
                 model(x).sum().backward()
@@ -491,7 +491,7 @@ def test_a_loss_without_one_number_per_sample_is_refused_when_it_is_needed():
 
 def test_another_loss_than_the_one_that_is_minimised_is_noticed():
     points = Points()
-    with pytest.warns(UserWarning, match="gradient differs by .*% from that of the recorded loss"):
+    with pytest.warns(UserWarning, match="gradient differs by .*% from that of the recorded loss"):  # noqa: PT031
         with ks.record(model := network(), (points.x, points.y), loss=F.l1_loss):
             optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
             step(model, optimizer, points.x, points.y, Truth(), None)

@@ -154,10 +154,10 @@ def test_whole_numbers_that_count_something_are_not_classes_to_be_listed():
     x, y = torch.randn(4, 3), torch.tensor([10**12, 3, -5, 7])
     model = nn.Linear(3, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-30)
-    with ks.record(model, (x, y), loss=lambda out, y, reduction="mean": F.mse_loss(out[:, 0], y.float(), reduction=reduction),
-                   ) as recording:
+    loss = lambda out, y, reduction="mean": F.mse_loss(out[:, 0], y.float(), reduction=reduction)
+    with ks.record(model, (x, y), loss=loss) as recording:
         optimizer.zero_grad()
-        F.mse_loss(model(x)[:, 0], y.float()).backward()
+        loss(model(x), y).backward()
         optimizer.step()
     assert recording.run.class_names is None
     assert recording.run.labels == ["1000000000000", "3", "-5", "7"]

@@ -66,7 +66,8 @@ def named_loss(name: Any, options: Any) -> Loss | None:
     function = getattr(F, name)
     if not options:
         return Loss(function)
-    plain = {key: value for key, value in options.items() if key in inspect.signature(function).parameters}
+    numbers = set(inspect.signature(function).parameters) - {"input", "target", "reduction", "size_average", "reduce"}
+    plain = {key: value for key, value in options.items() if key in numbers and isinstance(value, bool | int | float)}
 
     def with_options(outputs: Any, targets: Any, reduction: str = "mean") -> Tensor:
         return function(outputs, targets, reduction=reduction, **plain)

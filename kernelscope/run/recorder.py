@@ -164,6 +164,12 @@ class Recording:
                 "No parameter of the model requires a gradient, so there is nothing to record. "
                 "Unfreeze what will be trained before the recording begins."
             )
+        odd = next((name for name, p in self._model.named_parameters() if not p.is_floating_point()), None)
+        if odd is not None:
+            raise RecordingError(
+                f"The parameter {odd!r} is {self._model.get_parameter(odd).dtype}, and the ledger is made of real "
+                "numbers. Keep real and imaginary parts as two parameters, and quantized ones as buffers."
+            )
         self._names = list(self._parameters)
         self._place = {id(p): i for i, p in enumerate(self._parameters.values())}
         self._device = next(iter(self._parameters.values())).device
@@ -179,6 +185,7 @@ class Recording:
         self._seen_optimizers: list[tuple[torch.optim.Optimizer, int]] = []
         self._under_way: Step | None = None
         self._before_average: Tensor | None = None
+        self._written = time.monotonic()
         self._chunk = self._begin()
         self._first = self._chunk.first
         if self._first == 0:
@@ -192,7 +199,7 @@ class Recording:
             self._detach()
             if self._writer is not None:
                 self._writer.close()
-                self._writer.store.close()
+                self._writer.release()
             raise
         self._used = True
         return self
@@ -208,7 +215,8 @@ class Recording:
             "architecture": describe(self._model), "keep": self._keep.word, "notes": self._notes,
             "complete": False, **provenance(self._model),
         }
-        if self._out is not None and exists(self._out):
+        # A folder in which no step was committed is as good as none.
+        if self._out is not None and exists(self._out) and Store.open(self._out, "run").segments:
             if self._resume:
                 row = flatten(list(self._parameters.values()), self._dtype).cpu()
                 store, self._run, step = take_up(self._out, self._network, self._loss, self._meta, row, self._samples)
@@ -257,18 +265,20 @@ class Recording:
                 self._flush()
             if self._writer is not None:
                 self._writer.close()
+                assert self._writer.store is not None
                 if recorded:
                     self._writer.store.commit({**self._meta, "complete": kind is None})
                 self._run = self._opened(self._writer.store)
         except StoreError as failure:
-            self._rescue(failure)
+            rescued = self._rescue()
             if error is None:
+                failure.add_note(rescued)
                 raise
             # The error that ended the block is the one to see first.
-            error.add_note(str(failure))
+            error.add_note(rescued if isinstance(error, StoreError) else f"{failure}\n{rescued}")
         finally:
             if self._writer is not None:
-                self._writer.store.close()
+                self._writer.release()
             self._seen_optimizers.clear()
         if not recorded and kind is None:
             raise self._nothing_recorded()
@@ -278,22 +288,21 @@ class Recording:
             store = Store.open(store.path, "run", "size")
         return Run.from_store(store, self._network, self._loss)
 
-    def _rescue(self, failure: StoreError) -> None:
-        """Where the disk failed, what is on it and what waits becomes a run in memory."""
-        waiting = [*(self._writer.waiting if self._writer is not None else ()), self._chunk]
-        stored = self._writer.store if self._writer is not None else MemoryStore("run", self._meta)
-        held = [segment for segment in stored.segments if stored.nbytes <= RESCUE]
+    def _rescue(self) -> str:
+        """Where the disk failed, what is on it and what waits becomes a run in memory; says so."""
+        assert self._writer is not None
+        stored = self._writer.store or MemoryStore("run", self._meta)
+        if stored.nbytes > RESCUE:
+            return (f"{self.acknowledged} of {self._step} recorded steps are safe in {self._out}: open them with "
+                    "kernelscope.load, or go on from there with resume=True.")
         memory = MemoryStore("run", self._meta)
-        for segment in held:
+        for segment in stored.segments:
             memory.append(stored.read(segment), segment.meta)
-        for chunk in waiting if len(held) == len(stored.segments) else ():
+        for chunk in self._writer.waiting:
             memory.append(encode(chunk), chunk.meta)
-        if memory.segments:
-            self._run = self._opened(memory)
-            failure.add_note(
-                f"{self.acknowledged} of {len(self._run)} recorded steps are in {self._out}, and all of them in "
-                "recording.run: make room and call recording.run.save(...) with another folder."
-            )
+        self._run = self._opened(memory)
+        return (f"{self.acknowledged} of {len(self._run)} recorded steps are safe in {self._out}, and all of them are "
+                "in recording.run: make room and call recording.run.save(...) with another folder.")
 
     @property
     def run(self) -> Run:
@@ -352,8 +361,8 @@ class Recording:
         random = self._random
         if random is not None and torch.equal(random, get_random_state(self._device)):
             random = None
-        this = Pass(self._passes, args, self._known(args), self._chunk.last - self._broken_off(), training_flags(self._model), random,
-                    torch.is_autocast_enabled(self._device.type))
+        this = Pass(self._passes, args, self._known(args), self._step - self._broken_off(),
+                    training_flags(self._model), random, torch.is_autocast_enabled(self._device.type))
         for t in tensors:
             t.register_hook(this.use)
         return this
@@ -490,19 +499,21 @@ class Recording:
     def _flush(self) -> None:
         """Hands the chunk to the writer, and begins the next one."""
         chunk, k = self._chunk, self._step
-        writer = self._writer = self._writer or self._begin_store()
+        writer = self._writer = self._writer or Writer(self._begin_store)
         if self._before_average is not None:
             chunk.averages[k] = self._before_average
-        if self._keep.budget is not None and writer.store.nbytes + chunk.nbytes > self._keep.budget:
+        if self._keep.budget is not None and writer.nbytes + chunk.nbytes > self._keep.budget:
             writer.drain()
-            self._keep = self._keep.thin(writer.store, k, chunk)
+            self._keep = self._keep.thin(writer.store or MemoryStore("run"), k, chunk)
         writer.put(chunk)
         self._chunk = Chunk(first=k, place=chunk.place + 1)
         self._written = time.monotonic()
 
-    def _begin_store(self) -> Writer:
-        return Writer(MemoryStore("run", self._meta) if self._out is None else
-                      Store.create(self._out, kind="run", meta=self._meta, overwrite=self._overwrite))
+    def _begin_store(self) -> Store | MemoryStore:
+        if self._out is None:
+            return MemoryStore("run", self._meta)
+        empty = exists(self._out) and not Store.open(self._out).segments
+        return Store.create(self._out, kind="run", meta=self._meta, overwrite=self._overwrite or empty)
 
     def _keep_buffers(self, k: int, held: dict[str, Tensor] | None = None) -> None:
         changed = {}

@@ -37,6 +37,8 @@ def take_up(path: Path, network: Network, loss: Loss, meta: dict[str, Any], row:
         run = Run.from_store(store, network, loss)
         step = _find(run, row, path)
         samples.take_over(run.samples)
+        # The same model in other memory (a flat vector of parameters) may no longer be told from its description.
+        meta["architecture"] = meta["architecture"] or store.meta.get("architecture")
         # Copies that a kill left behind while the recording was thinned.
         store.drop(run.shadowed)
         return store, run, step

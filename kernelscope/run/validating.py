@@ -86,6 +86,8 @@ class Validator:
                 self._refuse(f"an entry of {key} is not a name of its own and a shape")
             if len(shape) > 16 or not all(_is_whole(size, LARGEST) for size in shape) or math.prod(shape) > LARGEST:
                 self._refuse(f"the shape of {entry['name'][:100]!r} is not a list of sizes")
+            if str(entry.get("dtype")) not in FLOATS:
+                self._refuse(f"the dtype of {entry['name'][:100]!r} is no floating-point type")
             found[entry["name"]] = tuple(shape)
         return found
 

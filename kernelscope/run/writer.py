@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from queue import Queue
 
 from ..errors import RecordingError
@@ -12,15 +13,23 @@ from .segments import Chunk, encode
 
 
 class Writer:
-    """One thread that encodes, writes and commits; its failures are raised in the loop's own thread.
+    """One thread that begins a store, encodes, writes and commits; its failures are raised in the loop's own thread.
+
+    Whatever interrupts the loop (Ctrl-C comes to the main thread) meets no half-made store.
+
+    Args:
+        begin: The store, or what makes it when there is something to write.
+        acknowledged: The number of steps that are committed already.
 
     Attributes:
+        store: The store, once it was begun.
         acknowledged: The number of steps that are committed with both ends.
         waiting: Chunks that could not be written yet; each new one brings another try, in order.
     """
 
-    def __init__(self, store: Store | MemoryStore, acknowledged: int = 0):
-        self.store = store
+    def __init__(self, begin: Store | MemoryStore | Callable[[], Store | MemoryStore], acknowledged: int = 0):
+        self._begin: Callable[[], Store | MemoryStore] | None = begin if callable(begin) else None
+        self.store: Store | MemoryStore | None = None if callable(begin) else begin
         self.acknowledged = acknowledged
         self.waiting: list[Chunk] = []
         self._error: BaseException | None = None
@@ -29,6 +38,11 @@ class Writer:
         self._queue: Queue[Chunk | None] = Queue(maxsize=2)
         self._thread = threading.Thread(target=self._work, name="kernelscope-writer", daemon=True)
         self._thread.start()
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that are stored."""
+        return 0 if self.store is None else self.store.nbytes
 
     def put(self, chunk: Chunk) -> None:
         """Hands over a chunk; returns at once unless the disk is behind."""
@@ -47,6 +61,12 @@ class Writer:
         self._thread.join()
         self._error = None
         self._write()
+
+    def release(self) -> None:
+        """Lets the next writer in."""
+        self._begin = None
+        if self.store is not None:
+            self.store.close()
 
     def raise_failure(self) -> None:
         """Raises what went wrong in the thread, once."""
@@ -70,6 +90,9 @@ class Writer:
     def _write(self) -> None:
         while self.waiting:
             chunk = self.waiting[0]
+            if self.store is None:
+                assert self._begin is not None
+                self.store, self._begin = self._begin(), None
             self.store.append(encode(chunk), chunk.meta)
             self.waiting.pop(0)
             self.acknowledged = chunk.last
