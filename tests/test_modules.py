@@ -165,8 +165,8 @@ def test_shares_through_a_module_are_those_of_plain_loops(name):
 
 @pytest.mark.parametrize(("name", "way"), [
     ("MLP", "layers"), ("CNN", "layers"), ("strided CNN with average pooling", "layers"), ("GroupNorm", "layers"),
-    ("LayerNorm", "layers"), ("embedding", "layers"), ("scaled dot product", "layers"), ("weight norm", "samples"),
-    ("attention", "samples"), ("transformer", "samples"),
+    ("LayerNorm", "layers"), ("embedding", "layers"), ("embedding with padding", "layers"),
+    ("scaled dot product", "layers"), ("weight norm", "samples"), ("attention", "samples"), ("transformer", "samples"),
 ])
 def test_common_modules_need_no_loop(name, way):
     make, inputs = MODULES[name]
@@ -215,7 +215,7 @@ def test_batch_normalisation_shares_the_loss_terms_given_the_batch(kind):
     assert complete(d) <= 1e-12
     assert share_of(d, "rounding") <= 1e-12
     assert not d.channels["unattributed"].any()
-    assert d.info["engine"]["training"] != "samples"
+    assert d.info["engine"]["training"] == "batch"
 
 
 def test_running_statistics_have_a_channel():
@@ -273,6 +273,7 @@ def test_dropout_is_read_under_the_mask_that_was_drawn(make):
     assert truth.moved <= 1e-12
     assert complete(d) <= 1e-12
     assert not d.channels["unattributed"].any()
+    assert d.info["engine"]["training"] == "batch"
 
 
 def test_a_transformer_with_dropout_is_read_under_its_masks():
@@ -436,7 +437,8 @@ def test_a_network_may_be_put_in_train_mode_later(make):
     assert_read_right(model, run, notes, queries())
 
 
-def test_a_branch_that_is_nought_at_first_counts_later():
+@pytest.mark.parametrize("closed", [None, 4])
+def test_a_branch_that_is_nought_at_one_end_counts_in_between(closed):
     class Gated(nn.Module):
         """A tied weight is used by hand behind a gate that begins closed, as in residual blocks and adapters."""
 
@@ -450,12 +452,24 @@ def test_a_branch_that_is_nought_at_first_counts_later():
             h = torch.tanh(self.first(x))
             return self.second(h) + self.gate(torch.tanh(F.linear(h, self.first.weight)))
 
+    def close(model):
+        with torch.no_grad():
+            for p in model.gate.parameters():
+                p.zero_()
+
     model = Gated().double()
-    run, notes = loop(model, [momentum_sgd(model)], *points(), [(ids, None) for ids in batches(5, 4)])
-    assert_read_right(model, run, notes, queries())
+    passes = [(ids, close if k == closed else None) for k, ids in enumerate(batches(5, 4))]
+    run, notes = loop(model, [momentum_sgd(model)], *points(), passes)
+    d = ks.decompose(run, queries())
+    truth = assert_the_explicit_shares(d, notes, queries())
+    assert complete(d) <= 1e-12
+    assert float((d.channels["unattributed"] - truth.unexplained).abs().max()) <= 1e-12
+    assert bool(d.channels["unattributed"].any()) == (closed is not None)
 
 
-def test_a_first_batch_of_one_does_not_hide_that_samples_meet():
+@pytest.mark.parametrize("cuts", [([0], [1, 2, 3], [4, 5], [6, 7]), ([1, 2, 3], [4, 5], [6, 7], [0])],
+                         ids=["first", "last"])
+def test_a_batch_of_one_does_not_hide_that_samples_meet(cuts):
     class Centered(nn.Module):
         def __init__(self):
             super().__init__()
@@ -466,7 +480,6 @@ def test_a_first_batch_of_one_does_not_hide_that_samples_meet():
             return self.last(h - 0.5 * h.mean(0) if self.training else h)
 
     model = Centered().double()
-    cuts = ([0], [1, 2, 3], [4, 5], [6, 7])
     run, notes = loop(model, [momentum_sgd(model)], *points(), [(ids, None) for ids in cuts])
     assert_read_right(model, run, notes, queries())
 
