@@ -7,7 +7,8 @@ are explained for both runs, so that the page can set the two optimizers side by
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,7 +86,12 @@ def demo(out: str | Path = ".", *, epochs: int = EPOCHS, right: int = RIGHT, wro
         >>> made.page.name, [len(trained.run) for trained in made.trained]
         ('demo.html', [23, 23])
     """
-    begun, out = time.perf_counter(), Path(out)
+    with _one_thread():
+        return _demo(Path(out), epochs, right, wrong)
+
+
+def _demo(out: Path, epochs: int, right: int, wrong: int) -> Demo:
+    begun = time.perf_counter()
     training, held_out = digits("train"), digits("test")
     runs, answers = {}, {}
     for name, make in OPTIMIZERS.items():
@@ -104,6 +110,17 @@ def demo(out: str | Path = ".", *, epochs: int = EPOCHS, right: int = RIGHT, wro
     page = _report(trained, training, held_out, rule, epochs)
     return Demo(trained, queries.tolist(), rule, page.save(out / "reports" / "demo.html"),
                 time.perf_counter() - begun)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    # Sums are then taken in one order, however many cores there are; and the matrices are too small to be shared out.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def network(seed: int = SEED) -> nn.Sequential:

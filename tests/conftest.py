@@ -7,6 +7,11 @@ def pytest_addoption(parser):
     parser.addoption("--dtype", default="float64", help="floating point type of the tests (default: float64)")
 
 
+def pytest_configure(config):
+    # The tensors are small: more threads would only wait for each other, and a forked child would wait for ever.
+    torch.set_num_threads(1)
+
+
 def pytest_collection_modifyitems(config, items):
     if config.getoption("--device").startswith("cuda"):
         return
