@@ -33,7 +33,7 @@ from .result import Decomposition
 from .sweep import PartSweep, Segment, outputs_only, sweep
 from .training_side import TrainingSide
 from .trajectory import AveragedTrajectory, Trajectory
-from .unrolling import OptimizerState, Unroller, batch_rows
+from .unrolling import OptimizerState, Unroller
 
 #: Rows of gradients that are made at once, in bytes: enough to be one large product, few enough to stay near the core.
 PART = 2**24
@@ -123,7 +123,7 @@ def decompose(
         ledger = Ledger(run, len(side), functional.names, members, words)
         needed = 0
         if len(run) and len(side):
-            side.probe(trajectory.rows(run.start, run.start)[0], trajectory.buffers(run.start))
+            side.probe(trajectory.at(run.start), trajectory.buffers(run.start))
             plan = _Plan.make(run, side, dtype, memory)
             needed = plan.bytes
             unroller = Unroller(run, training, displacement)
@@ -174,7 +174,7 @@ def _check_choices(run: Run, weights: str, rule: str, dtype: torch.dtype) -> Non
 
 def _final_outputs(trajectory: Trajectory, averaged: AveragedTrajectory | None, queries: tuple[Tensor, ...]) -> Any:
     run = trajectory.run
-    parameters = trajectory.rows(run.stop, run.stop)[0] if averaged is None else averaged.recorded_end
+    parameters = trajectory.at(run.stop) if averaged is None else averaged.recorded_end
     try:
         return run.network(parameters, trajectory.buffers(run.stop), queries)
     except (RuntimeError, ValueError, IndexError) as error:
@@ -223,7 +223,7 @@ class _Plan:
         width = max(len(side.functional.names), 1)
         # Between steps a row is its adjoint; at a step it is also a gradient, what makes it, and a direction. A held
         # step is its parameters, its gap and its preconditioner.
-        kept, working, held = width * size, 4 * width * size, 4 * size
+        kept, working, held = width * size, 4 * width * size, 3 * size
         if kept + working > 4 * memory:
             raise OutOfBudget(
                 f"One query with {width} outputs needs about {(kept + working) / 2**20:.0f} MiB, and memory={memory} "
@@ -247,7 +247,6 @@ def _segments(run: Run, unroller: Unroller, trajectory: Trajectory, length: int)
         if a >= run.start:
             segments.append(Segment(a, b, state.copy(), alone=len(own) == 1))
         if b < run.stop and not unroller.displacement:
-            first = batch_rows([run.step(k) for k in range(a, b)], a)
-            for _ in unroller.steps(a, b, state, trajectory.rows(first, b), first):
+            for _ in unroller.steps(a, b, state, unroller.stretch(trajectory, a, b)):
                 pass
     return segments

@@ -26,8 +26,8 @@ from .ledger import Ledger
 from .quadrature import Quadrature
 from .query_side import QuerySide
 from .training_side import Products, TrainingSide, rows_of
-from .trajectory import AveragedTrajectory, Trajectory
-from .unrolling import Key, OptimizerState, UnrolledStep, Unroller, batch_rows, sample_weights
+from .trajectory import AveragedTrajectory, Stretch, Trajectory
+from .unrolling import Key, OptimizerState, UnrolledStep, Unroller, sample_weights
 
 
 @dataclass(eq=False)
@@ -41,16 +41,14 @@ class Segment:
     stop: int
     state: OptimizerState
     alone: bool
-    _unrolled: tuple[int, list[Parameters], list[UnrolledStep]] | None = None
+    _unrolled: tuple[Stretch, list[UnrolledStep]] | None = None
 
-    def unroll(self, unroller: Unroller, trajectory: Trajectory) -> tuple[int, list[Parameters], list[UnrolledStep]]:
-        """The first step whose parameters are held, these parameters, and the steps."""
+    def unroll(self, unroller: Unroller, trajectory: Trajectory) -> tuple[Stretch, list[UnrolledStep]]:
+        """The parameters along the stretch, and its steps."""
         if self._unrolled is not None:
             return self._unrolled
-        steps = [unroller.run.step(k) for k in range(self.start, self.stop)]
-        first = batch_rows(steps, self.start)
-        rows = trajectory.rows(first, self.stop)
-        unrolled = first, rows, list(unroller.steps(self.start, self.stop, self.state.copy(), rows, first))
+        rows = unroller.stretch(trajectory, self.start, self.stop)
+        unrolled = rows, list(unroller.steps(self.start, self.stop, self.state.copy(), rows))
         if self.alone:
             self._unrolled = unrolled
         return unrolled
@@ -64,14 +62,14 @@ def sweep(parts: list[PartSweep], segments: list[Segment], unroller: Unroller, t
         part.begin()
     theta: Parameters = {}
     for segment in reversed(segments):
-        first, rows, unrolled = segment.unroll(unroller, trajectory)
+        rows, unrolled = segment.unroll(unroller, trajectory)
         for k in range(segment.stop - 1, segment.start - 1, -1):
             step = unrolled[k - segment.start]
-            theta = rows[k - first]
-            products = [training.products(batch, k, rows[batch.at - first], list(step.linear))
+            later, theta = rows[k + 1], rows[k]
+            products = [training.products(batch, k, rows[batch.at], list(step.linear))
                         for batch in (run.step(k).batches if step.linear else ())]
             for part in parts:
-                part.step(k, (theta, rows[k + 1 - first]), step, products)
+                part.step(k, (theta, later), step, products)
             advance(1)
     for part in parts:
         part.end(theta, segments[0].state.momentum)
@@ -105,7 +103,7 @@ class PartSweep:
         stop = self.run.stop
         buffers = self.trajectory.buffers(stop)
         if self.averaged is None:
-            self._value = self._see(stop, self.trajectory.rows(stop, stop)[0], buffers)
+            self._value = self._see(stop, self.trajectory.at(stop), buffers)
             return
         recorded = self._see(stop, self.averaged.recorded_end, buffers)
         self._value = self.side.outputs(self.averaged[stop], buffers)[1]
@@ -220,7 +218,7 @@ class PartSweep:
 
 
 def _dot(rows: Tensor, vector: Tensor) -> Tensor:
-    return rows_of(rows) @ vector.reshape(-1)
+    return rows_of(rows) @ vector.reshape(-1).to(rows.dtype)
 
 
 def _dots(rows: Parameters, vectors: Parameters) -> Tensor:
@@ -235,5 +233,5 @@ def outputs_only(ledger: Ledger, side: QuerySide, trajectory: Trajectory,
                  averaged: AveragedTrajectory | None) -> None:
     """Fills in the outputs of a run without steps."""
     k = trajectory.run.stop
-    parameters: Any = trajectory.rows(k, k)[0] if averaged is None else averaged.recorded_end
+    parameters: Any = trajectory.at(k) if averaged is None else averaged.recorded_end
     ledger.see(slice(None), k, *side.outputs(parameters, trajectory.buffers(k)))

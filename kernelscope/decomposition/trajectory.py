@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -24,9 +26,13 @@ class Trajectory:
         """All parameters, from a stored vector of the trained ones."""
         return cast(self.run.named(row), self.dtype, self.device) | self._frozen
 
-    def rows(self, start: int, stop: int) -> list[Parameters]:
+    def at(self, k: int) -> Parameters:
+        """The parameters at the start of step k."""
+        return self.named(self.run.trajectory(k, k)[0])
+
+    def stretch(self, start: int, stop: int) -> Stretch:
         """The parameters at the steps ``start`` to ``stop``, both included."""
-        return [self.named(row) for row in self.run.trajectory(start, stop)]
+        return Stretch(self, start, self.run.trajectory(start, stop))
 
     def buffers(self, k: int) -> Parameters:
         """The buffers at the start of step k."""
@@ -40,20 +46,53 @@ class Trajectory:
             self.run.start)
 
 
+class Stretch:
+    """Parameters at consecutive steps, kept as they were stored and brought to the ledger's precision when read."""
+
+    def __init__(self, trajectory: Trajectory, start: int, rows: list[Tensor]):
+        self._trajectory, self._start, self._rows = trajectory, start, rows
+        self._read: dict[int, Parameters] = {}
+
+    def __getitem__(self, k: int) -> Parameters:
+        if k not in self._read:
+            # A step reads its two ends, and the next one reads one of them again.
+            self._read = {j: read for j, read in self._read.items() if abs(j - k) == 1}
+            self._read[k] = self._trajectory.named(self._rows[k - self._start])
+        return self._read[k]
+
+
 class AveragedTrajectory:
-    r"""Averaged weights along a run, :math:`e_{k+1} = a_k e_k + (1-a_k)\theta_{k+1}`, from their recorded factors."""
+    r"""Averaged weights along a run, :math:`e_{k+1} = a_k e_k + (1-a_k)\theta_{k+1}`, from their recorded factors.
+
+    Of T rows about :math:`2\sqrt T` are held at a time: anchors, and the stretch between two of them that is read.
+    """
 
     def __init__(self, trajectory: Trajectory):
         run = trajectory.run
         first, last = run.average(0), run.average(run.stop)
         assert first is not None
         assert last is not None
+        self._trajectory = trajectory
+        self._length = max(1, math.isqrt(len(run)))
         self.recorded_end = trajectory.named(last)
-        self._rows = [trajectory.named(first)]
         self.factors = [float(run.step(k).average or 0.0) for k in range(run.stop)]
-        for k, row in enumerate(run.trajectory(1, run.stop) if len(run) else []):
-            theta, a = trajectory.named(row), self.factors[k]
-            self._rows.append({name: a * e + (1 - a) * theta[name] for name, e in self._rows[-1].items()})
+        self._anchors = [trajectory.named(first)]
+        for start in range(0, run.stop, self._length):
+            self._anchors.append(self._between(start)[-1])
+        self._held: tuple[int, list[Parameters]] = 0, [self._anchors[0]]
 
     def __getitem__(self, k: int) -> Parameters:
-        return self._rows[k]
+        start, rows = self._held
+        if not start <= k < start + len(rows):
+            start = max(k - 1, 0) // self._length * self._length
+            self._held = start, rows = start, self._between(start)
+        return rows[k - start]
+
+    def _between(self, start: int) -> list[Parameters]:
+        run = self._trajectory.run
+        stop = min(start + self._length, run.stop)
+        rows = [self._anchors[start // self._length]]
+        for k, row in enumerate(run.trajectory(start + 1, stop), start):
+            theta, a = self._trajectory.named(row), self.factors[k]
+            rows.append({name: a * e + (1 - a) * theta[name] for name, e in rows[-1].items()})
+        return rows

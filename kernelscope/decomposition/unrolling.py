@@ -19,6 +19,7 @@ from ..run.rules import Linear, Rule, find_rule
 from ..run.run import Run
 from ..run.step import MicroBatch, Step
 from .training_side import TrainingSide
+from .trajectory import Stretch, Trajectory
 
 #: An optimizer, named by its first step, and a parameter it moves.
 Key = tuple[int, str]
@@ -88,16 +89,20 @@ class Unroller:
             for name in sorted({run.step(k).optimizer for k in range(run.start, run.stop)}):
                 find_rule(name)
 
-    def steps(self, start: int, stop: int, state: OptimizerState, rows: list[Parameters],
-              first: int) -> Iterator[UnrolledStep]:
-        """Unrolls the steps ``start`` to ``stop - 1``; ``state`` is advanced, ``rows[j]`` holds step ``first + j``."""
+    def stretch(self, trajectory: Trajectory, start: int, stop: int) -> Stretch:
+        """The parameters that the steps ``start`` to ``stop - 1`` began and ended at, and took gradients at."""
+        first = min([start, *(batch.at for k in range(start, stop) for batch in self.run.step(k).batches)])
+        return trajectory.stretch(first, stop)
+
+    def steps(self, start: int, stop: int, state: OptimizerState, rows: Stretch) -> Iterator[UnrolledStep]:
+        """Unrolls the steps ``start`` to ``stop - 1`` at the parameters ``rows``; ``state`` is advanced."""
         for k in range(start, stop):
-            here, there = rows[k - first], rows[k + 1 - first]
-            moved = {name: there[name] - here[name] for name in here}
+            here, there = rows[k], rows[k + 1]
+            moved = {name: there[name] - here[name] for name in self.run.names}
             if self.displacement:
                 yield UnrolledStep({}, [], 1.0, moved, False, {}, {})
             else:
-                at = [rows[batch.at - first] for batch in self.run.step(k).batches]
+                at = [rows[batch.at] for batch in self.run.step(k).batches]
                 yield self._unroll(k, self.run.step(k), state, here, at, moved)
 
     def _unroll(self, k: int, step: Step, state: OptimizerState, theta: Parameters, at: list[Parameters],
@@ -129,7 +134,11 @@ class Unroller:
                 state.momentum[key] = after
             gap[name] = moved[name] - explained
         clip = used.clip if isinstance(used.clip, float) else dict(zip(moving, used.clip, strict=True))
-        close = _is_rounding(gap, moved, theta, self.precision, rule, autocast)
+        missing, moving_by = _norm(gap), _norm(moved)
+        close = missing <= _rounding(moving_by, _norm({n: theta[n] for n in moved}), self.precision, rule, autocast)
+        if missing <= 1e-5 * moving_by:
+            # Of so small a gap seven digits are enough, and it is held for every step.
+            gap = {name: part.float() for name, part in gap.items()}
         return UnrolledStep(linear, used.weights, clip, gap, close, fresh, keys)
 
     def _take_states(self, k: int, step: Step, rule: Rule, state: OptimizerState) -> dict[str, Tensor | None]:
@@ -178,18 +187,14 @@ def _continues(recomputed: Tensor | None, stored: Tensor | None) -> bool:
     return float((recomputed - stored).norm()) <= 1e-3 * float(stored.norm())
 
 
-def _is_rounding(gap: Parameters, moved: Parameters, theta: Parameters, dtype: torch.dtype, rule: Rule,
-                 autocast: bool) -> bool:
-    """Whether the gap is what the precision of the training can explain."""
-    squares = [sum(float((t.double() ** 2).sum()) for t in part.values()) for part in (gap, moved, theta)]
-    missing, step, size = (square**0.5 for square in squares)
+def _norm(parts: Parameters) -> float:
+    return sum(float((t.double() ** 2).sum()) for t in parts.values()) ** 0.5
+
+
+def _rounding(step: float, size: float, dtype: torch.dtype, rule: Rule, autocast: bool) -> float:
+    """The largest gap that the precision of the training can explain, for a step and parameters of these norms."""
     relative = 0.1 if autocast else {torch.float64: 1e-9, torch.float32: 1e-3}.get(dtype, 0.1)
-    return missing <= 16 * torch.finfo(dtype).eps * size + max(relative, rule.tolerance) * step
-
-
-def batch_rows(steps: list[Step], first: int) -> int:
-    """The earliest step whose parameters are needed to recompute these steps' gradients."""
-    return min([first, *(batch.at for step in steps for batch in step.batches)])
+    return 16 * torch.finfo(dtype).eps * size + max(relative, rule.tolerance) * step
 
 
 def sample_weights(step: UnrolledStep, batch: MicroBatch, j: int) -> float:
