@@ -40,6 +40,12 @@ def normal(*shape, seed=1):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def steep(n=4, features=6):
+    """Points of nearly orthogonal directions, on which gradient descent soon arrives."""
+    rows = torch.linalg.qr(normal(features, n))[0].T
+    return rows * torch.linspace(0.9, 1.1, n, dtype=torch.float64)[:, None] + 0.05 * normal(n, features, seed=9)
+
+
 # -- T7: linear regression ---------------------------------------------------------------------------------------------
 
 
@@ -61,21 +67,21 @@ def test_linear_regression_by_gradient_descent_is_its_closed_form(steps):
 
 def test_gradient_descent_without_end_is_the_interpolant_of_least_norm():
     """T7: the limit."""
-    x, y, z = normal(4, 6), normal(4, 1, seed=2), normal(3, 6, seed=3)
+    x, y, z = steep(), normal(4, 1, seed=2), normal(3, 6, seed=3)
     model = linear()
     nn.init.zeros_(model.weight)
-    d = ks.decompose(descend(model, x, y, 0.5, 1500), z)
+    d = ks.decompose(descend(model, x, y, 2.0, 120), z)
     assert relative(d.final, z @ torch.linalg.pinv(x) @ y) <= 1e-8
     assert relative(d.contributions.sum(-1), d.final) <= 1e-12
 
 
 def test_decay_leads_to_ridge_regression():
     """T7: with decay lambda from nought, k_x^T (K + n lambda I)^-1 y."""
-    x, y, z = normal(4, 6), normal(4, 1, seed=2), normal(3, 6, seed=3)
+    x, y, z = steep(), normal(4, 1, seed=2), normal(3, 6, seed=3)
     model = linear()
     nn.init.zeros_(model.weight)
     decay = 0.1
-    d = ks.decompose(descend(model, x, y, 0.5, 1500, decay=decay), z)
+    d = ks.decompose(descend(model, x, y, 2.0, 120, decay=decay), z)
     k = x @ x.T
     ridge = z @ x.T @ torch.linalg.solve(k + len(x) * decay * torch.eye(len(x), dtype=torch.float64), y)
     assert relative(d.final, ridge) <= 1e-8
@@ -263,14 +269,14 @@ def test_a_share_of_a_step_is_a_shapley_value_up_to_the_third_order():
 
 def test_copies_share_equally_though_leaving_one_out_changes_nothing():
     """T16: a share is accounting along the run, not the effect of leaving a sample out."""
-    x, y = normal(4, 6), normal(4, 1, seed=2)
+    x, y = steep(), normal(4, 1, seed=2)
     z = normal(2, 6, seed=3)
     x, y = torch.cat([x, x[:1]]), torch.cat([y, y[:1]])
 
     def answer(x, y):
         model = linear()
         nn.init.zeros_(model.weight)
-        return ks.decompose(descend(model, x, y, 0.4, 2000), z)
+        return ks.decompose(descend(model, x, y, 2.0, 120), z)
 
     whole, without = answer(x, y), answer(x[:4], y[:4])
     assert relative(whole.contributions[..., 4], whole.contributions[..., 0]) <= 1e-12
