@@ -37,7 +37,7 @@ RULE = (
 Optimizers = dict[str, Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]]
 
 OPTIMIZERS: Optimizers = {
-    "SGD with momentum": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
+    "SGD with momentum": lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9),
     "AdamW": lambda parameters: torch.optim.AdamW(parameters, lr=5e-3, weight_decay=0.01),
 }
 FOLDERS = {"SGD with momentum": "demo-sgd", "AdamW": "demo-adamw"}
@@ -103,7 +103,7 @@ def _demo(out: Path, epochs: int, right: int, wrong: int) -> Demo:
     x, y = held_out.x[queries], held_out.y[queries]
     trained = tuple(
         Trained(name, run, float((answers[name] == held_out.y).double().mean()),
-                explain(run, x, targets=y, k=6, progress=False))
+                explain(run, x, targets=y, k=8, progress=False))
         for name, run in runs.items()
     )
     rule = RULE.format(right=right, wrong=wrong)
@@ -159,13 +159,13 @@ def choose(answers: list[Tensor], truth: Tensor, right: int, wrong: int) -> Tens
 
 def _report(trained: tuple[Trained, ...], training: Digits, held_out: Digits, rule: str, epochs: int) -> Report:
     first = trained[0].run
-    scores = " and ".join(f"{one.name} {100 * one.accuracy:.1f} %" for one in trained)
+    scores = " and ".join(f"{100 * one.accuracy:.1f} % ({one.name})" for one in trained)
     lead = (
         f"A network with {first.parameter_count:,} parameters learned to read {len(training):,} handwritten digits, "
         f"twice from the same start: {' and '.join(one.name for one in trained)}, {len(first)} steps each. Of "
-        f"{len(held_out)} digits that it never saw it reads right: {scores}."
+        f"{len(held_out)} digits that it never saw it reads {scores} right."
     )
-    chosen = f"Explained are {len(trained[0].why)} of the digits it never saw. {rule}"
+    chosen = f"Explained below, for both: {rule[:1].lower()}{rule[1:]}"
     provenance = {
         "study": "kernelscope demo", "seed": SEED, "epochs": epochs, "batch size": BATCH,
         "data": "Optical Recognition of Handwritten Digits (Alpaydin and Kaynak, 1998), CC BY 4.0",

@@ -164,7 +164,7 @@ def set_random_state(state: Tensor, device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.set_rng_state(state, device)
     else:
-        # torch reads the bytes from the start of the storage, so a row of a stored table must become a tensor of its own.
+        # torch reads the bytes from the start of the storage, so a row of a table must become a tensor of its own.
         torch.set_rng_state(state.clone())
 
 

@@ -41,7 +41,7 @@ def test_every_balance_sheet_closes(small):
 
 def test_the_page_says_what_was_explained_and_by_which_rule(small):
     page = small.page.read_text(encoding="utf-8")
-    assert "The first 2 of the held-out set that both networks get right" in page
+    assert "the first 2 of the held-out set that both networks get right" in page
     assert "SGD with momentum" in page
     assert len(page.encode()) <= 2e6
 
