@@ -59,13 +59,14 @@ class Samples:
     def columns(self, ids: Sequence[int]) -> Tensor:
         """The columns of the samples with these ids; new ids get a column when the set has no fixed size."""
         if self.fixed:
-            columns = torch.tensor(ids, dtype=torch.int64)
-            if columns.numel() and (int(columns.min()) < 0 or int(columns.max()) >= self.size):
+            if len(ids) and (min(ids) < 0 or max(ids) >= self.size):
                 raise DataError(
                     f"Sample ids must lie in 0..{self.size - 1}, the {self.size} samples of the recorded data; "
-                    f"came {int(columns.min())}..{int(columns.max())}. Record with the data set that the loader reads."
+                    f"came {min(ids)}..{max(ids)}. Record with the data set that the loader reads."
                 )
-            return columns
+            if isinstance(ids, range):
+                return torch.arange(ids.start, ids.stop, ids.step)
+            return torch.tensor(ids, dtype=torch.int64)
         for i in ids:
             if i not in self._columns:
                 self._columns[i] = len(self.ids)
@@ -82,10 +83,11 @@ class Samples:
             return torch.zeros(len(columns), dtype=torch.bool), False
         if len(columns) and int(columns.max()) >= len(self._rows):
             self._rows = _grown(self._rows, int(columns.max()) + 1, -1, MOST if not self.fixed else self.size)
-        new = self._rows[columns] < 0
+        rows = self._rows[columns].long()
+        new = rows < 0
         if bool(new.any()):
             tables = self._add(columns, new, tables, batch)
-        rows = self._rows[columns].long()
+            rows = self._rows[columns].long()
         # Ids that came twice within this batch must agree as well, so all rows are compared.
         return new, all(torch.equal(table[rows], b) for table, b in zip(tables, batch, strict=True))
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
-from queue import Queue
+from queue import SimpleQueue
 
 from ..errors import RecordingError
 from ..storage import MemoryStore, Store
+from .rows import Rows
 from .segments import Chunk, encode
+
+#: Chunks that may wait; a slower disk then slows the loop down instead of filling the memory.
+MOST_WAITING = 2
 
 
 class Writer:
@@ -19,6 +24,7 @@ class Writer:
 
     Args:
         begin: The store, or what makes it when there is something to write.
+        rows: Takes the rows of chunks that are written.
         acknowledged: The number of steps that are committed already.
 
     Attributes:
@@ -27,15 +33,18 @@ class Writer:
         waiting: Chunks that could not be written yet; each new one brings another try, in order.
     """
 
-    def __init__(self, begin: Store | MemoryStore | Callable[[], Store | MemoryStore], acknowledged: int = 0):
+    def __init__(self, begin: Store | MemoryStore | Callable[[], Store | MemoryStore], rows: Rows,
+                 acknowledged: int = 0):
         self._begin: Callable[[], Store | MemoryStore] | None = begin if callable(begin) else None
         self.store: Store | MemoryStore | None = None if callable(begin) else begin
         self.acknowledged = acknowledged
+        self._rows = rows
         self.waiting: list[Chunk] = []
         self._error: BaseException | None = None
         self._process = os.getpid()
-        # Two chunks may wait; a slower disk then slows the loop down instead of filling the memory.
-        self._queue: Queue[Chunk | None] = Queue(maxsize=2)
+        # Its operations are whole even where Ctrl-C meets them, unlike those of other queues and of conditions.
+        self._inbox: SimpleQueue[Chunk | None] = SimpleQueue()
+        self._sent = self._handled = -1
         self._thread = threading.Thread(target=self._work, name="kernelscope-writer", daemon=True)
         self._thread.start()
 
@@ -47,17 +56,25 @@ class Writer:
     def put(self, chunk: Chunk) -> None:
         """Hands over a chunk; returns at once unless the disk is behind."""
         self._refuse_a_fork()
-        self._queue.put(chunk)
+        if self._sent < 0:
+            self._handled = chunk.place - 1
+        self._sent = chunk.place
+        self._inbox.put(chunk)
+        self._wait(MOST_WAITING)
 
     def drain(self) -> None:
         """Waits until everything handed over is committed."""
-        self._queue.join()
+        self._wait(0)
         self.raise_failure()
+
+    def _wait(self, most: int) -> None:
+        while self._sent - self._handled > most:
+            time.sleep(0.0002)
 
     def close(self) -> None:
         """Ends the thread, and tries once more to commit what is left."""
         self._refuse_a_fork()
-        self._queue.put(None)
+        self._inbox.put(None)
         self._thread.join()
         self._error = None
         self._write()
@@ -76,16 +93,19 @@ class Writer:
             raise error
 
     def _work(self) -> None:
-        while (chunk := self._queue.get()) is not None:
-            self.waiting.append(chunk)
+        newest = None
+        while (chunk := self._inbox.get()) is not None:
             try:
+                # A loop that was interrupted while it handed a chunk over hands it over again.
+                if chunk is not newest:
+                    newest = chunk
+                    self.waiting.append(chunk)
                 self._write()
             # Whatever it is must reach the loop's thread, where it is raised with its own type.
             except BaseException as error:  # noqa: BLE001
                 self._error = error
             finally:
-                self._queue.task_done()
-        self._queue.task_done()
+                self._handled = chunk.place
 
     def _write(self) -> None:
         while self.waiting:
@@ -96,6 +116,7 @@ class Writer:
             self.store.append(encode(chunk), chunk.meta)
             self.waiting.pop(0)
             self.acknowledged = chunk.last
+            self._rows.take_back(chunk.rows)
 
     def _refuse_a_fork(self) -> None:
         if os.getpid() != self._process:
