@@ -387,8 +387,9 @@ class Recording:
         random = self._random
         if random is not None and torch.equal(random, get_random_state(self._device)):
             random = None
-        this = Pass(self._passes, args, self._known(args), self._step - self._broken_off(),
-                    tuple(name for name, module in self._modules if module.training), random, torch.is_autocast_enabled(self._device.type))
+        training = tuple(name for name, module in self._modules if module.training)
+        this = Pass(self._passes, args, self._known(args), self._step - self._broken_off(), training, random,
+                    torch.is_autocast_enabled(self._device.type))
         for t in tensors:
             t.register_hook(this.use)
         return this
