@@ -560,3 +560,15 @@ def test_a_query_that_does_not_stand_for_itself_is_refused(make):
     run, _ = train(model, *points(), momentum_sgd(model), steps=3, size=4, diary=False)
     with pytest.raises(ks.errors.ModelError, match="by itself"):
         ks.decompose(run, queries())
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float64, 1e-8), (torch.float32, 0.5)])
+def test_a_bias_whose_gradient_is_round_off_moves_by_rounding_alone(dtype, rounding):
+    """Batch normalisation takes a bias before it out again; Adam makes whole steps of what round-off leaves."""
+    x, y = points(dtype=dtype)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2)).to(dtype)
+    run, _ = train(model, x, y, torch.optim.AdamW(model.parameters(), lr=1e-2), size=6, diary=False)
+    ledger = ks.decompose(run, queries(dtype=dtype))
+    assert complete(ledger) < 1e-13
+    assert share_of(ledger, "unattributed") == 0
+    assert share_of(ledger, "rounding") < rounding

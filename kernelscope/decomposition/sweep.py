@@ -66,8 +66,9 @@ def sweep(parts: list[PartSweep], segments: list[Segment], unroller: Unroller, t
         for k in range(segment.stop - 1, segment.start - 1, -1):
             step = unrolled[k - segment.start]
             later, theta = rows[k + 1], rows[k]
-            products = [training.products(batch, k, rows[batch.at], list(step.linear))
-                        for batch in (run.step(k).batches if step.linear else ())]
+            heard = [name for name in step.linear if name not in step.silent]
+            products = [training.products(batch, k, rows[batch.at], heard)
+                        for batch in (run.step(k).batches if heard else ())]
             for part in parts:
                 part.step(k, (theta, later), step, products)
             advance(1)
@@ -147,6 +148,7 @@ class PartSweep:
         if not unrolled.explained:
             self.ledger.unexplained.add(k)
         directions = {name: self._adjoint(name, p[name], theta[name], unrolled) for name in unrolled.linear}
+        directions = {name: rows for name, rows in directions.items() if name not in unrolled.silent}
         scales = {name: rule.sign for name, rule in unrolled.linear.items()}
         if isinstance(unrolled.clip, float):
             scales = {name: sign * unrolled.clip for name, sign in scales.items()}

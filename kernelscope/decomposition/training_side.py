@@ -84,6 +84,14 @@ class TrainingSide:
             gradients = gradients_of(losses.mean(), leaves)
         return [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, leaves.values(), strict=True)]
 
+    def largest_gradient(self, batch: MicroBatch, k: int, parameters: Parameters, name: str) -> float:
+        """The largest norm of a sample's gradient by one parameter, by plain automatic differentiation."""
+        leaf = parameters[name].detach().requires_grad_()
+        with torch.enable_grad(), random_state(batch.random, self.device):
+            losses = self._losses(batch, k)({**parameters, name: leaf}).unbind()
+        found = [gradients_of(loss, {name: leaf}, retain_graph=True)[0] for loss in losses]
+        return max((float(g.norm()) for g in found if g is not None), default=0.0)
+
     def products(self, batch: MicroBatch, k: int, parameters: Parameters, moving: list[str]) -> Products:
         r"""Makes the function that gives :math:`\langle s\psi_q, g_i\rangle` for directions and factors s.
 

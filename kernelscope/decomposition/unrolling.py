@@ -59,6 +59,7 @@ class UnrolledStep:
         explained: Whether the gap is rounding.
         fresh: The momentum that parameters held before this step without any recorded step behind it.
         keys: For each parameter moved, under which key its momentum is carried.
+        silent: The parameters whose gradient was nothing but round-off; it counts as nought.
     """
 
     linear: dict[str, Linear]
@@ -68,6 +69,7 @@ class UnrolledStep:
     explained: bool
     fresh: dict[str, Tensor | None]
     keys: dict[str, Key]
+    silent: frozenset[str] = frozenset()
 
 
 class Unroller:
@@ -83,6 +85,8 @@ class Unroller:
         self.run = run
         self.side = side
         self.displacement = displacement
+        # Whether a parameter is without effect is a matter of the network's structure, and asked once for each mode.
+        self._silent: dict[tuple[str, tuple[str, ...]], bool] = {}
         # A ledger in float32 meets a run in float64 to float32 only.
         self.precision = max(run.precision, side.dtype, key=lambda dtype: torch.finfo(dtype).eps)
         if not displacement:
@@ -119,9 +123,13 @@ class Unroller:
         which = [self.run.names.index(name) for name in moving]
         autocast = any(batch.autocast for batch in step.batches)
         used = used_gradient(step, means, which, Tolerance.of(self.precision, autocast))
+        doubtful = self._doubtful(step, moving, which, used.gradient)
+        silent = frozenset(name for name in doubtful if self._is_silent(k, step, at, name))
         linear: dict[str, Linear] = {}
         gap = dict(moved)
         for name, gradient in zip(moving, used.gradient, strict=True):
+            if name in silent:
+                gradient = torch.zeros_like(gradient)
             key = keys[name] = _key(step, name, state)
             state.age[key] = state.age.get(key, 0) + 1
             if key not in state.moments:
@@ -134,12 +142,40 @@ class Unroller:
                 state.momentum[key] = after
             gap[name] = moved[name] - explained
         clip = used.clip if isinstance(used.clip, float) else dict(zip(moving, used.clip, strict=True))
-        missing, moving_by = _norm(gap), _norm(moved)
+        missing, moving_by = _norm({n: gap[n] for n in moved if n not in silent}), _norm(moved)
         close = missing <= _rounding(moving_by, _norm({n: theta[n] for n in moved}), self.precision, rule, autocast)
-        if missing <= 1e-5 * moving_by:
+        if missing <= 1e-5 * moving_by and not silent:
             # Of so small a gap seven digits are enough, and it is held for every step.
             gap = {name: part.float() for name, part in gap.items()}
-        return UnrolledStep(linear, used.weights, clip, gap, close, fresh, keys)
+        return UnrolledStep(linear, used.weights, clip, gap, close, fresh, keys, silent)
+
+    def _doubtful(self, step: Step, moving: list[str], which: list[int], gradients: list[Tensor]) -> list[str]:
+        """The parameters whose whole gradient may be nothing but round-off.
+
+        A gradient that is small and real is met again when it is computed again; round-off is not.
+        """
+        total = float(step.norms.norm())
+        doubtful = []
+        for name, i, gradient in zip(moving, which, gradients, strict=True):
+            recorded, again = float(step.norms[i]), float(gradient.double().norm())
+            small = recorded <= 32 * torch.finfo(self.precision).eps * total
+            nought = recorded <= 32 * torch.finfo(torch.float64).eps * total
+            if max(recorded, again) > 0 and (nought or (small and abs(again - recorded) > 0.1 * recorded)):
+                doubtful.append(name)
+        return doubtful
+
+    def _is_silent(self, k: int, step: Step, at: list[Parameters], name: str) -> bool:
+        """Whether no sample's loss depends on the parameter, as on a bias before batch normalisation.
+
+        An optimizer that divides by the size of the gradient makes whole steps of such round-off. Where samples have
+        gradients of their own that cancel, each keeps its share.
+        """
+        kind = name, step.batches[0].training
+        if kind not in self._silent:
+            limit = 256 * torch.finfo(self.side.dtype).eps * float(step.norms.norm())
+            self._silent[kind] = all(self.side.largest_gradient(batch, k, parameters, name) <= limit
+                                     for batch, parameters in zip(step.batches, at, strict=True))
+        return self._silent[kind]
 
     def _take_states(self, k: int, step: Step, rule: Rule, state: OptimizerState) -> dict[str, Tensor | None]:
         """Takes over stored states where no recorded step explains them; returns the momentum so introduced."""
