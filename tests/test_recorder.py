@@ -330,7 +330,7 @@ def test_numbers_that_are_none_end_the_recording_and_keep_what_was(tmp_path, wha
     assert "learning rate" in str(error)
     assert "steps before it are kept" in str(error)
     run = recording.run
-    assert f"The {len(run)} steps before it are kept" in str(error)
+    assert f"At step {len(run) + (what == 'nan parameter')} " in str(error)
     assert len(run) == (3 if what != "nan parameter" else 2)
     assert all(bool(torch.isfinite(row).all()) for row in run.trajectory(0, len(run)))
     assert len(ks.load(tmp_path / "run")) == len(run)
@@ -577,3 +577,32 @@ def test_a_model_is_let_go_with_its_recording():
     del model, optimizer, recording
     assert [reference() for reference in gone] == [None, None]
     assert len(run) == 1
+
+
+@pytest.mark.parametrize("make", [
+    lambda layer: layer.register_forward_hook(lambda module, args, outputs: 2 * outputs),
+    torch.nn.utils.spectral_norm,
+], ids=["a hook of one's own", "old spectral norm"])
+def test_a_hook_that_changes_outputs_is_named(make):
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    x, y = torch.randn(8, 3), torch.randn(8, 2)
+    make(model[0])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ks.record(model, (x, y), loss=F.mse_loss):
+        with pytest.warns(UserWarning, match="forward hooks on 0 change"):
+            outputs = model(x)
+        F.mse_loss(outputs, y).backward()
+        optimizer.step()
+
+
+def test_a_hook_that_only_looks_is_left_alone():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    x, y = torch.randn(8, 3), torch.randn(8, 2)
+    seen = []
+    model[0].register_forward_hook(lambda module, args, outputs: seen.append(outputs.shape))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ks.record(model, (x, y), loss=F.mse_loss) as recording:
+        F.mse_loss(model(x), y).backward()
+        optimizer.step()
+    assert len(seen) == 1
+    assert len(recording.run) == 1

@@ -27,6 +27,7 @@ from ..network import Network, flatten, get_random_state
 from ..storage import MemoryStore, Store
 from ..storage.files import disk_errors
 from ..storage.manifest import exists
+from .copy_check import warn_of_other_outputs
 from .deliveries import Deliveries, leaves, len_of
 from .gradient_check import warn_of_another_loss
 from .keeping import Keep
@@ -197,6 +198,8 @@ class Recording:
         self._named = 0
         self._foreign = self._iterated = 0
         self._random: Tensor | None = None
+        # Whether the copy gives other outputs than the model; not known before the first pass.
+        self._other: bool | None = None
         self._seen_buffers: dict[str, Tensor] = {}
         # Optimizers and their first steps; held, because the id of one that is gone may be given to the next.
         self._seen_optimizers: list[tuple[torch.optim.Optimizer, int]] = []
@@ -392,6 +395,9 @@ class Recording:
                     torch.is_autocast_enabled(self._device.type))
         for t in tensors:
             t.register_hook(this.use)
+        if self._other is None:
+            self._other = warn_of_other_outputs(self._network, self._model, args, training, random, outputs,
+                                                this.autocast)
         return this
 
     def _known(self, inputs: tuple[Tensor, ...]) -> tuple[Sequence[int], Tensor] | None:
@@ -517,7 +523,7 @@ class Recording:
                 f'will refuse them unless rule="displacement" is asked. Known are {", ".join(sorted(RULES))}.',
                 stacklevel=5,
             )
-        elif not self._seen_optimizers:
+        elif not self._seen_optimizers and not self._other:
             warn_of_another_loss(self._network, self._loss, self._samples, step, self._parameters, self._names)
 
     # -- what is kept ------------------------------------------------------------------------------------------------

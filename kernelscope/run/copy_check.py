@@ -1,0 +1,58 @@
+"""A look at the first outputs: does the copy of the network, which a ledger reads, compute what the module computes?
+
+A copy leaves hooks behind, since most of them watch or log. One that changes what a module returns is part of the
+function all the same, and so is state that is neither a parameter nor a buffer.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..network import Network, exact_arithmetic, random_state
+from .deliveries import leaves
+
+#: A relative difference of the first outputs above which the copy is called another function.
+DIFFERENT = 1e-2
+
+
+def warn_of_other_outputs(network: Network, model: nn.Module, inputs: tuple[Tensor, ...], training: tuple[str, ...],
+                          random: Tensor | None, outputs: Any, autocast: bool) -> bool:
+    """Computes the first outputs again on the copy, and warns if they differ; says whether they do."""
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    buffers = dict(model.named_buffers())
+    device = next(iter(parameters.values())).device
+    with exact_arithmetic(), torch.no_grad(), random_state(random, device):
+        copied = network(parameters, buffers, inputs, training)
+    worst = 0.0
+    for a, b in zip(leaves(outputs), leaves(copied), strict=False):
+        if a.is_floating_point() and a.shape == b.shape and a.numel():
+            a, b = a.detach().double(), b.detach().double()
+            worst = max(worst, float((a - b).norm() / a.norm().clamp_min(torch.finfo(a.dtype).tiny)))
+    # Reduced precision moves the outputs of a deep network by some percent.
+    if worst <= (10 * DIFFERENT if autocast else DIFFERENT):
+        return False
+    hooked = [name or "the model itself" for name, module in hooked_modules(model)]
+    cause = (f"forward hooks on {', '.join(hooked[:3])} change what they return" if hooked else
+             "it draws random numbers outside torch, or keeps state outside its parameters and buffers")
+    warnings.warn(
+        f"The network's outputs differ by {worst:.0%} from those of its copy, which will be explained: {cause}. "
+        "Put such code into the module's forward (for spectral and weight norm: torch.nn.utils.parametrizations). What "
+        "the copy does not do is booked as unattributed, and final outputs are those of the copy.",
+        stacklevel=4,
+    )
+    return True
+
+
+def hooked_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The submodules with forward hooks other than those of a recording, which stand on the model alone."""
+    found = []
+    for name, module in model.named_modules():
+        own = [hook for table in (module._forward_hooks, module._forward_pre_hooks) for hook in table.values()
+               if not getattr(hook, "__module__", "").startswith(__package__.partition(".")[0])]
+        if own:
+            found.append((name, module))
+    return found
