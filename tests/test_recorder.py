@@ -310,28 +310,32 @@ def recorded_loop(model=None, data=None, *, change=None, out=None, loss=F.mse_lo
     return recording, None
 
 
-@pytest.mark.parametrize("what", ["nan input", "infinite gradient", "nan parameter"])
+@pytest.mark.parametrize("what", ["nan input", "infinite gradient", "a step too long", "dead parameter"])
 def test_numbers_that_are_none_end_the_recording_and_keep_what_was(tmp_path, what):
     def change(k, model, x, y):
         if k == 3 and what == "nan input":
             return x * float("nan"), y
         if k == 3 and what == "infinite gradient":
             return x * 1e300, y * 1e300
-        if k == 2 and what == "nan parameter":
-            model[0].weight.register_hook(lambda g: torch.full_like(g, 1e300))
+        if k == 2 and what == "a step too long":
+            optimizer.param_groups[0]["lr"] = 1e308
+            model[0].weight.register_hook(lambda g: g * 1e10)
+        if k == 3 and what == "dead parameter":
+            # tanh hides it: the gradients are finite.
+            model[0].bias.data[0] = torch.inf
 
-    optimizer = None
     model = network()
-    if what == "nan parameter":
-        optimizer = torch.optim.SGD(model.parameters(), lr=1e10)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     recording, error = recorded_loop(model, change=change, out=tmp_path / "run", optimizer=optimizer)
     assert isinstance(error, NonFiniteError)
     assert "NaN or infinite" in str(error)
     assert "learning rate" in str(error)
     assert "steps before it are kept" in str(error)
     run = recording.run
-    assert f"At step {len(run) + (what == 'nan parameter')} " in str(error)
-    assert len(run) == (3 if what != "nan parameter" else 2)
+    # Where the parameters are at fault, the step before has no end that could be kept.
+    assert "At step 3 " in str(error)
+    assert ("a parameter is" in str(error)) == (what == "dead parameter")
+    assert len(run) == (3 if what in ("nan input", "infinite gradient") else 2)
     assert all(bool(torch.isfinite(row).all()) for row in run.trajectory(0, len(run)))
     assert len(ks.load(tmp_path / "run")) == len(run)
 

@@ -11,7 +11,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -122,14 +122,24 @@ def record(
                      commit_every=commit_every, overwrite=overwrite, resume=resume, notes=notes or {})
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Plan:
-    """What is the same for all steps of an optimizer."""
+    """What is the same for many steps of an optimizer: which parameters it holds, and the numbers of its groups."""
 
     optimizer: torch.optim.Optimizer
     held: tuple[int, ...]
     rule: str
     names: list[list[str]]
+    known: dict[int, tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=dict)
+
+    def group(self, i: int, group: dict[str, Any]) -> dict[str, Any]:
+        """The names and numbers of a group, made anew when one of them has changed."""
+        seen, plain = self.known.get(i, ({}, {}))
+        now = {key: value for key, value in group.items() if key != "params"}
+        if any(isinstance(value, Tensor) for value in now.values()) or now != seen:
+            plain = {"names": self.names[i], **hyperparameters(group)}
+            self.known[i] = now, plain
+        return plain
 
 
 class Recording:
@@ -348,6 +358,12 @@ class Recording:
         """The number of steps that are safely stored."""
         return 0 if self._writer is None else self._writer.acknowledged
 
+    def drain(self) -> None:
+        """Waits until every recorded step is safely stored; a loop need not call it."""
+        self._flush()
+        if self._writer is not None:
+            self._writer.drain()
+
     # -- what the loop does ------------------------------------------------------------------------------------------
 
     def batch(self, ids: Any) -> None:
@@ -439,10 +455,11 @@ class Recording:
         if not batches:
             raise self._nothing_seen()
         norms, largest = self._norms(), self._largest()
-        self._refuse_non_finite(norms)
+        bad = [name for name, norm in zip(self._names, norms.tolist(), strict=True) if not math.isfinite(norm)]
+        if bad:
+            raise self._non_finite(f"the gradient of {bad[0]!r}", f"{len(bad)} of {len(self._names)} gradients")
         k, name = self._step, plan.rule
-        groups = [{"names": names, **hyperparameters(group)}
-                  for names, group in zip(plan.names, optimizer.param_groups, strict=True)]
+        groups = [plan.group(i, group) for i, group in enumerate(optimizer.param_groups)]
         without = [n for names in plan.names for n in names if self._parameters[n].grad is None]
         owner = next((first for seen, first in self._seen_optimizers if seen is optimizer), k)
         step = Step(name, groups, batches, norms, largest, without, owner=owner)
@@ -534,7 +551,11 @@ class Recording:
             self._keep_average(k)
         self._keep_buffers(k)
         if last or self._keep.stores(k):
-            row = self._chunk.rows[k] = self._rows.of(list(self._parameters.values()))
+            row = self._rows.of(list(self._parameters.values()))
+            # A sum is finite if its terms are, unless it overflows; then each is looked at.
+            if not math.isfinite(row.sum()) and not bool(torch.isfinite(row).all()):
+                raise self._non_finite("a parameter", "its last step made it so")
+            self._chunk.rows[k] = row
             self._filled += row.nbytes
 
     def _is_due(self) -> bool:
@@ -630,22 +651,14 @@ class Recording:
 
     # -- what can go wrong -------------------------------------------------------------------------------------------
 
-    def _refuse_non_finite(self, norms: Tensor) -> None:
-        bad = [name for name, norm in zip(self._names, norms.tolist(), strict=True) if not math.isfinite(norm)]
-        if bad or not self._finite_parameters():
-            what = f"the gradient of {bad[0]!r}" if bad else "a parameter"
-            raise NonFiniteError(
-                f"At step {self._step} {what} is NaN or infinite ({len(bad)} of {len(self._names)} parameters), so no "
-                "share of it can be booked. Look at the loss of this batch and the learning rate, or clip gradients. "
-                f"The {self._step} steps before it are kept."
-            )
+    def _non_finite(self, what: str, more: str) -> NonFiniteError:
+        return NonFiniteError(
+            f"At step {self._step} {what} is NaN or infinite ({more}), so no share of it can be booked. Look at the "
+            "loss of this batch and the learning rate, or clip gradients. The steps before it are kept."
+        )
 
     def _finite_parameters(self) -> bool:
-        with torch.no_grad():
-            held = list(self._parameters.values())
-            # A sum is finite if its terms are, unless it overflows; then each is looked at.
-            return math.isfinite(torch.stack([p.sum() for p in held]).sum()) or all(
-                bool(torch.isfinite(p).all()) for p in held)
+        return all(bool(torch.isfinite(p).all()) for p in self._parameters.values())
 
     def _nothing_seen(self) -> RecordingError:
         if self._taps_a_loader and self._iterated == 0:
