@@ -223,9 +223,20 @@ def two_passes_one_backward(loader, model, optimizer, truth):
             pair.clear()
 
 
+def two_backwards_one_pass(loader, model, optimizer, truth):
+    for x, ids, y in loader:
+        truth.now.append(ids)
+        optimizer.zero_grad()
+        half = F.mse_loss(model(x), y) / 2
+        half.backward(retain_graph=True)
+        half.backward()
+        optimizer.step()
+
+
 LOOPS = [plain, with_a_bar, enumerated_and_zipped, by_hand, broken_off, nested, with_skipped_batches, kept_in_a_list,
          fetching_ahead, several_steps_on_each_batch, evaluated_without_gradients, evaluated_carelessly,
-         evaluated_on_other_data, with_a_skipped_step, accumulated, cut_into_pieces, two_passes_one_backward]
+         evaluated_on_other_data, with_a_skipped_step, accumulated, cut_into_pieces, two_passes_one_backward,
+         two_backwards_one_pass]
 
 
 @pytest.mark.parametrize("loop", LOOPS)

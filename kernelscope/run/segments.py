@@ -169,6 +169,8 @@ def _steps(words: dict[str, Any], tensors: dict[str, Tensor]) -> Iterator[Step]:
             start += count
         yield Step(entry["o"], groups, batches, tensors["gradient_norms"][k], entry["l"], entry["w"], entry["a"],
                    _whole(entry["by"]))
+    if random or norms or start < len(columns):
+        raise ValueError("it holds more than its steps name")
 
 
 def _whole(value: Any) -> int:

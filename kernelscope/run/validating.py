@@ -114,7 +114,10 @@ class Validator:
             self._batch(k, batch)
 
     def _numbers(self, k: int, optimizer: str, group: dict[str, Any]) -> None:
-        for name, usual in _defaults(optimizer).items():
+        usuals = _defaults(optimizer)
+        if "lr" in usuals and "lr" not in group:
+            self._refuse(f"{optimizer} at step {k} has no learning rate")
+        for name, usual in usuals.items():
             # A number that this version of torch knows and the recording's did not had its usual value.
             value = group.setdefault(name, usual)
             alike = (_is_number(value) if name == "lr" or isinstance(usual, float) else
