@@ -350,3 +350,21 @@ def test_weights_of_a_loss_module_follow_the_precision_of_the_ledger():
     assert d.completeness() < 1e-12
     assert not d.channels["unattributed"].any()
     assert loss.weight.dtype == torch.float32
+
+
+def test_validation_between_epochs_is_not_training_on_another_set(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import torch\nfrom torch import nn\nimport torch.nn.functional as F\n"
+        "from torch.utils.data import DataLoader, TensorDataset\n"
+        "x = torch.randn(80, 3)\ny = (x.sum(1) > 0).long()\n"
+        "train = DataLoader(TensorDataset(x[:60], y[:60]), 20, shuffle=True)\n"
+        "held = DataLoader(TensorDataset(x[60:], y[60:]), 20)\n"
+        "model = nn.Linear(3, 2)\noptimizer = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+        "for epoch in range(3):\n"
+        "    for a, b in train:\n"
+        "        optimizer.zero_grad()\n        F.cross_entropy(model(a), b).backward()\n        optimizer.step()\n"
+        "    with torch.no_grad():\n        for a, b in held:\n            model(a)\n"
+    )
+    assert main(["record", "-o", str(tmp_path / "run"), str(script)]) == 0
+    assert len(ks.load(tmp_path / "run")) == 9

@@ -988,3 +988,13 @@ def test_a_machine_with_the_other_byte_order_is_refused(tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "byteorder", "big")
         with pytest.raises(StoreError, match="lowest byte first"):
             store.append({})
+
+
+def test_a_single_entry_of_any_stride_is_kept(tmp_path):
+    cut = torch.arange(6.0).view(2, 3)[:1, :1].T
+    odd = torch.arange(6.0)[1::5].as_strided((1,), (5,))
+    with Store.create(tmp_path / "s", kind="test", meta={}) as store:
+        store.append({"cut": cut, "odd": odd})
+    read = Store.open(tmp_path / "s").read(0)
+    assert torch.equal(read["cut"], cut)
+    assert torch.equal(read["odd"], odd)

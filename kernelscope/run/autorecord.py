@@ -265,6 +265,8 @@ class AutoRecording:
         recording = Recording(first.module, loader, loss, split=split, earlier=self._buffers[id(first.module)],
                               **self._options)
         recording.__enter__()
+        # A batch of the training set ends what a batch of another one began, whichever loader brings it.
+        recording.relay(functools.partial(self._delivered, loader))
         self._recording = recording
         for glimpse in self._glimpses:
             if glimpse.module is first.module and glimpse.delivered is not None \

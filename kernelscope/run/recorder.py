@@ -31,7 +31,7 @@ from .copy_check import warn_of_other_outputs
 from .deliveries import Deliveries, leaves, len_of
 from .gradient_check import warn_of_another_loss
 from .keeping import Keep
-from .loading import LoaderTap, as_integers
+from .loading import Deliver, LoaderTap, as_integers
 from .losses import Loss
 from .passes import Pass, Passes
 from .provenance import provenance
@@ -370,6 +370,11 @@ class Recording:
         """Says which samples the next forward pass sees, in a loop that has no loader."""
         self._iterated += 1
         self._said = as_integers(ids)
+
+    def relay(self, deliver: Deliver) -> None:
+        """Has the loader's batches told to ``deliver`` first, which hands on those that count."""
+        if self._tap is not None:
+            self._tap.deliver = deliver
 
     def deliver(self, batch: Any, ids: list[int]) -> None:
         """Takes note that the loop received a batch of these samples."""

@@ -113,7 +113,9 @@ def blocks(tensors: list[Tensor]) -> Iterator[memoryview]:
 
     scratch = bytearray(BLOCK)
     for tensor in tensors:
-        source = tensor.reshape(-1).view(torch.uint8).numpy().data
+        flat = tensor.reshape(-1)
+        # A single entry keeps whatever stride it was cut out with, and bytes are read at stride one.
+        source = flat.as_strided((flat.numel(),), (1,)).view(torch.uint8).numpy().data
         for start in range(0, len(source), BLOCK):
             piece = source[start : start + BLOCK]
             scratch[: len(piece)] = piece
