@@ -795,3 +795,21 @@ def test_missing_steps_are_noticed(recorded, tmp_path):
 
 if __name__ == "__main__":
     serve()
+
+
+def test_a_model_made_anew_does_not_wipe_the_run_it_would_resume(tmp_path):
+    def fresh():
+        torch.manual_seed(0)
+        return nn.Linear(3, 1)
+
+    x, y = torch.randn(6, 3), torch.randn(6, 1)
+    model = fresh()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ks.record(model, (x, y), loss=F.mse_loss, out=tmp_path / "run"):
+        for _ in range(3):
+            optimizer.zero_grad()
+            F.mse_loss(model(x), y).backward()
+            optimizer.step()
+    with pytest.raises(RecordingError, match="would drop all of them"):
+        ks.record(fresh(), (x, y), loss=F.mse_loss, out=tmp_path / "run", resume=True).__enter__()
+    assert len(ks.load(tmp_path / "run")) == 3

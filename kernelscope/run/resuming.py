@@ -36,6 +36,13 @@ def take_up(path: Path, network: Network, loss: Loss, meta: dict[str, Any], row:
                 )
         run = Run.from_store(store, network, loss)
         step = _find(run, row, path)
+        if step == 0 and len(run):
+            # A model that was only made anew, with the same seed, holds these parameters too.
+            raise RecordingError(
+                f"The model holds the parameters from before the first of the {len(run)} recorded steps in {path}, so "
+                "taking the run up here would drop all of them. Load the checkpoint of that run into the model first, "
+                "or pass overwrite=True instead of resume=True to begin again."
+            )
         samples.take_over(run.samples)
         # The same model in other memory (a flat vector of parameters) may no longer be told from its description.
         meta["architecture"] = meta["architecture"] or store.meta.get("architecture")
