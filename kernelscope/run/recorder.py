@@ -358,12 +358,6 @@ class Recording:
         """The number of steps that are safely stored."""
         return 0 if self._writer is None else self._writer.acknowledged
 
-    def drain(self) -> None:
-        """Waits until every recorded step is safely stored; a loop need not call it."""
-        self._flush()
-        if self._writer is not None:
-            self._writer.drain()
-
     # -- what the loop does ------------------------------------------------------------------------------------------
 
     def batch(self, ids: Any) -> None:
@@ -622,7 +616,7 @@ class Recording:
                 for name, value in optimizer.state.get(p, {}).items():
                     if value is not None:
                         key = f"{first}|{self._names[self._place[id(p)]]}|{name}"
-                        states[key] = torch.as_tensor(value).detach().cpu().clone()
+                        states[key] = self._rows.copy(torch.as_tensor(value))
                         self._filled += states[key].nbytes
 
     def _keep_average(self, k: int) -> None:

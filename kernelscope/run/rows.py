@@ -1,22 +1,25 @@
-"""Memory for rows of parameters, used again once they are written.
+"""Memory for rows of parameters and copies of states, used again once they are written.
 
 A fresh row of a million numbers costs twenty times the copy into one that was used before: the system hands out memory
-page by page. So the thread that writes gives rows back, and the loop only copies.
+page by page. So the thread that writes gives memory back, and the loop only copies.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from ..network import flatten
 
+#: Tensors below this size, in bytes, are not worth keeping.
+SMALL = 2**16
+
 
 class Rows:
-    """A stock of rows.
+    """A stock of memory.
 
     Args:
         count: The number of entries of a row.
@@ -26,20 +29,27 @@ class Rows:
     def __init__(self, count: int, dtype: torch.dtype):
         self._count = count
         self._dtype = dtype
-        self._free: deque[Tensor] = deque()
+        self._free: dict[tuple[int, torch.dtype], deque[Tensor]] = {}
 
     def of(self, tensors: Sequence[Tensor]) -> Tensor:
         """The entries of the tensors, one after the other, in memory of their own."""
         if any(t.device.type != "cpu" or t.dtype != self._dtype for t in tensors):
             return flatten(tensors, self._dtype).cpu()
-        try:
-            row = self._free.popleft()
-        except IndexError:
-            row = torch.empty(self._count, dtype=self._dtype)
         with torch.no_grad():
-            return torch.cat([t.detach().reshape(-1) for t in tensors], out=row)
+            return torch.cat([t.detach().reshape(-1) for t in tensors], out=self._take(self._count, self._dtype))
 
-    def take_back(self, rows: dict[int, Tensor]) -> None:
-        """Takes rows that nobody reads any more."""
-        self._free.extend(row for row in rows.values() if row.numel() == self._count and row.dtype == self._dtype)
-        rows.clear()
+    def copy(self, tensor: Tensor) -> Tensor:
+        """The tensor on the CPU, in memory of its own."""
+        return self._take(tensor.numel(), tensor.dtype).view(tensor.shape).copy_(tensor.detach())
+
+    def take_back(self, tensors: Iterable[Tensor]) -> None:
+        """Takes memory that nobody reads any more."""
+        for t in tensors:
+            if t.nbytes >= SMALL and t.is_contiguous():
+                self._free.setdefault((t.numel(), t.dtype), deque()).append(t.view(-1))
+
+    def _take(self, count: int, dtype: torch.dtype) -> Tensor:
+        try:
+            return self._free[count, dtype].popleft()
+        except LookupError:
+            return torch.empty(count, dtype=dtype)

@@ -83,13 +83,14 @@ class Samples:
             return torch.zeros(len(columns), dtype=torch.bool), False
         if len(columns) and int(columns.max()) >= len(self._rows):
             self._rows = _grown(self._rows, int(columns.max()) + 1, -1, MOST if not self.fixed else self.size)
-        rows = self._rows[columns].long()
+        # Whole rows are selected, which is several times faster than indexing.
+        rows = self._rows.index_select(0, columns).long()
         new = rows < 0
         if bool(new.any()):
             tables = self._add(columns, new, tables, batch)
             rows = self._rows[columns].long()
         # Ids that came twice within this batch must agree as well, so all rows are compared.
-        return new, all(torch.equal(table[rows], b) for table, b in zip(tables, batch, strict=True))
+        return new, all(torch.equal(table.index_select(0, rows), b) for table, b in zip(tables, batch, strict=True))
 
     def _add(self, columns: Tensor, new: Tensor, tables: list[Tensor], batch: list[Tensor]) -> list[Tensor]:
         unique, place = torch.unique(columns[new], return_inverse=True)
@@ -115,7 +116,7 @@ class Samples:
                 f"This run does not hold all of the samples {columns.tolist()[:8]}, so a batch of them cannot be read. "
                 "Ask for samples that a step drew; run.samples.seen says which."
             )
-        return tuple(table[rows] for table in self.inputs), self.targets[rows]
+        return tuple(table.index_select(0, rows) for table in self.inputs), self.targets.index_select(0, rows)
 
     def sample(self, column: int) -> tuple[Tensor, Tensor] | None:
         """The input and the target of one sample, or ``None`` if training never drew it."""

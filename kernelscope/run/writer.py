@@ -116,7 +116,9 @@ class Writer:
             self.store.append(encode(chunk), chunk.meta)
             self.waiting.pop(0)
             self.acknowledged = chunk.last
-            self._rows.take_back(chunk.rows)
+            # The chunk is on its way out; should the loop still know it, it knows it as written.
+            self._rows.take_back([*chunk.rows.values(), *(t for k in chunk.states for t in chunk.states[k].values())])
+            chunk.rows, chunk.states = {}, {}
 
     def _refuse_a_fork(self) -> None:
         if os.getpid() != self._process:
