@@ -13,21 +13,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import data
+    from . import data, features, kernels
     from .decomposition.exact import decompose
     from .decomposition.explanation import Explanation, explain
     from .decomposition.result import Decomposition
+    from .operator import KernelOperator
     from .report import Report
     from .run.recorder import record
     from .run.run import Run, load
 
 __version__ = "0.1.0"
 
-__all__ = ["Decomposition", "Explanation", "Report", "Run", "data", "decompose", "explain", "load", "record"]
+__all__ = ["Decomposition", "Explanation", "KernelOperator", "Report", "Run", "data", "decompose", "explain",
+           "features", "kernels", "load", "record"]
 
 _HOMES = {
     "Decomposition": "decomposition.result",
     "Explanation": "decomposition.explanation",
+    "KernelOperator": "operator",
     "Report": "report",
     "Run": "run.run",
     "decompose": "decomposition.exact",

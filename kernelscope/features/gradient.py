@@ -1,0 +1,451 @@
+r"""Gradients of a network as features: the map whose kernel is the empirical neural tangent kernel.
+
+.. math:: \Phi(x) = \partial f(\theta, x) / \partial\theta
+
+Products of features are computed layer by layer from the factors of the gradients, and a parameter that no layer
+accounts for is differentiated by itself; nothing is left out. ``push`` and ``pull`` are Jacobian products by automatic
+differentiation, forward and backward, and never hold a gradient of more than one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jvp
+
+from ..budget import as_bytes, as_words
+from ..data.points import Points, as_points
+from ..errors import DataError, ModelError, OutOfBudget
+from ..layers import Batch, ModuleGradients, Outer
+from ..layers.tiles import Joined, Tile, mirror, multiply, pack, squared_norms, tile_cost
+from ..network import Network, Parameters, cast, exact_arithmetic, flatten, per_sample_losses, random_state, unflatten
+from ..run.losses import Loss
+from .base import FeatureMap
+
+#: What may be rounded before products are taken.
+PRECISIONS = ("exact", "tf32", "bf16")
+
+#: The shares of the memory that kept gradients, a batch under way and products may fill.
+KEPT, UNDER_WAY, WORKSPACE = 0.4, 0.25, 0.25
+
+#: How many points are differentiated at a time where memory would allow more.
+MOST = 512
+
+
+class GradientFeatures(FeatureMap):
+    r"""The gradients of a network's outputs, or of its losses, by its parameters.
+
+    The network is read in eval mode, from a copy; it is never changed.
+
+    Args:
+        model: The network.
+        output: What is differentiated: ``None`` for all outputs, the number of one, or a function of the outputs that
+            gives one row for each sample.
+        loss: A per-sample loss; its gradients are taken instead of those of outputs, and points are pairs of inputs
+            and targets.
+        parameters: The names of the parameters (or of modules, for all of theirs) to differentiate by; without it all
+            that require a gradient.
+        dtype: The precision to compute in; without it that of the parameters.
+        device: Where to compute; without it where the parameters are.
+        memory: About how much may be used, a number of bytes or a size such as ``"1GB"``.
+        precision: ``"exact"``; or ``"tf32"`` or ``"bf16"`` to round gradients before products are taken.
+
+    Raises:
+        ModelError: If the outputs of a sample depend on the samples beside it.
+
+    Example:
+        >>> features = GradientFeatures(nn.Linear(2, 1, bias=False))
+        >>> features.phi(torch.tensor([[3.0, 4.0]]))
+        tensor([[[3., 4.]]])
+    """
+
+    def __init__(self, model: nn.Module, *, output: int | Callable[..., Tensor] | None = None,
+                 loss: Callable[..., Tensor] | None = None, parameters: Sequence[str] | None = None,
+                 dtype: torch.dtype | None = None, device: torch.device | str | None = None,
+                 memory: int | str = "1GB", precision: str = "exact"):
+        if precision not in PRECISIONS:
+            raise DataError(f"precision must be one of {', '.join(PRECISIONS)}; {precision!r} came.")
+        if loss is not None and output is not None:
+            raise DataError("Either an output or a loss is differentiated; both came. Leave one out.")
+        self.network = Network(model)
+        self.names = _selected(self.network, parameters)
+        kinds = [self.network.parameters[name] for name in self.names]
+        self.dtype = dtype or max((p.dtype for p in kinds), key=lambda kind: torch.finfo(kind).bits)
+        self.device = torch.device(device) if device is not None else kinds[0].device
+        self.memory, self.precision = as_bytes(memory), precision
+        self.output, self.loss = output, None if loss is None else Loss(loss)
+        self._parameters: Parameters = cast(self.network.parameters, self.dtype, self.device)
+        self._buffers: Parameters = cast(self.network.buffers, self.dtype, self.device)
+        self._gradients = ModuleGradients(self.network, self.names)
+        self._columns: int | None = None
+        self._unit: dict[Any, tuple[int, int]] = {}
+
+    # -- what the features are ---------------------------------------------------------------------------------------
+
+    @property
+    def shapes(self) -> list[torch.Size]:
+        """The shapes of the parameters, in the order of the features."""
+        return [self._parameters[name].shape for name in self.names]
+
+    @property
+    def size(self) -> int:  # type: ignore[override]
+        """The number of parameters P."""
+        return sum(shape.numel() for shape in self.shapes)
+
+    def columns_of(self, x: Any) -> int:
+        """The number of outputs c for points like these."""
+        if self._columns is None:
+            with self._quietly(), torch.no_grad():
+                self._columns = self._outputs(self._parameters, self._batch(self.points(x), 0, 1)).shape[1]
+        return self._columns
+
+    def points(self, x: Any) -> Points:
+        """What was handed in, as points, with their targets where losses are differentiated."""
+        points = as_points(x, targets=self.loss is not None)
+        if not len(points):
+            raise DataError("There are no points: the inputs have no rows. Pass at least one.")
+        return points
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The parameters that are differentiated by themselves, each with the reason; empty before the first use."""
+        return tuple(dict.fromkeys(note for plan in self._gradients.plans for note in plan.notes))
+
+    def with_(self, **changes: Any) -> GradientFeatures:
+        """The same features in another precision or on another device."""
+        other = object.__new__(GradientFeatures)
+        other.__dict__.update(self.__dict__, **changes)
+        other._parameters = cast(self.network.parameters, other.dtype, other.device)
+        other._buffers = cast(self.network.buffers, other.dtype, other.device)
+        other._gradients, other._unit = ModuleGradients(self.network, self.names), {}
+        return other
+
+    # -- features ----------------------------------------------------------------------------------------------------
+
+    def phi(self, x: Any) -> Tensor:
+        points = self.points(x)
+        needed = len(points) * self.columns_of(points) * self.size * self.dtype.itemsize
+        if needed > self.memory:
+            raise OutOfBudget(
+                f"The gradients of {len(points)} points take {as_words(needed)}, and memory allows "
+                f"{as_words(self.memory)}. Use inner, push and pull, which never hold them all, or raise memory."
+            )
+        with self._quietly():
+            blocks = []
+            for i, j in self._parts(points, len(points), full=False):
+                rows = self._gradients.rows(self._parameters, self._buffers, self._batch(points, i, j), self._values)
+                blocks.append(torch.cat([rows[name].reshape(j - i, self.columns_of(points), -1) for name in self.names], 2))
+            return torch.cat(blocks)
+
+    def push(self, x: Any, u: Tensor) -> Tensor:
+        self._check_u(u)
+        points = self.points(x)
+        with self._quietly():
+            directions = u.to(self.device, self.dtype).reshape(self.size, -1).T
+            found = [self._pushed(self._batch(points, i, j), directions)
+                     for i, j in self._parts(points, len(points), full=False)]
+        return torch.cat(found).reshape(len(points), -1, *u.shape[1:])
+
+    def pull(self, x: Any, v: Tensor) -> Tensor:
+        points = self.points(x)
+        wanted = len(points), self.columns_of(points)
+        if tuple(v.shape[:2]) != wanted:
+            raise DataError(
+                f"pull needs one entry for each point and output, {wanted}; v has shape {tuple(v.shape)}. "
+                "To multiply on the other side, use push."
+            )
+        total = torch.zeros(self.size, v[0, 0].numel(), dtype=self.dtype, device=self.device)
+        with self._quietly():
+            weights = v.to(self.device, self.dtype).flatten(2) if v.ndim > 2 else v.to(self.device, self.dtype)[..., None]
+            for i, j in self._parts(points, len(points), full=False):
+                self._pulled(self._batch(points, i, j), weights[i:j], total)
+        return total.reshape(self.size, *v.shape[2:])
+
+    def inner(self, x: Any, z: Any = None, full: bool = False) -> Tensor:
+        return self._inner(x, z, full, None)["all"]
+
+    def inner_by_parameter(self, x: Any, z: Any = None, full: bool = False) -> dict[str, Tensor]:
+        """The products by each parameter alone; their sum is :meth:`inner`."""
+        return self._inner(x, z, full, self.names)
+
+    def squares(self, x: Any, full: bool = False, names: Sequence[str] | None = None) -> Tensor:
+        points = self.points(x)
+        found = []
+        with self._quietly():
+            for i, j in self._parts(points, 1, full):
+                each = self._gradients(self._parameters, self._buffers, self._batch(points, i, j), self._values)
+                total = each.values.new_zeros(each.values.shape if full else len(each.values))
+                for piece, factor in each.factors.items():
+                    if names is None or piece.name in names:
+                        total += squared_norms(factor, full)
+                found.append(total)
+        return torch.cat(found)
+
+    def blocks(self, x: Any, z: Any, full: bool = False) -> Iterator[tuple[slice, slice, Tensor]]:
+        """The kernel matrix in blocks that fit in memory, each with its rows and columns."""
+        points, others = self.points(x), self.points(z)
+        with self._quietly():
+            _, each = self._measure(points, min(len(points), len(others)), full)
+        c = self.columns_of(points) if full else 1
+        most = max(1, int(KEPT * self.memory // max(2 * each, 1)))
+        side = max(1, min(most, int((0.1 * self.memory / (c * c * self.dtype.itemsize)) ** 0.5)))
+        for i in range(0, len(points), side):
+            rows = slice(i, min(i + side, len(points)))
+            with self._quietly():
+                left = self._tile(points, rows.start, rows.stop, side, full)
+            for j in range(0, len(others), side):
+                columns = slice(j, min(j + side, len(others)))
+                with self._quietly():
+                    right = left if others is points and columns == rows else self._tile(others, j, columns.stop, side, full)
+                    n, m = rows.stop - i, columns.stop - j
+                    block = torch.zeros((n, c, m, c) if full else (n, m), dtype=self._out_dtype, device=self.device)
+                    self._multiply(left, right, full, {"all": block}, slice(0, n), slice(0, m))
+                    if left is right:
+                        mirror(block)
+                yield rows, columns, block
+
+    def jacobian(self, x: Any) -> Tensor:
+        """The gradients in float64 by plain automatic differentiation, one output at a time: shape (n, c, p)."""
+        points = self.points(x)
+        exact = self.with_(dtype=torch.float64)
+        with exact._quietly():
+            batch = exact._batch(points, 0, len(points))
+            rows = exact._gradients.plainly(self.names, exact._parameters, exact._buffers, batch, exact._values)
+        return torch.cat([rows[name] for name in self.names], 2)
+
+    def costs(self, x: Any, count: int) -> tuple[float, float]:
+        """About how many multiplications an entry of the kernel takes, and a point of a Jacobian product."""
+        points = self.points(x)
+        with self._quietly():
+            probe = self._gradients(self._parameters, self._buffers, self._batch(points, 0, min(4, len(points))),
+                                    self._values)
+            tile = pack(probe, count, False)
+        # A Jacobian product is a forward and about two backward passes through every use of every parameter.
+        passes = sum(factor.length * factor.positions if isinstance(factor, Outer) and factor.size is None else
+                     factor.rows()[0, 0].numel() for factor in probe.factors.values())
+        return tile_cost(tile, count), 3.0 * passes
+
+    # -- products ----------------------------------------------------------------------------------------------------
+
+    def _inner(self, x: Any, z: Any, full: bool, names: Sequence[str] | None) -> dict[str, Tensor]:
+        points = self.points(x)
+        others = points if z is None else self.points(z)
+        c = self.columns_of(points)
+        n, m = len(points), len(others)
+        out = {name: torch.zeros((n, c, m, c) if full else (n, m), dtype=self._out_dtype, device=self.device)
+               for name in (["all"] if names is None else names) if self._fits(n, m, c, full, names)}
+        with self._quietly():
+            _, each = self._measure(points, min(n, m), full)
+            room = self._room(sum(block.nbytes for block in out.values()))
+            held = n if others is points else n + m
+            if held * each <= KEPT * room:
+                left = self._tile(points, 0, n, min(n, m), full)
+                right = left if others is points else self._tile(others, 0, m, min(n, m), full)
+                self._multiply(left, right, full, out, slice(0, n), slice(0, m))
+            else:
+                self._by_panels(points, others, full, out, int(KEPT * room // each))
+            if others is points:
+                for block in out.values():
+                    mirror(block)
+        return out
+
+    def _by_panels(self, points: Points, others: Points, full: bool, out: dict[str, Tensor], most: int) -> None:
+        """Keeps the gradients of as many rows as fit, and lets those of the columns pass by."""
+        if most < 2:
+            raise OutOfBudget(
+                f"The gradients of two points do not fit in memory={as_words(self.memory)}. Raise memory, select "
+                "fewer parameters or fewer outputs."
+            )
+        same = others is points
+        panel, strip = max(1, 3 * most // 4), max(1, most // 4)
+        for i in range(0, len(points), panel):
+            rows = slice(i, min(i + panel, len(points)))
+            left = self._tile(points, rows.start, rows.stop, panel, full)
+            if same:
+                self._multiply(left, left, full, out, rows, rows)
+            for j in range(rows.stop if same else 0, len(others), strip):
+                columns = slice(j, min(j + strip, len(others)))
+                self._multiply(left, self._tile(others, j, columns.stop, panel, full), full, out, rows, columns)
+
+    def _multiply(self, left: Tile, right: Tile, full: bool, out: dict[str, Tensor], rows: slice,
+                  columns: slice) -> None:
+        workspace = int(WORKSPACE * self.memory)
+        for name, whole in out.items():
+            block = whole[rows, :, columns] if full else whole[rows, columns]
+            pieces = None if name == "all" else {p for p in (*left.spans, *left.outers) if p.name == name}
+            with self._rounding():
+                multiply(left, right, full, workspace, block, pieces)
+
+    def _tile(self, points: Points, start: int, stop: int, count: int, full: bool) -> Tile:
+        """The gradients of some points, kept for products with ``count`` others."""
+        graph, _ = self._measure(points, count, full)
+        step = self._step(graph, stop - start)
+        joined = Joined(stop - start)
+        for i in range(start, stop, step):
+            found = self._gradients(self._parameters, self._buffers, self._batch(points, i, min(i + step, stop)),
+                                    self._values)
+            joined.add(pack(found, count, full, torch.bfloat16 if self.precision == "bf16" else None))
+        return joined.tile
+
+    # -- Jacobian products -------------------------------------------------------------------------------------------
+
+    def _pulled(self, batch: Batch, weights: Tensor, total: Tensor) -> None:
+        leaves = {name: self._parameters[name].detach().requires_grad_() for name in self.names}
+        with torch.enable_grad():
+            explained = self._outputs({**self._parameters, **leaves}, batch)
+            for k in range(weights.shape[2]):
+                if not explained.requires_grad:
+                    return
+                found = torch.autograd.grad(explained, list(leaves.values()), weights[..., k],
+                                            retain_graph=k + 1 < weights.shape[2], allow_unused=True)
+                total[:, k] += flatten([torch.zeros_like(p) if g is None else g
+                                        for g, p in zip(found, leaves.values(), strict=True)])
+
+    def _pushed(self, batch: Batch, directions: Tensor) -> Tensor:
+        """The Jacobian times each direction, with shape (n, c, r)."""
+        own = {name: self._parameters[name] for name in self.names}
+        function = lambda moving: self._outputs({**self._parameters, **moving}, batch)
+        found = []
+        for direction in directions:
+            tangents = dict(zip(self.names, unflatten(direction, self.shapes), strict=True))
+            try:
+                found.append(jvp(function, (own,), (tangents,))[1])
+            # An operation without a forward derivative; the derivative of a backward pass has the same value.
+            except (RuntimeError, NotImplementedError):
+                found.append(self._pushed_twice(batch, tangents))
+        return torch.stack(found, 2).detach()
+
+    def _pushed_twice(self, batch: Batch, tangents: Parameters) -> Tensor:
+        leaves = {name: self._parameters[name].detach().requires_grad_() for name in self.names}
+        with torch.enable_grad():
+            explained = self._outputs({**self._parameters, **leaves}, batch)
+            weights = torch.zeros_like(explained, requires_grad=True)
+            found = torch.autograd.grad(explained, list(leaves.values()), weights, create_graph=True, allow_unused=True)
+            pairs = [(g * tangents[name]).sum() for name, g in zip(self.names, found, strict=True) if g is not None]
+            return torch.autograd.grad(torch.stack(pairs).sum(), weights)[0] if pairs else torch.zeros_like(explained)
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _outputs(self, parameters: Parameters, batch: Batch) -> Tensor:
+        state = {**parameters, **{name: b.clone() for name, b in self._buffers.items()}}
+        return self._values(functional_call(self.network.module(()), state, batch.args, batch.kwargs), batch.side)
+
+    def _values(self, outputs: Any, side: Any) -> Tensor:
+        """What is differentiated, with shape (n, c)."""
+        if self.loss is not None:
+            return per_sample_losses(self.loss, _tensor_of(outputs), side, len(side)).unsqueeze(1)
+        if callable(self.output):
+            outputs = self.output(outputs)
+        values = _tensor_of(outputs)
+        values = values.unsqueeze(1) if values.ndim == 1 else values.flatten(1)
+        if isinstance(self.output, int):
+            if not -values.shape[1] <= self.output < values.shape[1]:
+                raise DataError(f"output={self.output} asks for one of {values.shape[1]} outputs. Count from 0.")
+            return values[:, [self.output]]
+        return values
+
+    def _batch(self, points: Points, start: int, stop: int) -> Batch:
+        part = points.part(start, stop)
+        return Batch(*(cast(value, self.dtype, self.device) for value in part))
+
+    def _measure(self, points: Points, count: int, full: bool) -> tuple[int, int]:
+        """The bytes that a sample takes while it is differentiated, and when it is kept."""
+        key = count.bit_length(), full
+        if key not in self._unit:
+            probe = self._batch(points, 0, min(4, len(points)))
+            kept: dict[int, int] = {}
+
+            def note(t: Tensor) -> Tensor:
+                kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+                return t
+
+            self._gradients.plan(self._parameters, self._buffers, probe, self._values)
+            with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+                found = self._gradients(self._parameters, self._buffers, probe, self._values)
+            own = {p.untyped_storage().data_ptr() for p in (*self._parameters.values(), *self._buffers.values())}
+            graph = sum(size for place, size in kept.items() if place not in own)
+            factors = sum(t.nbytes for factor in found.factors.values() for t in factor.tensors)
+            tile = pack(found, count, full, torch.bfloat16 if self.precision == "bf16" else None)
+            # Output gradients are stacked, laid out anew and kept, at worst all at once.
+            self._unit[key] = tuple(size // len(probe.args[0] if probe.args else next(iter(probe.kwargs.values())))
+                                    for size in (graph + 3 * factors, tile.nbytes))  # type: ignore[assignment]
+        return self._unit[key]
+
+    def _parts(self, points: Points, count: int, full: bool) -> Iterator[tuple[int, int]]:
+        graph, _ = self._measure(points, count, full)
+        step = self._step(graph, len(points))
+        for i in range(0, len(points), step):
+            yield i, min(i + step, len(points))
+
+    def _step(self, graph: int, count: int) -> int:
+        return max(1, min(count, MOST, int(UNDER_WAY * self.memory // max(graph, 1))))
+
+    def _fits(self, n: int, m: int, c: int, full: bool, names: Sequence[str] | None) -> bool:
+        size = n * m * (c * c if full else 1) * self._out_dtype.itemsize * (1 if names is None else len(names))
+        if size > 0.6 * self.memory:
+            raise OutOfBudget(
+                f"The kernel matrix of {n} by {m} points takes {as_words(size)}, and memory allows "
+                f"{as_words(self.memory)} for everything. Multiply without it, by KernelOperator(k, x) @ v, or raise "
+                "memory."
+            )
+        return True
+
+    def _room(self, taken: int) -> int:
+        return max(self.memory - taken, 1)
+
+    @property
+    def _out_dtype(self) -> torch.dtype:
+        return self.dtype
+
+    @contextmanager
+    def _quietly(self) -> Iterator[None]:
+        with exact_arithmetic(), random_state(None, self.device), torch.no_grad():
+            yield
+
+    @contextmanager
+    def _rounding(self) -> Iterator[None]:
+        if self.precision != "tf32" or self.device.type != "cuda":
+            yield
+            return
+        torch.backends.cuda.matmul.allow_tf32 = True
+        try:
+            yield
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def _tensor_of(outputs: Any) -> Tensor:
+    """The outputs of a network as a tensor; those of a language model are its logits."""
+    if isinstance(outputs, Mapping) and isinstance(outputs.get("logits"), Tensor):
+        return outputs["logits"]
+    if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or outputs.ndim == 0:
+        kind = f"{outputs.dtype} of shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise ModelError(
+            f"The network must give a tensor of real numbers with one row for each sample; it gave {kind}. "
+            "Pass output=, a function that takes such a tensor from the outputs."
+        )
+    return outputs
+
+
+def _selected(network: Network, parameters: Sequence[str] | None) -> list[str]:
+    """The names of the parameters to differentiate by."""
+    if isinstance(parameters, str):
+        parameters = [parameters]
+    names = network.trainable if parameters is None else [
+        name for name in network.parameters
+        if any(name == wanted or name.startswith(f"{wanted}.") for wanted in parameters)]
+    unknown = [] if parameters is None else [
+        wanted for wanted in parameters
+        if not any(name == wanted or name.startswith(f"{wanted}.") for name in network.parameters)]
+    if unknown:
+        raise DataError(
+            f"The network has no parameter or module {unknown[0]!r}. It has {', '.join(list(network.parameters)[:8])}"
+            f"{', ...' if len(network.parameters) > 8 else ''}."
+        )
+    if not names:
+        raise ModelError("No parameter requires a gradient, so there are no features. Select some with parameters=.")
+    return names

@@ -1,0 +1,255 @@
+r"""Kernels: functions of two points, and what can be made of them.
+
+A kernel k gives for points x and z the matrix :math:`k(x_i, z_j)`. Sums, products and multiples of kernels are kernels,
+and so is :math:`\langle\phi(x), \psi(z)\rangle` for two feature maps. One method is enough to write a kernel; ``matmul``
+is where one that can multiply without its matrix says so.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data.points import Points, as_points
+from ..errors import DataError
+from ..features.base import BLOCK, FeatureMap, points_between
+
+
+class Kernel(ABC):
+    r"""A function of two points.
+
+    Attributes:
+        symmetric: Whether :math:`k(x, z) = k(z, x)`.
+    """
+
+    symmetric: bool = True
+
+    @abstractmethod
+    def __call__(self, x: Any, z: Any = None) -> Tensor:
+        r"""The matrix :math:`k(x_i, z_j)`, with shape :math:`(n, m)`, or :math:`(n, c, m, c)` for c outputs.
+
+        Args:
+            x: Points.
+            z: Points; without it they are x.
+        """
+
+    def points(self, x: Any) -> Points:
+        """What was handed in, as points."""
+        return as_points(x)
+
+    def columns_of(self, x: Any) -> int | None:
+        """The number of outputs c of a kernel that keeps them apart, else ``None``."""
+        return None
+
+    def matmul(self, x: Any, z: Any, v: Tensor) -> Tensor:
+        r""":math:`k(x, z) v` for v with shape :math:`(m, *)`, or :math:`(m, c, *)`; the matrix is never kept whole.
+
+        Raises:
+            DataError: If v does not have one entry for each column.
+        """
+        left = self.points(x)
+        right = left if z is None else self.points(z)
+        axes = check_vector(self, left, right, v)
+        blocks = []
+        for i in range(0, len(left), BLOCK):
+            total = None
+            for j in range(0, len(right), BLOCK):
+                block = self(points_between(left, i, i + BLOCK), points_between(right, j, j + BLOCK))
+                term = torch.tensordot(block, v[j:j + BLOCK].to(block), axes)
+                total = term if total is None else total + term
+            blocks.append(total)
+        return torch.cat([block for block in blocks if block is not None])
+
+    def diagonal(self, x: Any) -> Tensor:
+        r""":math:`k(x_i, x_i)`, with shape :math:`(n,)`, or :math:`(n, c)`."""
+        points = self.points(x)
+        found = []
+        for i in range(len(points)):
+            one = points_between(points, i, i + 1)
+            block = self(one, one)
+            found.append(block[0, :, 0].diagonal() if block.ndim == 4 else block[0, 0])
+        return torch.stack(found)
+
+    @property
+    def T(self) -> Kernel:
+        r"""The kernel with its arguments exchanged, :math:`k^T(x, z) = k(z, x)`."""
+        return self if self.symmetric else Transposed(self)
+
+    def __add__(self, other: Kernel) -> Kernel:
+        return Sum(self, other) if isinstance(other, Kernel) else NotImplemented
+
+    def __mul__(self, other: Kernel | float) -> Kernel:
+        if isinstance(other, Kernel):
+            return Product(self, other)
+        return Scaled(self, float(other)) if isinstance(other, int | float) else NotImplemented
+
+    __rmul__ = __mul__
+
+
+class _Composed(Kernel):
+    """A kernel made of others, which read the points."""
+
+    parts: tuple[Kernel, ...]
+
+    def points(self, x: Any) -> Points:
+        return self.parts[0].points(x)
+
+    def columns_of(self, x: Any) -> int | None:
+        return next((c for part in self.parts if (c := part.columns_of(x)) is not None), None)
+
+
+class Sum(_Composed):
+    r""":math:`k(x, z) + l(x, z)`.
+
+    Example:
+        >>> from kernelscope.features.base import FeatureMap
+        >>> class Identity(FeatureMap):
+        ...     size = 2
+        ...     def phi(self, x):
+        ...         return self.points(x).part(0, len(self.points(x))).args[0]
+        >>> k = FeatureKernel(Identity())
+        >>> (k + 2 * k)(torch.eye(2))
+        tensor([[3., 0.],
+                [0., 3.]])
+    """
+
+    def __init__(self, left: Kernel, right: Kernel):
+        self.parts = left, right
+        self.symmetric = left.symmetric and right.symmetric
+
+    def __call__(self, x: Any, z: Any = None) -> Tensor:
+        return self.parts[0](x, z) + self.parts[1](x, z)
+
+    def matmul(self, x: Any, z: Any, v: Tensor) -> Tensor:
+        return self.parts[0].matmul(x, z, v) + self.parts[1].matmul(x, z, v)
+
+    def diagonal(self, x: Any) -> Tensor:
+        return self.parts[0].diagonal(x) + self.parts[1].diagonal(x)
+
+    @property
+    def T(self) -> Kernel:
+        return self if self.symmetric else Sum(self.parts[0].T, self.parts[1].T)
+
+
+class Product(_Composed):
+    r""":math:`k(x, z)\, l(x, z)`, entry by entry."""
+
+    def __init__(self, left: Kernel, right: Kernel):
+        self.parts = left, right
+        self.symmetric = left.symmetric and right.symmetric
+
+    def __call__(self, x: Any, z: Any = None) -> Tensor:
+        return self.parts[0](x, z) * self.parts[1](x, z)
+
+    def diagonal(self, x: Any) -> Tensor:
+        return self.parts[0].diagonal(x) * self.parts[1].diagonal(x)
+
+    @property
+    def T(self) -> Kernel:
+        return self if self.symmetric else Product(self.parts[0].T, self.parts[1].T)
+
+
+class Scaled(_Composed):
+    r""":math:`a\, k(x, z)`."""
+
+    def __init__(self, kernel: Kernel, factor: float):
+        self.parts, self.factor = (kernel,), factor
+        self.symmetric = kernel.symmetric
+
+    def __call__(self, x: Any, z: Any = None) -> Tensor:
+        return self.factor * self.parts[0](x, z)
+
+    def matmul(self, x: Any, z: Any, v: Tensor) -> Tensor:
+        return self.factor * self.parts[0].matmul(x, z, v)
+
+    def diagonal(self, x: Any) -> Tensor:
+        return self.factor * self.parts[0].diagonal(x)
+
+    @property
+    def T(self) -> Kernel:
+        return self if self.symmetric else Scaled(self.parts[0].T, self.factor)
+
+
+class Transposed(_Composed):
+    r""":math:`k(z, x)`."""
+
+    def __init__(self, kernel: Kernel):
+        self.parts = (kernel,)
+        self.symmetric = kernel.symmetric
+
+    def __call__(self, x: Any, z: Any = None) -> Tensor:
+        block = self.parts[0](x if z is None else z, x)
+        return block.permute(2, 3, 0, 1) if block.ndim == 4 else block.T
+
+    def diagonal(self, x: Any) -> Tensor:
+        return self.parts[0].diagonal(x)
+
+    @property
+    def T(self) -> Kernel:
+        return self.parts[0]
+
+
+class FeatureKernel(Kernel):
+    r"""The products of features, :math:`\langle\phi(x), \psi(z)\rangle`.
+
+    Args:
+        left: The map :math:`\phi`.
+        right: The map :math:`\psi`; without it the kernel is :math:`\langle\phi(x), \phi(z)\rangle`, which is symmetric
+            and positive semidefinite.
+        outputs: For maps with several outputs: ``"trace"`` sums over them, ``"full"`` keeps them apart.
+    """
+
+    def __init__(self, left: FeatureMap, right: FeatureMap | None = None, outputs: str = "trace"):
+        if outputs not in ("trace", "full"):
+            raise DataError(f'outputs must be "trace" or "full"; {outputs!r} came.')
+        self.left, self.right, self.outputs = left, right, outputs
+        self.symmetric = right is None
+
+    def points(self, x: Any) -> Points:
+        return self.left.points(x)
+
+    def columns_of(self, x: Any) -> int | None:
+        if self.outputs == "trace":
+            return None
+        one = self.left.phi(points_between(self.points(x), 0, 1))
+        return one.shape[1] if one.ndim == 3 else None
+
+    def __call__(self, x: Any, z: Any = None) -> Tensor:
+        if self.right is None:
+            return self.left.inner(x, z, self.outputs == "full")
+        near, far = self.left.phi(x), self.right.phi(x if z is None else z)
+        if self.outputs == "full" and near.ndim == 3:
+            return torch.tensordot(near, far, ([2], [2]))
+        return near.flatten(1) @ far.flatten(1).T
+
+    def matmul(self, x: Any, z: Any, v: Tensor) -> Tensor:
+        right = self.right or self.left
+        if self.columns_of(x) is None and self.left.phi(points_between(self.points(x), 0, 1)).ndim == 3:
+            return super().matmul(x, z, v)
+        return self.left.push(x, right.pull(x if z is None else z, v))
+
+    def diagonal(self, x: Any) -> Tensor:
+        if self.right is None:
+            return self.left.squares(x, self.outputs == "full")
+        products = (self.left.phi(x) * self.right.phi(x)).sum(-1)
+        return products if self.outputs == "full" or products.ndim == 1 else products.sum(1)
+
+    @property
+    def T(self) -> Kernel:
+        return self if self.right is None else FeatureKernel(self.right, self.left, self.outputs)
+
+
+def check_vector(kernel: Kernel, x: Points, z: Points, v: Tensor) -> int:
+    """The number of axes that a product runs over; raises if v does not have them."""
+    c = kernel.columns_of(z)
+    wanted = (len(z),) if c is None else (len(z), c)
+    if tuple(v.shape[:len(wanted)]) != wanted:
+        other = " To multiply on the other side, use K.T @ v." if len(v) == len(x) and len(x) != len(z) else ""
+        raise DataError(
+            f"K @ v needs one entry of v per column of K: K has shape "
+            f"{(len(x), len(z)) if c is None else (len(x), c, len(z), c)}, v has shape {tuple(v.shape)}.{other}"
+        )
+    return len(wanted)

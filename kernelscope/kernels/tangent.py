@@ -1,0 +1,194 @@
+r"""The empirical neural tangent kernel of a network.
+
+.. math:: k(x, z) = \frac{\partial f(\theta, x)}{\partial\theta} \Big(\frac{\partial f(\theta, z)}{\partial\theta}\Big)^T
+
+It is a kernel of gradient features, computed from the factors of the gradients and never from a Jacobian; summed over
+the outputs (not divided by their number), or with all pairs of outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..data.points import Points
+from ..errors import DataError
+from ..features.gradient import GradientFeatures
+from .base import Kernel, check_vector
+
+#: How many points a check compares.
+CORNER = 4
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a kernel is from the products of Jacobians in float64.
+
+    Attributes:
+        error: The largest difference, relative to the largest entry.
+        points: How many points were compared on each side.
+    """
+
+    error: float
+    points: int
+
+    def __str__(self) -> str:
+        return (f"Tangent kernel against float64 Jacobians of {self.points} by {self.points} random points: "
+                f"largest error {self.error:.1e} of the largest entry.")
+
+
+class Tangent(Kernel):
+    r"""The empirical NTK of an unchanged module, at its present parameters.
+
+    With ``outputs="trace"`` it is :math:`\sum_c \langle\nabla f_c(x), \nabla f_c(z)\rangle`, with shape :math:`(n, m)`;
+    with ``outputs="full"`` it is :math:`\langle\nabla f_c(x), \nabla f_{c'}(z)\rangle`, with shape :math:`(n, c, m, c)`.
+    With a loss it is the product of loss gradients, and points are pairs of inputs and targets. The module is read in
+    eval mode, from a copy.
+
+    Args:
+        model: The network.
+        outputs: ``"trace"`` or ``"full"``.
+        output: What is differentiated: ``None`` for all outputs, the number of one, or a function of the outputs.
+        loss: A per-sample loss, differentiated instead of the outputs.
+        cosine: Whether gradients are brought to length 1 first; then each entry is between -1 and 1.
+        parameters: Names of parameters or modules to differentiate by; without it all that require a gradient.
+        dtype: The precision to compute in; without it that of the parameters.
+        device: Where to compute; without it where the parameters are.
+        memory: About how much may be used, a number of bytes or a size such as ``"1GB"``.
+        precision: ``"exact"``; ``"tf32"`` or ``"bf16"`` round gradients before products are taken, which is off by
+            about 1e-3 of the largest entry (``check=True`` prints by how much).
+        check: Whether each call compares a random corner with Jacobians in float64, and prints the error.
+
+    Raises:
+        ModelError: If an output of a sample depends on the samples beside it.
+        OutOfBudget: If the answer does not fit into ``memory``.
+
+    References:
+        | Neural Tangent Kernel: Convergence and Generalization in Neural Networks (Jacot et al., 2018)
+        | Fast Finite Width Neural Tangent Kernel (Novak et al., 2022)
+
+    Example:
+        >>> k = Tangent(nn.Linear(2, 3))
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+        >>> k(x)                                       # c (x.z + 1), for c = 3 outputs
+        tensor([[ 6.,  3.],
+                [ 3., 15.]])
+        >>> Tangent(nn.Linear(2, 3), outputs="full")(x).shape
+        torch.Size([2, 3, 2, 3])
+    """
+
+    def __init__(self, model: nn.Module, *, outputs: str = "trace", output: int | Callable[..., Tensor] | None = None,
+                 loss: Callable[..., Tensor] | None = None, cosine: bool = False,
+                 parameters: Sequence[str] | None = None, dtype: torch.dtype | None = None,
+                 device: torch.device | str | None = None, memory: int | str = "1GB", precision: str = "exact",
+                 check: bool = False):
+        if outputs not in ("trace", "full"):
+            raise DataError(f'outputs must be "trace" (summed over outputs) or "full" (all pairs); {outputs!r} came.')
+        self.features = GradientFeatures(model, output=output, loss=loss, parameters=parameters, dtype=dtype,
+                                         device=device, memory=memory, precision=precision)
+        self.outputs, self.cosine, self._checks = outputs, cosine, check
+
+    def __repr__(self) -> str:
+        what = "losses" if self.features.loss is not None else "outputs"
+        return f"Tangent({what} by {self.features.size} parameters, outputs={self.outputs!r})"
+
+    @property
+    def full(self) -> bool:
+        """Whether pairs of outputs are kept apart."""
+        return self.outputs == "full"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The parameters that were differentiated by themselves, each with the reason."""
+        return self.features.notes
+
+    def points(self, x: Any) -> Points:
+        return self.features.points(x)
+
+    def columns_of(self, x: Any) -> int | None:
+        return self.features.columns_of(x) if self.full else None
+
+    def __call__(self, x: Any, z: Any = None) -> Tensor:
+        x = self.points(x)
+        z = None if z is None else self.points(z)
+        block = self.features.inner(x, z, self.full)
+        if self.cosine:
+            block = self._normalised(block, x, z)
+        if self._checks:
+            print(self.check(x, z))  # noqa: T201
+        return block
+
+    def by_parameter(self, x: Any, z: Any = None) -> dict[str, Tensor]:
+        """The kernel by each parameter alone; without ``cosine`` their sum is the kernel."""
+        x = self.points(x)
+        z = None if z is None else self.points(z)
+        blocks = self.features.inner_by_parameter(x, z, self.full)
+        return {name: self._normalised(block, x, z, [name]) for name, block in blocks.items()} if self.cosine else blocks
+
+    def matmul(self, x: Any, z: Any, v: Tensor) -> Tensor:
+        left = self.points(x)
+        right = left if z is None else self.points(z)
+        axes = check_vector(self, left, right, v)
+        if self.cosine:
+            return super().matmul(left, right, v)
+        v = v.to(self.features.device, self.features.dtype)
+        if self.full:
+            return self.features.push(left, self.features.pull(right, v))
+        if self._by_jacobian(left, right, v[0].numel()):
+            return self._output_by_output(left, right, v)
+        return self._block_by_block(left, right, v, axes)
+
+    def diagonal(self, x: Any) -> Tensor:
+        found = self.features.squares(x, self.full)
+        return torch.ones_like(found) if self.cosine else found
+
+    def check(self, x: Any, z: Any = None) -> Agreement:
+        """Compares a random corner of the kernel with the products of float64 Jacobians by plain differentiation."""
+        x = self.points(x)
+        z = x if z is None else self.points(z)
+        generator = torch.Generator().manual_seed(0)
+        some = lambda points: points.chosen(torch.randperm(len(points), generator=generator)[:CORNER].tolist())
+        left, right = some(x), some(z)
+        exact = self.features.jacobian(left), self.features.jacobian(right)
+        truth = torch.tensordot(exact[0], exact[1], ([2], [2]))
+        if not self.full:
+            truth = truth.diagonal(dim1=1, dim2=3).sum(-1)
+        found = self.features.inner(left, right, self.full).double()
+        scale = float(truth.abs().max())
+        gap = float((found - truth).abs().max())
+        return Agreement(gap / scale if scale else gap, min(len(left), len(right)))
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _normalised(self, block: Tensor, x: Points, z: Points | None, names: list[str] | None = None) -> Tensor:
+        left = self.features.squares(x, self.full, names).sqrt()
+        right = left if z is None else self.features.squares(z, self.full, names).sqrt()
+        tiny = torch.finfo(block.dtype).tiny
+        return block / left.clamp(min=tiny)[(..., *[None] * right.ndim)] / right.clamp(min=tiny)
+
+    def _by_jacobian(self, x: Points, z: Points, vectors: int) -> bool:
+        """Whether Jacobian products, one for each output and vector, cost less than the entries of the kernel."""
+        c = self.features.columns_of(z)
+        per_pair, per_point = self.features.costs(z, min(len(x), len(z)))
+        return c * vectors * per_point * (len(x) + len(z)) < per_pair * len(x) * len(z)
+
+    def _output_by_output(self, x: Points, z: Points, v: Tensor) -> Tensor:
+        c = self.features.columns_of(z)
+        total: Tensor | None = None
+        for j in range(c):
+            placed = v.new_zeros(len(z), c, *v.shape[1:])
+            placed[:, j] = v
+            term = self.features.push(x, self.features.pull(z, placed))[:, j]
+            total = term if total is None else total.add_(term)
+        assert total is not None
+        return total
+
+    def _block_by_block(self, x: Points, z: Points, v: Tensor, axes: int) -> Tensor:
+        total = v.new_zeros(len(x), *v.shape[1:])
+        for rows, columns, block in self.features.blocks(x, z, self.full):
+            total[rows] += torch.tensordot(block, v[columns], axes)
+        return total

@@ -1,0 +1,6 @@
+"""Per-sample gradients of any module, by the factors they are made of."""
+
+from .factors import Factor, Outer, Rows, merge
+from .gradients import Batch, Gradients, ModuleGradients, Plan, Values
+
+__all__ = ["Batch", "Factor", "Gradients", "ModuleGradients", "Outer", "Plan", "Rows", "Values", "merge"]
