@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
+from .recurrent import readable, written_out
 from .rules import RULES, Call, Rule
 
 
@@ -89,6 +90,9 @@ class Watch(TorchFunctionMode):
             # Its projections are products like any other; only the function hides them.
             with self:
                 return _ATTENTION(*args, **kwargs)
+        if readable(name := getattr(func, "__name__", ""), args):
+            with self:
+                return written_out(name, args)
         met = [t for t in _tensors(args, kwargs) if id(t) in self._known]
         if not met:
             return func(*args, **kwargs)
