@@ -90,5 +90,4 @@ class FeatureMap(ABC):
 
 def points_between(points: Points, start: int, stop: int) -> Points:
     """The points from ``start`` to ``stop`` as points."""
-    stop = min(stop, len(points))
-    return Points(stop - start, lambda a, b: points.part(start + a, start + min(b, stop - start)))
+    return points.chosen(range(start, min(stop, len(points))))
