@@ -1,14 +1,16 @@
 r"""Kernel operators.
 
 A kernel k on two sets of points :math:`x_1 \dots x_n` and :math:`z_1 \dots z_m` gives the matrix
-:math:`K_{ij} = k(x_i, z_j)`. An operator holds the kernel and the points, never K: it multiplies, slices and transposes,
-block by block, so that memory grows with the block and not with nm.
+:math:`K_{ij} = k(x_i, z_j)`. An operator holds the kernel and the points, never K: it multiplies, slices and
+transposes, block by block, so that memory grows with the block and not with nm.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .data.points import Points
@@ -65,11 +67,8 @@ class KernelOperator:
 
     def __getitem__(self, key: Any) -> KernelOperator:
         rows, columns = key if isinstance(key, tuple) else (key, slice(None))
-        if rows == columns == slice(None):
-            return self
-        square = self.x is self.z and _same(rows, columns)
-        left = _part(self.x, rows)
-        return KernelOperator(self.kernel, left, None if square else _part(self.z, columns))
+        square = self.x is self.z and isinstance(rows, slice) and isinstance(columns, slice) and rows == columns
+        return KernelOperator(self.kernel, _part(self.x, rows), None if square else _part(self.z, columns))
 
     @property
     def T(self) -> KernelOperator:
@@ -94,26 +93,32 @@ class KernelOperator:
         return self.kernel(self.x, None if self.x is self.z else self.z)
 
 
-def _same(rows: Any, columns: Any) -> bool:
-    if isinstance(rows, slice) or isinstance(columns, slice):
-        return isinstance(rows, slice) and isinstance(columns, slice) and rows == columns
-    return False
-
-
 def _part(points: Points, key: Any) -> Points:
-    """Some points: by a slice, or by their numbers."""
-    if isinstance(key, int):
-        key = slice(key, key + 1 or None)
-    if isinstance(key, slice):
-        start, stop, stride = key.indices(len(points))
-        if stride == 1:
-            return points_between(points, start, max(start, stop))
-        return points.chosen(range(start, stop, stride))
-    if isinstance(key, Tensor):
-        key = key.nonzero().flatten().tolist() if key.dtype.is_floating_point is False and str(key.dtype) == "torch.bool" \
-            else key.tolist()
-    numbers = [int(i) for i in key]
-    bad = next((i for i in numbers if not -len(points) <= i < len(points)), None)
+    """Some points: by a slice, by their numbers, or by a truth value for each."""
+    numbers = range(*key.indices(len(points))) if isinstance(key, slice) else _numbers(key, len(points))
+    if not len(numbers):
+        raise DataError(f"None of the {len(points)} points is selected, and an operator needs one. Select some.")
+    if isinstance(numbers, range) and numbers.step == 1:
+        return points_between(points, numbers.start, numbers.stop)
+    return points.chosen(numbers)
+
+
+def _numbers(key: Any, count: int) -> Sequence[int]:
+    found = torch.as_tensor(list(key) if isinstance(key, range) else key)
+    if found.dtype == torch.bool:
+        if tuple(found.shape) != (count,):
+            raise DataError(
+                f"Points are selected by one truth value for each of the {count}; shape {tuple(found.shape)} came. "
+                f"Pass shape ({count},), or their numbers."
+            )
+        return found.nonzero().flatten().tolist()
+    if found.numel() and (found.is_floating_point() or found.ndim > 1):
+        raise DataError(
+            f"Points are selected by a slice, their numbers or truth values; {found.dtype} of shape "
+            f"{tuple(found.shape)} came. Pass a list of whole numbers."
+        )
+    numbers = [int(i) for i in found.flatten().tolist()]
+    bad = next((i for i in numbers if not -count <= i < count), None)
     if bad is not None:
-        raise DataError(f"There are {len(points)} points, so point {bad} does not exist. Count from 0.")
-    return points.chosen([i % len(points) for i in numbers])
+        raise DataError(f"There are {count} points, so point {bad} does not exist. Count from 0.")
+    return [i % count for i in numbers]

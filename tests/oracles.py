@@ -401,3 +401,40 @@ def shapley(players, game):
             value[player] += (after - before) / len(orders)
             before = after
     return value
+
+
+# -- gradients of a network by plain loops ---------------------------------------------------------------------------
+
+
+def generator(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def jacobian(model, x, output=None, loss=None, names=None):
+    """The gradients of each sample alone, in float64, one output after the other: (n, c, p)."""
+    model = copy.deepcopy(model).double().eval()
+    own = {name: p for name, p in model.named_parameters() if (p.requires_grad if names is None else name in names)}
+    x = tuple(x) if isinstance(x, tuple | list) else (x,)
+    samples = []
+    for i in range(len(x[0])):
+        one = [t[i:i + 1].double() if t.is_floating_point() else t[i:i + 1] for t in x]
+        if loss is None:
+            outputs = model(*one)
+            outputs = (outputs if output is None else output(outputs)).flatten()
+        else:
+            outputs = loss(model(*one[:-1]), one[-1]).flatten()
+        rows = []
+        for value in outputs:
+            found = torch.autograd.grad(value, list(own.values()), retain_graph=True, allow_unused=True)
+            rows.append(torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten()
+                                   for g, p in zip(found, own.values(), strict=True)]))
+        samples.append(torch.stack(rows))
+    return torch.stack(samples)
+
+
+def products(left, right, outputs="trace"):
+    """The kernel of two Jacobians entry by entry: (n, m), or (n, c, m, c)."""
+    full = left.new_zeros(*left.shape[:2], *right.shape[:2])
+    for i, c, j, d in itertools.product(*map(range, full.shape)):
+        full[i, c, j, d] = (left[i, c] * right[j, d]).sum()
+    return full if outputs == "full" else sum(full[:, c, :, c] for c in range(left.shape[1]))

@@ -21,6 +21,7 @@ from ..budget import as_bytes, as_words
 from ..data.points import Points, as_points
 from ..errors import DataError, ModelError, OutOfBudget
 from ..layers import Batch, ModuleGradients, Outer
+from ..layers.strips import strips
 from ..layers.tiles import Joined, Tile, mirror, multiply, pack, squared_norms, tile_cost
 from ..network import Network, Parameters, cast, exact_arithmetic, flatten, per_sample_losses, random_state, unflatten
 from ..run.losses import Loss
@@ -31,6 +32,9 @@ PRECISIONS = ("exact", "tf32", "bf16")
 
 #: The shares of the memory that kept gradients, a batch under way and products may fill.
 KEPT, UNDER_WAY, WORKSPACE = 0.4, 0.25, 0.25
+
+#: The share of the memory that gradients handed out in parts may fill.
+PART = 0.1
 
 #: How many points are differentiated at a time where memory would allow more.
 MOST = 512
@@ -140,6 +144,21 @@ class GradientFeatures(FeatureMap):
                 rows = self._gradients.rows(self._parameters, self._buffers, self._batch(points, i, j), self._values)
                 blocks.append(torch.cat([rows[name].reshape(j - i, self.columns_of(points), -1) for name in self.names], 2))
             return torch.cat(blocks)
+
+    def parts(self, x: Any) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        points = self.points(x)
+        firsts, end = {}, 0
+        for name, shape in zip(self.names, self.shapes, strict=True):
+            firsts[name], end = end, end + shape.numel()
+        with self._quietly():
+            batches = list(self._parts(points, len(points), full=False))
+        for i, j in batches:
+            with self._quietly():
+                found = self._gradients(self._parameters, self._buffers, self._batch(points, i, j), self._values)
+            # Between two parts the arithmetic is the caller's own.
+            for piece, factor in found.factors.items():
+                for samples, numbers, values in strips(factor, int(PART * self.memory)):
+                    yield slice(i + samples.start, i + samples.stop), firsts[piece.name] + piece.start + numbers, values
 
     def push(self, x: Any, u: Tensor) -> Tensor:
         self._check_u(u)

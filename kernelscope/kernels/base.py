@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..data.points import Points, as_points
 from ..errors import DataError
-from ..features.base import BLOCK, FeatureMap, points_between
+from ..features.base import BLOCK, FeatureMap, points_between, products
 
 
 class Kernel(ABC):
@@ -100,6 +100,15 @@ class _Composed(Kernel):
     def columns_of(self, x: Any) -> int | None:
         return next((c for part in self.parts if (c := part.columns_of(x)) is not None), None)
 
+    def _blocks(self, x: Any, z: Any) -> list[Tensor]:
+        blocks = [part(x, z) for part in self.parts]
+        if len({block.shape for block in blocks}) > 1:
+            raise DataError(
+                f"Kernels are taken together entry by entry; they gave shapes {[tuple(block.shape) for block in blocks]}. "
+                "Let all keep pairs of outputs, or all sum over them, and explain as many outputs."
+            )
+        return blocks
+
 
 class Sum(_Composed):
     r""":math:`k(x, z) + l(x, z)`.
@@ -121,7 +130,7 @@ class Sum(_Composed):
         self.symmetric = left.symmetric and right.symmetric
 
     def __call__(self, x: Any, z: Any = None) -> Tensor:
-        return self.parts[0](x, z) + self.parts[1](x, z)
+        return torch.add(*self._blocks(x, z))
 
     def matmul(self, x: Any, z: Any, v: Tensor) -> Tensor:
         return self.parts[0].matmul(x, z, v) + self.parts[1].matmul(x, z, v)
@@ -142,7 +151,7 @@ class Product(_Composed):
         self.symmetric = left.symmetric and right.symmetric
 
     def __call__(self, x: Any, z: Any = None) -> Tensor:
-        return self.parts[0](x, z) * self.parts[1](x, z)
+        return torch.mul(*self._blocks(x, z))
 
     def diagonal(self, x: Any) -> Tensor:
         return self.parts[0].diagonal(x) * self.parts[1].diagonal(x)
@@ -212,30 +221,38 @@ class FeatureKernel(Kernel):
         return self.left.points(x)
 
     def columns_of(self, x: Any) -> int | None:
-        if self.outputs == "trace":
-            return None
-        one = self.left.phi(points_between(self.points(x), 0, 1))
-        return one.shape[1] if one.ndim == 3 else None
+        return self.left.columns_of(x) if self.outputs == "full" else None
 
     def __call__(self, x: Any, z: Any = None) -> Tensor:
         if self.right is None:
             return self.left.inner(x, z, self.outputs == "full")
-        near, far = self.left.phi(x), self.right.phi(x if z is None else z)
-        if self.outputs == "full" and near.ndim == 3:
-            return torch.tensordot(near, far, ([2], [2]))
-        return near.flatten(1) @ far.flatten(1).T
+        return products(self.left, x, self.right, x if z is None else z, self.outputs == "full")
 
     def matmul(self, x: Any, z: Any, v: Tensor) -> Tensor:
-        right = self.right or self.left
-        if self.columns_of(x) is None and self.left.phi(points_between(self.points(x), 0, 1)).ndim == 3:
-            return super().matmul(x, z, v)
-        return self.left.push(x, right.pull(x if z is None else z, v))
+        right = self.left if self.right is None else self.right
+        near = self.points(x)
+        far = near if z is None else right.points(z)
+        check_vector(self, near, far, v)
+        c = self.left.columns_of(near)
+        if c is None or self.outputs == "full":
+            return self.left.push(near, right.pull(far, v))
+        total: Tensor | None = None
+        for j in range(c):
+            # The sum over outputs is one of products, output by output.
+            placed = v.new_zeros(len(far), c, *v.shape[1:])
+            placed[:, j] = v
+            term = self.left.push(near, right.pull(far, placed))[:, j]
+            total = term if total is None else total + term
+        assert total is not None
+        return total
 
     def diagonal(self, x: Any) -> Tensor:
         if self.right is None:
             return self.left.squares(x, self.outputs == "full")
-        products = (self.left.phi(x) * self.right.phi(x)).sum(-1)
-        return products if self.outputs == "full" or products.ndim == 1 else products.sum(1)
+        points = self.points(x)
+        some = (points_between(points, rows.start, rows.stop) for rows in self.left.steps(points))
+        found = torch.cat([(self.left.phi(part) * self.right.phi(part)).sum(-1) for part in some])
+        return found if self.outputs == "full" or found.ndim == 1 else found.sum(1)
 
     @property
     def T(self) -> Kernel:
