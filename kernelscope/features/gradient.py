@@ -22,7 +22,7 @@ from ..data.points import Points, as_points
 from ..errors import DataError, ModelError, OutOfBudget
 from ..layers import Batch, ModuleGradients, Outer
 from ..layers.strips import strips
-from ..layers.tiles import Joined, Tile, mirror, multiply, pack, squared_norms, tile_cost
+from ..layers.tiles import Joined, Tile, aligned, mirror, multiply, pack, squared_norms, tile_cost
 from ..network import Network, Parameters, cast, exact_arithmetic, flatten, per_sample_losses, random_state, unflatten
 from ..run.losses import Loss
 from .base import FeatureMap
@@ -293,6 +293,7 @@ class GradientFeatures(FeatureMap):
     def _multiply(self, left: Tile, right: Tile, full: bool, out: dict[str, Tensor], rows: slice,
                   columns: slice) -> None:
         workspace = int(WORKSPACE * self.memory)
+        left, right = aligned(left, right)
         for name, whole in out.items():
             block = whole[rows, :, columns] if full else whole[rows, columns]
             pieces = None if name == "all" else {p for p in (*left.spans, *left.outers) if p.name == name}
@@ -439,8 +440,9 @@ class GradientFeatures(FeatureMap):
 
 def _tensor_of(outputs: Any) -> Tensor:
     """The outputs of a network as a tensor; those of a language model are its logits."""
-    if isinstance(outputs, Mapping) and isinstance(outputs.get("logits"), Tensor):
-        return outputs["logits"]
+    logits = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
+    if isinstance(logits, Tensor):
+        outputs = logits
     if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or outputs.ndim == 0:
         kind = f"{outputs.dtype} of shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
         raise ModelError(

@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 #: How many multiplications of a matrix product the passage of one number through memory is worth.
@@ -85,6 +86,11 @@ class Outer:
 
     def to(self, dtype: torch.dtype) -> Outer:
         return Outer(self.a.to(dtype) if self.size is None else self.a, self.b.to(dtype), self.first, self.size)
+
+    def padded(self, count: int) -> Outer:
+        """The same gradients with ``count`` more positions, at which there is nothing."""
+        a = F.pad(self.a, (0, count) if self.size is not None else (0, 0, 0, count))
+        return Outer(a, F.pad(self.b, (0, 0, 0, count)), self.first, self.size)
 
     def rows(self) -> Tensor:
         """The gradients with shape :math:`(n, c, p)`, in the order of the parameter's entries."""

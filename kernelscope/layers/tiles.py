@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import ModelError
 from .factors import Factor, Outer, Rows, pairs_block, pairs_cost, rows_block, rows_cost
 from .gradients import Gradients
 from .watching import Piece
@@ -71,7 +72,7 @@ def by_pairs(outer: Outer, count: int, full: bool) -> bool:
 
 def pack(found: Gradients, count: int, full: bool, dtype: torch.dtype | None = None) -> Tile:
     """Keeps gradients for products of ``count`` by ``count`` samples, in the smaller form of each piece."""
-    n, c = found.values.shape
+    c = found.values.shape[1]
     rows: dict[Piece, Tensor] = {}
     outers: dict[Piece, Outer] = {}
     for piece, factor in found.factors.items():
@@ -80,13 +81,74 @@ def pack(found: Gradients, count: int, full: bool, dtype: torch.dtype | None = N
             outers[piece] = factor if dtype is None else factor.to(dtype)
         else:
             rows[piece] = factor.rows() if dtype is None else factor.rows().to(dtype)
+    kind = found.values.dtype if dtype is None else dtype
+    return _side_by_side(rows, outers, found.values.to(kind))
+
+
+def aligned(x: Tile, z: Tile) -> tuple[Tile, Tile]:
+    """The same gradients, with every piece kept in the same form in both.
+
+    Inputs of another length may call for another form, or let a parameter be used in other pieces; the gradients by
+    such a parameter are then formed.
+
+    Raises:
+        ModelError: If the gradients are of different numbers of outputs.
+    """
+    if _forms(x) == _forms(z) and list(x.spans.items()) == list(z.spans.items()):
+        return x, z
+    if x.columns != z.columns:
+        raise ModelError(
+            f"The network gives {x.columns} outputs for some of the points and {z.columns} for others, so they cannot "
+            "be multiplied output by output. Pass inputs of one length, or output=, a function that takes as many from "
+            "each."
+        )
+    forms = _forms(x), _forms(z)
+    ends: dict[str, int] = {}
+    for name in sorted({name for form in forms for name in form if forms[0].get(name) != forms[1].get(name)}):
+        ends[name] = max(stop for form in forms for _, stop, *_ in form.get(name, ()))
+    return _formed(x, ends), _formed(z, ends)
+
+
+def _forms(tile: Tile) -> dict[str, set[tuple[int, ...]]]:
+    """For each parameter its pieces, and what must be alike in two of their factors."""
+    forms: dict[str, set[tuple[int, ...]]] = {}
+    for piece in tile.spans:
+        forms.setdefault(piece.name, set()).add((piece.start, piece.stop))
+    for piece, o in tile.outers.items():
+        forms.setdefault(piece.name, set()).add((piece.start, piece.stop, int(o.first), o.size or 0, o.b.shape[2]))
+    return forms
+
+
+def _formed(tile: Tile, ends: dict[str, int]) -> Tile:
+    """The tile with the gradients by some parameters, of so many entries, as rows; the pieces in order."""
+    n, c = tile.rows.shape[:2]
+    rows = {piece: tile.rows[:, :, span] for piece, span in tile.spans.items() if piece.name not in ends}
+    for name, end in ends.items():
+        whole = tile.rows.new_zeros(n, c, end)
+        for piece in (p for p in (*tile.spans, *tile.outers) if p.name == name):
+            whole[:, :, piece.start:piece.stop] = tile.piece(piece).rows()
+        rows[Piece(name, 0, end)] = whole
+    outers = {piece: outer for piece, outer in tile.outers.items() if piece.name not in ends}
+    place = lambda item: (item[0].name, item[0].start)
+    return _side_by_side(dict(sorted(rows.items(), key=place)), dict(sorted(outers.items(), key=place)), tile.rows)
+
+
+def _side_by_side(rows: dict[Piece, Tensor], outers: dict[Piece, Outer], like: Tensor) -> Tile:
     spans, end = {}, 0
     for piece, values in rows.items():
         spans[piece] = slice(end, end + values.shape[2])
         end += values.shape[2]
-    kind = found.values.dtype if dtype is None else dtype
-    side_by_side = torch.cat(list(rows.values()), 2) if rows else found.values.new_zeros(n, c, 0, dtype=kind)
-    return Tile(spans, side_by_side, outers)
+    joined = torch.cat(list(rows.values()), 2) if rows else like.new_zeros(*like.shape[:2], 0)
+    return Tile(spans, joined, outers)
+
+
+def _as_long_as(tile: Tile, other: Tile) -> Tile:
+    """The tile with as many positions as the other has, if it has fewer; the gradients at the new ones are nought."""
+    more = {piece: other.outers[piece].positions - outer.positions for piece, outer in tile.outers.items()}
+    if all(count <= 0 for count in more.values()):
+        return tile
+    return Tile(tile.spans, tile.rows, {piece: outer.padded(max(more[piece], 0))
+                                        for piece, outer in tile.outers.items()})
 
 
 class Joined:
@@ -105,6 +167,8 @@ class Joined:
             room = lambda t: t.new_empty(self.count, *t.shape[1:])
             self._tile = Tile(tile.spans, room(tile.rows), {
                 piece: Outer(room(o.a), room(o.b), o.first, o.size) for piece, o in tile.outers.items()})
+        self._tile, tile = aligned(self._tile, tile)
+        self._tile, tile = _as_long_as(self._tile, tile), _as_long_as(tile, self._tile)
         part = slice(self.filled, self.filled + len(tile))
         for whole, some in zip(self._tile.tensors(), tile.tensors(), strict=True):
             whole[part] = some
