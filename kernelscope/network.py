@@ -81,6 +81,29 @@ class Network:
             self._modules[training] = module
         return self._modules[training]
 
+    def at(self, state: Mapping[str, Tensor]) -> Network:
+        """The same function at other parameters and buffers, those of a ``state_dict`` of the module.
+
+        Raises:
+            ModelError: If it is that of another module.
+        """
+        held = {**self.parameters, **self.buffers}
+        # Of parameters that are one, a state dictionary has every name; a module may keep some buffers to itself.
+        missing = [name for name in self.parameters if name not in state]
+        known = {*held, *self._skeleton.state_dict()}
+        wrong = [name for name, value in state.items() if name not in known or (
+            name in held and (not isinstance(value, Tensor) or value.shape != held[name].shape))]
+        if missing or wrong:
+            what = f"lacks {missing[0]!r}" if missing else f"has another {wrong[0]!r}"
+            raise ModelError(
+                f"The state is that of another module: it {what}. Pass model.state_dict() of the module itself, as it "
+                "was at some time."
+            )
+        other = copy.copy(self)
+        other.parameters = {name: state[name].detach().clone() for name in self.parameters}
+        other.buffers = {name: state.get(name, b).detach().clone() for name, b in self.buffers.items()}
+        return other
+
     def couples(self, training: tuple[str, ...]) -> bool:
         """Whether a submodule in train mode mixes the samples of a batch, as batch normalisation does."""
         return any(

@@ -40,6 +40,11 @@ PART = 0.1
 MOST = 512
 
 
+#: Parameters by the name of a group; ``None`` stands for all of them.
+Groups = Mapping[str, Sequence[str] | None]
+EVERYTHING: Groups = {"all": None}
+
+
 class GradientFeatures(FeatureMap):
     r"""The gradients of a network's outputs, or of its losses, by its parameters.
 
@@ -123,10 +128,18 @@ class GradientFeatures(FeatureMap):
         """The same features in another precision or on another device."""
         other = object.__new__(GradientFeatures)
         other.__dict__.update(self.__dict__, **changes)
-        other._parameters = cast(self.network.parameters, other.dtype, other.device)
-        other._buffers = cast(self.network.buffers, other.dtype, other.device)
-        other._gradients, other._unit = ModuleGradients(self.network, self.names), {}
+        other._parameters = cast(other.network.parameters, other.dtype, other.device)
+        other._buffers = cast(other.network.buffers, other.dtype, other.device)
+        other._gradients, other._unit = ModuleGradients(other.network, self.names), {}
         return other
+
+    def at(self, state: Mapping[str, Tensor]) -> GradientFeatures:
+        """The same features at other parameters and buffers, those of a ``state_dict`` of the module.
+
+        Raises:
+            DataError: If it is that of another module.
+        """
+        return self.with_(network=self.network.at(state))
 
     # -- features ----------------------------------------------------------------------------------------------------
 
@@ -185,24 +198,32 @@ class GradientFeatures(FeatureMap):
         return total.reshape(self.size, *v.shape[2:])
 
     def inner(self, x: Any, z: Any = None, full: bool = False) -> Tensor:
-        return self._inner(x, z, full, None)["all"]
+        return self._inner(x, z, full, EVERYTHING)["all"]
 
     def inner_by_parameter(self, x: Any, z: Any = None, full: bool = False) -> dict[str, Tensor]:
         """The products by each parameter alone; their sum is :meth:`inner`."""
-        return self._inner(x, z, full, self.names)
+        return self.inner_by({name: (name,) for name in self.names}, x, z, full)
 
-    def squares(self, x: Any, full: bool = False, names: Sequence[str] | None = None) -> Tensor:
+    def inner_by(self, groups: Groups, x: Any, z: Any = None, full: bool = False) -> dict[str, Tensor]:
+        """The products by each group of parameters alone."""
+        return self._inner(x, z, full, groups)
+
+    def squares(self, x: Any, full: bool = False) -> Tensor:
+        return self.squares_by(EVERYTHING, x, full)["all"]
+
+    def squares_by(self, groups: Groups, x: Any, full: bool = False) -> dict[str, Tensor]:
+        """The squared norms by each group of parameters alone."""
         points = self.points(x)
-        found = []
+        found: dict[str, list[Tensor]] = {group: [] for group in groups}
         with self._quietly():
             for i, j in self._parts(points, 1, full):
                 each = self._gradients(self._parameters, self._buffers, self._batch(points, i, j), self._values)
-                total = each.values.new_zeros(each.values.shape if full else len(each.values))
-                for piece, factor in each.factors.items():
-                    if names is None or piece.name in names:
-                        total += squared_norms(factor, full)
-                found.append(total)
-        return torch.cat(found)
+                own = {piece: squared_norms(factor, full) for piece, factor in each.factors.items()}
+                nought = each.values.new_zeros(each.values.shape if full else len(each.values))
+                for group, names in groups.items():
+                    found[group].append(sum((norms for piece, norms in own.items()
+                                             if names is None or piece.name in names), nought))
+        return {group: torch.cat(norms) for group, norms in found.items()}
 
     def blocks(self, x: Any, z: Any, full: bool = False) -> Iterator[tuple[slice, slice, Tensor]]:
         """The kernel matrix in blocks that fit in memory, each with its rows and columns."""
@@ -222,7 +243,7 @@ class GradientFeatures(FeatureMap):
                     right = left if others is points and columns == rows else self._tile(others, j, columns.stop, side, full)
                     n, m = rows.stop - i, columns.stop - j
                     block = torch.zeros((n, c, m, c) if full else (n, m), dtype=self._out_dtype, device=self.device)
-                    self._multiply(left, right, full, {"all": block}, slice(0, n), slice(0, m))
+                    self._multiply(left, right, full, EVERYTHING, {"all": block}, slice(0, n), slice(0, m))
                     if left is right:
                         mirror(block)
                 yield rows, columns, block
@@ -250,13 +271,14 @@ class GradientFeatures(FeatureMap):
 
     # -- products ----------------------------------------------------------------------------------------------------
 
-    def _inner(self, x: Any, z: Any, full: bool, names: Sequence[str] | None) -> dict[str, Tensor]:
+    def _inner(self, x: Any, z: Any, full: bool, groups: Groups) -> dict[str, Tensor]:
         points = self.points(x)
         others = points if z is None else self.points(z)
         c = self.columns_of(points)
         n, m = len(points), len(others)
-        out = {name: torch.zeros((n, c, m, c) if full else (n, m), dtype=self._out_dtype, device=self.device)
-               for name in (["all"] if names is None else names) if self._fits(n, m, c, full, names)}
+        self._check_room(n, m, c if full else 1, len(groups))
+        out = {group: torch.zeros((n, c, m, c) if full else (n, m), dtype=self._out_dtype, device=self.device)
+               for group in groups}
         with self._quietly():
             _, each = self._measure(points, min(n, m), full)
             room = self._room(sum(block.nbytes for block in out.values()))
@@ -264,15 +286,16 @@ class GradientFeatures(FeatureMap):
             if held * each <= KEPT * room:
                 left = self._tile(points, 0, n, min(n, m), full)
                 right = left if others is points else self._tile(others, 0, m, min(n, m), full)
-                self._multiply(left, right, full, out, slice(0, n), slice(0, m))
+                self._multiply(left, right, full, groups, out, slice(0, n), slice(0, m))
             else:
-                self._by_panels(points, others, full, out, int(KEPT * room // each))
+                self._by_panels(points, others, full, groups, out, int(KEPT * room // each))
             if others is points:
                 for block in out.values():
                     mirror(block)
         return out
 
-    def _by_panels(self, points: Points, others: Points, full: bool, out: dict[str, Tensor], most: int) -> None:
+    def _by_panels(self, points: Points, others: Points, full: bool, groups: Groups, out: dict[str, Tensor],
+                   most: int) -> None:
         """Keeps the gradients of as many rows as fit, and lets those of the columns pass by."""
         if most < 2:
             raise OutOfBudget(
@@ -285,18 +308,20 @@ class GradientFeatures(FeatureMap):
             rows = slice(i, min(i + panel, len(points)))
             left = self._tile(points, rows.start, rows.stop, panel, full)
             if same:
-                self._multiply(left, left, full, out, rows, rows)
+                self._multiply(left, left, full, groups, out, rows, rows)
             for j in range(rows.stop if same else 0, len(others), strip):
                 columns = slice(j, min(j + strip, len(others)))
-                self._multiply(left, self._tile(others, j, columns.stop, panel, full), full, out, rows, columns)
+                right = self._tile(others, j, columns.stop, panel, full)
+                self._multiply(left, right, full, groups, out, rows, columns)
 
-    def _multiply(self, left: Tile, right: Tile, full: bool, out: dict[str, Tensor], rows: slice,
+    def _multiply(self, left: Tile, right: Tile, full: bool, groups: Groups, out: dict[str, Tensor], rows: slice,
                   columns: slice) -> None:
         workspace = int(WORKSPACE * self.memory)
         left, right = aligned(left, right)
-        for name, whole in out.items():
+        for group, whole in out.items():
             block = whole[rows, :, columns] if full else whole[rows, columns]
-            pieces = None if name == "all" else {p for p in (*left.spans, *left.outers) if p.name == name}
+            names = groups[group]
+            pieces = None if names is None else {p for p in (*left.spans, *left.outers) if p.name in names}
             with self._rounding():
                 multiply(left, right, full, workspace, block, pieces)
 
@@ -404,15 +429,14 @@ class GradientFeatures(FeatureMap):
     def _step(self, graph: int, count: int) -> int:
         return max(1, min(count, MOST, int(UNDER_WAY * self.memory // max(graph, 1))))
 
-    def _fits(self, n: int, m: int, c: int, full: bool, names: Sequence[str] | None) -> bool:
-        size = n * m * (c * c if full else 1) * self._out_dtype.itemsize * (1 if names is None else len(names))
+    def _check_room(self, n: int, m: int, c: int, count: int) -> None:
+        size = n * m * c * c * self._out_dtype.itemsize * count
         if size > 0.6 * self.memory:
             raise OutOfBudget(
                 f"The kernel matrix of {n} by {m} points takes {as_words(size)}, and memory allows "
                 f"{as_words(self.memory)} for everything. Multiply without it, by KernelOperator(k, x) @ v, or raise "
                 "memory."
             )
-        return True
 
     def _room(self, taken: int) -> int:
         return max(self.memory - taken, 1)

@@ -8,7 +8,7 @@ the outputs (not divided by their number), or with all pairs of outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..data.points import Points
 from ..errors import DataError
-from ..features.gradient import GradientFeatures
+from ..features.gradient import EVERYTHING, GradientFeatures, Groups
 from .base import Kernel, check_vector
 
 #: How many points a check compares.
@@ -117,17 +117,34 @@ class Tangent(Kernel):
         z = None if z is None else self.points(z)
         block = self.features.inner(x, z, self.full)
         if self.cosine:
-            block = self._normalised(block, x, z)
+            block = self._normalised({"all": block}, x, z, EVERYTHING)["all"]
         if self._checks:
             print(self.check(x, z))  # noqa: T201
         return block
 
     def by_parameter(self, x: Any, z: Any = None) -> dict[str, Tensor]:
         """The kernel by each parameter alone; without ``cosine`` their sum is the kernel."""
-        x = self.points(x)
-        z = None if z is None else self.points(z)
-        blocks = self.features.inner_by_parameter(x, z, self.full)
-        return {name: self._normalised(block, x, z, [name]) for name, block in blocks.items()} if self.cosine else blocks
+        return self._by({name: (name,) for name in self.features.names}, x, z)
+
+    def by_layer(self, x: Any, z: Any = None) -> dict[str, Tensor]:
+        """The kernel by the parameters of each submodule alone; without ``cosine`` their sum is the kernel."""
+        layers: dict[str, list[str]] = {}
+        for name in self.features.names:
+            path = name.split(".")
+            # What is parametrised belongs to the module that uses it.
+            end = path.index("parametrizations") if "parametrizations" in path else -1
+            layers.setdefault(".".join(path[:end]), []).append(name)
+        return self._by(layers, x, z)
+
+    def at(self, state: Mapping[str, Tensor]) -> Tangent:
+        """The same kernel at other parameters, those of a ``state_dict`` of the module.
+
+        Raises:
+            ModelError: If it is that of another module.
+        """
+        other = object.__new__(Tangent)
+        other.__dict__.update(self.__dict__, features=self.features.at(state))
+        return other
 
     def matmul(self, x: Any, z: Any, v: Tensor) -> Tensor:
         left = self.points(x)
@@ -164,11 +181,20 @@ class Tangent(Kernel):
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    def _normalised(self, block: Tensor, x: Points, z: Points | None, names: list[str] | None = None) -> Tensor:
-        left = self.features.squares(x, self.full, names).sqrt()
-        right = left if z is None else self.features.squares(z, self.full, names).sqrt()
-        tiny = torch.finfo(block.dtype).tiny
-        return block / left.clamp(min=tiny)[(..., *[None] * right.ndim)] / right.clamp(min=tiny)
+    def _by(self, groups: Groups, x: Any, z: Any) -> dict[str, Tensor]:
+        x = self.points(x)
+        z = None if z is None else self.points(z)
+        blocks = self.features.inner_by(groups, x, z, self.full)
+        return self._normalised(blocks, x, z, groups) if self.cosine else blocks
+
+    def _normalised(self, blocks: dict[str, Tensor], x: Points, z: Points | None, groups: Groups) -> dict[str, Tensor]:
+        left = self.features.squares_by(groups, x, self.full)
+        right = left if z is None else self.features.squares_by(groups, z, self.full)
+        found = {}
+        for group, block in blocks.items():
+            near, far = (norms[group].sqrt().clamp(min=torch.finfo(block.dtype).tiny) for norms in (left, right))
+            found[group] = block / near[(..., *[None] * far.ndim)] / far
+        return found
 
     def _by_jacobian(self, x: Points, z: Points, vectors: int) -> bool:
         """Whether Jacobian products, one for each output and vector, cost less than the entries of the kernel."""
