@@ -1,0 +1,1 @@
+"""What ``benchmarks/tangent.py`` is made of: networks, rivals, limits, measuring."""
