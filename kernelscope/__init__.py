@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .decomposition.exact import decompose
     from .decomposition.explanation import Explanation, explain
     from .decomposition.result import Decomposition
+    from .diagnostics.gradient_scores import gradient_scores
+    from .diagnostics.scores import GradientScores
     from .operator import KernelOperator
     from .report import Report
     from .run.recorder import record
@@ -24,17 +26,19 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Decomposition", "Explanation", "KernelOperator", "Report", "Run", "data", "decompose", "explain",
-           "features", "kernels", "load", "record"]
+__all__ = ["Decomposition", "Explanation", "GradientScores", "KernelOperator", "Report", "Run", "data", "decompose",
+           "explain", "features", "gradient_scores", "kernels", "load", "record"]
 
 _HOMES = {
     "Decomposition": "decomposition.result",
     "Explanation": "decomposition.explanation",
+    "GradientScores": "diagnostics.scores",
     "KernelOperator": "operator",
     "Report": "report",
     "Run": "run.run",
     "decompose": "decomposition.exact",
     "explain": "decomposition.explanation",
+    "gradient_scores": "diagnostics.gradient_scores",
     "load": "run.run",
     "record": "run.recorder",
 }

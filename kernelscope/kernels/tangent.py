@@ -54,7 +54,8 @@ class Tangent(Kernel):
         outputs: ``"trace"`` or ``"full"``.
         output: What is differentiated: ``None`` for all outputs, the number of one, or a function of the outputs.
         loss: A per-sample loss, differentiated instead of the outputs.
-        cosine: Whether gradients are brought to length 1 first; then each entry is between -1 and 1.
+        cosine: Whether gradients are brought to length 1 first; then each entry is between -1 and 1, and 0 for a
+            gradient that is nought.
         parameters: Names of parameters or modules to differentiate by; without it all that require a gradient.
         dtype: The precision to compute in; without it that of the parameters.
         device: Where to compute; without it where the parameters are.
@@ -161,7 +162,7 @@ class Tangent(Kernel):
 
     def diagonal(self, x: Any) -> Tensor:
         found = self.features.squares(x, self.full)
-        return torch.ones_like(found) if self.cosine else found
+        return (found > 0).to(found) if self.cosine else found
 
     def check(self, x: Any, z: Any = None) -> Agreement:
         """Compares a random corner of the kernel with the products of float64 Jacobians by plain differentiation."""

@@ -1,0 +1,1 @@
+"""One question in each file, and one result for each question."""
