@@ -21,8 +21,10 @@ from ..budget import as_bytes, as_words
 from ..data.points import Points, as_points
 from ..errors import DataError, ModelError, OutOfBudget
 from ..layers import Batch, ModuleGradients, Outer
+from ..layers.factors import distinct
+from ..layers.products import mirror, multiply
 from ..layers.strips import strips
-from ..layers.tiles import Joined, Tile, aligned, mirror, multiply, pack, squared_norms, tile_cost
+from ..layers.tiles import Joined, Tile, aligned, pack, squared_norms, tile_cost
 from ..network import Network, Parameters, cast, exact_arithmetic, flatten, per_sample_losses, random_state, unflatten
 from ..run.losses import Loss
 from .base import FeatureMap
@@ -413,7 +415,7 @@ class GradientFeatures(FeatureMap):
                 found = self._gradients(self._parameters, self._buffers, probe, self._values)
             own = {p.untyped_storage().data_ptr() for p in (*self._parameters.values(), *self._buffers.values())}
             graph = sum(size for place, size in kept.items() if place not in own)
-            factors = sum(t.nbytes for factor in found.factors.values() for t in factor.tensors)
+            factors = sum(t.nbytes for t in distinct(found.factors.values()))
             tile = pack(found, count, full, torch.bfloat16 if self.precision == "bf16" else None)
             # Output gradients are stacked, laid out anew and kept, at worst all at once.
             self._unit[key] = tuple(size // len(probe.args[0] if probe.args else next(iter(probe.kwargs.values())))

@@ -14,6 +14,7 @@ Both are exact; which one is cheaper is a count of multiplications.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -84,8 +85,17 @@ class Outer:
     def __getitem__(self, part: slice) -> Outer:
         return Outer(self.a[part], self.b[part], self.first, self.size)
 
-    def to(self, dtype: torch.dtype) -> Outer:
-        return Outer(self.a.to(dtype) if self.size is None else self.a, self.b.to(dtype), self.first, self.size)
+    @property
+    def single(self) -> bool:
+        """Whether there is one position, and one group."""
+        return self.size is None and self.b.shape[2] == self.b.shape[3] == 1
+
+    def to(self, dtype: torch.dtype, known: dict[int, Tensor] | None = None) -> Outer:
+        """The factors in another precision; ``known`` holds those of b by the identity of what they were made from."""
+        known = {} if known is None else known
+        if id(self.b) not in known:
+            known[id(self.b)] = self.b.to(dtype)
+        return Outer(self.a.to(dtype) if self.size is None else self.a, known[id(self.b)], self.first, self.size)
 
     def padded(self, count: int) -> Outer:
         """The same gradients with ``count`` more positions, at which there is nothing."""
@@ -127,6 +137,20 @@ def merge(uses: list[Factor]) -> Factor:
     return Rows(torch.stack([use.rows() for use in uses]).sum(0))
 
 
+def side_by_side(outers: list[Outer]) -> Outer:
+    """The gradients of several parameters at the same outputs, at one position, as those of one parameter."""
+    return outers[0] if len(outers) == 1 else Outer(torch.cat([outer.a for outer in outers], -1), outers[0].b)
+
+
+def distinct(factors: Iterable[Factor]) -> Iterator[Tensor]:
+    """The tensors of some factors, each once."""
+    seen: set[int] = set()
+    for t in (t for factor in factors for t in factor.tensors):
+        if id(t) not in seen:
+            seen.add(id(t))
+            yield t
+
+
 def pairs_cost(x: Outer, full: bool) -> int:
     """Multiplications for one pair of samples, without forming gradients."""
     c, g, t, d = x.b.shape[1:]
@@ -153,7 +177,7 @@ def pairs_block(x: Outer, z: Outer, full: bool, workspace: int) -> Tensor:
     """Products of gradients that are never formed: (n, m), or (n, c, m, c)."""
     n, c, g, t, d = x.b.shape
     m, s = len(z.b), z.positions
-    if t == s == g == 1 and x.size is None:
+    if x.single and z.single:
         near = x.a.view(n, -1) @ z.a.view(m, -1).T
         if full:
             return near.view(n, 1, m, 1) * (x.b.reshape(n * c, d) @ z.b.reshape(m * c, d).T).view(n, c, m, c)

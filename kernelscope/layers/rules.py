@@ -83,7 +83,10 @@ def _products(first: bool) -> Callable[[Seen], dict[str, Factor]]:
         a, b = seen.input(), seen.output()
         n, c = b.shape[:2]
         a, b = a.reshape(n, 1, -1, a.shape[-1]), b.reshape(n, c, 1, -1, b.shape[-1])
-        return {"weight": Outer(a, b, first), "bias": Rows(b[:, :, 0].sum(2))}
+        weight = Outer(a, b, first)
+        # At one position a bias is one more input, which is 1: its product is had with that of the weight.
+        bias = Outer(a.new_ones(n, 1, 1, 1), b) if weight.single else Rows(b[:, :, 0].sum(2))
+        return {"weight": weight, "bias": bias}
 
     return factors
 

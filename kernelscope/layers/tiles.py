@@ -1,24 +1,21 @@
 r"""The gradients of many samples, kept for products with the gradients of others.
 
-What is kept of a piece of the parameters is the smaller of two: its factors, or the gradients themselves. How two
-samples are multiplied (by ``pairs`` of factors or by ``rows``) is decided piece by piece, by counted multiplications.
+What is kept of a piece of the parameters is the smaller of two: its factors, or the gradients themselves. Which way
+their products are cheaper, is a count of multiplications.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..errors import ModelError
-from .factors import Factor, Outer, Rows, pairs_block, pairs_cost, rows_block, rows_cost
+from .factors import Factor, Outer, Rows, distinct, pairs_cost, rows_cost
 from .gradients import Gradients
 from .watching import Piece
-
-#: Below this many samples a symmetric block is computed as a whole.
-LEAF = 96
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,13 +46,9 @@ class Tile:
         return sum(t.nbytes for t in self.tensors())
 
     def tensors(self) -> Iterator[Tensor]:
-        """The rows and the factors."""
+        """The rows and the factors, each tensor once."""
         yield self.rows
-        for outer in self.outers.values():
-            yield from outer.tensors
-
-    def __getitem__(self, part: slice) -> Tile:
-        return Tile(self.spans, self.rows[part], {piece: outer[part] for piece, outer in self.outers.items()})
+        yield from distinct(self.outers.values())
 
     def piece(self, piece: Piece) -> Factor:
         """The gradients by one piece."""
@@ -73,12 +66,18 @@ def by_pairs(outer: Outer, count: int, full: bool) -> bool:
 def pack(found: Gradients, count: int, full: bool, dtype: torch.dtype | None = None) -> Tile:
     """Keeps gradients for products of ``count`` by ``count`` samples, in the smaller form of each piece."""
     c = found.values.shape[1]
-    rows: dict[Piece, Tensor] = {}
-    outers: dict[Piece, Outer] = {}
-    for piece, factor in found.factors.items():
+    kept: set[int] = set()
+    for factor in found.factors.values():
         if isinstance(factor, Outer) and (by_pairs(factor, count, full)
                                           or c * factor.length > sum(t[0].numel() for t in factor.tensors)):
-            outers[piece] = factor if dtype is None else factor.to(dtype)
+            kept |= {id(factor), id(factor.b)} if factor.single else {id(factor)}
+    rows: dict[Piece, Tensor] = {}
+    outers: dict[Piece, Outer] = {}
+    rounded: dict[int, Tensor] = {}
+    for piece, factor in found.factors.items():
+        # Where output gradients are kept for a weight, its bias comes with them.
+        if isinstance(factor, Outer) and (id(factor) in kept or factor.single and id(factor.b) in kept):
+            outers[piece] = factor if dtype is None else factor.to(dtype, rounded)
         else:
             rows[piece] = factor.rows() if dtype is None else factor.rows().to(dtype)
     kind = found.values.dtype if dtype is None else dtype
@@ -151,6 +150,25 @@ def _as_long_as(tile: Tile, other: Tile) -> Tile:
                                         for piece, outer in tile.outers.items()})
 
 
+def _room(t: Tensor, count: int) -> Tensor:
+    """Room for ``count`` samples, laid out as these are."""
+    strides = t.stride()
+    order = sorted(range(1, t.ndim), key=lambda axis: -strides[axis])
+    empty = t.new_empty(count, *(t.shape[axis] for axis in order))
+    return empty.permute(0, *(order.index(axis) + 1 for axis in range(1, t.ndim)))
+
+
+def _shared(tile: Tile) -> list[int]:
+    """For each factor the first that holds the same tensor."""
+    held = [id(t) for outer in tile.outers.values() for t in outer.tensors]
+    return [held.index(number) for number in held]
+
+
+def _unshared(tile: Tile) -> Tile:
+    return Tile(tile.spans, tile.rows, {piece: Outer(o.a.clone(), o.b.clone(), o.first, o.size)
+                                        for piece, o in tile.outers.items()})
+
+
 class Joined:
     """A tile that is filled batch by batch, each tensor laid out once."""
 
@@ -164,12 +182,14 @@ class Joined:
             self._tile = tile
             return
         if self._tile is None:
-            room = lambda t: t.new_empty(self.count, *t.shape[1:])
-            self._tile = Tile(tile.spans, room(tile.rows), {
-                piece: Outer(room(o.a), room(o.b), o.first, o.size) for piece, o in tile.outers.items()})
+            room = {id(t): _room(t, self.count) for t in tile.tensors()}
+            self._tile = Tile(tile.spans, room[id(tile.rows)], {
+                piece: Outer(room[id(o.a)], room[id(o.b)], o.first, o.size) for piece, o in tile.outers.items()})
         self._tile, tile = aligned(self._tile, tile)
         self._tile, tile = _as_long_as(self._tile, tile), _as_long_as(tile, self._tile)
         part = slice(self.filled, self.filled + len(tile))
+        if _shared(self._tile) != _shared(tile):
+            self._tile, tile = _unshared(self._tile), _unshared(tile)
         for whole, some in zip(self._tile.tensors(), tile.tensors(), strict=True):
             whole[part] = some
         self.filled += len(tile)
@@ -179,106 +199,6 @@ class Joined:
         """All samples."""
         assert self._tile is not None
         return self._tile
-
-
-#: Adds to the block of some rows and columns.
-Add = Callable[[slice, slice, Tensor], None]
-
-
-def multiply(x: Tile, z: Tile, full: bool, workspace: int, out: Tensor, pieces: set[Piece] | None = None) -> None:
-    """Adds to ``out`` the products of the samples of x with those of z; once each where they are the same tile.
-
-    Where x is z, only what stands on and above the diagonal is right afterwards.
-    """
-    wanted = lambda piece: pieces is None or piece in pieces
-    count = min(len(x), len(z))
-    if pieces is None:
-        if x.rows.shape[2]:
-            _from_rows(x.rows, z.rows, full, out, x is z)
-    else:
-        for piece in (p for p in x.spans if p in pieces):
-            span = x.spans[piece]
-            _from_rows(x.rows[:, :, span], z.rows[:, :, span], full, out, x is z)
-    for piece, outer in x.outers.items():
-        if not wanted(piece):
-            continue
-        other = z.outers[piece]
-        if by_pairs(outer, count, full):
-            for rows, columns in _blocks(len(x), len(z), x is z):
-                _add(out, rows, columns, pairs_block(outer[rows], other[columns], full, workspace))
-        else:
-            _by_forming(outer, other, full, workspace, out)
-
-
-def _from_rows(x: Tensor, z: Tensor, full: bool, out: Tensor, same: bool) -> None:
-    for rows, columns in _blocks(len(x), len(z), same):
-        if full or out.dtype != x.dtype or not out.is_contiguous():
-            _add(out, rows, columns, rows_block(x[rows], z[columns], full))
-        else:
-            out[rows, columns].addmm_(x[rows].flatten(1), z[columns].flatten(1).T)
-
-
-def _by_forming(x: Outer, z: Outer, full: bool, workspace: int, out: Tensor) -> None:
-    """Forms the gradients of a few outputs, or of a few samples, at a time."""
-    same, c = x is z, x.b.shape[1]
-    each = x.length * x.b.dtype.itemsize * 2
-    many = (len(x.b) + (0 if same else len(z.b))) * each
-    columns = c if full else max(1, min(c, workspace // max(many, 1)))
-    if many * columns <= workspace or max(len(x.b), len(z.b)) == 1:
-        for j in range(0, c, columns):
-            part = slice(j, j + columns)
-            formed = Outer(x.a, x.b[:, part], x.first, x.size).rows()
-            other = formed if same else Outer(z.a, z.b[:, part], z.first, z.size).rows()
-            _from_rows(formed, other, full, out, same)
-        return
-    # Not even one output of all samples has room: half of the samples at a time.
-    n, m = len(x.b) // 2, len(z.b) // 2
-    if same:
-        low, high = x[:n], x[n:]
-        _by_forming(low, low, full, workspace, out[:n, ..., :n] if not full else out[:n, :, :n])
-        _by_forming(low, high, full, workspace, out[:n, n:] if not full else out[:n, :, n:])
-        _by_forming(high, high, full, workspace, out[n:, n:] if not full else out[n:, :, n:])
-    elif n >= m:
-        _by_forming(x[:n], z, full, workspace, out[:n])
-        _by_forming(x[n:], z, full, workspace, out[n:])
-    else:
-        _by_forming(x, z[:m], full, workspace, out[:, :m] if not full else out[:, :, :m])
-        _by_forming(x, z[m:], full, workspace, out[:, m:] if not full else out[:, :, m:])
-
-
-def _add(out: Tensor, rows: slice, columns: slice, block: Tensor) -> None:
-    if block.ndim == 4:
-        out[rows, :, columns] += block
-    else:
-        out[rows, columns] += block
-
-
-def _blocks(n: int, m: int, same: bool) -> Iterator[tuple[slice, slice]]:
-    """The whole block; or the blocks on and above the diagonal, large ones first."""
-    if not same:
-        yield slice(0, n), slice(0, m)
-        return
-    pending = [(0, n)]
-    while pending:
-        low, high = pending.pop()
-        if high - low <= LEAF:
-            yield slice(low, high), slice(low, high)
-            continue
-        middle = (low + high) // 2
-        yield slice(low, middle), slice(middle, high)
-        pending += [(low, middle), (middle, high)]
-
-
-def mirror(out: Tensor) -> None:
-    """Copies what stands above the diagonal to below it, in place, for shape (n, n) or (n, c, n, c)."""
-    if out.ndim == 4:
-        n, c = out.shape[:2]
-        out = out.view(n * c, n * c)
-    for low in range(0, len(out), 1024):
-        rows = slice(low, low + 1024)
-        square = out[rows, rows]
-        square.copy_(square.triu() + square.triu(1).T)
-        out[rows.stop:, rows] = out[rows, rows.stop:].T
 
 
 def tile_cost(tile: Tile, count: int) -> float:
