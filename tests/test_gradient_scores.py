@@ -297,6 +297,42 @@ def test_the_result_says_itself_and_becomes_a_table(model):
     assert "<table" in found._repr_html_()
 
 
+def test_the_drawing_shows_the_strongest_on_both_sides(model):
+    test, train = both()
+    found = ks.gradient_scores(model, test, train, loss=F.cross_entropy, by="layer")
+    for part, scores in ((None, found.scores), ("0", found.parts["0"])):
+        ax = found.plot(query=2, k=3, part=part)
+        order = scores[2].sort(descending=True).values
+        wanted = [*order[:3].tolist(), *order[-3:].tolist()]
+        assert [bar.get_width() for bar in ax.patches] == wanted
+        assert [text.get_text()[0] for text in ax.texts] == ["▲" if value > 0 else "▼" for value in wanted]
+    names = [label.get_text() for label in found.plot(query=2, k=1).get_yticklabels()]
+    first = int(found.scores[2].argmax())
+    assert names[0] == f"{int(train[1][first])} (sample {first})"
+    title = found.plot(query=2).get_title(loc="left")
+    strongest = int(found.scores[2].abs().argmax())
+    assert f"(sample {strongest}) pulls hardest {'for' if found.scores[2, strongest] > 0 else 'against'}" in title
+    with pytest.raises(DataError, match="test sample 5 does not exist"):
+        found.plot(query=5)
+
+
+def test_scores_of_nothing_are_drawn_as_nothing():
+    model = nn.Linear(2, 1)
+    data = torch.zeros(2, 2), model(torch.zeros(2, 2)).detach()
+    ax = ks.gradient_scores(model, data, loss=F.mse_loss).plot()
+    assert not ax.patches
+    assert "either way" in ax.get_title(loc="left")
+
+
+def test_scores_are_a_section_of_a_report(model):
+    test, train = both()
+    page = ks.Report("Scores", [ks.gradient_scores(model, test, train, loss=F.cross_entropy)]).html()
+    assert "Which samples pull the same way" in page
+    assert "nor what would change without it" in page
+    assert page.count("<svg") == 1
+    assert "All scores are finite" in page
+
+
 def test_some_of_the_test_samples_are_a_result_too(model):
     test, train = both()
     found = ks.gradient_scores(model, test, train, loss=F.cross_entropy, by="layer")

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 #: How far from float64 Jacobians scores may be, relative to the largest.
 EXACT = {"float64": 1e-10, "float32": 1e-5}
 
+#: What a score says, and what it does not.
+MEANING = (
+    "A score says how far one small training step on a sample would lower the loss of a test sample, at fixed "
+    "parameters. It is neither what the sample contributed along the run nor what would change without it."
+)
+
 #: How far above 1 a cosine may be, where gradients are rounded before products are taken.
 ROUNDED = 1e-2
 

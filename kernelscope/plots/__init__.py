@@ -22,7 +22,7 @@ __all__ = ["draw", "drawing", "drawing_of", "svg", "title"]
 Drawing = Callable[..., None]
 
 _drawings: dict[type[Result], Drawing] = {}
-_ROOMS = ("ledger", "reasons")
+_ROOMS = ("ledger", "reasons", "scores")
 
 
 def drawing(kind: type[Result]) -> Callable[[Drawing], Drawing]:

@@ -52,7 +52,8 @@ GLOSSARY = (
                "wrong the network then was about the sample, added up over the steps."),
 )
 
-HEADINGS = {"Explanation": "Why it answers so", "Decomposition": "The ledger"}
+HEADINGS = {"Explanation": "Why it answers so", "Decomposition": "The ledger",
+            "GradientScores": "Which samples pull the same way"}
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from .. import plots
 from ..decomposition.explanation import Explanation
 from ..decomposition.result import CHANNELS, Decomposition
+from ..diagnostics.scores import MEANING, GradientScores
 from ..result import Result
 from .album import Album
 from .balance import sheet
@@ -75,8 +76,15 @@ def anything(result: Result, album: Album, name: str) -> dict[str, Any]:
     }
 
 
+def scores(result: GradientScores, album: Album, name: str) -> dict[str, Any]:
+    """The view of gradient scores: as any result, with a sentence on what a score is and what it is not."""
+    view = anything(result, album, name)
+    return view | {"sentence": f"{view['sentence']}. {MEANING}"}
+
+
 SECTIONS: dict[type, tuple[str, View]] = {
     Explanation: ("explanation.html", explanation),
     Decomposition: ("decomposition.html", decomposition),
+    GradientScores: ("result.html", scores),
     Result: ("result.html", anything),
 }

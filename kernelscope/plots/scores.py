@@ -1,0 +1,66 @@
+"""The drawing of gradient scores: the training samples that pull one test sample's way, and those that pull against."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..decomposition.wording import signed
+from ..diagnostics.scores import GradientScores
+from ..errors import DataError
+from . import drawing
+from .style import plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from .style import Theme
+
+
+@drawing(GradientScores)
+def draw_scores(result: GradientScores, ax: Axes, theme: Theme, *, query: int = 0, k: int = 5,
+                part: str | None = None) -> None:
+    """Draws a bar for each of the k strongest proponents and opponents of one test sample, strongest at the ends."""
+    bars = strongest(result, query, k, part)
+    places = range(len(bars))
+    values = [value for _, value in bars]
+    ax.barh(places, values, height=0.66, color=[theme.up if value > 0 else theme.down for value in values])
+    ax.axvline(0, color=theme.muted, linewidth=0.8)
+    ax.set_yticks(places, [plain(described(result, sample)) for sample, _ in bars], parse_math=False)
+    ax.tick_params(axis="y", labelcolor=theme.ink)
+    ax.invert_yaxis()
+    for place, value in zip(places, values, strict=True):
+        ax.annotate(f"{'▲' if value > 0 else '▼'} {signed(value)}", (value, place), (5 if value >= 0 else -5, 0),
+                    textcoords="offset points", ha="left" if value >= 0 else "right", va="center", color=theme.ink)
+    # Values stand beside their bars, between them and the names.
+    reach = max((abs(value) for value in values), default=1.0)
+    ax.set_xlim(min([0.0, *values]) - 0.4 * reach, max([0.0, *values]) + 0.4 * reach)
+    ax.spines["left"].set_visible(False)
+    of = f"{'cosine' if result.cosine else 'product'} of loss gradients{'' if part is None else f' by {part}'}"
+    ax.set_xlabel(plain(f"{of}; to the right, a step on the sample lowers the loss", 90), parse_math=False)
+    ax.set_title(plain(conclusion(result, query, bars), 90), parse_math=False)
+
+
+def strongest(result: GradientScores, query: int, k: int, part: str | None) -> list[tuple[int, float]]:
+    """The strongest proponents and opponents with their scores, from the largest score down."""
+    if not 0 <= query < len(result):
+        raise DataError(f"There are {len(result)} test samples, so test sample {query} does not exist. Count from 0.")
+    found = []
+    for proponents in (True, False):
+        indices, scores = (values[query].tolist() for values in result.top(k, proponents, part))
+        found += [(i, s) for i, s in zip(indices, scores, strict=True) if (s > 0) == proponents and s != 0]
+    return sorted(found, key=lambda bar: -bar[1])
+
+
+def described(result: GradientScores, sample: int) -> str:
+    """A training sample in words: its class, if it has one, and its place."""
+    name = "" if result.labels is None else result.name(result.labels[sample])
+    return f"{name} (sample {sample})" if name else f"sample {sample}"
+
+
+def conclusion(result: GradientScores, query: int, bars: list[tuple[int, float]]) -> str:
+    """What the drawing shows, in words."""
+    if not bars:
+        return f"No training sample pulls test sample {query} either way"
+    sample, value = max(bars, key=lambda bar: abs(bar[1]))
+    way = "for" if value > 0 else "against"
+    return f"{described(result, sample)} pulls hardest {way} test sample {query}, {signed(value)}"
