@@ -12,6 +12,7 @@ from typing import Any
 from torch.utils.flop_counter import FlopCounterMode
 
 from kernelscope.features.gradient import GradientFeatures
+from kernelscope.layers.products import together
 from kernelscope.layers.tiles import by_pairs
 
 
@@ -45,7 +46,7 @@ def operations(features: GradientFeatures, some: Any, n: int, m: int | None = No
     with FlopCounterMode(display=False) as counter, features._quietly():
         tile = features._tile(points, 0, len(points), count, False)
     forming, each = 0.0, 2.0 * tile.columns * tile.rows.shape[2]
-    for outer in tile.outers.values():
+    for outer, _ in together(tile.outers, tile.outers):
         c, g, t, d = outer.b.shape[1:]
         looked_up = outer.size is not None
         if by_pairs(outer, count, False):

@@ -21,6 +21,7 @@ from ..budget import as_bytes, as_words
 from ..data.points import Points, as_points
 from ..errors import DataError, ModelError, OutOfBudget
 from ..layers import Batch, ModuleGradients, Outer
+from ..layers.batch import each_tensor
 from ..layers.factors import distinct
 from ..layers.products import mirror, multiply
 from ..layers.strips import strips
@@ -82,7 +83,8 @@ class GradientFeatures(FeatureMap):
             raise DataError(f"precision must be one of {', '.join(PRECISIONS)}; {precision!r} came.")
         if loss is not None and output is not None:
             raise DataError("Either an output or a loss is differentiated; both came. Leave one out.")
-        self.network = Network(model)
+        with torch.inference_mode(False):
+            self.network = Network(model)
         self.names = _selected(self.network, parameters)
         kinds = [self.network.parameters[name] for name in self.names]
         self.dtype = dtype or max((p.dtype for p in kinds), key=lambda kind: torch.finfo(kind).bits)
@@ -192,9 +194,9 @@ class GradientFeatures(FeatureMap):
                 f"pull needs one entry for each point and output, {wanted}; v has shape {tuple(v.shape)}. "
                 "To multiply on the other side, use push."
             )
-        total = torch.zeros(self.size, v[0, 0].numel(), dtype=self.dtype, device=self.device)
         with self._quietly():
-            weights = v.to(self.device, self.dtype).flatten(2) if v.ndim > 2 else v.to(self.device, self.dtype)[..., None]
+            total = torch.zeros(self.size, v[0, 0].numel(), dtype=self.dtype, device=self.device)
+            weights = v.to(self.device, self.dtype, copy=v.is_inference()).reshape(*wanted, -1)
             for i, j in self._parts(points, len(points), full=False):
                 self._pulled(self._batch(points, i, j), weights[i:j], total)
         return total.reshape(self.size, *v.shape[2:])
@@ -279,9 +281,9 @@ class GradientFeatures(FeatureMap):
         c = self.columns_of(points)
         n, m = len(points), len(others)
         self._check_room(n, m, c if full else 1, len(groups))
-        out = {group: torch.zeros((n, c, m, c) if full else (n, m), dtype=self._out_dtype, device=self.device)
-               for group in groups}
         with self._quietly():
+            out = {group: torch.zeros((n, c, m, c) if full else (n, m), dtype=self._out_dtype, device=self.device)
+                   for group in groups}
             _, each = self._measure(points, min(n, m), full)
             room = self._room(sum(block.nbytes for block in out.values()))
             held = n if others is points else n + m
@@ -397,7 +399,9 @@ class GradientFeatures(FeatureMap):
 
     def _batch(self, points: Points, start: int, stop: int) -> Batch:
         part = points.part(start, stop)
-        return Batch(*(cast(value, self.dtype, self.device) for value in part))
+        # What was made in inference mode takes no part in a gradient; a copy does.
+        return Batch(*(each_tensor(cast(value, self.dtype, self.device), lambda t: t.clone() if t.is_inference() else t)
+                       for value in part))
 
     def _measure(self, points: Points, count: int, full: bool) -> tuple[int, int]:
         """The bytes that a sample takes while it is differentiated, and when it is kept."""
@@ -449,7 +453,7 @@ class GradientFeatures(FeatureMap):
 
     @contextmanager
     def _quietly(self) -> Iterator[None]:
-        with exact_arithmetic(), random_state(None, self.device), torch.no_grad():
+        with exact_arithmetic(), random_state(None, self.device), torch.inference_mode(False), torch.no_grad():
             yield
 
     @contextmanager

@@ -110,9 +110,12 @@ class Outer:
             index = self.a.view(n, 1, -1, 1).expand(n, c, -1, d)
             return table.scatter_add_(2, index, self.b[:, :, 0]).flatten(2)
         if g == 1:
-            # All outputs in one product for each sample: (c d_b, T) by (T, d_a).
-            b = self.b[:, :, 0].transpose(2, 3).reshape(n, c * d, -1)
-            a = self.a[:, 0]
+            # All outputs in one product for each sample: (c d_b, T) by (T, d_a); b as it lies in memory, if it can be.
+            b, a = self.b[:, :, 0], self.a[:, 0]
+            if b.stride(1) < b.stride(2):
+                b = b.transpose(1, 2).reshape(n, -1, c * d).transpose(1, 2)
+            else:
+                b = b.transpose(2, 3).reshape(n, c * d, -1)
             if self.first:
                 return (b @ a).view(n, c, d, -1).transpose(2, 3).reshape(n, c, -1)
             return (b @ a).view(n, c, -1)

@@ -8,9 +8,9 @@ come out right by its uses is differentiated by itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,27 +18,20 @@ from torch.func import functional_call, jacrev, vmap
 
 from ..errors import ModelError
 from ..network import Network, Parameters, gradients_of
+from .batch import OBSERVED, Batch, count, each_tensor, form, pick, shaken, some
 from .factors import Factor, Outer, Rows, merge
-from .layout import Layout, observe
-from .rules import Seen
+from .layout import Layout, observe, same
+from .rules import Rule, Seen
 from .watching import Habits, Piece, Use, Watch
 
 #: How closely factors must meet plain automatic differentiation, relative to the largest gradient.
 AGREEMENT = {torch.float64: 1e-8, torch.float32: 2e-4}
 
-#: How many samples are observed.
-OBSERVED = 3
+#: Of the samples that are observed, those that are observed a second time.
+AGAIN = (2, 0)
 
 #: From outputs and what stands beside them to the numbers that are differentiated, with shape (n, c).
 Values = Callable[[Any, Any], Tensor]
-
-
-class Batch(NamedTuple):
-    """Some samples: the network's inputs, positional and by name, and what stands beside them, such as targets."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any] = {}
-    side: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,21 +84,27 @@ class ModuleGradients:
 
     def plan(self, parameters: Parameters, buffers: Parameters, batch: Batch, values: Values) -> Plan:
         """How gradients are found for inputs like these; observed once for each form of input."""
-        key = _form(batch), next(iter(parameters.values())).dtype
+        key = form(batch), next(iter(parameters.values())).dtype
         if key not in self._plans:
-            self._plans[key] = self._observe(parameters, buffers, _first(batch), values)
+            self._plans[key] = self._observe(parameters, buffers, some(batch), values)
         return self._plans[key]
 
-    def _observe(self, parameters: Parameters, buffers: Parameters, batch: Batch, values: Values) -> Plan:
+    def _observe(self, parameters: Parameters, buffers: Parameters, batch: Batch, values: Values,
+                 again: bool = False) -> Plan:
         """Watches the network until nothing new is learned, then compares with plain automatic differentiation."""
-        count = _count(batch)
-        order = torch.arange(count).roll(1)
+        numbers = torch.tensor(AGAIN)
         habits = Habits()
         notes: dict[str, str] = {}
+        first: Tensor | None = None
         while True:
             try:
-                watch, _ = self._watched(parameters, buffers, batch, values, habits)
-                other, _ = self._watched(parameters, buffers, _pick(batch, order), values, habits)
+                watch, explained = self._watched(parameters, buffers, batch, values, habits)
+                other, part = self._watched(parameters, buffers, pick(batch, numbers), values, habits)
+                if first is None:
+                    self._check_alone(explained, part)
+                    first = explained.detach()
+                if not same(first, explained.detach()):
+                    raise RuntimeError("it is broadcast in another way")
             except (RuntimeError, IndexError, TypeError) as error:
                 if not habits.spread:
                     raise
@@ -119,18 +118,43 @@ class ModuleGradients:
                 names = set(self.names)
                 notes |= dict.fromkeys(names, "what the network does depends on its inputs")
                 return Plan(Habits(frozenset(names)), (), (), _told(notes))
-            learned = self._learn(watch, other, order, habits, notes)
+            learned = self._learn(watch, other, habits, notes)
             if learned == habits:
                 break
             habits = learned
-        layouts = tuple(self._layouts(a, b, order, i in habits.spread)
-                        for i, (a, b) in enumerate(zip(watch.uses, other.uses, strict=True)))
-        plan = Plan(habits, signs, tuple(pair for pair in layouts if pair is not None), _told(notes))
+        layouts = [_layouts(a, b, i in habits.spread)
+                   for i, (a, b) in enumerate(zip(watch.uses, other.uses, strict=True))]
+        plan = Plan(habits, signs, tuple((inside[0], outside[0]) for inside, outside in layouts), _told(notes))
+        unclear = {piece.name for use, sides in zip(watch.uses, layouts, strict=True) if max(map(len, sides)) > 1
+                   for piece in use.pieces.values()}
+        if unclear:
+            # All entries are the same where samples and positions share an axis, as those of blank samples are.
+            other_plan = None if again else self._observe_shaken(parameters, buffers, batch, values)
+            if other_plan is not None:
+                return other_plan
+            notes |= dict.fromkeys(unclear, "its samples cannot be told apart where it is used")
+            return self._without(plan, unclear, parameters, buffers, batch, values, notes)
         wrong = self._disagreeing(plan, parameters, buffers, batch, values)
         if wrong:
             notes |= dict.fromkeys(wrong, "its uses do not give its gradient")
             return self._without(plan, wrong, parameters, buffers, batch, values, notes)
         return plan
+
+    def _check_alone(self, explained: Tensor, part: Tensor) -> None:
+        if not self.training and Layout(0) not in observe(explained, part, OBSERVED, torch.tensor(AGAIN)):
+            raise ModelError(
+                "The outputs of a sample depend on the samples beside it, or on chance, so a sample has no gradient of "
+                "its own. Keep statistics of the batch and random numbers out of the network's eval mode."
+            )
+
+    def _observe_shaken(self, parameters: Parameters, buffers: Parameters, batch: Batch, values: Values) -> Plan | None:
+        """What is observed at other parameters and inputs; ``None`` if it is not true of the given ones."""
+        moved, others = shaken(parameters, batch)
+        try:
+            plan = self._observe(moved, buffers, others, values, again=True)
+            return None if self._disagreeing(plan, parameters, buffers, batch, values) else plan
+        except (RuntimeError, IndexError, TypeError, ModelError):
+            return None
 
     def _without(self, plan: Plan, wrong: set[str], parameters: Parameters, buffers: Parameters, batch: Batch,
                  values: Values, notes: dict[str, str]) -> Plan:
@@ -143,7 +167,7 @@ class ModuleGradients:
         return Plan(replace(inner.habits, elsewhere=inner.elsewhere | habits.elsewhere), inner.signs, inner.layouts,
                     tuple(dict.fromkeys((*_told(notes), *inner.notes))))
 
-    def _learn(self, watch: Watch, other: Watch, order: Tensor, habits: Habits, notes: dict[str, str]) -> Habits:
+    def _learn(self, watch: Watch, other: Watch, habits: Habits, notes: dict[str, str]) -> Habits:
         elsewhere, spread, keep = set(habits.elsewhere), set(habits.spread), set(habits.keep)
         for name in (watch.elsewhere | other.elsewhere) - elsewhere:
             notes[name] = "it is used by an operation without a rule"
@@ -157,24 +181,16 @@ class ModuleGradients:
         for i, (use, twin) in enumerate(zip(watch.uses, other.uses, strict=True)):
             if use.call.input._version != use.version and i not in keep:
                 keep.add(i)
-            elif self._layouts(use, twin, order, i in spread) is None:
-                outside = observe(use.output.detach(), twin.output.detach(), order)
-                if outside is not None and outside.axis is None and i not in spread:
+                continue
+            inside, outside = _layouts(use, twin, i in spread)
+            if not inside or not outside or outside == [Layout(None)]:
+                if outside == [Layout(None)]:
                     spread.add(i)
                     continue
                 names = {piece.name for piece in use.pieces.values()}
                 notes |= dict.fromkeys(names, "its samples cannot be told apart where it is used")
                 return Habits(habits.elsewhere | names)
         return Habits(frozenset(elsewhere), frozenset(spread), frozenset(keep))
-
-    @staticmethod
-    def _layouts(use: Use, twin: Use, order: Tensor, spread: bool) -> tuple[Layout, Layout] | None:
-        """Where the samples are in a use's input and output; ``None`` if that cannot be said."""
-        inside = observe(use.call.input, twin.call.input, order)
-        outside = Layout(0) if spread else observe(use.output.detach(), twin.output.detach(), order)
-        if inside is None or outside is None or outside.axis is None:
-            return None
-        return inside, outside
 
     def _disagreeing(self, plan: Plan, parameters: Parameters, buffers: Parameters, batch: Batch,
                      values: Values) -> set[str]:
@@ -230,7 +246,7 @@ class ModuleGradients:
     def _watched(self, parameters: Parameters, buffers: Parameters, batch: Batch, values: Values,
                  habits: Habits) -> tuple[Watch, Tensor]:
         own = {name: p.detach() for name, p in parameters.items()}
-        watch = Watch({name: own[name] for name in self.names}, _count(batch), habits)
+        watch = Watch({name: own[name] for name in self.names}, count(batch), habits)
         module = self.network.module(self.training)
         state = {**self.network.parameters, **own, **{name: b.clone() for name, b in buffers.items()}}
         with torch.enable_grad(), watch:
@@ -252,7 +268,7 @@ class ModuleGradients:
                 "their gradients cannot be found together. Pass inputs that take the same branches, in calls of their "
                 "own."
             )
-        gradients = _backward(explained, [use.edge for use in watch.uses])
+        gradients = _backward(explained, watch.uses, plan.layouts)
         parts: dict[Piece, list[Factor]] = {}
         for use, gradient, (inside, outside) in zip(watch.uses, gradients, plan.layouts, strict=True):
             if gradient is None:
@@ -261,7 +277,8 @@ class ModuleGradients:
                 found = use.rule.factors(Seen(use.call, gradient, len(explained), inside, outside))
             for role, piece in use.pieces.items():
                 if role in found:
-                    parts.setdefault(replace(piece, turned=False), []).append(_turned(found[role], piece.turned))
+                    whole = replace(piece, turned=False) if piece.turned else piece
+                    parts.setdefault(whole, []).append(_turned(found[role], piece.turned))
         with torch.no_grad():
             return Gradients(explained.detach(), {piece: merge(uses) for piece, uses in parts.items()})
 
@@ -287,7 +304,7 @@ class ModuleGradients:
             explained = values(outputs, batch.side)
             weights = torch.arange(1, explained.numel() + 1).to(explained).sin().view_as(explained)
             total = (weights * explained).sum()
-        for (name, found), true in zip(rows.items(), gradients_of(total, leaves), strict=True):
+        for found, true in zip(rows.values(), gradients_of(total, leaves), strict=True):
             sums = torch.tensordot(weights.detach(), found, 2)
             true = torch.zeros_like(sums) if true is None else true.flatten()
             size = torch.tensordot(weights.detach().abs(), found.abs(), 2)
@@ -301,7 +318,7 @@ class ModuleGradients:
         state = {**self.network.parameters, **parameters, **buffers}
 
         def one(own: Parameters, args: Any, kwargs: Any, side: Any) -> Tensor:
-            args, kwargs, side = _map((args, kwargs, side), lambda t: t.unsqueeze(0))
+            args, kwargs, side = each_tensor((args, kwargs, side), lambda t: t.unsqueeze(0))
             return values(functional_call(module, {**state, **own}, args, kwargs), side)[0]
 
         own = {name: parameters[name] for name in names}
@@ -324,20 +341,41 @@ class ModuleGradients:
         return {name: torch.stack(found).view(*explained.shape, -1) for name, found in rows.items()}
 
 
-def _backward(explained: Tensor, edges: list[Any]) -> list[Tensor | None]:
-    """The gradients of each output, summed over samples, at each edge: with shape (c, *)."""
-    if not explained.requires_grad:
-        return [None] * len(edges)
-    with torch.enable_grad():
-        columns = explained.sum(0).unbind()
-    found = [torch.autograd.grad(column, edges, retain_graph=j + 1 < len(columns), allow_unused=True)
-             if column.requires_grad else (None,) * len(edges) for j, column in enumerate(columns)]
-    stacked: list[Tensor | None] = []
-    for gradients in zip(*found, strict=True):
-        some = next((g for g in gradients if g is not None), None)
-        stacked.append(None if some is None else torch.stack([torch.zeros_like(some) if g is None else g
-                                                              for g in gradients]))
-    return stacked
+def _layouts(use: Use, twin: Use, spread: bool) -> tuple[list[Layout], list[Layout]]:
+    """Where the samples may be in a use's input and output."""
+    numbers = torch.tensor(AGAIN)
+    inside = observe(use.call.input, twin.call.input, OBSERVED, numbers)
+    outside = [Layout(0)] if spread else observe(use.output.detach(), twin.output.detach(), OBSERVED, numbers)
+    return inside, outside
+
+
+def _backward(explained: Tensor, uses: list[Use], layouts: Sequence[tuple[Layout, Layout]]) -> list[Tensor | None]:
+    """The gradients of each output, summed over samples, at the output of each use: with shape (c, *)."""
+    found: dict[int, Tensor] = {}
+    edges, (n, c) = [use.edge for use in uses], explained.shape
+    for j in range(c if explained.requires_grad else 0):
+        direction = explained.new_zeros(n, c)
+        direction[:, j] = 1
+        gradients: Sequence[Tensor | None] = torch.autograd.grad(explained, edges, direction, retain_graph=j + 1 < c,
+                                                                 allow_unused=True)
+        for k, gradient in enumerate(gradients):
+            if gradient is None and k in found:
+                found[k][j] = 0
+            elif gradient is not None and c == 1:
+                found[k] = gradient.unsqueeze(0)
+            elif gradient is not None:
+                if k not in found:
+                    found[k] = _room(gradient, c, uses[k].rule, layouts[k][1])
+                    found[k][:j] = 0
+                found[k][j] = gradient
+    return [found.get(k) for k in range(len(uses))]
+
+
+def _room(gradient: Tensor, c: int, rule: Rule, layout: Layout) -> Tensor:
+    """Room for the gradients of c outputs, with shape (c, *), laid out as products will read them."""
+    shape = list(gradient.shape)
+    place = len(shape) - 1 if rule.features_last else (layout.axis or 0) + 1
+    return gradient.new_empty(*shape[:place], c, *shape[place:]).movedim(place, 0)
 
 
 def _turned(factor: Factor, turned: bool) -> Factor:
@@ -371,37 +409,3 @@ def _probe(values: Values) -> Values:
 
 def _told(notes: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(f"{name}: {why}" for name, why in notes.items())
-
-
-def _map(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, dict):
-        return {key: _map(item, change) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_map(item, change) for item in value)
-    return value
-
-
-def _leaves(value: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    _map(value, lambda t: found.append(t) or t)  # type: ignore[func-returns-value]
-    return found
-
-
-def _count(batch: Batch) -> int:
-    return len(_leaves(tuple(batch))[0])
-
-
-def _first(batch: Batch) -> Batch:
-    return Batch(*_map(tuple(batch), lambda t: t[:OBSERVED]))
-
-
-def _pick(batch: Batch, order: Tensor) -> Batch:
-    return Batch(*_map(tuple(batch), lambda t: t[order.to(t.device)]))
-
-
-def _form(batch: Batch) -> tuple[Any, ...]:
-    """What inputs have in common that a network treats alike."""
-    form = lambda value: tuple((tuple(t.shape[1:]), t.dtype) for t in _leaves(value))
-    return form(batch.args), tuple((name, form(value)) for name, value in batch.kwargs.items()), form(batch.side)

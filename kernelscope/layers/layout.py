@@ -1,7 +1,8 @@
 """Where the samples of a batch stand in a tensor within a network.
 
 Mostly along the first axis; attention puts positions first, and many modules fold samples and positions into one axis.
-Which it is, is not read off the shape but observed: when the samples of a batch change places, the tensor's change too.
+Which it is, is not read off the shape but observed: when some samples of a batch are taken in another order, the axis
+changes its size with them, and its entries change places.
 """
 
 from __future__ import annotations
@@ -43,23 +44,35 @@ KNOWN = (Layout(0), Layout(1), Layout(2), Layout(0, "outer"), Layout(0, "inner")
          Layout(1, "inner"))
 
 
-def observe(t: Tensor, moved: Tensor, order: Tensor) -> Layout | None:
-    """The layout under which ``moved`` is ``t`` with its samples in another order; ``None`` if there is none."""
-    n = len(order)
-    if t.shape != moved.shape:
-        return None
+def observe(t: Tensor, part: Tensor, n: int, numbers: Tensor) -> list[Layout]:
+    """The layouts under which ``part`` holds the samples of these numbers, of the n in ``t``.
+
+    There is none where samples do not have places of their own, and more than one where all entries are the same.
+    """
+    if t.shape == part.shape:
+        return [Layout(None)] if same(t, part) else []
+    found = []
     for layout in KNOWN:
-        assert layout.axis is not None
-        size = t.shape[layout.axis] if t.ndim > layout.axis else 0
-        if size == n if layout.fold is None else size > n and size % n == 0:
-            if _same(layout.apply(t, n)[order], layout.apply(moved, n)):
-                return layout
-    return Layout(None) if _same(t, moved) else None
+        axis = layout.axis
+        assert axis is not None
+        if axis >= t.ndim or t.ndim != part.ndim or t.shape[axis] * len(numbers) != part.shape[axis] * n:
+            continue
+        size = t.shape[axis]
+        fits = size == n if layout.fold is None else size > n and size % n == 0
+        if fits and t.shape[:axis] + t.shape[axis + 1:] == part.shape[:axis] + part.shape[axis + 1:]:
+            if same(layout.apply(t, n)[numbers.to(t.device)], layout.apply(part, len(numbers))):
+                found.append(layout)
+    return found
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
+def same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are equal up to the order of sums."""
+    if a.shape != b.shape:
+        return False
     if not a.is_floating_point():
         return torch.equal(a, b)
     # The order of the samples may change the order of a sum.
-    eps = torch.finfo(a.dtype).eps
-    return bool(torch.isclose(a, b, rtol=1e4 * eps, atol=1e4 * eps * float(a.abs().max() if a.numel() else 0)).all())
+    limit = 1e4 * torch.finfo(a.dtype).eps
+    finite = a[torch.isfinite(a)]
+    scale = float(finite.abs().max()) if finite.numel() else 0.0
+    return bool(torch.isclose(a, b, rtol=limit, atol=limit * scale, equal_nan=True).all())

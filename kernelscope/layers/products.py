@@ -17,6 +17,10 @@ from .watching import Piece
 #: Below this many samples a symmetric block is computed as a whole.
 LEAF = 96
 
+#: About how many bytes of gradients a processor forms at a time. More would leave its cache before it is multiplied, and
+#: would lie in memory that is taken from the system page by page, and given back, each time.
+CACHED = 2**25
+
 
 def multiply(x: Tile, z: Tile, full: bool, workspace: int, out: Tensor, pieces: set[Piece] | None = None) -> None:
     """Adds to ``out`` the products of the samples of x with those of z; once each where they are the same tile.
@@ -26,7 +30,7 @@ def multiply(x: Tile, z: Tile, full: bool, workspace: int, out: Tensor, pieces: 
     same, count = x is z, min(len(x), len(z))
     if pieces is None:
         spans = [slice(0, x.rows.shape[2])]
-        outers = _together(x.outers, z.outers)
+        outers = together(x.outers, z.outers)
     else:
         spans = [span for piece, span in x.spans.items() if piece in pieces]
         outers = [(outer, z.outers[piece]) for piece, outer in x.outers.items() if piece in pieces]
@@ -41,7 +45,7 @@ def multiply(x: Tile, z: Tile, full: bool, workspace: int, out: Tensor, pieces: 
             _by_forming(outer, other, full, workspace, out)
 
 
-def _together(x: dict[Piece, Outer], z: dict[Piece, Outer]) -> list[tuple[Outer, Outer]]:
+def together(x: dict[Piece, Outer], z: dict[Piece, Outer]) -> list[tuple[Outer, Outer]]:
     """What is to be multiplied; pieces with the same gradients at the output, as weight and bias, in one product."""
     groups: dict[tuple[int, int], list[Piece]] = {}
     for number, (piece, outer) in enumerate(x.items()):
@@ -68,7 +72,8 @@ def _by_forming(x: Outer, z: Outer, full: bool, workspace: int, out: Tensor) -> 
     same, c = x is z, x.b.shape[1]
     each = x.length * x.b.dtype.itemsize * 2
     many = (len(x.b) + (0 if same else len(z.b))) * each
-    columns = c if full else max(1, min(c, workspace // max(many, 1)))
+    room = min(workspace, CACHED) if x.b.device.type == "cpu" else workspace
+    columns = c if full else max(1, min(c, room // max(many, 1)))
     if many * columns <= workspace or max(len(x.b), len(z.b)) == 1:
         for j in range(0, c, columns):
             part = slice(j, j + columns)

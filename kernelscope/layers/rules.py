@@ -55,11 +55,13 @@ class Rule:
         read: From the arguments to a call, or ``None`` where the call is not of the known form.
         factors: From what was seen to a factor for each role.
         outer: The roles whose factors are outer products, and may be given transposed.
+        features_last: Whether a sample's features stand along the last axis of the output, positions before them.
     """
 
     read: Callable[..., Call | None]
     factors: Callable[[Seen], dict[str, Factor]]
     outer: tuple[str, ...] = ()
+    features_last: bool = False
 
 
 # -- products --------------------------------------------------------------------------------------------------------
@@ -307,8 +309,8 @@ def _each(value: Any, axes: int) -> tuple[int, ...]:
     return tuple(int(v) for v in (numbers * axes if len(numbers) == 1 else numbers))
 
 
-_LINEAR = Rule(_read_linear, _products(first=False), ("weight",))
-_MATMUL = Rule(_read_matmul, _products(first=True), ("weight",))
+_LINEAR = Rule(_read_linear, _products(first=False), ("weight",), features_last=True)
+_MATMUL = Rule(_read_matmul, _products(first=True), ("weight",), features_last=True)
 _CONVOLUTION = Rule(_read_convolution, _convolution)
 _TRANSPOSED = Rule(_read_transposed, _transposed)
 _CHANNELS = {F.group_norm: _read_group_norm, F.batch_norm: _read_batch_norm, F.instance_norm: _read_instance_norm}
@@ -316,7 +318,7 @@ _CHANNELS = {F.group_norm: _read_group_norm, F.batch_norm: _read_batch_norm, F.i
 RULES: dict[Any, Rule] = {
     F.linear: _LINEAR,
     **{f: _MATMUL for f in (torch.matmul, torch.mm, torch.Tensor.matmul, torch.Tensor.mm, torch.Tensor.__matmul__)},
-    torch.addmm: Rule(_read_addmm, _products(first=True), ("weight",)),
+    torch.addmm: Rule(_read_addmm, _products(first=True), ("weight",), features_last=True),
     **{f: _CONVOLUTION for f in (F.conv1d, F.conv2d, F.conv3d)},
     **{f: _TRANSPOSED for f in (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)},
     F.prelu: Rule(_read_prelu, _prelu),

@@ -102,7 +102,8 @@ class Watch(TorchFunctionMode):
             pieces = {role: piece for role, p in call.roles.items()
                       if id(p) in self._known and (piece := self._piece(p, role in rule.outer)) is not None}
             pieces = {role: piece for role, piece in pieces.items() if piece.name not in self.habits.elsewhere}
-            others = {name for t in met if (name := self._known[id(t)][1]) not in {p.name for p in pieces.values()}}
+            taken = {id(call.roles[role]) for role in pieces} - ({id(call.input)} - {id(call.roles.get("input"))})
+            others = {self._known[id(t)][1] for t in met if id(t) not in taken}
             self.elsewhere |= others
             if pieces:
                 return self._use(rule, call, pieces, func(*args, **kwargs))

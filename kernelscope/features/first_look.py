@@ -1,0 +1,174 @@
+"""A first look at a network and at its answers, before anything is computed from them.
+
+What goes wrong within a network or a loss is said there in words of shapes and operations; here it is said in words of
+what was handed in. Every form of input is looked at once.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ..errors import DataError, KernelscopeError, ModelError, NonFiniteError
+from ..network import Network, Parameters
+from ..run.copy_check import hooked_modules
+from ..run.deliveries import leaves
+
+#: How many samples are looked at.
+FEW = 2
+
+#: What torch, and a user's own code, raise for inputs that do not fit.
+_MISFITS = (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, AssertionError)
+
+
+def check_module(model: Any) -> None:
+    """Refuses modules of which no copy computes the same, and warns of hooks, which a copy leaves behind.
+
+    Raises:
+        ModelError: If the module cannot be read through a copy.
+    """
+    if not isinstance(model, nn.Module):
+        return  # A network says what it is made from.
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError("A scripted module has no parameters that can be exchanged. Pass the module it was made from.")
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise ModelError(f"A {type(model).__name__} spreads a module over devices. Pass the module itself, model.module.")
+    blank = next((name for name, p in model.named_parameters() if nn.parameter.is_lazy(p)), None)
+    if blank is not None:
+        raise ModelError(f"The parameter {blank!r} has no shape yet. Call the module once, so that it is made.")
+    hooked = []
+    for name, module in hooked_modules(model):
+        kinds = [type(hook) for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())]
+        if any(kind.__module__.startswith("torch.nn.utils") for kind in kinds):
+            raise ModelError(
+                f"A hook of torch.nn.utils makes a weight of {name or 'the module'!r} anew at every call, and hooks are not "
+                "part of a copy. Use torch.nn.utils.parametrizations instead; make pruning permanent by prune.remove."
+            )
+        hooked.append(name or "the module itself")
+    if hooked:
+        warnings.warn(
+            f"Forward hooks on {', '.join(hooked[:3])} are not part of the copy that is differentiated. If they change "
+            "what the network gives, the features are those of the network without them; put such code into forward.",
+            stacklevel=4,
+        )
+
+
+def check_place(dtype: Any, device: Any, parameters: Iterable[Tensor]) -> tuple[torch.dtype, torch.device]:
+    """The precision and the device to compute in; by default the finest and the first of the parameters.
+
+    Raises:
+        DataError: If there is no such precision or device.
+        ModelError: If the parameters are no real numbers, or have no values.
+    """
+    own = list(parameters)
+    odd = next((p for p in own if not p.is_floating_point()), None)
+    if odd is not None:
+        raise ModelError(f"Parameters must be real numbers, and one is {odd.dtype}. Select others with parameters=.")
+    if dtype is None:
+        dtype = max((p.dtype for p in own), key=lambda kind: torch.finfo(kind).bits)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise DataError(f"dtype must be a floating-point type of torch; {dtype!r} came. Pass torch.float64.")
+    try:
+        place = own[0].device if device is None else torch.device(device)
+        torch.zeros(1, device=place)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise DataError(f"There is no device {str(device)!r} here ({str(error).splitlines()[0]}).") from error
+    if place.type == "meta":
+        raise ModelError("The parameters have shapes and no values (device meta). Load the network's weights first.")
+    return dtype, place
+
+
+def look(network: Network, parameters: Parameters, buffers: Parameters, inputs: tuple[tuple[Any, ...], dict[str, Any], Any],
+         values: Callable[[Any, Any], Tensor]) -> Tensor:
+    """What is differentiated, for a few samples, with shape (few, c).
+
+    Raises:
+        ModelError: If the network cannot be called with them, or does not give a row for each of them.
+        NonFiniteError: If what it gives is NaN or infinite.
+    """
+    args, kwargs, side = _few(inputs)
+    count = len(leaves((args, kwargs))[0])
+    given = [t._version for t in leaves((args, kwargs))]
+    state = {**parameters, **{name: b.clone() for name, b in buffers.items()}}
+    try:
+        outputs = functional_call(network.module(()), state, args, kwargs)
+    except _MISFITS as error:
+        raise ModelError(
+            f"The network cannot be called with {_described(args, kwargs)}: {_first_line(error)}. Points are its inputs "
+            "alone: a tuple for several positional ones, a dictionary for named ones; targets belong beside a loss."
+        ) from error
+    if [t._version for t in leaves((args, kwargs))] != given:
+        network.spare_inputs()
+    try:
+        explained = values(outputs, side)
+    except KernelscopeError:
+        raise
+    except _MISFITS as error:
+        beside = "" if side is None else f" and targets of {_shapes(side)}"
+        raise ModelError(
+            f"What is differentiated cannot be computed from outputs of {_shapes(outputs)}{beside}: {_first_line(error)}. "
+            "Look at loss= and output=."
+        ) from error
+    if len(explained) != count:
+        raise ModelError(
+            f"The network must give one row for each sample, and gave {_shapes(outputs)} for {count} samples. Keep the "
+            "samples along the first axis, or pass output=, a function that brings them there."
+        )
+    if not bool(explained.isfinite().all()):
+        bad = next((name for name, p in parameters.items() if not bool(p.isfinite().all())), None)
+        why = f"its parameter {bad!r} is" if bad else "what it gives is"
+        raise NonFiniteError(f"The network cannot be differentiated: {why} NaN or infinite. Look at its training.")
+    return explained
+
+
+def check_finite(tensors: Iterable[Tensor], what: str, first: int | None = None) -> None:
+    """Whether gradients are finite; ``first`` is the number of the point that the first row belongs to.
+
+    Raises:
+        NonFiniteError: If one is NaN or infinite.
+    """
+    real = [t for t in tensors if t.is_floating_point() and t.numel()]
+    # A sum is finite if its terms are, and cheaper to look at than each of them.
+    if not real or bool(torch.stack([t.sum().to(torch.float64) for t in real]).isfinite().all()):
+        return
+    for t in real:
+        bad = ~t.isfinite()
+        if bool(bad.any()):
+            point = "" if first is None else f" of point {first + int(bad.view(len(t), -1).any(1).nonzero()[0])}"
+            raise NonFiniteError(
+                f"{what}{point} is NaN or infinite, though the inputs are finite. Look for roots, logarithms or divisions "
+                "at nought, or compute in float64 (dtype=torch.float64)."
+            )
+
+
+def _few(inputs: tuple[tuple[Any, ...], dict[str, Any], Any]) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    def cut(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            # A network may write to what it is given.
+            return value[:FEW].clone()
+        if isinstance(value, dict):
+            return {key: cut(item) for key, item in value.items()}
+        return type(value)(cut(item) for item in value) if isinstance(value, list | tuple) else value
+
+    args, kwargs, side = (cut(value) for value in inputs)
+    return args, kwargs, side
+
+
+def _described(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    named = [f"{name}: {_shapes(value)}" for name, value in kwargs.items()]
+    return f"inputs of {', '.join([*map(_shapes, args), *named])}"
+
+
+def _shapes(value: Any) -> str:
+    found = [f"shape {tuple(t.shape)} ({str(t.dtype).removeprefix('torch.')})" for t in leaves(value)]
+    return ", ".join(found) or f"type {type(value).__name__}"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
