@@ -54,6 +54,7 @@ class Network:
         self.trainable: list[str] = [name for name, p in model.named_parameters() if p.requires_grad]
         self.training: tuple[str, ...] = training_flags(model)
         self._modules: dict[tuple[str, ...], nn.Module] = {}
+        self._spares_inputs = False
         self._skeleton = _skeleton(model)
 
     def __call__(self, parameters: Parameters, buffers: Parameters, inputs: Inputs,
@@ -78,8 +79,15 @@ class Network:
                 if isinstance(child, nn.RNNBase):
                     # There is nothing to flatten in a function's copy, and flattening would write to its weights.
                     setattr(child, "flatten_parameters", _no_flattening)  # noqa: B010
+            if self._spares_inputs:
+                module.register_forward_pre_hook(_copied, with_kwargs=True)
             self._modules[training] = module
         return self._modules[training]
+
+    def spare_inputs(self) -> None:
+        """From now on gives the module copies of its inputs, because it writes to them."""
+        self._spares_inputs = True
+        self._modules.clear()
 
     def at(self, state: Mapping[str, Tensor]) -> Network:
         """The same function at other parameters and buffers, those of a ``state_dict`` of the module.
@@ -115,6 +123,18 @@ class Network:
 
 def _no_flattening() -> None:
     return None
+
+
+def _copied(module: nn.Module, args: Any, kwargs: Any) -> Any:
+    return _copy_of(args), _copy_of(kwargs)
+
+
+def _copy_of(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {key: _copy_of(item) for key, item in value.items()}
+    return type(value)(_copy_of(item) for item in value) if isinstance(value, list | tuple) else value
 
 
 def _skeleton(model: nn.Module) -> nn.Module:

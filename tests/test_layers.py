@@ -165,6 +165,18 @@ def test_modules_that_work_in_place():
     assert_right(Network(function), vectors(4))
 
 
+@pytest.mark.parametrize("module", [
+    nn.Linear(4, 4), nn.Linear(4, 4, bias=False), nn.Conv1d(5, 5, 1), nn.ConvTranspose1d(5, 5, 1), nn.LayerNorm(4),
+    nn.RMSNorm(4), nn.GroupNorm(5, 5), nn.InstanceNorm1d(5, affine=True), nn.BatchNorm1d(5), nn.PReLU(),
+], ids=str)
+def test_an_output_that_is_changed_in_place(module):
+    features = assert_right(nn.Sequential(nn.Linear(4, 4), module, nn.Softplus(), nn.Flatten(), nn.Linear(20, 3)),
+                            sequences(4))
+    changed = nn.Sequential(nn.Linear(4, 4), module, nn.LeakyReLU(0.1, inplace=True), nn.Flatten(), nn.Linear(20, 3))
+    assert_right(changed, sequences(4))
+    assert not features.notes
+
+
 def test_an_input_that_is_changed_after_its_use():
     def function(net, x):
         h = x * 1.0

@@ -38,6 +38,8 @@ class InMemory:
     def __init__(self, values: Tensor | np.ndarray):
         if isinstance(values, np.ndarray):
             _check_kind(values.dtype, "an array")
+        elif values.layout != torch.strided:
+            raise DataError(f"Points are dense tensors, and one is {values.layout}. Use x.to_dense().")
         self.values, self.shape = values, tuple(values.shape)
 
     def rows(self, numbers: Sequence[int]) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..data.points import Points, as_points
-from ..errors import DataError
+from ..errors import DataError, NonFiniteError
 
 #: How many points are taken at a time where a map does not know better.
 BLOCK = 256
@@ -106,6 +106,7 @@ class FeatureMap(ABC):
         return found if full or found.ndim == 1 else found.sum(1)
 
     def _check_u(self, u: Tensor) -> None:
+        check_factor(u, "push", "u")
         if u.ndim == 0 or len(u) != self.size:
             raise DataError(
                 f"push needs one entry for each of the {self.size} features; u has shape {tuple(u.shape)}. "
@@ -113,6 +114,7 @@ class FeatureMap(ABC):
             )
 
     def _check_v(self, points: Points, v: Tensor) -> None:
+        check_factor(v, "pull", "v")
         c = self.columns_of(points)
         wanted = (len(points),) if c is None else (len(points), c)
         if tuple(v.shape[:len(wanted)]) != wanted:
@@ -140,6 +142,21 @@ def products(left: FeatureMap, x: Any, right: FeatureMap, z: Any, full: bool) ->
                           else one.flatten(1) @ other.flatten(1).T)
         bands.append(torch.cat(blocks, 2 if blocks[0].ndim == 4 else 1))
     return torch.cat(bands)
+
+
+def check_factor(v: Any, what: str, name: str) -> None:
+    """Whether something can be multiplied by: a tensor of real, finite numbers.
+
+    Raises:
+        DataError: If it is none.
+        NonFiniteError: If it holds NaN or an infinite value.
+    """
+    if not isinstance(v, Tensor) or v.is_complex() or v.ndim == 0:
+        kind = f"{v.dtype} of shape {tuple(v.shape)}" if isinstance(v, Tensor) else f"a {type(v).__name__}"
+        raise DataError(f"{what} needs a tensor of real numbers with at least one axis; {name} is {kind}. "
+                        "Use torch.as_tensor.")
+    if not bool(v.isfinite().all()):
+        raise NonFiniteError(f"{what} would spread NaN or infinite values: {name} holds some. Remove them first.")
 
 
 def points_between(points: Points, start: int, stop: int) -> Points:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..errors import DataError, KernelscopeError, ModelError, NonFiniteError
+from ..layers.batch import Batch, count, pick, tensors_of
 from ..network import Network, Parameters
 from ..run.copy_check import hooked_modules
 from ..run.deliveries import leaves
@@ -37,7 +38,7 @@ def check_module(model: Any) -> None:
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelError("A scripted module has no parameters that can be exchanged. Pass the module it was made from.")
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        raise ModelError(f"A {type(model).__name__} spreads a module over devices. Pass the module itself, model.module.")
+        raise ModelError(f"A {type(model).__name__} spreads a module over devices. Pass the module, model.module.")
     blank = next((name for name, p in model.named_parameters() if nn.parameter.is_lazy(p)), None)
     if blank is not None:
         raise ModelError(f"The parameter {blank!r} has no shape yet. Call the module once, so that it is made.")
@@ -46,8 +47,8 @@ def check_module(model: Any) -> None:
         kinds = [type(hook) for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())]
         if any(kind.__module__.startswith("torch.nn.utils") for kind in kinds):
             raise ModelError(
-                f"A hook of torch.nn.utils makes a weight of {name or 'the module'!r} anew at every call, and hooks are not "
-                "part of a copy. Use torch.nn.utils.parametrizations instead; make pruning permanent by prune.remove."
+                f"A hook of torch.nn.utils makes a weight of {name or 'the module'!r} anew at every call, and hooks "
+                "are not part of a copy. Use torch.nn.utils.parametrizations instead."
             )
         hooked.append(name or "the module itself")
     if hooked:
@@ -83,26 +84,26 @@ def check_place(dtype: Any, device: Any, parameters: Iterable[Tensor]) -> tuple[
     return dtype, place
 
 
-def look(network: Network, parameters: Parameters, buffers: Parameters, inputs: tuple[tuple[Any, ...], dict[str, Any], Any],
+def look(network: Network, parameters: Parameters, buffers: Parameters, batch: Batch,
          values: Callable[[Any, Any], Tensor]) -> Tensor:
     """What is differentiated, for a few samples, with shape (few, c).
 
     Raises:
         ModelError: If the network cannot be called with them, or does not give a row for each of them.
-        NonFiniteError: If what it gives is NaN or infinite.
+        NonFiniteError: If what it gives is NaN.
     """
-    args, kwargs, side = _few(inputs)
-    count = len(leaves((args, kwargs))[0])
-    given = [t._version for t in leaves((args, kwargs))]
+    # Copies, because a network may write to what it is given; and more than one, as some modules ask for.
+    args, kwargs, side = pick(batch, torch.arange(FEW) % count(batch))
+    given = [t._version for t in tensors_of((args, kwargs))]
     state = {**parameters, **{name: b.clone() for name, b in buffers.items()}}
     try:
         outputs = functional_call(network.module(()), state, args, kwargs)
     except _MISFITS as error:
         raise ModelError(
-            f"The network cannot be called with {_described(args, kwargs)}: {_first_line(error)}. Points are its inputs "
-            "alone: a tuple for several positional ones, a dictionary for named ones; targets belong beside a loss."
+            f"The network cannot be called with {_described(args, kwargs)}: {_first_line(error)}. Points are its "
+            "inputs alone: a tuple for several by position, a dictionary for named ones; targets are for a loss."
         ) from error
-    if [t._version for t in leaves((args, kwargs))] != given:
+    if [t._version for t in tensors_of((args, kwargs))] != given:
         network.spare_inputs()
     try:
         explained = values(outputs, side)
@@ -111,18 +112,21 @@ def look(network: Network, parameters: Parameters, buffers: Parameters, inputs: 
     except _MISFITS as error:
         beside = "" if side is None else f" and targets of {_shapes(side)}"
         raise ModelError(
-            f"What is differentiated cannot be computed from outputs of {_shapes(outputs)}{beside}: {_first_line(error)}. "
-            "Look at loss= and output=."
+            f"What is differentiated cannot be computed from outputs of {_shapes(outputs)}{beside}: "
+            f"{_first_line(error)}. Look at loss= and output=."
         ) from error
-    if len(explained) != count:
+    if len(explained) != FEW:
         raise ModelError(
-            f"The network must give one row for each sample, and gave {_shapes(outputs)} for {count} samples. Keep the "
+            f"The network must give one row for each sample, and gave {_shapes(outputs)} for {FEW} samples. Keep the "
             "samples along the first axis, or pass output=, a function that brings them there."
         )
-    if not bool(explained.isfinite().all()):
+    if not explained.is_floating_point():
+        raise ModelError(f"Only real numbers are differentiated; {explained.dtype} came. Look at loss= and output=.")
+    # Masked logits are minus infinity, which has a gradient: none.
+    if bool(explained.isnan().any()):
         bad = next((name for name, p in parameters.items() if not bool(p.isfinite().all())), None)
-        why = f"its parameter {bad!r} is" if bad else "what it gives is"
-        raise NonFiniteError(f"The network cannot be differentiated: {why} NaN or infinite. Look at its training.")
+        why = f"its parameter {bad!r} is NaN or infinite" if bad else "what it gives is NaN"
+        raise NonFiniteError(f"The network cannot be differentiated: {why}. Look at its training, and at loss=.")
     return explained
 
 
@@ -141,22 +145,9 @@ def check_finite(tensors: Iterable[Tensor], what: str, first: int | None = None)
         if bool(bad.any()):
             point = "" if first is None else f" of point {first + int(bad.view(len(t), -1).any(1).nonzero()[0])}"
             raise NonFiniteError(
-                f"{what}{point} is NaN or infinite, though the inputs are finite. Look for roots, logarithms or divisions "
-                "at nought, or compute in float64 (dtype=torch.float64)."
+                f"{what}{point} is NaN or infinite, though the inputs are finite. Look for roots, logarithms or "
+                "divisions at nought, or compute in float64 (dtype=torch.float64)."
             )
-
-
-def _few(inputs: tuple[tuple[Any, ...], dict[str, Any], Any]) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
-    def cut(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            # A network may write to what it is given.
-            return value[:FEW].clone()
-        if isinstance(value, dict):
-            return {key: cut(item) for key, item in value.items()}
-        return type(value)(cut(item) for item in value) if isinstance(value, list | tuple) else value
-
-    args, kwargs, side = (cut(value) for value in inputs)
-    return args, kwargs, side
 
 
 def _described(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ from ..budget import as_bytes, as_words
 from ..data.points import Points, as_points
 from ..errors import DataError, ModelError, OutOfBudget
 from ..layers import Batch, ModuleGradients, Outer
-from ..layers.batch import each_tensor
+from ..layers.batch import each_tensor, form, tensors_of
 from ..layers.factors import distinct
 from ..layers.products import mirror, multiply
 from ..layers.strips import strips
@@ -29,6 +29,7 @@ from ..layers.tiles import Joined, Tile, aligned, pack, squared_norms, tile_cost
 from ..network import Network, Parameters, cast, exact_arithmetic, flatten, per_sample_losses, random_state, unflatten
 from ..run.losses import Loss
 from .base import FeatureMap
+from .first_look import check_finite, check_module, check_place, look
 
 #: What may be rounded before products are taken.
 PRECISIONS = ("exact", "tf32", "bf16")
@@ -83,12 +84,13 @@ class GradientFeatures(FeatureMap):
             raise DataError(f"precision must be one of {', '.join(PRECISIONS)}; {precision!r} came.")
         if loss is not None and output is not None:
             raise DataError("Either an output or a loss is differentiated; both came. Leave one out.")
+        if not (output is None or callable(output) or (isinstance(output, int) and not isinstance(output, bool))):
+            raise DataError(f"output must be the number of one output or a function of all; {output!r} came.")
+        check_module(model)
         with torch.inference_mode(False):
             self.network = Network(model)
         self.names = _selected(self.network, parameters)
-        kinds = [self.network.parameters[name] for name in self.names]
-        self.dtype = dtype or max((p.dtype for p in kinds), key=lambda kind: torch.finfo(kind).bits)
-        self.device = torch.device(device) if device is not None else kinds[0].device
+        self.dtype, self.device = check_place(dtype, device, (self.network.parameters[name] for name in self.names))
         self.memory, self.precision = as_bytes(memory), precision
         self.output, self.loss = output, None if loss is None else Loss(loss)
         self._parameters: Parameters = cast(self.network.parameters, self.dtype, self.device)
@@ -96,6 +98,7 @@ class GradientFeatures(FeatureMap):
         self._gradients = ModuleGradients(self.network, self.names)
         self._columns: int | None = None
         self._unit: dict[Any, tuple[int, int]] = {}
+        self._seen: set[Any] = set()
 
     # -- what the features are ---------------------------------------------------------------------------------------
 
@@ -112,8 +115,9 @@ class GradientFeatures(FeatureMap):
     def columns_of(self, x: Any) -> int:
         """The number of outputs c for points like these."""
         if self._columns is None:
-            with self._quietly(), torch.no_grad():
-                self._columns = self._outputs(self._parameters, self._batch(self.points(x), 0, 1)).shape[1]
+            with self._quietly():
+                self._batch(self.points(x), 0, 1)
+        assert self._columns is not None
         return self._columns
 
     def points(self, x: Any) -> Points:
@@ -134,7 +138,7 @@ class GradientFeatures(FeatureMap):
         other.__dict__.update(self.__dict__, **changes)
         other._parameters = cast(other.network.parameters, other.dtype, other.device)
         other._buffers = cast(other.network.buffers, other.dtype, other.device)
-        other._gradients, other._unit = ModuleGradients(other.network, self.names), {}
+        other._gradients, other._unit, other._seen = ModuleGradients(other.network, self.names), {}, set()
         return other
 
     def at(self, state: Mapping[str, Tensor]) -> GradientFeatures:
@@ -184,21 +188,19 @@ class GradientFeatures(FeatureMap):
             directions = u.to(self.device, self.dtype).reshape(self.size, -1).T
             found = [self._pushed(self._batch(points, i, j), directions)
                      for i, j in self._parts(points, len(points), full=False)]
+        check_finite(found, "A gradient times u")
         return torch.cat(found).reshape(len(points), -1, *u.shape[1:])
 
     def pull(self, x: Any, v: Tensor) -> Tensor:
         points = self.points(x)
         wanted = len(points), self.columns_of(points)
-        if tuple(v.shape[:2]) != wanted:
-            raise DataError(
-                f"pull needs one entry for each point and output, {wanted}; v has shape {tuple(v.shape)}. "
-                "To multiply on the other side, use push."
-            )
+        self._check_v(points, v)
         with self._quietly():
             total = torch.zeros(self.size, v[0, 0].numel(), dtype=self.dtype, device=self.device)
             weights = v.to(self.device, self.dtype, copy=v.is_inference()).reshape(*wanted, -1)
             for i, j in self._parts(points, len(points), full=False):
                 self._pulled(self._batch(points, i, j), weights[i:j], total)
+        check_finite([total], "A gradient times v")
         return total.reshape(self.size, *v.shape[2:])
 
     def inner(self, x: Any, z: Any = None, full: bool = False) -> Tensor:
@@ -227,7 +229,9 @@ class GradientFeatures(FeatureMap):
                 for group, names in groups.items():
                     found[group].append(sum((norms for piece, norms in own.items()
                                              if names is None or piece.name in names), nought))
-        return {group: torch.cat(norms) for group, norms in found.items()}
+        whole = {group: torch.cat(norms) for group, norms in found.items()}
+        check_finite(whole.values(), "The gradient", 0)
+        return whole
 
     def blocks(self, x: Any, z: Any, full: bool = False) -> Iterator[tuple[slice, slice, Tensor]]:
         """The kernel matrix in blocks that fit in memory, each with its rows and columns."""
@@ -338,6 +342,7 @@ class GradientFeatures(FeatureMap):
             found = self._gradients(self._parameters, self._buffers, self._batch(points, i, min(i + step, stop)),
                                     self._values)
             joined.add(pack(found, count, full, torch.bfloat16 if self.precision == "bf16" else None))
+        check_finite(joined.tile.tensors(), "The gradient", start)
         return joined.tile
 
     # -- Jacobian products -------------------------------------------------------------------------------------------
@@ -386,7 +391,8 @@ class GradientFeatures(FeatureMap):
     def _values(self, outputs: Any, side: Any) -> Tensor:
         """What is differentiated, with shape (n, c)."""
         if self.loss is not None:
-            return per_sample_losses(self.loss, _tensor_of(outputs), side, len(side)).unsqueeze(1)
+            losses = per_sample_losses(self.loss, _tensor_of(outputs), side, len(tensors_of(side)[0]))
+            return losses.unsqueeze(1)
         if callable(self.output):
             outputs = self.output(outputs)
         values = _tensor_of(outputs)
@@ -400,8 +406,13 @@ class GradientFeatures(FeatureMap):
     def _batch(self, points: Points, start: int, stop: int) -> Batch:
         part = points.part(start, stop)
         # What was made in inference mode takes no part in a gradient; a copy does.
-        return Batch(*(each_tensor(cast(value, self.dtype, self.device), lambda t: t.clone() if t.is_inference() else t)
-                       for value in part))
+        batch = Batch(*(each_tensor(cast(value, self.dtype, self.device),
+                                    lambda t: t.clone() if t.is_inference() else t) for value in part))
+        if form(batch) not in self._seen:
+            explained = look(self.network, self._parameters, self._buffers, batch, self._values)
+            self._columns = explained.shape[1] if self._columns is None else self._columns
+            self._seen.add(form(batch))
+        return batch
 
     def _measure(self, points: Points, count: int, full: bool) -> tuple[int, int]:
         """The bytes that a sample takes while it is differentiated, and when it is kept."""
@@ -422,8 +433,7 @@ class GradientFeatures(FeatureMap):
             factors = sum(t.nbytes for t in distinct(found.factors.values()))
             tile = pack(found, count, full, torch.bfloat16 if self.precision == "bf16" else None)
             # Output gradients are stacked, laid out anew and kept, at worst all at once.
-            self._unit[key] = tuple(size // len(probe.args[0] if probe.args else next(iter(probe.kwargs.values())))
-                                    for size in (graph + 3 * factors, tile.nbytes))  # type: ignore[assignment]
+            self._unit[key] = (graph + 3 * factors) // len(tile), tile.nbytes // len(tile)
         return self._unit[key]
 
     def _parts(self, points: Points, count: int, full: bool) -> Iterator[tuple[int, int]]:

@@ -58,7 +58,7 @@ class Projected(FeatureMap):
             same mean error and far fewer operations.
 
     Raises:
-        DataError: If the dimension is not positive, or the kind unknown.
+        DataError: If the dimension is not positive, the kind unknown, or the seed no whole number.
 
     References:
         | Database-friendly random projections: Johnson-Lindenstrauss with binary coins (Achlioptas, 2003)
@@ -77,6 +77,8 @@ class Projected(FeatureMap):
             raise DataError(f"dimension is the number of features to keep, at least 1; {dimension!r} came.")
         if kind not in KINDS:
             raise DataError(f"kind must be one of {', '.join(KINDS)}; {kind!r} came.")
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise DataError(f"seed says which random matrix, by a whole number; {seed!r} came.")
         self.features, self.size, self.kind, self.seed = features, dimension, kind, seed
         self.memory = features.memory
         self._matrix = KINDS[kind](seed, dimension)

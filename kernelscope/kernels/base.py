@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..data.points import Points, as_points
 from ..errors import DataError
-from ..features.base import BLOCK, FeatureMap, points_between, products
+from ..features.base import BLOCK, FeatureMap, check_factor, points_between, products
 
 
 class Kernel(ABC):
@@ -261,6 +261,7 @@ class FeatureKernel(Kernel):
 
 def check_vector(kernel: Kernel, x: Points, z: Points, v: Tensor) -> int:
     """The number of axes that a product runs over; raises if v does not have them."""
+    check_factor(v, "K @ v", "v")
     c = kernel.columns_of(z)
     wanted = (len(z),) if c is None else (len(z), c)
     if tuple(v.shape[:len(wanted)]) != wanted:

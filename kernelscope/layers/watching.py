@@ -138,6 +138,8 @@ class Watch(TorchFunctionMode):
             edge, output = get_gradient_edge(anchor), anchor.clone()
         else:
             edge = get_gradient_edge(output)
+            # What goes on in place with a view gives it another history, in which this place has no part.
+            output = output.clone() if output._is_view() else output
         own = call.input.detach()
         if place in self.habits.keep:
             call = Call(own.clone(), {role: p.clone() for role, p in call.roles.items()}, call.options)

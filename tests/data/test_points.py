@@ -379,6 +379,7 @@ class WithoutLength(Dataset):
     ([[1.0, 2.0], [3.0, 4.0]], "a list came. Use torch.as_tensor"),
     ([1.0, 2.0], "a list came"),
     (3.0, "a float came"),
+    (torch.eye(3).to_sparse(), "dense tensors.*to_dense"),
     (None, "a NoneType came"),
     (torch.nn.Sequential(torch.nn.Linear(3, 1)), "a Sequential came"),
     (iter([X]), "came"),
