@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from .decomposition.explanation import Explanation, explain
     from .decomposition.result import Decomposition
     from .report import Report
+    from .run.opening import load
     from .run.recorder import record
-    from .run.run import Run, load
+    from .run.run import Run
 
 __version__ = "0.1.0"
 
@@ -32,7 +33,7 @@ _HOMES = {
     "Run": "run.run",
     "decompose": "decomposition.exact",
     "explain": "decomposition.explanation",
-    "load": "run.run",
+    "load": "run.opening",
     "record": "run.recorder",
 }
 

@@ -304,7 +304,7 @@ def test_opening_a_run_holds_no_rows(tmp_path, monkeypatch):
         for _ in range(400):
             step(model, optimizer, x, y, Truth(), None)
     assert recording.run.store.nbytes > 55e6
-    monkeypatch.setattr("kernelscope.run.run.CACHE", 2**22)
+    monkeypatch.setattr("kernelscope.run.index.CACHE", 2**22)
     begun = time.perf_counter()
     tracemalloc.start()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

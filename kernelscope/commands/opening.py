@@ -45,7 +45,7 @@ def open_run(options: argparse.Namespace) -> Run:
         DataError: If the loss has, and ``--loss`` was not given.
     """
     from ..run.losses import named_loss
-    from ..run.run import load
+    from ..run.opening import load
     from ..storage import Store
 
     meta = Store.open(options.run, kind="run", verify="size").meta
