@@ -532,6 +532,20 @@ def test_a_parameter_that_was_frozen_from_the_start_stays_outside(tmp_path):
     assert torch.equal(ks.decompose(run, Points().x[:2]).final, ks.decompose(recording.run, Points().x[:2]).final)
 
 
+def test_a_frozen_parameter_keeps_its_memory_while_steps_are_written():
+    # Its size is that of the states that are copied at every other step, so their memory would fit.
+    model = nn.Sequential(nn.Linear(128, 128, bias=False), nn.Tanh(), nn.Linear(128, 128, bias=False))
+    model[0].requires_grad_(False)
+    x, y = torch.randn(12, 128), torch.randn(12, 128)
+    optimizer = torch.optim.Adam(model[2].parameters(), lr=0.01)
+    with ks.record(model, (x, y), loss=F.mse_loss, keep=2, commit_every=0) as recording:
+        for _ in range(8):
+            step(model, optimizer, x, y, Truth(), None)
+    assert torch.equal(recording.run.network.parameters["0.weight"], model[0].weight)
+    outputs = model(x[:2]).detach().double()
+    torch.testing.assert_close(ks.decompose(recording.run, x[:2]).final, outputs, rtol=1e-5, atol=1e-6)
+
+
 def test_a_recording_is_used_once_and_gives_no_run_before_its_end():
     points = Points()
     recording, _ = recorded_loop()
