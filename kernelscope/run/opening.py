@@ -26,13 +26,19 @@ def load(path: str | Path, model: nn.Module | None = None, data: Any = None,
         path: The folder that ``record(..., out=path)`` wrote.
         model: A module of the trained architecture; its values do not matter and it is not changed. Needed unless the
             model is made of plain torch layers, which the folder describes itself.
-        data: The training set, to be compared with the samples of the run.
+        data: The training set (or its loader, or a pair of tensors), to be compared with the samples of the run: a
+            look at some of them, 64 at most. Inputs agree if they are the same numbers, be it with permuted axes, or
+            an affine map of them, :math:`a u + b`, with one a and b for all numbers, for each entry, or for each
+            sample, to single precision. Targets agree if they are the same, such a map with a > 0, or the same class
+            as an index and as a row that marks it. Of a run whose network saw samples in several forms, as under
+            augmentation, only sizes and targets are compared.
         loss: The per-sample loss; needed unless it is one of ``torch.nn.functional``.
 
     Raises:
         StoreError: If the folder is no run, or not the bytes that were written.
         ModelError: If the model has other parameters than the recorded one.
-        DataError: If ``data`` holds other samples than the run was trained on.
+        DataError: If ``data`` does not hold the samples that the run was trained on, or something that they cannot be
+            told from.
     """
     store = Store.open(path, kind="run")
     meta = store.meta
