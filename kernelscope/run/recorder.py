@@ -42,6 +42,7 @@ from .run import Run
 from .samples import Samples, split_batch
 from .segments import Chunk, encode
 from .step import MicroBatch, Step
+from .surroundings import Surroundings, another_at_the_end, another_network, moved_while_frozen
 from .writer import Writer
 
 #: About how many bytes a step has beside its tensors.
@@ -130,6 +131,7 @@ class _Plan:
     held: tuple[int, ...]
     rule: str
     names: list[list[str]]
+    frozen: list[tuple[str, Tensor]]
     known: dict[int, tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=dict)
 
     def group(self, i: int, group: dict[str, Any]) -> dict[str, Any]:
@@ -215,6 +217,8 @@ class Recording:
         self._seen_optimizers: list[tuple[torch.optim.Optimizer, int]] = []
         self._plans: dict[int, _Plan] = {}
         self._modules = list(self._model.named_modules())
+        frozen = {name: t for name, t in self._network.parameters.items() if name not in self._parameters}
+        self._surroundings = Surroundings(self._model, frozen)
         self._buffers = [(name, self._model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2])
                          for name, _ in self._model.named_buffers()]
         # About how many bytes wait in the chunk.
@@ -227,7 +231,6 @@ class Recording:
         self._first = self._chunk.first
         if self._first == 0:
             # Under the number -1 stand the things that hold before the first forward pass.
-            frozen = {name: t for name, t in self._network.parameters.items() if name not in self._parameters}
             self._chunk.states[-1] = {name: t.cpu() for name, t in frozen.items()}
             self._keep_buffers(-1, self._earlier)
         try:
@@ -296,6 +299,7 @@ class Recording:
         self._send()
         rest = self._drop_what_has_no_end()
         recorded = self._step > self._first
+        changed = self._surroundings.difference(thoroughly=True)
         try:
             if recorded:
                 if rest:
@@ -305,7 +309,7 @@ class Recording:
                 self._writer.close()
                 assert self._writer.store is not None
                 if recorded:
-                    self._writer.store.commit({**self._meta, "complete": kind is None})
+                    self._writer.store.commit({**self._meta, "complete": kind is None and changed is None})
                 self._run = self._opened(self._writer.store)
         except StoreError as failure:
             rescued = self._rescue()
@@ -321,6 +325,12 @@ class Recording:
             self._plans.clear()
         if not recorded and kind is None:
             raise self._nothing_recorded()
+        if recorded and changed is not None:
+            changed_network = another_at_the_end(self._step, changed)
+            if error is None:
+                raise changed_network
+            if not isinstance(error, RecordingError):
+                error.add_note(str(changed_network))
 
     def _opened(self, store: Store | MemoryStore) -> Run:
         if isinstance(store, Store):
@@ -444,9 +454,15 @@ class Recording:
 
     def _note_step(self, optimizer: torch.optim.Optimizer) -> None:
         plan = self._plan(optimizer)
+        moved = next((name for name, p in plan.frozen if p.grad is not None), None)
+        if moved is not None:
+            raise moved_while_frozen(self._step, moved)
         if not any(plan.names):
             self._foreign += 1
             return
+        changed = self._surroundings.difference()
+        if changed is not None:
+            raise another_network(self._step, changed)
         if self._writer is not None:
             self._writer.raise_failure()
         self._drop_what_was_broken_off()
@@ -490,7 +506,11 @@ class Recording:
         if plan is None or plan.optimizer is not optimizer or plan.held != held:
             names = [[self._names[self._place[id(p)]] for p in group["params"] if id(p) in self._place]
                      for group in optimizer.param_groups]
-            plan = self._plans[id(optimizer)] = _Plan(optimizer, held, rule_name(optimizer), names)
+            others = [p for group in optimizer.param_groups for p in group["params"] if id(p) not in self._place]
+            frozen = [(name, p) for p in others if (name := self._surroundings.frozen(p)) is not None]
+            if any(p is q for q in self._model.parameters() for p in others if self._surroundings.frozen(p) is None):
+                raise moved_while_frozen(self._step, None)
+            plan = self._plans[id(optimizer)] = _Plan(optimizer, held, rule_name(optimizer), names, frozen)
         return plan
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
@@ -521,13 +541,6 @@ class Recording:
         return self._chunk.last
 
     def _first_step(self, optimizer: torch.optim.Optimizer, name: str, step: Step) -> None:
-        unknown = [p for group in optimizer.param_groups for p in group["params"]
-                   if id(p) not in self._place and any(p is q for q in self._model.parameters())]
-        if unknown:
-            raise RecordingError(
-                "The optimizer moves parameters of the model that did not exist or were frozen when the recording "
-                "began. Build the model and set requires_grad before `with ks.record(...)`."
-            )
         if name not in RULES and self._keep.replays:
             raise RecordingError(
                 f"keep={self._keep.word!r} leaves steps to be computed again, and a step of {name} cannot be. "
