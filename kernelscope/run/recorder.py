@@ -27,6 +27,7 @@ from ..network import Network, flatten, get_random_state
 from ..storage import MemoryStore, Store
 from ..storage.files import disk_errors
 from ..storage.manifest import exists
+from .classes import checked_names, compare_names
 from .copy_check import warn_of_other_outputs
 from .deliveries import Deliveries, leaves, len_of
 from .gradient_check import warn_of_another_loss
@@ -119,7 +120,7 @@ def record(
     """
     return Recording(model, loader, Loss(loss), out=None if out is None else Path(out), keep=Keep.parse(keep),
                      average=average, split=batch or split_batch, ids=ids,
-                     class_names=None if class_names is None else [str(name) for name in class_names],
+                     class_names=checked_names(class_names),
                      commit_every=commit_every, overwrite=overwrite, resume=resume, notes=notes or {})
 
 
@@ -421,6 +422,8 @@ class Recording:
         for t in tensors:
             t.register_hook(this.use)
         if self._other is None:
+            if self._class_names is not None and this.known is not None:
+                compare_names(self._class_names, outputs, this.known[1], self._loss.name)
             self._other = warn_of_other_outputs(self._network, self._model, args, training, random, outputs,
                                                 this.autocast)
         return this

@@ -17,13 +17,11 @@ from torch import Tensor
 from ..errors import DataError
 from ..network import Network, Parameters, unflatten
 from ..storage import MemoryStore, Store
+from .classes import MOST_CLASSES, QUANTITIES, class_count, class_indices, thirds
 from .index import RunIndex
 from .losses import Loss
 from .replay import replay
 from .step import Step
-
-#: Whole numbers from here on are targets that count something, and get no list of names.
-MOST_CLASSES = 2**16
 
 
 class Run:
@@ -122,27 +120,40 @@ class Run:
     def class_names(self) -> list[str] | None:
         """The names of the classes, if the targets are classes."""
         names = self._index.meta.get("class_names")
-        if names is None and self.is_classification:
-            targets = self.samples.targets
-            assert targets is not None
-            largest = int(targets.max())
-            names = [str(i) for i in range(largest + 1)] if largest < MOST_CLASSES else None
+        indices, targets = self.class_indices, self.samples.held_targets
+        if names is None and indices is not None and targets is not None:
+            count = class_count(targets, indices)
+            names = [str(i) for i in range(count)] if count <= MOST_CLASSES else None
         return names
 
     @property
+    def class_indices(self) -> Tensor | None:
+        """The class of each sample that was drawn, or ``None`` if targets are quantities."""
+        targets = self.samples.held_targets
+        return None if targets is None else class_indices(targets, self.loss.name)
+
+    @property
     def is_classification(self) -> bool:
-        """Whether every target is a class index."""
-        targets = self.samples.targets
-        return targets is not None and targets.ndim == 1 and not targets.is_floating_point() and len(targets) > 0
+        """Whether the network was trained to tell classes apart."""
+        targets = self.samples.held_targets
+        return self.class_indices is not None and targets is not None and not (
+            targets.is_floating_point() and self.loss.name in QUANTITIES)
 
     @property
     def labels(self) -> list[str] | None:
-        """A word for each sample: the name of its class, or ``None`` when targets are not classes."""
-        if not self.is_classification:
+        """A word for each sample: the name of its class, or of which third its target is; ``None`` of other targets."""
+        indices, targets = self.class_indices, self.samples.held_targets
+        if indices is not None:
+            names = self.class_names or []
+            words = [names[c] if 0 <= c < len(names) else str(c) for c in indices.tolist()]
+        elif targets is not None and targets.is_floating_point() and targets[:1].numel() == 1:
+            found = thirds(targets.flatten())
+            if found is None:
+                return None
+            words = found
+        else:
             return None
-        names = self.class_names or []
-        return ["never drawn" if c is None else names[c] if 0 <= c < len(names) else str(c)
-                for c in self.samples.target_list()]
+        return ["never drawn" if word is None else word for word in self.samples.in_order(words)]
 
     def sample(self, i: int) -> tuple[Tensor, Tensor] | None:
         """The input and target of sample i, or ``None`` if training never drew it."""

@@ -123,9 +123,17 @@ class Samples:
         row = int(self._row(torch.tensor(column)))
         return None if self.targets is None or row < 0 else (self.inputs[0][row], self.targets[row])
 
+    @property
+    def held_targets(self) -> Tensor | None:
+        """The targets of the samples that were seen, in the order in which they were."""
+        return None if self.targets is None else self.targets[:self._count]
+
     def target_list(self) -> list[Any]:
         """The target of each sample as plain numbers, ``None`` where training never drew it."""
-        held = [] if self.targets is None else self.targets[:self._count].tolist()
+        return self.in_order([] if self.held_targets is None else self.held_targets.tolist())
+
+    def in_order(self, held: list[Any]) -> list[Any]:
+        """Something for each sample, ``None`` where training never drew it, from that for each that was seen."""
         rows = self._rows[:self.size].tolist()
         return [held[row] if row >= 0 else None for row in rows] + [None] * (self.size - len(rows))
 
