@@ -30,6 +30,7 @@ from .loading import LoaderTap, accompanied
 from .losses import KNOWN, Loss, named_loss
 from .recorder import Recording
 from .run import Run
+from .wrappers import network_behind
 
 #: Losses that compare entry with entry, so that outputs and targets may be reshaped together.
 ELEMENTWISE = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",
@@ -195,15 +196,21 @@ class AutoRecording:
                 return
 
     def _before_pass(self, module: nn.Module, args: Any) -> None:
+        # Within a compiled module torch reads these lines instead of running them; its wrapper has been heard.
+        if torch.compiler.is_compiling():
+            return
         if not self._stack and torch.is_grad_enabled():
             first = next((p for p in module.parameters() if p.requires_grad), None)
             if first is not None and not nn.parameter.is_lazy(first):
                 self._random = get_random_state(first.device)
                 if id(module) not in self._buffers:
-                    self._buffers[id(module)] = {name: b.detach().clone() for name, b in module.named_buffers()}
+                    buffers = network_behind(module).named_buffers()
+                    self._buffers[id(module)] = {name: b.detach().clone() for name, b in buffers}
         self._stack.append(module)
 
     def _after_pass(self, module: nn.Module, args: Any, *rest: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
         while self._stack and self._stack.pop() is not module:
             pass
         if self._stack or len(rest) != 2 or not torch.is_grad_enabled():
@@ -213,7 +220,8 @@ class AutoRecording:
         first = next((p for p in module.parameters() if p.requires_grad), None)
         if first is None or not tensors or id(module) not in self._buffers:
             return
-        if any(isinstance(getattr(hook, "__self__", None), Recording) for hook in module._forward_hooks.values()):
+        hooks = [inspect.unwrap(hook) for hook in module._forward_hooks.values()]
+        if any(isinstance(getattr(hook, "__self__", None), Recording) for hook in hooks):
             self.stood_down = True
             self._stop_listening()
             return

@@ -37,7 +37,8 @@ def warn_of_other_outputs(network: Network, model: nn.Module, inputs: tuple[Tens
         return False
     hooked = [name or "the model itself" for name, module in hooked_modules(model)]
     cause = (f"forward hooks on {', '.join(hooked[:3])} change what they return" if hooked else
-             "it draws random numbers outside torch, or keeps state outside its parameters and buffers")
+             "it draws random numbers of its own (as compiled dropout does, but for "
+             "torch._inductor.config.fallback_random = True), or keeps state outside its parameters and buffers")
     warnings.warn(
         f"The network's outputs differ by {worst:.0%} from those of its copy, which will be explained: {cause}. "
         "Put such code into the module's forward (for spectral and weight norm: torch.nn.utils.parametrizations). What "

@@ -44,6 +44,7 @@ from .samples import Samples, split_batch
 from .segments import Chunk, encode
 from .step import MicroBatch, Step
 from .surroundings import Surroundings, another_at_the_end, another_network, moved_while_frozen
+from .wrappers import network_behind, refuse_parts, untraced
 from .writer import Writer
 
 #: About how many bytes a step has beside its tensors.
@@ -173,8 +174,10 @@ class Recording:
         self._earlier = earlier
         if resume and out is None:
             raise RecordingError("resume=True takes up a run in a folder, and none is named. Pass out=... as well.")
-        self._model, self._loss, self._out, self._keep = model, loss, out, keep
-        self._average = None if average is None else _averaged(model, average)
+        refuse_parts(model)
+        self._called, self._model = model, network_behind(model)
+        self._loss, self._out, self._keep = loss, out, keep
+        self._average = None if average is None else _averaged(self._model, average)
         self._class_names, self._commit_every, self._notes = class_names, commit_every, notes
         self._overwrite, self._resume = overwrite, resume
         self._run: Run | None = None
@@ -278,8 +281,8 @@ class Recording:
         self._hooks: list[Any] = [
             register_optimizer_step_pre_hook(self._before_step),
             register_optimizer_step_post_hook(self._after_step),
-            self._model.register_forward_pre_hook(self._before_pass, with_kwargs=True),
-            self._model.register_forward_hook(self._after_pass, with_kwargs=True),
+            self._called.register_forward_pre_hook(untraced(self._before_pass), with_kwargs=True),
+            self._called.register_forward_hook(untraced(self._after_pass), with_kwargs=True),
         ]
         if self._tap is not None:
             self._tap.open()
@@ -691,7 +694,7 @@ class Recording:
         return RecordingError(
             f"The optimizer makes step {self._step}, but the recorded model was not called on a batch of the recorded "
             "loader since the step before. Was the model replaced or wrapped after record(...)? Record the module that "
-            "the loop calls."
+            "the loop calls; of one that was compiled with torch.compile that is the compiled module."
         )
 
     def _nothing_recorded(self) -> RecordingError:
@@ -739,7 +742,7 @@ def _pair(pair: Any) -> tuple[tuple[Tensor, ...], Tensor]:
 
 
 def _averaged(model: nn.Module, average: nn.Module) -> list[Tensor]:
-    inner = getattr(average, "module", average)
+    inner = network_behind(getattr(average, "module", average))
     held = dict(inner.named_parameters())
     missing = [name for name, p in model.named_parameters() if p.requires_grad and name not in held]
     if missing:
