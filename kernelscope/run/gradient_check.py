@@ -28,11 +28,10 @@ def warn_of_another_loss(network: Network, loss: Loss, samples: Samples, step: S
     means = []
     with exact_arithmetic(), torch.enable_grad():
         for batch in step.batches:
-            tensors = batch.drawn or (*samples.batch(batch.columns)[0], samples.batch(batch.columns)[1])
-            *inputs, targets = (t.to(device) for t in tensors)
+            inputs, targets = samples.read(batch)
             with random_state(batch.random, device):
-                outputs = network(leaves, network.buffers, tuple(inputs), batch.training)
-            gradients = gradients_of(loss.mean(outputs, targets), leaves)
+                outputs = network(leaves, network.buffers, tuple(x.to(device) for x in inputs), batch.training)
+            gradients = gradients_of(loss.mean(outputs, targets.to(device)), leaves)
             means.append([torch.zeros_like(p) if g is None else g for g, p in
                           zip(gradients, leaves.values(), strict=True)])
     dtype = next(iter(leaves.values())).dtype

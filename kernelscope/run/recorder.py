@@ -33,6 +33,7 @@ from .deliveries import Deliveries, leaves, len_of
 from .gradient_check import warn_of_another_loss
 from .keeping import Keep
 from .loading import Deliver, LoaderTap, as_integers
+from .loss_check import refuse_other_losses
 from .losses import Loss
 from .passes import Pass, Passes
 from .provenance import provenance
@@ -558,7 +559,10 @@ class Recording:
                 f'will refuse them unless rule="displacement" is asked. Known are {", ".join(sorted(RULES))}.',
                 stacklevel=5,
             )
-        elif not self._seen_optimizers and not self._other:
+        if self._seen_optimizers:
+            return
+        refuse_other_losses(self._network, self._loss, self._samples, step.batches[0], self._parameters)
+        if name in RULES and not self._other:
             warn_of_another_loss(self._network, self._loss, self._samples, step, self._parameters, self._names)
 
     # -- what is kept ------------------------------------------------------------------------------------------------

@@ -103,9 +103,7 @@ def mean_loss(run: Run, batch: MicroBatch, k: int, parameters: dict[str, Any]) -
 
 def batch_tensors(run: Run, batch: MicroBatch) -> tuple[tuple[Tensor, ...], Tensor]:
     """The inputs and targets of a recorded forward pass."""
-    if batch.drawn is not None:
-        return batch.drawn[:-1], batch.drawn[-1]
-    return run.samples.batch(batch.columns)
+    return run.samples.read(batch)
 
 
 def _optimizer(step: Step, parameters: dict[str, nn.Parameter], states: dict[str, Tensor]) -> torch.optim.Optimizer:

@@ -8,12 +8,15 @@ with it. Where the same id is seen twice with different inputs (augmentation), t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ..errors import DataError
+
+if TYPE_CHECKING:
+    from .step import MicroBatch
 
 #: The largest training set: beyond it, shares of all samples fit into no memory either.
 MOST = 2**26
@@ -117,6 +120,10 @@ class Samples:
                 "Ask for samples that a step drew; run.samples.seen says which."
             )
         return tuple(table.index_select(0, rows) for table in self.inputs), self.targets.index_select(0, rows)
+
+    def read(self, batch: MicroBatch) -> tuple[tuple[Tensor, ...], Tensor]:
+        """The inputs and targets of a recorded forward pass."""
+        return self.batch(batch.columns) if batch.drawn is None else (batch.drawn[:-1], batch.drawn[-1])
 
     def sample(self, column: int) -> tuple[Tensor, Tensor] | None:
         """The input and the target of one sample, or ``None`` if training never drew it."""
