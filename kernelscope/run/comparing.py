@@ -97,7 +97,7 @@ def _as_data_set(data: Any) -> Any:
 def _tables(data: Any, ids: list[int]) -> list[Tensor]:
     """The numbers of some samples, a table for each place in a sample where all of them have the same shape."""
     try:
-        with _random_numbers_kept():
+        with random_numbers_kept():
             items = [_numbers(data[i]) for i in ids]
     except (IndexError, KeyError) as error:
         raise DataError(
@@ -118,13 +118,13 @@ def _numbers(item: Any) -> list[Tensor]:
         return [t for value in item for t in _numbers(value)]
     if isinstance(item, bool | int | float) or hasattr(item, "__array__") or hasattr(item, "__array_interface__"):
         array = np.asarray(item)
-        return [torch.tensor(array)] if array.dtype.kind in "biuf" else []
+        return [torch.tensor(array.copy())] if array.dtype.kind in "biuf" else []
     return []
 
 
 @contextmanager
-def _random_numbers_kept() -> Iterator[None]:
-    """A data set may draw; the user's random states stay as they were."""
+def random_numbers_kept() -> Iterator[None]:
+    """Within it a data set may draw; afterwards the user's random states are as they were."""
     state, numbers = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         with torch.random.fork_rng(devices=[]):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -115,11 +116,13 @@ class Deliveries:
 
 
 def leaves(value: Any) -> list[Tensor]:
-    """The tensors in nested lists, tuples and mappings."""
+    """The tensors in nested lists, tuples, mappings and data classes."""
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, Mapping):
         value = list(value.values())
+    elif is_dataclass(value) and not isinstance(value, type):
+        value = [getattr(value, part.name) for part in fields(value)]
     return [t for item in value for t in leaves(item)] if isinstance(value, list | tuple) else []
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import RecordingError
-from ..network import Network, cast, exact_arithmetic, random_state
+from ..network import Network, cast, exact_arithmetic, mapped, random_state
 from .deliveries import leaves, len_of
 from .losses import Loss
 from .samples import Samples
@@ -56,11 +56,7 @@ def _called(loss: Loss, outputs: Any, targets: Tensor, precise: bool = False) ->
 
 def _first(value: Any, count: int) -> Any:
     """The first rows of nested tensors."""
-    if isinstance(value, Tensor):
-        return value[:FEW] if len_of(value) == count else value
-    if isinstance(value, dict):
-        return {key: _first(item, count) for key, item in value.items()}
-    return type(value)(_first(item, count) for item in value) if isinstance(value, list | tuple) else value
+    return mapped(lambda t: t[:FEW] if len_of(t) == count else t, value)
 
 
 def _shapes(outputs: Any, targets: Tensor) -> str:
