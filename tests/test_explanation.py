@@ -49,15 +49,61 @@ def test_the_balance_sheet_closes_in_rational_numbers_up_to_one_rounding():
         assert abs(total - Fraction(final[2])) <= abs(Fraction(math.ulp(lines[-1][2])))
 
 
-def test_half_learned_is_the_last_time_the_booked_share_rises_to_half():
-    steps = torch.tensor([0.6, -0.4, 0.2, 0.6], dtype=torch.float64)
-    # Booked after each step: 0.6, 0.2, 0.4, 1.0. Half was there after one step, but only stayed after four.
-    why = explanation(q=1, steps=4)
-    why = replace(why, decomposition=replace(why.decomposition, steps=steps[None, None]))
-    assert why.learned()[0] == 4
-    steady = torch.tensor([0.6, 0.2, -0.1, 0.3], dtype=torch.float64)
-    why = replace(why, decomposition=replace(why.decomposition, steps=steady[None, None]))
-    assert why.learned()[0] == 1
+def with_path(path, **options):
+    """An explanation whose output takes this path along the run."""
+    why = explanation(q=1, steps=len(path) - 1, **options)
+    path = torch.tensor(path, dtype=torch.float64)[None, None]
+    made = replace(why.decomposition, path=path, initial=path[:, :, 0], final=path[:, :, -1])
+    return replace(why, decomposition=made)
+
+
+def half_of_the_way(path):
+    """The plain loop: go back from the end while at most half of the whole way is left."""
+    k = len(path) - 1
+    while k > 0 and abs(path[k - 1] - path[-1]) <= abs(path[0] - path[-1]) / 2:
+        k -= 1
+    return k
+
+
+def test_half_of_the_way_is_made_when_no_later_step_goes_back_behind_it():
+    assert with_path([0.0, 0.6, 0.2, 0.4, 1.0]).learned()[0] == 4
+    assert with_path([0.0, 0.6, 0.8, 0.7, 1.0]).learned()[0] == 1
+    # Beyond the end is as far away as short of it.
+    assert with_path([0.0, 0.9, 2.0, 1.2, 1.0]).learned()[0] == 3
+    assert with_path([1.0, 0.4, 0.6, 0.5, 0.0]).learned()[0] == 3
+    assert with_path([1.0, 2.0, 1.0]).learned()[0] is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_half_of_the_way_is_that_of_a_plain_loop(seed):
+    generator = torch.Generator().manual_seed(seed)
+    path = (torch.randn(60, generator=generator, dtype=torch.float64) + 0.1).cumsum(0).tolist()
+    why = with_path(path)
+    half = half_of_the_way(path)
+    assert why.learned()[0] == half
+    assert f"to stay, by step {half} of 59" in why.sentence()
+
+
+def test_half_of_the_way_is_made_by_the_output_and_not_by_what_is_booked_ahead_of_it():
+    x, y = torch.randn(12, 3), torch.randn(12, 1)
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.95)
+    outputs = []
+    with ks.record(model, (x, y), loss=F.mse_loss) as recording:
+        for _ in range(30):
+            outputs.append(model(x[:1]).item())
+            optimizer.zero_grad()
+            F.mse_loss(model(x), y).backward()
+            optimizer.step()
+    outputs.append(model(x[:1]).item())
+    why = ks.explain(recording.run, x[:1])
+    booked = why.booked()
+    assert why.learned()[0] == half_of_the_way(outputs) > half_of_the_way(booked.tolist())
+
+
+def test_an_output_that_went_back_and_forth_is_said_to_have_done_so():
+    assert "gone back and forth between −3.00 and +4.00" in with_path([0.0, 4.0, -3.0, 1.0]).sentence()
+    assert "back and forth" not in with_path([0.0, 0.5, 0.4, 1.0]).sentence()
 
 
 def test_the_prediction_has_settled_when_no_later_step_changes_it():
@@ -92,7 +138,7 @@ def test_every_number_in_the_sentence_is_a_number_of_the_ledger():
     known = [ledger_.final[0, 0], ledger_.initial[0, 0], why.shares[0].sum(), *why.group_shares(0), *why.shares[0],
              *[value[0, 0] for value in ledger_.channels.values()], why.shares[0].clamp_min(0).sum(),
              why.shares[0].clamp_max(0).sum(), why.net(), CANCELLATION_LIMIT, why.probabilities(0)[:, -1].max(),
-             *why.learned(), why.steps, *ledger_.sample_ids, *range(4)]
+             *why.learned(), why.steps, *ledger_.sample_ids, *range(4), *ledger_.path[0, 0].aminmax()]
     for text in re.findall(r"[+−]?\d+(?:\.\d+)?(?:e[+−]\d+)?", why.sentence()):
         said = float(text.replace("−", "-"))
         digits, _, power = text.partition("e")
@@ -116,7 +162,7 @@ def test_no_sample_is_singled_out_when_the_quadrature_missed_more_than_its_share
     why = explanation(q=1)
     coarse = replace(why.decomposition, quadrature_error=torch.ones_like(why.decomposition.quadrature_error))
     assert "no sample is singled out" in replace(why, decomposition=coarse).sentence()
-    assert "The largest single contributions" in why.sentence()
+    assert "Of single samples, #" in why.sentence()
 
 
 def test_the_sentence_speaks_of_accounting_and_never_of_influence():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..decomposition.result import Decomposition
+from ..decomposition.wording import signed
 from . import drawing
 from .style import plain
 from .thinning import thinned
@@ -30,7 +31,7 @@ def draw_decomposition(result: Decomposition, ax: Axes, theme: Theme, *, query: 
     ax.set_xlim(0, len(path) * 1.22)
     ax.set_xticks([tick for tick in ax.get_xticks() if 0 <= tick < len(path)])
     label_ends(ax, len(path) - 1, [(float(path[-1]), result.output_names[output], theme.up),
-                                   (float(booked[-1]), "start + data", theme.data)])
+                                   (float(booked[-1]), "start + shares", theme.data)])
     ax.set_title(plain(conclusion(result, query, output), 90), parse_math=False)
 
 
@@ -49,7 +50,5 @@ def conclusion(result: Decomposition, query: int, output: int) -> str:
     change = float(result.final[query, output] - result.initial[query, output])
     data = float(result.channels["data"][query, output])
     name = result.output_names[output]
-    what = f"output {name}" if name.isdigit() else name
-    return (
-        f"Training moved the {what} by {change:+.3g}; the samples' shares add up to {data:+.3g}"
-    ).replace("-", "−")
+    what = f"output {name}" if name.isdigit() else plain(name, 30)
+    return f"Training moved the {what} by {signed(change)}; the samples’ shares add up to {signed(data)}"

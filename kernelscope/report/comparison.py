@@ -12,7 +12,7 @@ import torch
 
 from .. import pictures
 from ..decomposition.explanation import Explanation
-from ..decomposition.wording import chance
+from ..decomposition.wording import chance, number, shortened
 from .album import Album
 from .reasons import MOST_QUERIES
 
@@ -60,5 +60,6 @@ def _strongest(why: Explanation, query: int) -> set[int]:
 def _answer(why: Explanation, query: int) -> str:
     answer, chances = why.answer(query), why.probabilities(query)
     if answer is None or chances is None:
-        return f"{float(why.decomposition.final[query, 0]):.4g}"
-    return f"{why.class_name(answer[0])} ({chance(float(chances[answer[0], -1]))}), over {why.class_name(answer[1])}"
+        return number(float(why.decomposition.final[query, 0]))
+    said, runner_up = (shortened(why.class_name(i)) for i in answer)
+    return f"{said} ({chance(float(chances[answer[0], -1]))}), over {runner_up}"

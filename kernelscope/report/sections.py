@@ -10,6 +10,7 @@ from markupsafe import Markup
 from .. import plots
 from ..decomposition.explanation import Explanation
 from ..decomposition.result import CHANNELS, Decomposition
+from ..decomposition.wording import counted, shortened
 from ..result import Result
 from .album import Album
 from .balance import sheet
@@ -44,12 +45,14 @@ def decomposition(ledger: Decomposition, album: Album, name: str) -> dict[str, A
     sheets = []
     for query, output in [(i, j) for i in range(q) for j in range(c)][:MOST_QUERIES]:
         entries = [("before training", "initial", float(ledger.initial[query, output]))]
-        entries += [(LINE_NAMES.get(key, f"{n:,} training samples"), "channel", float(values[query, output]))
+        entries += [(LINE_NAMES.get(key, counted(n, "training sample")), "channel", float(values[query, output]))
                     for key, values in ((key, ledger.channels[key]) for key in CHANNELS)]
+        nothing = [name for name, kind, value in entries if kind == "channel" and not value]
+        entries = [entry for entry in entries if entry[0] not in nothing]
         entries += [("round-off", "residual", float(ledger.residual[query, output])),
                     ("after training", "final", float(ledger.final[query, output]))]
-        title = f"Query {query}, {ledger.output_names[output]}"
-        sheets.append(sheet(entries, float(ledger.magnitude[query, output]), title))
+        title = f"Query {query}, {shortened(ledger.output_names[output])}"
+        sheets.append((sheet(entries, float(ledger.magnitude[query, output]), title), ", ".join(nothing)))
     drawn = q * c > 0
     return _checks(ledger) | {
         "sentence": ledger.summary(),
