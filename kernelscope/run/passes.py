@@ -104,6 +104,8 @@ class Passes:
         inputs = tuple(x.detach().cpu() for x in this.inputs)
         targets = targets.detach().cpu()
         new, agrees = self._samples.keep(columns, inputs, targets)
+        if not agrees and not self._samples.fixed:
+            self._samples.refuse_namesakes(columns, inputs, targets)
         if bool(new.any()):
             self.fresh.append((columns[new], *(x[new] for x in inputs), targets[new]))
         return MicroBatch(
