@@ -627,8 +627,9 @@ def test_ids_are_whole_numbers(ids, sentence):
         next(iter(loader))
 
 
-def test_two_recordings_do_not_share_a_loader():
-    loader = DataLoader(Points(), batch_size=5)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_two_recordings_do_not_share_a_loader(workers):
+    loader = DataLoader(Points(), batch_size=5, num_workers=workers, persistent_workers=workers > 0)
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with ks.record(model, loader, loss=F.mse_loss, batch=split) as recording:
@@ -636,4 +637,6 @@ def test_two_recordings_do_not_share_a_loader():
             step(model, optimizer, x, y, Truth(), None)
         with pytest.raises(RecordingError, match="Another recording listens"):
             ks.record(network(), loader, loss=F.mse_loss).__enter__()
-    assert len(recording.run) == 5
+        for x, _, y in loader:
+            step(model, optimizer, x, y, Truth(), None)
+    assert len(recording.run) == 10

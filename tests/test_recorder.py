@@ -273,6 +273,12 @@ def test_keep_is_all_or_a_number_or_a_size(keep):
         ks.record(network(), (torch.zeros(1, 3), torch.zeros(1, 2)), loss=F.mse_loss, keep=keep)
 
 
+@pytest.mark.parametrize("seconds", ["x", None, -1, float("nan"), [1]])
+def test_commits_come_after_a_number_of_seconds(seconds):
+    with pytest.raises(RecordingError, match="commit_every must be a number of seconds from 0 on.*every step"):
+        ks.record(network(), (torch.zeros(1, 3), torch.zeros(1, 2)), loss=F.mse_loss, commit_every=seconds)
+
+
 def test_an_optimizer_that_cannot_be_replayed_needs_every_row():
     points = Points()
     model = network()
@@ -524,6 +530,20 @@ def test_a_parameter_that_was_frozen_from_the_start_stays_outside(tmp_path):
     assert run.names == ["3.weight", "3.bias"]
     assert torch.equal(run.network.parameters["0.weight"], model[0].weight)
     assert torch.equal(ks.decompose(run, Points().x[:2]).final, ks.decompose(recording.run, Points().x[:2]).final)
+
+
+@pytest.mark.parametrize("layer", [nn.LazyLinear(2), nn.LazyBatchNorm1d(affine=False)], ids=repr)
+def test_a_lazy_layer_is_asked_to_see_a_batch_first(layer):
+    model = nn.Sequential(nn.Linear(3, 3), layer)
+    x, y = torch.randn(8, 3), torch.randn(8, 3)
+    with pytest.raises(RecordingError, match=r"'1\..*' has no shape before the first batch.*Call the model on a batch"):
+        ks.record(model, (x, y), loss=F.mse_loss).__enter__()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore", UserWarning)
+        y = torch.zeros_like(model(x))
+    with ks.record(model, (x, y), loss=F.mse_loss) as recording:
+        step(model, torch.optim.SGD(model.parameters(), lr=0.1), x, y, Truth(), None)
+    assert len(recording.run) == 1
 
 
 def test_a_frozen_parameter_keeps_its_memory_while_steps_are_written():

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
 
@@ -77,22 +78,25 @@ def record(
     r"""Records the training loop inside the ``with`` block.
 
     The loop stays as it is: any number of epochs over ``loader``, any ``torch.optim`` optimizer, schedules, clipping,
-    accumulation. The model, the loader and the random state are left exactly as they would be without recording.
+    accumulation. The model, the loader and the random state are left exactly as they would be without recording. One
+    network is recorded: its modules and frozen parameters stay as they are until the block ends.
 
     Args:
-        model: The network that is trained.
-        loader: The loader that the loop iterates; or a pair ``(inputs, targets)`` of tensors for a loop that indexes
-            them itself, which then calls ``recording.batch(ids)`` before each forward pass (not needed where every
-            pass sees all samples).
+        model: The network that is trained, as the loop calls it; of one that is compiled or spread over devices the
+            network within is recorded.
+        loader: The loader that the loop iterates, which serves one recording at a time; or a pair ``(inputs, targets)``
+            of tensors for a loop that indexes them itself, which then calls ``recording.batch(ids)`` before each
+            forward pass (not needed where every pass sees all samples).
         loss: The per-sample loss that is minimised, called as ``loss(outputs, targets, reduction="none")`` if it takes
-            a reduction; a ``torch.nn`` loss module will do. A loop may use its mean, its sum, or any multiple.
+            a reduction, which gives losses with shape :math:`(n,)` or :math:`(n, *)`; a ``torch.nn`` loss module will
+            do. A loop may use its mean, its sum, or any multiple.
         out: The folder to record into; ``None`` keeps the run in memory.
         keep: ``"all"`` stores the parameters at every step; a number k at every k-th, the others are replayed; a size
             such as ``"200MB"`` starts with all and thins out when the size is reached.
         average: A module with averaged weights (``torch.optim.swa_utils.AveragedModel`` or a copy) that the loop
             updates; afterwards ``decompose(..., weights="average")`` explains it.
         batch: ``batch -> (inputs, targets)`` for loaders that give something else than ``(..., targets)``.
-        ids: ``batch -> whole numbers`` for loaders whose samples have no index.
+        ids: ``batch -> whole numbers`` for loaders whose samples have no index, a number of its own for each sample.
         class_names: A word for each class.
         commit_every: Seconds after which recorded steps are brought to the disk; ``0`` commits every step.
         overwrite: Whether a run in ``out`` may be replaced.
@@ -105,6 +109,7 @@ def record(
 
     Raises:
         RecordingError: If the loop and the recording do not fit together; the message says what to do.
+        DataError: If batches, ids or targets have another form than asked, or two samples share an id.
 
     Example:
         >>> import torch.nn.functional as F
@@ -175,6 +180,11 @@ class Recording:
         self._earlier = earlier
         if resume and out is None:
             raise RecordingError("resume=True takes up a run in a folder, and none is named. Pass out=... as well.")
+        if not isinstance(commit_every, int | float) or not commit_every >= 0:
+            raise RecordingError(
+                f"commit_every must be a number of seconds from 0 on; {commit_every!r} came. With 0 every step is "
+                "brought to the disk at once."
+            )
         refuse_parts(model)
         self._called, self._model = model, network_behind(model)
         self._loss, self._out, self._keep = loss, out, keep
@@ -190,6 +200,7 @@ class Recording:
     def __enter__(self) -> Self:
         if self._used:
             raise RecordingError("A recording is used once. Call record(...) again for another one.")
+        _refuse_lazy(self._model)
         self._network = Network(self._model)
         self._network.buffers |= self._earlier or {}
         self._parameters: dict[str, Tensor] = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
@@ -743,6 +754,16 @@ def _pair(pair: Any) -> tuple[tuple[Tensor, ...], Tensor]:
             "Cut them to the same length."
         )
     return tuple(pair[:-1]), pair[-1].detach().cpu()
+
+
+def _refuse_lazy(model: nn.Module) -> None:
+    lazy = next((name for name, t in [*model.named_parameters(), *model.named_buffers()] if is_lazy(t)), None)
+    if lazy is not None:
+        raise RecordingError(
+            f"{lazy!r} has no shape before the first batch, since its layer is a lazy one, so there is nothing yet to "
+            "record. Call the model on a batch once, under torch.no_grad(), before `with ks.record(...)` and before "
+            "the optimizer is made."
+        )
 
 
 def _averaged(model: nn.Module, average: nn.Module) -> list[Tensor]:
