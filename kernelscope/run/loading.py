@@ -49,9 +49,6 @@ class LoaderTap:
             del type(self.loader).__iter__
             self.loader.__class__ = self._kind
             self._kind = None
-        elif hasattr(type(self.loader), "_tapped"):
-            # Another recording listens to it.
-            return
         # Workers that persist go on with the same iterator.
         kept = getattr(self.loader, "_iterator", None)
         sampler = getattr(kept, "_index_sampler", None)
