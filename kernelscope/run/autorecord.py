@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from ..errors import RecordingError
 from ..network import cast, get_random_state
+from . import precision
 from .deliveries import leaves
 from .keeping import Keep
 from .loading import LoaderTap, accompanied
@@ -226,7 +227,7 @@ class AutoRecording:
             self._stop_listening()
             return
         glimpse = _Glimpse(self, module, args, kwargs, outputs, self._pending, self._random,
-                           torch.is_autocast_enabled(first.device.type))
+                           precision.current(first.device))
         unused = [g for g in self._glimpses if not g.used]
         if len(unused) >= REMEMBERED:
             self._glimpses.remove(unused[0])
@@ -354,7 +355,8 @@ class _Glimpse:
     """A forward pass that may turn out to be the first one of the training."""
 
     def __init__(self, session: AutoRecording, module: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any,
-                 delivered: tuple[DataLoader[Any], Any, list[int]] | None, random: Tensor | None, autocast: bool):
+                 delivered: tuple[DataLoader[Any], Any, list[int]] | None, random: Tensor | None,
+                 autocast: str | None):
         self.session, self.module, self.args, self.kwargs, self.outputs = session, module, args, kwargs, outputs
         self.delivered, self.random, self.autocast = delivered, random, autocast
         self.losses: list[_LossCall] = []

@@ -14,25 +14,26 @@ from torch import Tensor, nn
 
 from ..network import Network, exact_arithmetic, random_state
 from .deliveries import leaves
+from .precision import reduced
 
 #: A relative difference of the first outputs above which the copy is called another function.
 DIFFERENT = 1e-2
 
 
 def warn_of_other_outputs(network: Network, model: nn.Module, inputs: tuple[Tensor, ...], training: tuple[str, ...],
-                          random: Tensor | None, outputs: Any, autocast: bool) -> bool:
+                          random: Tensor | None, outputs: Any, autocast: str | None) -> bool:
     """Computes the first outputs again on the copy, and warns if they differ; says whether they do."""
     parameters = {name: p.detach() for name, p in model.named_parameters()}
     buffers = dict(model.named_buffers())
     device = next(iter(parameters.values())).device
-    with exact_arithmetic(), torch.no_grad(), random_state(random, device):
+    with exact_arithmetic(), torch.no_grad(), random_state(random, device), reduced(autocast, device):
         copied = network(parameters, buffers, inputs, training)
     worst = 0.0
     for a, b in zip(leaves(outputs), leaves(copied), strict=False):
         if a.is_floating_point() and a.shape == b.shape and a.numel():
             a, b = a.detach().double(), b.detach().double()
             worst = max(worst, float((a - b).norm() / a.norm().clamp_min(torch.finfo(a.dtype).tiny)))
-    # Reduced precision moves the outputs of a deep network by some percent.
+    # In reduced precision another formula for the same thing moves the outputs of a deep network by some percent.
     if worst <= (10 * DIFFERENT if autocast else DIFFERENT):
         return False
     hooked = [name or "the model itself" for name, module in hooked_modules(model)]

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..network import Network, exact_arithmetic, gradients_of, random_state
 from .gradient import Tolerance, used_gradient
 from .losses import Loss
+from .precision import reduced
 from .samples import Samples
 from .step import Step
 
@@ -29,9 +30,10 @@ def warn_of_another_loss(network: Network, loss: Loss, samples: Samples, step: S
     with exact_arithmetic(), torch.enable_grad():
         for batch in step.batches:
             inputs, targets = samples.read(batch)
-            with random_state(batch.random, device):
+            with random_state(batch.random, device), reduced(batch.autocast, device):
                 outputs = network(leaves, network.buffers, tuple(x.to(device) for x in inputs), batch.training)
-            gradients = gradients_of(loss.mean(outputs, targets.to(device)), leaves)
+                value = loss.mean(outputs, targets.to(device))
+            gradients = gradients_of(value, leaves)
             means.append([torch.zeros_like(p) if g is None else g for g, p in
                           zip(gradients, leaves.values(), strict=True)])
     dtype = next(iter(leaves.values())).dtype

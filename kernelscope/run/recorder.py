@@ -28,6 +28,7 @@ from ..network import Network, flatten, get_random_state
 from ..storage import MemoryStore, Store
 from ..storage.files import disk_errors
 from ..storage.manifest import exists
+from . import precision
 from .classes import checked_names, compare_names
 from .copy_check import warn_of_other_outputs
 from .deliveries import Deliveries, leaves, len_of
@@ -406,10 +407,10 @@ class Recording:
         self._deliveries.skip()
 
     def take(self, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any, random: Tensor | None,
-             autocast: bool) -> Pass | None:
+             autocast: str | None) -> Pass | None:
         """Takes a forward pass that was made before the recording began, on the batch that was delivered last."""
         self._random = random
-        with torch.enable_grad(), torch.autocast(self._device.type, enabled=autocast):
+        with torch.enable_grad(), precision.reduced(autocast, self._device):
             return self._see(args, kwargs, outputs)
 
     def _before_pass(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -433,7 +434,7 @@ class Recording:
             random = None
         training = tuple(name for name, module in self._modules if module.training)
         this = Pass(self._passes, args, self._known(args), self._step - self._broken_off(), training, random,
-                    torch.is_autocast_enabled(self._device.type))
+                    precision.current(self._device))
         for t in tensors:
             t.register_hook(this.use)
         if self._other is None:
