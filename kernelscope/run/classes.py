@@ -36,6 +36,7 @@ def class_indices(targets: Tensor, loss: str | None) -> Tensor | None:
         loss: The name of the loss in ``torch.nn.functional``, if it has one.
 
     Example:
+        >>> import torch
         >>> class_indices(torch.tensor([[0.0], [1.0]]), None), class_indices(torch.tensor([0.3, 1.7]), None)
         (tensor([0, 1]), None)
     """
