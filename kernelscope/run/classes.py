@@ -64,6 +64,7 @@ def thirds(values: Tensor) -> list[str] | None:
     """Whether each number is low, middle or high, or ``None`` if these are not three groups.
 
     Example:
+        >>> import torch
         >>> thirds(torch.tensor([0.1, 0.2, 5.0]))
         ['low (≤ 0.1)', 'middle', 'high (> 0.2)']
     """
