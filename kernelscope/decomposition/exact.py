@@ -39,6 +39,9 @@ from .unrolling import OptimizerState, Unroller
 #: Rows of gradients that are made at once, in bytes: enough to be one large product, few enough to stay near the core.
 PART = 2**24
 
+#: Rows of queries that go back together for each sample of a batch: with so many, the samples' gradients cost little.
+ROWS = 32
+
 
 def decompose(
     run: Run,
@@ -236,8 +239,12 @@ class _Plan:
                 f'allows {memory / 2**20:.0f} MiB. Explain fewer outputs, for example output="margin", or raise memory.'
             )
         block = min(max(1, memory // (2 * kept)), len(side))
-        part = min(block, max(1, min(PART, memory // 4) // kept))
         length = min(max(1, memory // (4 * held)), len(run))
+        if length == len(run):
+            # All steps are held, so a further pass costs the gradients of the batches alone.
+            batch = max(len(batch.columns) for k in range(len(run)) for batch in run[k].batches)
+            block = min(block, -(-ROWS * batch // width))
+        part = min(block, max(1, min(PART, memory // 4) // kept))
         needed = block * kept + part * working + length * held
         return cls(block, part, -(-len(side) // block), length, needed)
 

