@@ -172,6 +172,91 @@ def test_the_sentence_speaks_of_accounting_and_never_of_influence():
     assert "accounting along one recorded run" in why.sentence()
 
 
+def test_where_nothing_moved_nothing_is_said_to_cancel():
+    zero = torch.zeros(1, 1, 30, dtype=torch.float64)
+    still = with_path([0.5] * 31)
+    made = still.decomposition
+    made = replace(made, contributions=0 * made.contributions, steps=zero, group_steps=0 * made.group_steps,
+                   channels={name: 0 * values for name, values in made.channels.items()})
+    why = replace(still, decomposition=made)
+    said = why.sentence()
+    assert "Before training this lead was the same, +0.50: 30 steps moved nothing." in said
+    assert "cancel" not in said
+    assert "of the way" not in said
+    assert why.check().ok
+
+
+def test_one_step_of_one_sample_is_said_in_the_singular():
+    x, y = torch.randn(1, 3), torch.tensor([1])
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ks.record(model, (x, y), loss=F.cross_entropy) as recording:
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    assert "over 1 step the training sample added" in ks.explain(recording.run, x).sentence()
+
+
+def trained(y, loss, **options):
+    """A short run on forty points, and the points."""
+    x = torch.randn(len(y), 3)
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ks.record(model, (x, y), loss=loss, **options) as recording:
+        for _ in range(10):
+            optimizer.zero_grad()
+            loss(model(x), y).backward()
+            optimizer.step()
+    return recording.run, model, x
+
+
+def test_a_quantity_is_raised_and_lowered_and_nobody_is_for_or_against_it():
+    run, model, x = trained(torch.randn(40, 1), F.mse_loss)
+    why = ks.explain(run, x[:1], targets=torch.tensor([1.25]))
+    said = why.sentence()
+    assert said.startswith(f"The network's output is {model(x[:1]).item():.2f}".replace("-", "−"))
+    assert "raised it most" in said
+    assert "lowered it most" in said
+    assert not re.search(r"\b(for|against) (it|this)", said)
+    assert why.targets == ["1.25"]
+    assert why.sample_targets == [f"{float(run.sample(i)[1]):.2f}".replace("-", "−") for i in why.samples.tolist()]
+
+
+def test_two_classes_told_apart_by_one_output_are_named_and_probable():
+    y = (torch.arange(40) % 2).float()[:, None]
+    run, model, x = trained(y, F.binary_cross_entropy_with_logits, class_names=["ill", "well"])
+    logits = model(x)[:, 0].detach()
+    shown = [int(logits.argmax()), int(logits.argmin())]
+    why = ks.explain(run, x[shown], targets=y[shown])
+    assert torch.allclose(why.decomposition.final[:, 0].float(), logits[shown], atol=1e-5)
+    for query, place in enumerate(shown):
+        predicted = ["ill", "well"][int(logits[place] > 0)]
+        assert f"The network predicts {predicted} with probability" in why.sentence(query)
+        assert torch.allclose(why.probabilities(query)[1, -1].float(), logits[place].sigmoid(), atol=1e-5)
+        assert "towards well" in why.sentence(query)
+        assert why.targets[query] == ["ill", "well"][int(y[place])]
+        signs = [float(value) > 0 for value in why.decomposition.path[query, 0]]
+        settled = max((k + 1 for k, sign in enumerate(signs) if sign != signs[-1]), default=0)
+        assert why.learned(query)[1] == settled
+    assert why.group_names() == ["ill", "well"]
+
+
+@pytest.mark.parametrize("form", [list, tuple, torch.tensor, lambda words: torch.tensor(words).numpy(),
+                                  lambda words: list(torch.tensor(words))])
+def test_labels_are_words_whatever_holds_them(digits_run, form):
+    run, _, x, _ = digits_run
+    why = ks.explain(run, x[:1], labels=form([i % 3 for i in range(run.size)]))
+    assert why.group_names() == ["0", "1", "2"]
+    assert "tensor" not in why.sentence()
+
+
+def test_a_long_name_is_cut_in_the_sentence_and_kept_in_the_tables():
+    names = ["a" * 5000, "b" * 5000, "c", "d"]
+    why = explanation(q=1, names=names)
+    for text in (why.sentence(), why.summary(), repr(why)):
+        assert len(text) < 2000
+    assert set(why.by_group()["group"]) == set(names)
+
+
 def test_slicing_keeps_each_query_and_drops_samples_nobody_shows():
     why = explanation(q=3, k=2)
     assert len(why) == 3
@@ -179,6 +264,8 @@ def test_slicing_keeps_each_query_and_drops_samples_nobody_shows():
     assert len(part) == 1
     assert part.sentence() == why.sentence(1)
     assert len(part.samples) <= 4 < len(why.samples)
+    assert part.sample_targets == [why.sample_targets[why.samples.tolist().index(i)] for i in part.samples.tolist()]
+    assert replace(why, names=["a", "b", "c"])[1:].names == ["b", "c"]
     assert part.helpful()["sample"].tolist() == why.helpful().query("query == 1")["sample"].tolist()
     assert [len(why[1:]), len(why[[2]]), len(why[torch.tensor([0, 2])])] == [2, 1, 2]
 

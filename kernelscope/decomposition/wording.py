@@ -109,14 +109,14 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
-def shortened(name: str) -> str:
+def shortened(name: str, most: int = LONGEST) -> str:
     """A name as it fits into a sentence: the middle of a long one is left out.
 
     Example:
         >>> shortened("seven"), len(shortened("a" * 5000))
         ('seven', 48)
     """
-    return name if len(name) <= LONGEST else f"{name[:LONGEST - 16]}…{name[-15:]}"
+    return name if len(name) <= most else f"{name[:most - 16]}…{name[-15:]}"
 
 
 def small(value: float) -> str:
@@ -248,7 +248,8 @@ def _movement(why: Explanation, query: int) -> str:
         return f"Before training {what} was the same, {signed(start)}: {steps} moved nothing."
     roughly = "about " if weaknesses(why, query) else ""
     added = "nothing" if data == 0 else f"{roughly}{signed(data)}"
-    return f"Before training {what} was {signed(start)}; over {steps} the training samples added {added}."
+    who = "training sample" if why.shares.shape[1] == 1 else "training samples"
+    return f"Before training {what} was {signed(start)}; over {steps} the {who} added {added}."
 
 
 def _percent(why: Explanation, query: int, share: float) -> str:

@@ -99,8 +99,19 @@ def _case(why: Explanation, query: int, album: Album, extent: Range | None, name
             [(_line_name(why, line, kind), kind, value) for line, kind, value in entries if value or kind != "channel"],
             float(ledger.magnitude[query, 0]),
         ),
-        "nothing": ", ".join(LINE_NAMES[line] for line, kind, value in entries if kind == "channel" and not value),
+        "nothing": nothing([line for line, kind, value in entries if kind == "channel" and not value]),
     }
+
+
+def nothing(channels: list[str]) -> str:
+    """The channels on which nothing was booked, in words.
+
+    Example:
+        >>> nothing(["decay", "buffers", "unattributed"])
+        'weight decay, normalisation statistics or unattributed changes'
+    """
+    words = [LINE_NAMES[name] if name != "unattributed" else "unattributed changes" for name in channels]
+    return " or ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def _signed(share: float) -> dict[str, str]:

@@ -32,6 +32,9 @@ _TEMPLATES = Path(__file__).parent / "templates"
 PICTURE_BYTES = 1_000_000
 PAGE_BYTES = 10_000_000
 
+#: Letters of a heading; a longer one is cut, and stands in full at the end of the page.
+LONGEST_HEADING = 120
+
 GLOSSARY = (
     ("contribution", "What one training sample added to the explained number over all steps of this run: exact, and "
                      "with a sign. Also called its share."),
@@ -100,7 +103,9 @@ class Report:
         notice = album.notice()
         page = _environment().get_template("page.html").render(
             title=self.title, lead=lead, sections=views, comparisons=compared, notices=[notice] if notice else [],
-            glossary=GLOSSARY, accounting=ACCOUNTING,
+            glossary=GLOSSARY, accounting=ACCOUNTING, longest=LONGEST_HEADING,
+            cut_headings=[text for text in (self.title, *(heading for heading, _, _ in sections))
+                          if len(text) > LONGEST_HEADING],
             provenance=[(name, words(value)) for name, value in self.provenance.items()],
             style=_trusted(style), script=_trusted(script), style_hash=_hash(style), script_hash=_hash(script),
             version=_version(),
