@@ -51,8 +51,9 @@ def test_what_is_no_run_is_refused_with_the_way_to_one(run, tmp_path):
             (recording, "a Recording came.*recording.run"), (None, "a NoneType came.*kernelscope.load"),
             (ks.decompose(run, X[:1]), "a Decomposition came")]
     for wrong, sentence in ways:
-        with pytest.raises(DataError, match=sentence):
-            ks.decompose(wrong, X[:1])
+        for ask in (ks.decompose, ks.explain):
+            with pytest.raises(DataError, match=sentence):
+                ask(wrong, X[:1])
 
 
 # -- queries -----------------------------------------------------------------------------------------------------------
@@ -340,3 +341,171 @@ def test_one_query_alone_is_asked_twice_as_well():
     run = record(Odd("draws"))
     with pytest.raises(ModelError, match="draws random numbers"):
         ks.decompose(run, X[:1])
+
+
+# -- explanations ------------------------------------------------------------------------------------------------------
+
+
+def test_an_explanation_takes_queries_in_any_form(run):
+    truth = ks.explain(run, X[:3])
+    for x in (X[:3].numpy(), [X[:3]], TensorDataset(X[:3], CLASSES[:3])):
+        assert torch.equal(ks.explain(run, x).shares, truth.shares)
+        assert torch.equal(ks.explain(run, x).inputs, X[:3])
+    for x in (X[0], X[0].numpy(), (X[0],)):
+        torch.testing.assert_close(ks.explain(run, x).shares, truth.shares[:1], rtol=1e-12, atol=1e-15)
+    with pytest.raises(DataError, match=r"shaped like the run's samples, \(q, 3\); got \(12, 2\)"):
+        ks.explain(run, X[:, :2])
+
+
+@pytest.mark.parametrize(("options", "sentence"), [
+    ({"k": 0}, "got k=0"), ({"k": -1}, "got k=-1"), ({"k": 2.5}, "got k=2.5"), ({"k": "3"}, "got k='3'"),
+    ({"k": True}, "got k=True"), ({"labels": 5}, "a int came"), ({"labels": ["a"]}, "12 samples; got 1"),
+    ({"output": 99}, "output=99 is none"), ({"output": "logits"}, "one output for each query; the ledger has 3"),
+])
+def test_an_explanation_refuses_what_does_not_fit(run, options, sentence):
+    with pytest.raises(DataError, match=sentence):
+        ks.explain(run, X[:2], **options)
+    assert ks.explain(run, X[:2], k=np.int64(2)).k == 2
+
+
+@pytest.mark.parametrize("targets", [
+    [1, 2], np.array([1, 2], dtype=np.uint8), torch.tensor([[1], [2]]), F.one_hot(torch.tensor([1, 2])),
+    torch.tensor([[0.1, 0.8, 0.1], [0.2, 0.2, 0.6]])])
+def test_true_classes_come_in_any_form(run, targets):
+    assert ks.explain(run, X[:2], targets=targets).targets == ["1", "2"]
+    assert ks.explain(run, X[:1], targets=targets[:1]).targets == ["1"]
+    assert ks.explain(run, X[0], targets=2).targets == ["2"]
+
+
+@pytest.mark.parametrize(("targets", "sentence"), [
+    ([1], "each of the 2 queries; 1 came"),
+    (4, "the number 4 came"),
+    ([1, 3], "hold the class 3, and the network tells 3 classes apart"),
+    ([-1, 0], "hold the class -1"),
+    ([1.0, 2.0], "one of 3 for each query, and a tensor with shape .2,. of torch.float"),
+    ([[1, 0], [0, 1]], "one of 3 for each query"),
+    ([[0.5, 0.2, 0.2], [1.0, 0.0, 0.0]], "one of 3 for each query"),
+    (["a", "b"], "no array of numbers"),
+])
+def test_true_classes_that_there_are_not_are_refused(run, targets, sentence):
+    for output in (None, 1):
+        with pytest.raises(DataError, match=sentence):
+            ks.explain(run, X[:2], targets=targets, output=output)
+
+
+SECOND = (X[:, :1] + 0.3 * X[:, 1:2] > 0).double()
+
+
+class Flat(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = network(1)
+
+    def forward(self, x):
+        return self.inner(x)[:, 0]
+
+
+@pytest.mark.parametrize(("make", "y", "loss", "kind"), [
+    (lambda: network(1), SECOND, BCE, "logit"),
+    (lambda: network(1), SECOND, nn.BCEWithLogitsLoss(), "logit"),
+    (lambda: network(1), SECOND, nn.BCEWithLogitsLoss(pos_weight=torch.tensor([3.0])), "logit"),
+    (Flat, SECOND[:, 0], BCE, "logit"),
+    (Flat, 0.1 + 0.8 * SECOND[:, 0], BCE, "logit"),
+    (lambda: network(1), SECOND[:, 0], lambda out, y, **o: BCE(out[:, 0], y, **o), "logit"),
+    (lambda: network(1), SECOND[:, 0].long(), lambda out, y, **o: BCE(out[:, 0], y.to(out), **o), "logit"),
+    (lambda: network(1), SECOND, lambda out, y, **o: BCE(2 * out, y, **o), "output"),
+    (lambda: nn.Sequential(network(1), nn.Sigmoid()), SECOND, F.binary_cross_entropy, "output"),
+    (lambda: network(1), SECOND, F.mse_loss, "output"),
+    (lambda: network(1), 3 * CLASSES, lambda out, y, **o: F.mse_loss(out[:, 0], y.to(out), **o), "output"),
+    (lambda: network(3), F.one_hot(CLASSES).double() * 0.9 + 0.1 / 3, F.cross_entropy, "margin"),
+    (lambda: network(2), SECOND[:, 0].long(), F.cross_entropy, "margin"),
+])
+def test_what_is_explained_is_what_says_most(make, y, loss, kind):
+    torch.manual_seed(0)
+    model = make()
+    run = record(model, y, loss, steps=30)
+    why = ks.explain(run, X)
+    final = model(X).detach().reshape(12, -1)
+    assert why.kind == kind
+    if kind == "margin":
+        top = final.topk(2)
+        torch.testing.assert_close(why.decomposition.final, top.values[:, :1] - top.values[:, 1:])
+        assert [why.answer(q)[0] for q in range(12)] == top.indices[:, 0].tolist()
+        return
+    torch.testing.assert_close(why.decomposition.final, final)
+    if kind == "output":
+        assert why.answer() is None
+        return
+    assert [why.answer(q)[0] for q in range(12)] == (final[:, 0] > 0).long().tolist()
+    truth = torch.stack([why.probabilities(q)[1, -1] for q in range(12)])
+    torch.testing.assert_close(truth, final[:, 0].sigmoid())
+    given = ks.explain(run, X[:2], targets=y[:2])
+    assert given.targets == [run.class_names[int(t > 0.5)] for t in y[:2].reshape(-1)]
+    lead = ks.explain(run, X, output="margin")
+    torch.testing.assert_close(lead.decomposition.final, final.abs())
+    assert [lead.answer(q) for q in range(12)] == [why.answer(q) for q in range(12)]
+
+
+@pytest.mark.parametrize("y", [NUMBERS[:, 0], NUMBERS[:, :1]])
+def test_quantities_are_explained_by_samples_of_low_middle_and_high_targets(y):
+    run = record(Flat() if y.ndim == 1 else network(1), y, F.mse_loss)
+    why = ks.explain(run, X[:2], targets=[0.5, 1.5])
+    assert [name.split(" ")[0] for name in why.group_names()] == ["high", "low", "middle"]
+    assert why.group_sizes() == [4, 4, 4]
+    shares = dict(zip(why.group_names(), why.group_shares().tolist(), strict=True))
+    order = y.flatten().argsort()
+    for word, part in zip(("low", "middle", "high"), order.split(4), strict=True):
+        share = next(value for name, value in shares.items() if name.startswith(word))
+        assert abs(share - float(why.shares[0, part].sum())) < 1e-12
+    assert why.targets == ["0.50", "1.50"]
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words, self.inner = nn.Embedding(5, 2), nn.Linear(5, 3)
+
+    def forward(self, x, tokens):
+        return self.inner(torch.cat([x, self.words(tokens).mean(1)], 1))
+
+
+def test_a_network_of_several_inputs_is_explained_drawn_and_saved(tmp_path):
+    tokens = torch.randint(0, 5, (12, 61), generator=torch.Generator().manual_seed(2))
+    run = record(Two(), x=(X, tokens))
+    truth = ks.decompose(run, (X[:2], tokens[:2]), output="margin")
+    for asked in ((X[:2], tokens[:2]), TensorDataset(X[:2], tokens[:2], CLASSES[:2])):
+        why = ks.explain(run, asked, targets=CLASSES[:2], k=3)
+        assert torch.equal(why.shares, truth.contributions[:, 0])
+    assert len(ks.explain(run, (X[0], tokens[0]))) == 1
+    # 3 + 61 numbers would make a picture of 8 x 8.
+    assert why.inputs.shape == (2, 1, 64)
+    assert torch.equal(why.inputs[:, 0, 3:].long(), tokens[:2])
+    for row, i in enumerate(why.samples.tolist()):
+        assert torch.equal(why.sample_inputs[row, 0], torch.cat([X[i], tokens[i]]))
+    page = ks.Report("Two inputs", [why, why[1]]).html()
+    for text in (why._repr_html_(), page):
+        assert "data:image/png" not in text
+        assert f"{float(X[0, 0]):.3g}" in text
+    loaded = ks.Explanation.load(why.save(tmp_path / "why"))
+    assert loaded._repr_html_() == why._repr_html_()
+    with pytest.raises(DataError, match=r"takes 2 inputs and 1 came. Pass x as a tuple of 2 tensors"):
+        ks.explain(run, X)
+    with pytest.raises(DataError, match=r"trained on torch.int64, and queries of torch.float64"):
+        ks.explain(run, (X, tokens.double()))
+    with pytest.raises(DataError, match=r"rows. Give each the same number"):
+        ks.explain(run, (X[:2], tokens[:3]))
+
+
+def test_samples_are_shown_by_their_place_whatever_their_ids():
+    loader = DataLoader(TensorDataset(X, torch.arange(12) * 7 + 100, CLASSES), batch_size=6)
+    model = network().double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ks.record(model, loader, loss=F.cross_entropy, ids=lambda b: b[1], batch=lambda b: (b[0], b[2])) as recording:
+        for x, _, y in loader:
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    why = ks.explain(recording.run, X[:1])
+    assert len(why.samples) > 0
+    assert torch.equal(why.sample_inputs, X[why.samples])
+    assert set(why.helpful()["sample"]) <= set(range(100, 184, 7))

@@ -71,8 +71,8 @@ def decompose(
         x: The queries, with shape :math:`(q, *)`, as the network takes them: a tensor or an array, a tuple of them for
             a network of several inputs, or a data set whose samples hold the inputs first.
         output: What is explained: ``None`` for all outputs, a number for the one of this index, ``"margin"`` (predicted
-            class minus runner-up, both as in the end), ``"loss"``, or a function of ``(outputs)`` or ``(outputs,
-            targets)``.
+            class minus runner-up, both as in the end), ``"answer"`` (the margin of several classes, the logit of two,
+            or the first output), ``"loss"``, or a function of ``(outputs)`` or ``(outputs, targets)``.
         targets: The queries' targets, with one row for each, where the output needs them.
         quadrature: ``"gonzalez"`` (complete), ``"midpoint"``, ``"left"`` or ``"gaussM"``.
         weights: ``"trained"``, or ``"average"`` for the averaged weights that were recorded beside them.

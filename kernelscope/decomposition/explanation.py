@@ -13,7 +13,7 @@ percentage of their sum would mean little, and none is given.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Self
@@ -25,6 +25,8 @@ from ..errors import DataError
 from ..result import Check, CheckRow, Result, as_float64
 from . import wording
 from .gallery import gallery
+from .output import class_targets
+from .questions import as_queries, as_targets, checked_count, checked_run
 from .result import CHANNELS, Decomposition
 from .wording import CANCELLATION_LIMIT
 
@@ -40,9 +42,10 @@ class Explanation(Result):
 
     Attributes:
         decomposition: The ledger of the explained output, with one output for each of the q queries.
-        inputs: The queries, with shape :math:`(q, *)`.
+        inputs: The queries, with shape :math:`(q, *)`; of a network of several inputs the entries of all of them in one
+            row, with shape :math:`(q, 1, p)`.
         samples: Positions in the ledger of the samples that are shown for some query, with shape :math:`(m,)`.
-        sample_inputs: The inputs of these samples only, with shape :math:`(m, *)`.
+        sample_inputs: The inputs of these samples only, in the same form, with shape :math:`(m, *)`.
         kind: ``"margin"``, ``"logit"`` or ``"output"``.
         classes: A word for each class; empty when nothing is classified.
         targets: The true answer for each query in words, or ``None``.
@@ -344,9 +347,9 @@ class Explanation(Result):
 
 def explain(
     run: Run,
-    x: Tensor,
+    x: Any,
     *,
-    targets: Tensor | None = None,
+    targets: Any = None,
     output: None | str | int | Callable[..., Tensor] = None,
     k: int = 8,
     labels: Sequence[str] | None = None,
@@ -356,19 +359,21 @@ def explain(
 
     Args:
         run: The recorded run.
-        x: The queries, with shape :math:`(q, *)`, or one query without its batch axis.
-        targets: Their true answers, if known, with shape :math:`(q,)`.
-        output: What to explain. ``None`` takes the margin of a classifier (predicted class minus runner-up) and the
-            first output of anything else, which is the logit of the second class where the loss is
-            ``binary_cross_entropy_with_logits``; a number takes that output; a callable takes ``outputs`` and returns
-            :math:`(q, 1)`.
+        x: The queries, with shape :math:`(q, *)`, or one query without its batch axis; in any form that
+            :func:`kernelscope.decompose` takes.
+        targets: Their true answers, if known, with shape :math:`(q,)`; classes by their index, or in the form of the
+            targets in training.
+        output: What to explain. ``None`` takes the margin of a classifier (predicted class minus runner-up), the logit
+            of the second of two classes that one output tells apart, and the first output of anything else; a number
+            takes that output; a callable takes ``outputs`` and returns :math:`(q, 1)`.
         k: How many samples to show on each side.
         labels: A word for each training sample, as a list, an array or a tensor; by default the class of each, where
-            training was on classes. Samples are grouped by it.
+            training was on classes, and else whether its target is low, middle or high, by thirds. Samples are grouped
+            by it.
         options: Passed to :func:`kernelscope.decompose`.
 
     Raises:
-        DataError: If the number of labels or the shape of the queries does not fit the run.
+        DataError: If queries, targets, labels or options do not fit the run.
 
     Example:
         >>> import kernelscope as ks, torch.nn.functional as F
@@ -390,38 +395,29 @@ def explain(
     """
     from .exact import decompose
 
-    if k < 1:
-        raise DataError(f"explain shows at least one sample on each side; got k={k}.")
+    run, k = checked_run(run), checked_count(k)
     words = run.labels if labels is None else _words(labels)
     if words is not None and len(words) != run.size:
         raise DataError(f"explain needs one label for each of the run's {run.size} samples; got {len(words)}.")
-    shape = next((known[0].shape for known in map(run.sample, range(run.size)) if known is not None), x.shape[1:])
-    if x.shape == shape:
-        x = x[None]
-    if x.shape[1:] != shape:
-        raise DataError(
-            f"explain needs queries shaped like the run's samples, (q, {', '.join(map(str, shape))}); "
-            f"got {tuple(x.shape)}."
-        )
-    classified = output is None and run.is_classification
-    margin = output == "margin" if isinstance(output, str) else classified and not _one_quantity(run)
-    logit = classified and _one_quantity(run) and run.loss.name == "binary_cross_entropy_with_logits"
-    asked: Any = "margin" if margin else 0 if output is None else output
-    ledger = decompose(run, x, _Column(asked) if isinstance(asked, int) else asked,
-                       targets=None if margin else targets, groups=words, **options)
+    queries = as_queries(x, tuple(run.samples.inputs), alike=True)
+    given = as_targets(targets, len(queries[0]))
+    ledger = decompose(run, queries, "answer" if output is None else output, targets=given, groups=words, **options)
+    name = ledger.output_names[0]
+    kind = name if name in ("margin", "logit") else "output"
     # Where a network has one output, its number tells nobody anything.
-    names = ["output"] if ledger.output_names == ["0"] and _one_quantity(run) else ledger.output_names
+    names = ["output"] if name == "0" and _one_quantity(run) else ledger.output_names
+    if given is not None and run.is_classification:
+        given = class_targets(given, run, ledger.outputs)
     return from_decomposition(
-        replace(ledger, labels=words, output_names=names), x, run.sample,
-        kind="margin" if margin else "logit" if logit else "output", classes=run.class_names, targets=targets, k=k,
-        column=asked if isinstance(asked, int) else None,
+        replace(ledger, labels=words, output_names=names), queries, run.sample, kind=kind, classes=run.class_names,
+        targets=given, k=k, column=int(name) if name.isdigit() and not callable(output) else None,
     )
 
 
 def from_decomposition(
     ledger: Decomposition,
-    x: Tensor,
-    sample: Callable[[int], tuple[Tensor, Tensor] | None],
+    x: Tensor | tuple[Tensor, ...],
+    sample: Callable[[int], tuple[Tensor | tuple[Tensor, ...], Tensor] | None],
     *,
     kind: str = "margin",
     classes: Sequence[str] | None = None,
@@ -433,8 +429,8 @@ def from_decomposition(
 
     Args:
         ledger: The decomposition of one output for each query.
-        x: The queries, with shape :math:`(q, *)`.
-        sample: From a sample's id to its (input, target), or to ``None`` if it is not known.
+        x: The queries, with shape :math:`(q, *)`, or several inputs of each.
+        sample: From a sample's position in the ledger to its (input, target), or to ``None`` if it is not known.
         kind: ``"margin"``, ``"logit"`` or ``"output"``.
         classes: A word for each class.
         targets: The true answers, if known.
@@ -450,16 +446,17 @@ def from_decomposition(
             'Decompose with output="margin", or with a callable that returns one column.'
         )
     if kind == "margin" and ledger.outputs is not None and not classes:
-        classes = [str(i) for i in range(ledger.outputs.shape[1])]
+        classes = [str(i) for i in range(max(ledger.outputs.shape[1], 2))]
     classes = [] if kind == "output" else [str(name) for name in classes or []]
-    known = {i: sample(int(ledger.sample_ids[i])) for i in _shown(ledger, k).tolist()}
+    known = {i: sample(i) for i in _shown(ledger, k).tolist()}
     pairs = [pair for pair in known.values() if pair is not None]
-    inputs = [pair[0].detach().cpu() for pair in pairs]
+    queries = _in_a_row(x)
+    inputs = [_in_a_row(tuple(t[None] for t in _parts(pair[0]))) for pair in pairs]
     return Explanation(
         decomposition=ledger,
-        inputs=x.detach().cpu().clone(),
+        inputs=queries,
         samples=torch.tensor([i for i, pair in known.items() if pair is not None], dtype=torch.long),
-        sample_inputs=torch.stack(inputs) if inputs else x.new_zeros((0, *x.shape[1:])).cpu(),
+        sample_inputs=torch.cat(inputs) if inputs else queries[:0],
         kind=kind,
         classes=classes,
         targets=None if targets is None else _in_words(targets, classes, column),
@@ -468,15 +465,14 @@ def from_decomposition(
     )
 
 
-@dataclass(frozen=True)
-class _Column:
-    """One column of the outputs."""
+def _parts(x: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (x,) if isinstance(x, Tensor) else x
 
-    column: int
 
-    def __call__(self, outputs: Tensor) -> Tensor:
-        outputs = outputs if outputs.ndim > 1 else outputs[:, None]
-        return outputs[:, self.column : self.column + 1]
+def _in_a_row(x: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """A copy of inputs as one tensor; of several the entries in a row, whose shape is that of no picture."""
+    parts = [t.detach().cpu() for t in _parts(x)]
+    return parts[0].clone() if len(parts) == 1 else torch.cat([t.flatten(1) for t in parts], 1).unsqueeze(1)
 
 
 def _shown(ledger: Decomposition, k: int) -> Tensor:
@@ -498,6 +494,8 @@ def _stays(holds: Tensor) -> int:
 def _words(labels: Any) -> list[str]:
     """Labels as words, whatever holds them: a tensor's repr is no word for a sample."""
     plain = labels.tolist() if hasattr(labels, "tolist") else labels
+    if not isinstance(plain, Iterable):
+        raise DataError(f"labels must hold a word for each training sample; a {type(labels).__name__} came.")
     return [str(word.item() if isinstance(word, Tensor) and word.ndim == 0 else word) for word in plain]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -12,11 +12,12 @@ from torch import Tensor
 
 from ..errors import DataError, ModelError
 from ..network import cast, per_sample_losses
+from ..run.classes import class_indices
 from ..run.deliveries import leaves
 from ..run.run import Run
 
 #: The names that stand for a common output.
-NAMED = ("logits", "margin", "loss")
+NAMED = ("logits", "margin", "answer", "loss")
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +44,9 @@ def output_functional(output: Any, final: Any, targets: Tensor | None, run: Run,
 
     Args:
         output: ``None`` or ``"logits"``: all outputs; a number: the output of this index; ``"margin"``: the output of
-            the class predicted in the end minus that of its runner-up; ``"loss"``: the training loss, needs targets; or
-            a function of ``(outputs)`` or ``(outputs, targets)`` that gives one row for each query.
+            the class predicted in the end minus that of its runner-up; ``"answer"``: what says most about a query;
+            ``"loss"``: the training loss, needs targets; or a function of ``(outputs)`` or ``(outputs, targets)`` that
+            gives one row for each query.
         final: The network's outputs at the end of the run, for all queries.
         targets: The queries' targets, with one row for each.
         run: The run.
@@ -60,6 +62,12 @@ def output_functional(output: Any, final: Any, targets: Tensor | None, run: Run,
         return _column(output.__index__(), _first(OutputFunctional(_rows, None, []), final, count).shape[1])
     if output == "margin":
         return _margin(final, run)
+    if output == "answer":
+        kind = natural_output(run, final)
+        if kind == "margin":
+            return _margin(final, run)
+        first = _column(0, _first(OutputFunctional(_rows, None, []), final, count).shape[1])
+        return replace(first, names=["logit"]) if kind == "logit" else first
     if output == "loss":
         targets = fitted_targets(_needed(targets, count), final, run)
         # One number for each query, as for a sample in training: further axes are averaged.
@@ -83,7 +91,8 @@ def natural_output(run: Run, final: Any) -> str:
     if not run.is_classification or not isinstance(final, Tensor):
         return "output"
     if final.ndim == 2 and final.shape[1] > 1:
-        return "margin"
+        # Whole numbers beyond the outputs count something.
+        return "margin" if len(run.class_names or ()) <= final.shape[1] else "output"
     return "logit" if _is_one_logit(final, run) else "output"
 
 
@@ -211,6 +220,31 @@ def fitted_targets(targets: Tensor, final: Any, run: Run) -> Tensor:
             f"{_shape(targets)} of {targets.dtype}.{form}"
         ) from error
     return targets
+
+
+def class_targets(targets: Tensor, run: Run, outputs: Tensor | None) -> Tensor:
+    """The class of each query, from targets in any form that stands for one, with shape (q,).
+
+    Args:
+        targets: Indices, numbers that are 0 or 1 where there are two classes, or rows of probabilities.
+        run: The run.
+        outputs: The outputs of the network, with shape (q, C, T + 1), if it has vectors.
+
+    Raises:
+        DataError: If they stand for no classes of this network.
+    """
+    names = run.class_names or []
+    count = len(names) if outputs is None else max(len(names), outputs.shape[1])
+    alone = targets[:1].numel() == 1
+    indices = targets.reshape(-1).long() if alone and not targets.is_floating_point() else (
+        class_indices(targets, run.loss.name) if not alone or count == 2 else None)
+    if indices is None or not alone and targets.shape[1] != count:
+        raise DataError(
+            f"targets must be classes, one of {count} for each query, and {_shape(targets)} of {targets.dtype} came. "
+            "Give the index of each query's class, as torch.tensor([0, 2, 1])."
+        )
+    checked_classes(indices, count)
+    return indices
 
 
 def checked_classes(indices: Tensor, count: int) -> None:

@@ -155,8 +155,8 @@ class Run:
             return None
         return ["never drawn" if word is None else word for word in self.samples.in_order(words)]
 
-    def sample(self, i: int) -> tuple[Tensor, Tensor] | None:
-        """The input and target of sample i, or ``None`` if training never drew it."""
+    def sample(self, i: int) -> tuple[Any, Tensor] | None:
+        """The input (of several, a tuple) and the target of sample i, or ``None`` if training never drew it."""
         return self.samples.sample(i)
 
     def step(self, k: int) -> Step:

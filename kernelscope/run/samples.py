@@ -159,10 +159,13 @@ class Samples:
         """The inputs and targets of a recorded forward pass."""
         return self.batch(batch.columns) if batch.drawn is None else (batch.drawn[:-1], batch.drawn[-1])
 
-    def sample(self, column: int) -> tuple[Tensor, Tensor] | None:
-        """The input and the target of one sample, or ``None`` if training never drew it."""
+    def sample(self, column: int) -> tuple[Any, Tensor] | None:
+        """The input (of several, a tuple) and the target of one sample, or ``None`` if training never drew it."""
         row = int(self._row(torch.tensor(column)))
-        return None if self.targets is None or row < 0 else (self.inputs[0][row], self.targets[row])
+        if self.targets is None or row < 0:
+            return None
+        inputs = tuple(table[row] for table in self.inputs)
+        return (inputs[0] if len(inputs) == 1 else inputs), self.targets[row]
 
     @property
     def held_targets(self) -> Tensor | None:
