@@ -25,9 +25,9 @@ from ..errors import DataError
 from ..result import Check, CheckRow, Result, as_float64
 from . import wording
 from .gallery import gallery
-from .output import class_targets
 from .questions import as_queries, as_targets, checked_count, checked_run
 from .result import CHANNELS, Decomposition
+from .targets import class_targets
 from .wording import CANCELLATION_LIMIT
 
 if TYPE_CHECKING:

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from ..errors import DataError, ModelError
 from ..network import cast, per_sample_losses
-from ..run.classes import class_indices
-from ..run.deliveries import leaves
 from ..run.run import Run
+from .targets import fitted_targets, shape_of
 
 #: The names that stand for a common output.
 NAMED = ("logits", "margin", "answer", "loss")
@@ -117,7 +116,7 @@ def _margin(final: Any, run: Run) -> OutputFunctional:
         return OutputFunctional(lambda out, side: out.reshape(-1, 1) * (2 * side - 1), second, ["margin"])
     raise DataError(
         f"A margin needs outputs with shape (n, classes) and two classes or more, or one logit for two classes; this "
-        f"network gives {_shape(final)}. {_advice(final)}"
+        f"network gives {shape_of(final)}. {_advice(final)}"
     )
 
 
@@ -148,7 +147,7 @@ def _rows(values: Any, side: Any = None) -> Tensor:
     if not isinstance(values, Tensor) or values.ndim == 0 or not values.is_floating_point():
         raise ModelError(
             f"The explained output must be a tensor of real numbers with one row for each query; it is "
-            f"{_shape(values)}. {_advice(values)}"
+            f"{shape_of(values)}. {_advice(values)}"
         )
     return values.unsqueeze(1) if values.ndim == 1 else values.flatten(1)
 
@@ -160,7 +159,7 @@ def _first(functional: OutputFunctional, final: Any, count: int) -> Tensor:
     # Whatever a function of the user's own does not find in the outputs.
     except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise DataError(
-            f"The function given as output fails on the network's outputs, {_shape(final)}, with a "
+            f"The function given as output fails on the network's outputs, {shape_of(final)}, with a "
             f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160] if str(error).strip() else ''}. It is "
             f"called with the outputs of the queries, and gives one row for each of them."
         ) from error
@@ -184,79 +183,6 @@ def _needed(targets: Tensor | None, count: int) -> Tensor:
     return targets
 
 
-def fitted_targets(targets: Tensor, final: Any, run: Run) -> Tensor:
-    """Targets in the form of those in training, so that the loss means the same.
-
-    Raises:
-        DataError: If they are of another kind or shape, or no classes of this network.
-    """
-    known = run.samples.targets
-    if known is not None:
-        if targets.is_floating_point() > known.is_floating_point():
-            raise DataError(
-                f"The loss of this run takes whole numbers as targets ({known.dtype}), and {targets.dtype} came. "
-                "Use targets.long() if they are classes."
-            )
-        if targets.shape[1:].numel() == known.shape[1:].numel():
-            # Numbers that are alone in their row, or not, would be broadcast against the outputs.
-            targets = targets.reshape(len(targets), *known.shape[1:])
-        elif targets.ndim != known.ndim:
-            raise DataError(
-                f"The targets of a batch in training had {known.ndim} axes, as {tuple(known.shape)}, and the shape "
-                f"{tuple(targets.shape)} came. Give them in the same form."
-            )
-        if not targets.is_floating_point():
-            targets = targets.to(leaves(final)[0].dtype if known.is_floating_point() else known.dtype)
-    if run.loss.name in ("cross_entropy", "nll_loss") and not targets.is_floating_point() and isinstance(final, Tensor):
-        ignored = run.loss.options.get("ignore_index", -100)
-        checked_classes(targets[targets != ignored], final.shape[1] if final.ndim > 1 else 1)
-    try:
-        per_sample_losses(run.loss, final, targets, len(targets))
-    # What a loss cannot take it refuses by any of these.
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        form = "" if known is None else f" Those in training were {_shape(known)} of {known.dtype}."
-        raise DataError(
-            f"The loss of this run cannot take these targets ({str(error).strip().splitlines()[0][:160]}); they are "
-            f"{_shape(targets)} of {targets.dtype}.{form}"
-        ) from error
-    return targets
-
-
-def class_targets(targets: Tensor, run: Run, outputs: Tensor | None) -> Tensor:
-    """The class of each query, from targets in any form that stands for one, with shape (q,).
-
-    Args:
-        targets: Indices, numbers that are 0 or 1 where there are two classes, or rows of probabilities.
-        run: The run.
-        outputs: The outputs of the network, with shape (q, C, T + 1), if it has vectors.
-
-    Raises:
-        DataError: If they stand for no classes of this network.
-    """
-    names = run.class_names or []
-    count = len(names) if outputs is None else max(len(names), outputs.shape[1])
-    alone = targets[:1].numel() == 1
-    indices = targets.reshape(-1).long() if alone and not targets.is_floating_point() else (
-        class_indices(targets, run.loss.name) if not alone or count == 2 else None)
-    if indices is None or not alone and targets.shape[1] != count:
-        raise DataError(
-            f"targets must be classes, one of {count} for each query, and {_shape(targets)} of {targets.dtype} came. "
-            "Give the index of each query's class, as torch.tensor([0, 2, 1])."
-        )
-    checked_classes(indices, count)
-    return indices
-
-
-def checked_classes(indices: Tensor, count: int) -> None:
-    """Refuses indices of classes that there are not."""
-    outside = indices[(indices < 0) | (indices >= count)]
-    if len(outside):
-        raise DataError(
-            f"targets hold the class {int(outside[0])}, and the network tells {count} classes apart, 0 to {count - 1}. "
-            "Give the index of each query's class."
-        )
-
-
 def _takes_two(function: Callable[..., Any]) -> bool:
     try:
         parameters = inspect.signature(function).parameters.values()
@@ -264,13 +190,6 @@ def _takes_two(function: Callable[..., Any]) -> bool:
         return False
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     return len([p for p in positional if p.default is p.empty]) >= 2 or any(p.name == "targets" for p in positional)
-
-
-def _shape(values: Any) -> str:
-    if not isinstance(values, Tensor):
-        return f"a {type(values).__name__}"
-    kind = "" if values.is_floating_point() else f" of {values.dtype}"
-    return f"a tensor{kind} with shape {tuple(values.shape)}" if values.ndim else f"a single number{kind}"
 
 
 def _advice(values: Any) -> str:
