@@ -9,13 +9,16 @@ import torch
 from ..decomposition.result import Decomposition
 from ..decomposition.wording import signed
 from . import drawing
-from .style import plain
+from .style import in_lines, plain
 from .thinning import thinned
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from .style import Theme
+
+#: Letters of a line of the title.
+TITLE = 72
 
 
 @drawing(Decomposition)
@@ -32,7 +35,7 @@ def draw_decomposition(result: Decomposition, ax: Axes, theme: Theme, *, query: 
     ax.set_xticks([tick for tick in ax.get_xticks() if 0 <= tick < len(path)])
     label_ends(ax, len(path) - 1, [(float(path[-1]), result.output_names[output], theme.up),
                                    (float(booked[-1]), "start + shares", theme.data)])
-    ax.set_title(plain(conclusion(result, query, output), 90), parse_math=False)
+    ax.set_title(in_lines(conclusion(result, query, output), "; ", TITLE), parse_math=False)
 
 
 def label_ends(ax: Axes, x: float, ends: list[tuple[float, str, str]]) -> None:
@@ -41,7 +44,7 @@ def label_ends(ax: Axes, x: float, ends: list[tuple[float, str, str]]) -> None:
     apart, above = 0.09 * (high - low), float("inf")
     for y, text, colour in sorted(ends, reverse=True):
         above = min(y, above - apart)
-        ax.annotate(plain(text), (x, above), xytext=(6, 0), textcoords="offset points", color=colour, va="center",
+        ax.annotate(plain(text, 16), (x, above), xytext=(6, 0), textcoords="offset points", color=colour, va="center",
                     annotation_clip=False, parse_math=False)
 
 

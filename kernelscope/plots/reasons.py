@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..decomposition.explanation import Explanation
 from ..decomposition.wording import counted, signed, subject
 from . import drawing
-from .style import plain
+from .style import in_lines, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 #: More bars than this are not drawn; the rest are summed in one.
 MOST_BARS = 12
+
+#: Letters of a bar's name, of a line as wide as the drawing, and of a name in the title.
+NAME, TITLE, WORD = 20, 68, 12
 
 #: Fewer bars than this stand as far apart as if there were so many.
 FEWEST_BARS = 5
@@ -28,7 +31,7 @@ def draw_explanation(result: Explanation, ax: Axes, theme: Theme, *, query: int 
     Where samples carry no labels, the bars are those of the strongest single samples.
     """
     bars = strongest(result, query)
-    names = [plain(name) for name, _ in bars]
+    names = [plain(name, NAME) for name, _ in bars]
     values = [value for _, value in bars]
     places = range(len(bars))
     colours = [theme.up if value > 0 else theme.down for value in values]
@@ -45,12 +48,15 @@ def draw_explanation(result: Explanation, ax: Axes, theme: Theme, *, query: int 
         mark = "▲" if value > 0 else "▼" if value < 0 else "·"
         ax.annotate(f"{mark} {signed(value)}", (value, place), (5 if value >= 0 else -5, 0), textcoords="offset points",
                     ha="left" if value >= 0 else "right", va="center", color=theme.ink)
-    reach = max((abs(value) for value in values), default=1.0) or 1.0
-    ax.set_xlim(min(0.0, *values) - 0.3 * reach, max(0.0, *values) + 0.3 * reach)
+    low, high = min([0.0, *values]), max([0.0, *values])
+    span = (high - low) or 1.0
+    # A bar's number stands beyond its end, and needs about a quarter of the width.
+    ax.set_xlim(low - (0.26 if low < 0 else 0.03) * span, high + (0.26 if high > 0 else 0.03) * span)
     ax.spines["left"].set_visible(False)
     who = "each group of training samples" if grouped(result) else "single training samples"
     ax.set_xlabel(f"contribution of {who} to {subject(result)}, in {result.unit}")
-    ax.set_title(plain(conclusion(result, query), 90), parse_math=False)
+    room = TITLE - max(map(len, names), default=0)
+    ax.set_title(in_lines(conclusion(result, query), ": ", room), parse_math=False)
 
 
 def grouped(result: Explanation) -> bool:
@@ -76,13 +82,13 @@ def conclusion(result: Explanation, query: int) -> str:
     answer = result.answer(query)
     if answer is None:
         name = result.decomposition.output_names[0]
-        named = f"output {name}" if name.isdigit() else "the output" if name == "output" else plain(name, 20)
+        named = f"output {name}" if name.isdigit() else "the output" if name == "output" else plain(name, WORD)
         what = f"Why {named} is {signed(float(result.decomposition.final[query, 0]))}"
     else:
-        what = f"Why {plain(result.class_name(answer[0]), 20)} and not {plain(result.class_name(answer[1]), 20)}"
+        what = f"Why {plain(result.class_name(answer[0]), WORD)} and not {plain(result.class_name(answer[1]), WORD)}"
     bars = [bar for bar in strongest(result, query)[:MOST_BARS] if bar[1]]
     if not bars:
         return f"{what}: no sample moved it"
     name, value = max(bars, key=lambda bar: abs(bar[1]))
-    who = f"samples labelled {plain(name, 20)}" if grouped(result) else f"sample {name}"
+    who = f"samples labelled {plain(name, WORD)}" if grouped(result) else f"sample {name}"
     return f"{what}: {who} pushed hardest, {signed(value)}"
