@@ -409,7 +409,7 @@ def test_an_id_that_stands_for_two_samples_is_refused_when_the_second_one_comes(
                           commit_every=0, out=out and tmp_path / out)
     steps = 0
     with pytest.raises(DataError, match=f"{sentence}.*do not tell samples apart"), recording:  # noqa: PT012
-        for x, _, y in recording._tap.loader:
+        for x, _, y in recording._source._tap.loader:
             step(model, optimizer, x, y, Truth(), [])
             steps += 1
     assert steps == (0 if name is labels_as_names else 1)
@@ -571,7 +571,7 @@ def test_batches_that_are_let_go_are_let_go():
         gc.collect()
         # The last batch may still be trained on; those before it are in nobody's hands.
         assert [reference() is None for reference in seen] == [True] * 9 + [False] * 3
-        assert len(recording._deliveries._older) == 0
+        assert len(recording._source._deliveries._older) == 0
     gc.collect()
     assert not any(reference() is not None for reference in seen)
 

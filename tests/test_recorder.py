@@ -183,6 +183,28 @@ def test_a_step_that_was_broken_off_is_not_part_of_the_run(keep):
     assert ks.decompose(recording.run, points.x[:2]).check().ok
 
 
+def test_averaged_weights_are_right_after_a_step_that_was_broken_off():
+    points = Points()
+    model = network()
+    average = torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.7))
+    average.update_parameters(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ks.record(model, (points.x, points.y), loss=F.mse_loss, average=average) as recording:
+        for j in range(4):
+            if j == 2:
+                optimizer.param_groups[0]["lr"] = Interrupting()
+                with pytest.raises(ZeroDivisionError):
+                    step(model, optimizer, points.x, points.y, Truth(), None)
+                optimizer.param_groups[0]["lr"] = 0.1
+            step(model, optimizer, points.x, points.y, Truth(), None)
+            average.update_parameters(model)
+    assert [recorded.average for recorded in recording.run] == [0.7] * 4
+    d = ks.decompose(recording.run, points.x[:2], weights="average")
+    assert d.completeness() < 1e-12
+    torch.testing.assert_close(d.final, average(points.x[:2]).detach(), rtol=1e-10, atol=1e-12)
+
+
 def test_a_closure_is_recorded_as_the_step_it_makes():
     points = Points()
     model = network()
@@ -499,6 +521,23 @@ def test_another_loss_than_the_one_that_is_minimised_is_noticed():
         with ks.record(model := network(), (points.x, points.y), loss=F.l1_loss):
             optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
             step(model, optimizer, points.x, points.y, Truth(), None)
+
+
+@pytest.mark.parametrize(("what", "sentence"), [
+    ("another loss", "gradient differs"), ("no rule", "Rprop are recorded"), ("a hook", "change what they return")])
+def test_a_warning_points_at_the_line_of_the_loop(what, sentence):
+    points = Points()
+    model = network()
+    if what == "a hook":
+        model[0].register_forward_hook(lambda module, args, outputs: 2 * outputs)
+    optimizer = (torch.optim.Rprop if what == "no rule" else torch.optim.SGD)(model.parameters(), lr=0.1)
+    loss = F.l1_loss if what == "another loss" else F.mse_loss
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        with ks.record(model, (points.x, points.y), loss=loss):
+            F.mse_loss(model(points.x), points.y).backward()
+            optimizer.step()
+    assert [w.filename for w in heard if sentence in str(w.message)] == [__file__]
 
 
 def test_a_network_that_cannot_learn():

@@ -18,6 +18,7 @@ from typing import Any, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import module as modules
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader, Subset, TensorDataset
@@ -29,8 +30,9 @@ from .deliveries import leaves
 from .keeping import Keep
 from .loading import LoaderTap, accompanied
 from .losses import KNOWN, Loss, named_loss
-from .recorder import Recording
+from .recording import Recording
 from .run import Run
+from .tape import Place
 from .wrappers import network_behind
 
 #: Losses that compare entry with entry, so that outputs and targets may be reshaped together.
@@ -80,9 +82,8 @@ class AutoRecording:
     def __init__(self, out: str | Path | None = None, keep: int | str = "all", overwrite: bool = False,
                  notes: dict[str, Any] | None = None):
         self._options: dict[str, Any] = {
-            "out": None if out is None else Path(out), "keep": Keep.parse(keep), "overwrite": overwrite,
-            "notes": notes or {}, "average": None, "ids": None, "class_names": None, "commit_every": 1.0,
-            "resume": False,
+            "place": Place(None if out is None else Path(out), overwrite=overwrite), "keep": Keep.parse(keep),
+            "notes": notes or {}, "average": None, "ids": None, "class_names": None,
         }
         self.stood_down = False
         self.model: nn.Module | None = None
@@ -134,6 +135,8 @@ class AutoRecording:
     def _stop_listening(self) -> None:
         for hook in self._listening:
             hook.remove()
+            # torch forgets to forget this one, and takes every module for hooked from then on.
+            modules._global_forward_hooks_with_kwargs.pop(hook.id, None)
         self._listening = []
         self._glimpses = []
         self._buffers = {}

@@ -14,32 +14,32 @@ import torch
 from torch import Tensor
 
 from ..errors import RecordingError
-from ..network import Network, cast, exact_arithmetic, mapped, random_state
+from ..network import cast, exact_arithmetic, mapped, random_state
 from .deliveries import leaves, len_of
 from .losses import Loss
 from .samples import Samples
 from .step import MicroBatch
+from .subject import Subject
 
 #: Rows that are tried in float64: outputs over many tokens and words are large.
 FEW = 2
 
 
-def refuse_other_losses(network: Network, loss: Loss, samples: Samples, batch: MicroBatch,
-                        parameters: dict[str, Tensor]) -> None:
+def refuse_other_losses(subject: Subject, loss: Loss, samples: Samples, batch: MicroBatch) -> None:
     """Calls the loss on the outputs of a batch, as they are and in float64.
 
     Raises:
         RecordingError: If it cannot be called, or does not give one number for each sample.
     """
-    device = next(iter(parameters.values())).device
+    network, device = subject.network, subject.device
+    parameters = {name: p.detach() for name, p in subject.parameters.items()}
     inputs, targets = samples.read(batch)
     targets = targets.to(device)
     count = len(targets)
     with exact_arithmetic(), torch.no_grad(), random_state(batch.random, device), warnings.catch_warnings():
         # What torch has to say of a loss it says in the loop.
         warnings.simplefilter("ignore")
-        outputs = network({name: p.detach() for name, p in parameters.items()}, network.buffers,
-                          tuple(x.to(device) for x in inputs), batch.training)
+        outputs = network(parameters, network.buffers, tuple(x.to(device) for x in inputs), batch.training)
         losses = _called(loss, outputs, targets)
         if not isinstance(losses, Tensor) or losses.shape[:1] != (count,):
             raise _odd(losses, outputs, targets)
