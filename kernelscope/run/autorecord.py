@@ -24,20 +24,17 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from ..errors import RecordingError
-from ..network import cast, get_random_state
+from ..network import get_random_state
 from . import precision
 from .deliveries import leaves
 from .keeping import Keep
 from .loading import LoaderTap, accompanied
-from .losses import KNOWN, Loss, named_loss
+from .loss_calls import LossCall, same_values, target_of
+from .losses import KNOWN
 from .recording import Recording
 from .run import Run
 from .tape import Place
 from .wrappers import network_behind
-
-#: Losses that compare entry with entry, so that outputs and targets may be reshaped together.
-ELEMENTWISE = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",
-               "binary_cross_entropy_with_logits", "poisson_nll_loss")
 
 #: Forward passes without a gradient that are remembered before the first one with a gradient.
 REMEMBERED = 64
@@ -193,8 +190,8 @@ class AutoRecording:
     def _lost(self, name: str, arguments: dict[str, Any], value: Tensor) -> None:
         inputs = next(iter(arguments.values()))
         for glimpse in reversed(self._glimpses):
-            if any(_same_values(inputs, output) for output in leaves(glimpse.outputs)):
-                call = _LossCall(name, arguments, inputs)
+            if any(same_values(inputs, output) for output in leaves(glimpse.outputs)):
+                call = LossCall(name, arguments, inputs)
                 glimpse.losses.append(call)
                 value.register_hook(call.use)
                 return
@@ -266,7 +263,7 @@ class AutoRecording:
             raise self._without_samples(first)
         loader, batch, _ = first.delivered
         call = self._loss_of(first)
-        split = _target_of(call, batch, first.outputs)
+        split = target_of(call, batch, first.outputs)
         if split is None:
             raise self._missing(f"the target that {call.name} was given is not in the batch that the loader delivered; "
                                 "it was computed from it")
@@ -288,7 +285,7 @@ class AutoRecording:
                                                glimpse.autocast)
         self._stop_listening()
 
-    def _loss_of(self, glimpse: _Glimpse) -> _LossCall:
+    def _loss_of(self, glimpse: _Glimpse) -> LossCall:
         if not isinstance(glimpse.outputs, Tensor):
             raise self._missing(f"{type(glimpse.module).__name__} does not return one tensor")
         calls = [call for call in glimpse.losses if call.used]
@@ -323,37 +320,6 @@ class AutoRecording:
         return RecordingError(f"The script cannot be recorded by itself: {what}.{TWO_LINES}")
 
 
-class _LossCall:
-    """A loss that was called on the outputs of a network; it counts once it has received a gradient."""
-
-    def __init__(self, name: str, arguments: dict[str, Any], inputs: Tensor):
-        self.name = name
-        self.inputs = inputs
-        rest = dict(list(arguments.items())[1:])
-        self.target = rest.pop("target")
-        self.options = {key: value for key, value in rest.items()
-                        if key not in ("reduction", "size_average", "reduce") and value is not None}
-        self.used = False
-
-    def use(self, _: Tensor) -> None:
-        self.used = True
-
-    def as_loss(self) -> Loss | None:
-        """The same loss without reduction, by its name where its options are plain."""
-        if all(isinstance(value, bool | int | float | str) for value in self.options.values()):
-            return named_loss(self.name, self.options)
-        if self.name in ELEMENTWISE and isinstance(self.options.get("weight"), Tensor):
-            return None
-        function = getattr(F, self.name)
-        options = {key: value.detach().clone() if isinstance(value, Tensor) else value
-                   for key, value in self.options.items()}
-
-        def loss(outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
-            return function(outputs, targets, reduction=reduction, **cast(options, outputs.dtype, outputs.device))
-
-        return Loss(loss)
-
-
 class _Glimpse:
     """A forward pass that may turn out to be the first one of the training."""
 
@@ -362,7 +328,7 @@ class _Glimpse:
                  autocast: str | None):
         self.session, self.module, self.args, self.kwargs, self.outputs = session, module, args, kwargs, outputs
         self.delivered, self.random, self.autocast = delivered, random, autocast
-        self.losses: list[_LossCall] = []
+        self.losses: list[LossCall] = []
         self.taken: Any = None
         self.used = False
 
@@ -380,27 +346,6 @@ class _Glimpse:
             self.taken.use(gradient)
 
 
-def _target_of(call: _LossCall, batch: Any, output: Tensor) -> Callable[[Any], tuple[Any, Tensor]] | None:
-    """Which tensor of a batch is the target, in which type and shape; ``None`` if none is."""
-    target = call.target
-    if not isinstance(target, Tensor) or target.ndim == 0 or target.requires_grad:
-        return None
-    if call.name in ELEMENTWISE:
-        if target.shape != call.inputs.shape:
-            return None
-        tail = output.shape[1:]
-    elif call.inputs.shape == output.shape:
-        tail = target.shape[1:]
-    else:
-        return None
-    dtype, wanted = target.dtype, target.detach().cpu()
-    for place, leaf in enumerate(leaves(batch)):
-        if leaf.ndim and len(leaf) == len(output) and leaf.numel() == target.numel():
-            if torch.equal(leaf.detach().cpu().to(dtype).reshape(target.shape), wanted):
-                return lambda batch: ((), (t := leaves(batch)[place]).to(dtype).reshape(len(t), *tail))
-    return None
-
-
 def _same_samples(a: Any, b: Any) -> bool:
     """Whether two data sets are one: the same object, or made anew from the same parts."""
     if isinstance(a, TensorDataset) and isinstance(b, TensorDataset):
@@ -408,11 +353,3 @@ def _same_samples(a: Any, b: Any) -> bool:
     if isinstance(a, Subset) and isinstance(b, Subset):
         return _same_samples(a.dataset, b.dataset) and list(a.indices) == list(b.indices)
     return a is b
-
-
-def _same_values(inputs: Any, output: Tensor) -> bool:
-    """Whether a loss was given the outputs themselves, or a view of all of them."""
-    return inputs is output or (
-        isinstance(inputs, Tensor) and inputs.requires_grad and inputs.numel() == output.numel()
-        and inputs.data_ptr() == output.data_ptr() and inputs.dtype == output.dtype
-    )
