@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 MOST_QUERIES = 4
 MOST_GROUPS = 10
 
-#: Values of an input that is no picture.
-FEW_VALUES = 3
-
 
 def gallery(why: Explanation) -> str:
     """The cell of an explanation."""
@@ -57,19 +54,21 @@ def _samples(why: Explanation, query: int) -> str:
 
     def cell(x: Tensor, name: str, share: str) -> str:
         if pictures.picture_shape(x.shape) is None:
-            shown = escape(pictures.words(x, FEW_VALUES))
-        else:
-            shown = f'<img src="{pictures.data_uri(pictures.png(x, low, high))}" width="48" alt="{escape(name)}">'
+            return f"<td>{escape(name)}<br>{share}</td>"  # without its numbers, which would hide the shares
+        shown = f'<img src="{pictures.data_uri(pictures.png(x, low, high))}" width="48" alt="{escape(name)}">'
         return f"<td>{shown}<br>{escape(name)}<br>{share}</td>"
 
-    asked = str(query) if why.names is None else why.names[query]
-    rows = [f'<tr><th scope="row">query</th>{cell(why.inputs[query], shortened(asked), "")}</tr>']
+    asked, x = shortened(str(query) if why.names is None else why.names[query]), why.inputs[query]
+    values = f'<td colspan="{why.k}">{escape(asked)}: {escape(pictures.words(x).replace("-", "−"))}</td>'
+    shown = cell(x, asked, "") if pictures.picture_shape(x.shape) is not None else values
+    rows = [f'<tr><th scope="row">query</th>{shown}</tr>']
     for side, sign in zip(sides(why), (1, -1), strict=True):
         cells = []
         for i in why.ranked(query, why.k, sign):
-            label = "" if ledger.labels is None else f"{shortened(ledger.labels[i])} · "
             if i in place:
-                name = f"{label}#{int(ledger.sample_ids[i])}"
+                target = "" if why.kind != "output" or not why.sample_targets else why.sample_targets[place[i]]
+                label = f"true {target}" if target else "" if ledger.labels is None else shortened(ledger.labels[i])
+                name = f"{label}{' · ' if label else ''}#{int(ledger.sample_ids[i])}"
                 cells.append(cell(why.sample_inputs[place[i]], name, _marked(float(why.shares[query, i]))))
         rows.append(f'<tr><th scope="row">{side.mark} {escape(side.title)}</th>{"".join(cells)}</tr>')
     return f"<table>{''.join(rows)}</table>"
