@@ -244,9 +244,11 @@ class _Plan:
             # All steps are held, so a further pass costs the gradients of the batches alone.
             batch = max(len(batch.columns) for k in range(len(run)) for batch in run[k].batches)
             block = min(block, -(-ROWS * batch // width))
+        passes = -(-len(side) // block)
+        block = -(-len(side) // passes)
         part = min(block, max(1, min(PART, memory // 4) // kept))
         needed = block * kept + part * working + length * held
-        return cls(block, part, -(-len(side) // block), length, needed)
+        return cls(block, part, passes, length, needed)
 
 
 def _segments(run: Run, unroller: Unroller, trajectory: Trajectory, length: int) -> list[Segment]:
