@@ -677,3 +677,12 @@ def test_a_hook_that_only_looks_is_left_alone():
         optimizer.step()
     assert len(seen) == 1
     assert len(recording.run) == 1
+
+
+def test_a_table_that_shortens_its_rows_when_they_are_read_is_refused():
+    model = torch.nn.Sequential(torch.nn.Embedding(5, 2, max_norm=1.0), torch.nn.Flatten(), torch.nn.Linear(6, 2))
+    tokens, targets = torch.randint(0, 5, (8, 3)), torch.randint(0, 2, (8,))
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(tokens, targets), batch_size=4)
+    with pytest.raises(RecordingError, match="max_norm"):
+        with ks.record(model, loader, loss=torch.nn.functional.cross_entropy):
+            pass

@@ -141,6 +141,13 @@ def _refuse_unreal(model: nn.Module, trained: Parameters) -> None:
             f"The parameter {odd[0]!r} is {odd[1].dtype}, and the ledger is made of real numbers. "
             "Keep real and imaginary parts as two parameters, and quantized ones as buffers."
         )
+    bound = next((name for name, module in model.named_modules()
+                  if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None), None)
+    if bound is not None:
+        raise RecordingError(
+            f"The table {bound!r} shortens its rows whenever they are looked up (max_norm), which moves parameters "
+            "outside every optimizer step. Leave max_norm out, or bound the rows after each step."
+        )
 
 
 def _entry(name: str, p: Tensor) -> dict[str, Any]:
