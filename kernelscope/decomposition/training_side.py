@@ -200,7 +200,8 @@ class TrainingSide:
         own = {name: parameters[name] for name in moving}
 
         def derivative(direction: Parameters) -> tuple[Tensor, Tensor]:
-            return jvp(lambda p: losses({**parameters, **p}), (own,), (direction,))
+            primal, tangent = jvp(lambda p: losses({**parameters, **p}), (own,), (direction,))[:2]
+            return primal, tangent
 
         def products(directions: Parameters, scales: dict[str, float]) -> Tensor:
             count = len(next(iter(directions.values())))
