@@ -404,8 +404,9 @@ def explain(
     ledger = decompose(run, queries, "answer" if output is None else output, targets=given, groups=words, **options)
     name = ledger.output_names[0]
     kind = name if name in ("margin", "logit") else "output"
-    # Where a network has one output, its number tells nobody anything.
-    names = ["output"] if name == "0" and _one_quantity(run) else ledger.output_names
+    # Where a network has one output, its number tells nobody anything; nor does that of a function of them.
+    single = "explained output" if callable(output) else "output" if _one_quantity(run) else name
+    names = [single] if name == "0" else ledger.output_names
     if given is not None and run.is_classification:
         given = class_targets(given, run, ledger.outputs)
     return from_decomposition(
@@ -518,4 +519,6 @@ def _in_words(targets: Tensor, classes: Sequence[str], column: int | None) -> li
 def _word(target: float, classes: Sequence[str]) -> str:
     if not float(target).is_integer():
         return wording.number(target)
-    return classes[int(target)] if 0 <= target < len(classes) else str(int(target))
+    if classes:
+        return classes[int(target)] if 0 <= target < len(classes) else str(int(target))
+    return f"{int(target):,}".replace("-", "−")
