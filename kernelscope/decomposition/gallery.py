@@ -59,7 +59,7 @@ def _samples(why: Explanation, query: int) -> str:
         return f"<td>{shown}<br>{escape(name)}<br>{share}</td>"
 
     asked, x = shortened(str(query) if why.names is None else why.names[query]), why.inputs[query]
-    values = f'<td colspan="{why.k}">{escape(asked)}: {escape(pictures.words(x).replace("-", "−"))}</td>'
+    values = f'<td colspan="{why.k}">{escape(asked)}: {escape(pictures.words(x))}</td>'
     shown = cell(x, asked, "") if pictures.picture_shape(x.shape) is not None else values
     rows = [f'<tr><th scope="row">query</th>{shown}</tr>']
     for side, sign in zip(sides(why), (1, -1), strict=True):

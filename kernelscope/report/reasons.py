@@ -80,7 +80,7 @@ def _case(why: Explanation, query: int, album: Album, extent: Range | None, name
         "thumbnail": album.query(x, low, high, 64) | {"words": ""},
         "picture": album.query(x, low, high, 128),
         "bars": "" if extent is None else extent.bars(x),
-        "given": "" if extent is None else pictures.words(x, x.numel()).replace("-", "−"),
+        "given": "" if extent is None else pictures.words(x, x.numel()),
         "sentence": " ".join(said[part] for part in ("caveat", "answer", "movement", "groups") if said[part]),
         "details": " ".join(said[part] for part in ("samples", "cancellation", "channels") if said[part]),
         "sum": _sum(why, query),
