@@ -558,6 +558,22 @@ def test_the_loader_is_left_as_it_was(workers, error):
     truth.hold(recording.run)
 
 
+def test_batches_that_are_delivered_again_and_again_are_held_once():
+    points = Points()
+    batches = [(points.x[i:i + 6], torch.arange(i, i + 6), points.y[i:i + 6]) for i in range(0, 24, 6)]
+    loader = DataLoader(batches, batch_size=None, shuffle=True)
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    truth = Truth(optimizer)
+    with ks.record(model, loader, loss=F.mse_loss, batch=split, ids=lambda b: b[1]) as recording:
+        for _ in range(5):
+            for x, ids, y in loader:
+                step(model, optimizer, x, y, truth, ids)
+        held = [entry for entries in recording._source._deliveries._older.values() for entry in entries]
+        assert len(held) <= 3 * len(batches)
+    truth.hold(recording.run)
+
+
 def test_batches_that_are_let_go_are_let_go():
     loader = DataLoader(Points(), batch_size=6)
     model = network()
