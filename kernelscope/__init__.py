@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from .diagnostics.scores import GradientScores
     from .operator import KernelOperator
     from .report import Report
+    from .run.opening import load
     from .run.recorder import record
-    from .run.run import Run, load
+    from .run.run import Run
 
 __version__ = "0.1.0"
 
@@ -39,7 +40,7 @@ _HOMES = {
     "decompose": "decomposition.exact",
     "explain": "decomposition.explanation",
     "gradient_scores": "diagnostics.gradient_scores",
-    "load": "run.run",
+    "load": "run.opening",
     "record": "run.recorder",
 }
 

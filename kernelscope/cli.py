@@ -27,7 +27,7 @@ class _Usage(Exception):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise _Usage(f"{message[:1].upper()}{message[1:]}. {self.format_usage().strip()}")
+        raise _Usage(f"{message[:1].upper()}{message[1:]}. {_usage(self)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,11 +42,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         0
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["--json"]:  # before the command it means the same
+        words = [*words[1:2], "--json", *words[2:]]
     options = argparse.Namespace(json="--json" in words)
     try:
         options = _options(words)
         answer = _answer(options)
-        print(json.dumps(answer.data, indent=2, ensure_ascii=False, allow_nan=False) if options.json else answer.text)
+        text = json.dumps(answer.data, indent=2, ensure_ascii=False, allow_nan=False) if options.json else answer.text
+        if text:
+            print(text)
         sys.stdout.flush()
         return DONE if answer.ok else FAILED
     except (_Usage, KernelscopeError) as error:
@@ -66,8 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _answer(options: argparse.Namespace) -> Answer:
+    if options.version:
+        return Answer(f"kernelscope {__version__}", {"version": __version__})
     if options.command is None:
-        return Answer(_parsers()[0].format_help().rstrip(), ok=True)
+        return Answer(_parsers()[0].format_help().rstrip(), {"commands": list(NAMES)})
     return import_module(f".commands.{options.command}", __package__).run(options)
 
 
@@ -80,12 +86,12 @@ def _options(words: list[str]) -> argparse.Namespace:
         )
     options, rest = parser.parse_known_args(words)
     if options.command is None:
-        return argparse.Namespace(command=None, json=False)
+        return argparse.Namespace(command=None, json="--json" in words, version=options.version)
     if rest:
         known = re.findall(r"(?<!\w)--?[a-z][a-z-]*", commands[options.command].format_help())
         raise _Usage(
             f"{options.command} does not take {rest[0]!r}.{_did_you_mean(rest[0], known)} "
-            f"{commands[options.command].format_usage().strip()}"
+            f"{_usage(commands[options.command])}"
         )
     return options
 
@@ -96,7 +102,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
         allow_abbrev=False,
         description="Record a training run, write the network as its sum of kernel machines, and ask the terms why.",
     )
-    parser.add_argument("--version", action="version", version=f"kernelscope {__version__}")
+    parser.add_argument("--version", action="store_true", help="say which version this is")
     inner = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     commands = {}
     for name in NAMES:
@@ -105,6 +111,11 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
         commands[name].add_argument("--json", action="store_true", help="answer in JSON")
         module.arguments(commands[name])
     return parser, commands
+
+
+def _usage(parser: argparse.ArgumentParser) -> str:
+    """How a command is called, in one line."""
+    return "Usage:" + " ".join(parser.format_usage().split()).removeprefix("usage:")
 
 
 def _did_you_mean(word: str, known: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,13 +103,17 @@ def _demo(out: Path, epochs: int, right: int, wrong: int) -> Demo:
     x, y = held_out.x[queries], held_out.y[queries]
     trained = tuple(
         Trained(name, run, float((answers[name] == held_out.y).double().mean()),
-                explain(run, x, targets=y, k=8, progress=False))
+                _named(explain(run, x, targets=y, k=8, progress=False), queries))
         for name, run in runs.items()
     )
     rule = RULE.format(right=right, wrong=wrong)
     page = _report(trained, training, held_out, rule, epochs)
     return Demo(trained, queries.tolist(), rule, page.save(out / "reports" / "demo.html"),
                 time.perf_counter() - begun)
+
+
+def _named(why: Explanation, queries: Tensor) -> Explanation:
+    return replace(why, names=[f"held-out digit {i}" for i in queries.tolist()])
 
 
 @contextmanager
@@ -159,11 +163,11 @@ def choose(answers: list[Tensor], truth: Tensor, right: int, wrong: int) -> Tens
 
 def _report(trained: tuple[Trained, ...], training: Digits, held_out: Digits, rule: str, epochs: int) -> Report:
     first = trained[0].run
-    scores = " and ".join(f"{100 * one.accuracy:.1f} % ({one.name})" for one in trained)
+    ways, scores = (" and ".join(words) for words in (
+        [f"with {one.name}" for one in trained], [f"{100 * one.accuracy:.1f} %" for one in trained]))
     lead = (
-        f"A network with {first.parameter_count:,} parameters learned to read {len(training):,} handwritten digits, "
-        f"twice from the same start: {' and '.join(one.name for one in trained)}, {len(first)} steps each. Of "
-        f"{len(held_out)} digits that it never saw it reads {scores} right."
+        f"A network of {first.parameter_count:,} parameters learned from {len(training):,} handwritten digits, twice: "
+        f"{ways}. Of {len(held_out)} digits that it never saw it reads {scores} right."
     )
     chosen = f"Explained below, for both: {rule[:1].lower()}{rule[1:]}"
     provenance = {

@@ -11,6 +11,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -112,6 +113,12 @@ class Network:
         other.buffers = {name: state.get(name, b).detach().clone() for name, b in self.buffers.items()}
         return other
 
+    def batch_norms_without_statistics(self) -> list[str]:
+        """The names of the batch normalisations that read the batch they are given in eval mode too."""
+        return [name for name, child in self._skeleton.named_modules()
+                if isinstance(child, nn.modules.batchnorm._NormBase) and child.running_mean is None
+                and not isinstance(child, nn.modules.instancenorm._InstanceNorm)]
+
     def couples(self, training: tuple[str, ...]) -> bool:
         """Whether a submodule in train mode mixes the samples of a batch, as batch normalisation does."""
         return any(
@@ -211,15 +218,31 @@ def set_random_state(state: Tensor, device: torch.device) -> None:
         torch.set_rng_state(state.clone())
 
 
+def mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """Nested lists, tuples, dictionaries and data classes with another tensor in the place of each."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, list | tuple):
+        items = [mapped(function, item) for item in value]
+        # A named tuple takes its fields one by one.
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, dict):
+        # A copy, because a dictionary of a class of its own may be asked by attribute as well.
+        table = copy.copy(value)
+        for key, item in value.items():
+            table[key] = mapped(function, item)
+        return table
+    if is_dataclass(value) and not isinstance(value, type):
+        changed = copy.copy(value)
+        for part in fields(value):
+            object.__setattr__(changed, part.name, mapped(function, getattr(value, part.name)))
+        return changed
+    return value
+
+
 def cast(value: Any, dtype: torch.dtype, device: torch.device) -> Any:
     """Moves nested tensors to ``device``, and those of floating point to ``dtype``."""
-    if isinstance(value, Tensor):
-        return value.to(device, dtype) if value.is_floating_point() else value.to(device)
-    if isinstance(value, dict):
-        return {key: cast(item, dtype, device) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(cast(item, dtype, device) for item in value)
-    return value
+    return mapped(lambda t: t.to(device, dtype) if t.is_floating_point() else t.to(device), value)
 
 
 def per_sample_losses(loss: Callable[..., Tensor], outputs: Any, targets: Any, count: int) -> Tensor:

@@ -185,6 +185,7 @@ def test_nothing_is_left_behind(tmp_path):
         assert all(getattr(F, name) is function for name, function in functions.items())
         assert not hooks._global_forward_pre_hooks
         assert not hooks._global_forward_hooks
+        assert not hooks._has_any_global_hook()
         assert not optimizers._global_optimizer_pre_hooks
 
 

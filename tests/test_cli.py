@@ -75,6 +75,26 @@ def test_an_error_of_the_package_is_one_sentence_and_no_traceback(monkeypatch, c
     }  # fmt: skip
 
 
+def test_json_may_stand_before_the_command(capsys, tmp_path):
+    assert main(["--json", "doctor", "--out", str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out)["ok"]
+    assert main(["--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"commands": list(NAMES)}
+    assert main(["--version", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"version": "0.1.0"}
+
+
+@pytest.mark.parametrize("words", [["record"], ["info"], ["explain", "run", "-k", "x"], ["doctor", "extra"],
+                                   ["report", "run", "--sample"], ["absent"], [""]])
+def test_a_line_that_cannot_be_understood_is_one_line_and_json_where_that_was_asked(words, capsys):
+    assert main(words) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert "..." not in said.err.partition("Usage:")[0]
+    assert main([*words, "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["kind"] == "Usage"
+
+
 def test_an_interrupted_command_says_so(monkeypatch, capsys):
     def interrupt(options):
         raise KeyboardInterrupt

@@ -86,6 +86,21 @@ def test_a_folder_that_holds_no_run_is_named(tmp_path, capsys):
     assert str(tmp_path / "none") in refused(capsys, "info", str(tmp_path / "none"))
 
 
+@pytest.mark.parametrize("command", ["info", "explain", "report", "check"])
+def test_what_is_no_run_is_said_to_be_none_to_readers_and_programs(run, command, tmp_path, capsys):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    (tmp_path / "empty").mkdir()
+    for place, words in (("none", "There is no folder"), ("file", "is a file, and a run is a folder"),
+                         ("empty", "holds no run"), ("", "")):
+        name = str(tmp_path / place) if place else ""
+        assert words in refused(capsys, command, name)
+        found = answer(capsys, command, name, code=2)
+        assert words in found["error"]
+        assert found["kind"] == "StoreError"
+    parent = run.rpartition("/")[0]
+    assert f"In it are {run}: name one." in refused(capsys, command, parent)
+
+
 # -- check -------------------------------------------------------------------------------------------------------------
 
 
@@ -212,6 +227,32 @@ def test_a_file_with_several_arrays_must_name_one_x(run, tmp_path, capsys):
     assert "holds the arrays a, b" in refused(capsys, "explain", run, "--input", str(tmp_path / "x.safetensors"))
 
 
+@pytest.mark.parametrize(("array", "words"), [
+    (np.zeros((0, 64), np.float32), "holds no point at all"),
+    (np.float32(1), "with shape (n, 64); an array of shape (1,) came"),
+    (np.zeros((2, 0, 64), np.float32), "an array of shape (2, 0, 64) came"),
+    (np.array(["a"]), "holds <U1, and numbers are needed"),
+    (np.zeros((1, 64), complex), "holds torch.complex128"),
+    (np.where(np.arange(128).reshape(2, 64) == 70, np.nan, 0.0), "Point 1 of"),
+    (np.full((1, 64), 1e300), "numbers that float32 cannot hold"),
+])
+def test_points_that_cannot_be_asked_about_are_refused_and_no_page_is_written(run, array, words, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", array)
+    for command in (["explain", run], ["report", run, "-o", str(tmp_path / "page.html")]):
+        assert words in refused(capsys, *command, "--input", str(tmp_path / "x.npy"))
+        assert words in answer(capsys, *command, "--input", str(tmp_path / "x.npy"), code=2)["error"]
+    assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize("dtype", [">f4", "longdouble", "float16", "uint16", "bool"])
+def test_numbers_of_any_kind_are_points(run, dtype, tmp_path, capsys):
+    x = (ks.data.digits("test").x[:1].numpy() > 0.5).astype(dtype)
+    np.save(tmp_path / "x.npy", x)
+    found = answer(capsys, "explain", run, "--input", str(tmp_path / "x.npy"))
+    why = ks.explain(ks.load(run), torch.from_numpy(x.astype(np.float32)))
+    assert found["queries"][0]["output"] == float(why.decomposition.final[0, 0])
+
+
 def test_points_of_another_shape_are_refused(run, tmp_path, capsys):
     np.save(tmp_path / "x.npy", np.zeros((2, 63), np.float32))
     assert "(2, 63)" in refused(capsys, "explain", run, "--input", str(tmp_path / "x.npy"))
@@ -247,6 +288,70 @@ def test_the_named_module_is_imported_from_the_current_folder(own, tmp_path, mon
     assert answer(capsys, "check", own, *named, "--data", "code_of_ones_own:data")["ok"]
     said = refused(capsys, "info", own, *named, "--data", "code_of_ones_own:test")
     assert "the data given holds 360" in said
+
+
+IMPORTED = """
+import sys
+assert len(sys.argv) == 1, sys.argv
+print("said by the script", sys.argv[0])
+from torch import nn
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+    def forward(self, x):
+        return self.layer(x) * 2
+loss = nn.CrossEntropyLoss()
+needs = lambda size: Own()
+nothing = lambda: None
+def fails():
+    raise RuntimeError("no weights here")
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Writes a module into the current folder; it is forgotten afterwards."""
+    import sys
+
+    monkeypatch.setattr("sys.path", sys.path[:])
+    monkeypatch.chdir(tmp_path)
+    known = set(sys.modules)
+    yield lambda name, text: (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+    for name in set(sys.modules) - known:
+        if (tmp_path / f"{name}.py").exists():
+            del sys.modules[name]
+
+
+def test_an_imported_script_sees_its_own_name_alone_and_does_not_speak_into_the_answer(own, module, capsys,
+                                                                                       monkeypatch):
+    module("imported_a", IMPORTED)
+    monkeypatch.setattr("sys.argv", words := ["kernelscope", "info", own, "--json"])
+    assert main(["info", own, "--model", "imported_a:Own", "--loss", "imported_a:loss", "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["steps"] == 6
+    assert "said by the script imported_a.py" in said.err
+    assert __import__("sys").argv is words
+
+
+@pytest.mark.parametrize(("text", "name", "words"), [
+    ("import sys\nsys.exit(3)", "Own", "ends the program where it is imported (exit code 3)"),
+    ("import argparse\nargparse.ArgumentParser().parse_args(['--no'])", "Own", "(exit code 2)"),
+    ("def f():\n    return 1 / 0\nf()", "Own", "it raised ZeroDivisionError at line 2 of imported_b.py"),
+    ("x = (", "Own", "it raised SyntaxError: '(' was never closed (imported_b.py, line 1)"),
+    (IMPORTED, "fails", "it raised RuntimeError at line 16 of imported_b.py: no weights here"),
+    (IMPORTED, "needs", "must be callable without arguments, and it asks for size"),
+    (IMPORTED, "nothing", "gives a NoneType, and a torch.nn.Module is needed"),
+])
+def test_a_module_that_fails_is_a_sentence(own, module, text, name, words, capsys):
+    module("imported_b", text)
+    asked = ["info", own, "--model", f"imported_b:{name}", "--loss", "torch.nn.functional:cross_entropy"]
+    assert words in refused(capsys, *asked)
+    assert words in answer(capsys, *asked, code=2)["error"]
+
+
+def test_a_file_in_the_place_of_a_module_is_answered_with_the_module(own, capsys):
+    assert "--model train:Own." in refused(capsys, "info", own, "--model", "train.py:Own", "--loss", "a:b")
 
 
 @pytest.mark.parametrize(("word", "sentence"), [
@@ -285,6 +390,20 @@ def test_report_writes_one_page_and_says_which_samples_it_took(run, tmp_path, ca
     assert page.read_bytes() == first
 
 
+def test_a_report_names_each_point_and_counts_none_that_are_not_there(tmp_path, capsys):
+    data = ks.data.digits().x[:3], ks.data.digits().y[:3]
+    model = nn.Linear(64, 10)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ks.record(model, data, loss=cross_entropy, out=tmp_path / "run"):
+        cross_entropy(model(data[0]), data[1]).backward()
+        optimizer.step()
+    found = answer(capsys, "report", str(tmp_path / "run"), "-o", str(tmp_path / "page.html"))
+    assert found["rule"] == "The 3 training samples whose loss was largest at the end of training."
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "trained in 1 step of SGD on 3 samples" in text
+    assert all(name in text for name in found["queries"])
+
+
 def test_report_takes_other_points(run, tmp_path, capsys):
     np.save(tmp_path / "x.npy", ks.data.digits("test").x[:2].numpy())
     found = answer(capsys, "report", run, "-o", str(tmp_path / "a.html"), "--input", str(tmp_path / "x.npy"))
@@ -294,3 +413,77 @@ def test_report_takes_other_points(run, tmp_path, capsys):
 def test_report_into_a_folder_that_is_not_there_makes_it(run, tmp_path, capsys):
     assert main(["report", run, "-o", str(tmp_path / "new" / "page.html"), "--sample", "1"]) == 0
     assert (tmp_path / "new" / "page.html").is_file()
+
+
+# -- record ------------------------------------------------------------------------------------------------------------
+
+FAILING = """
+import sys
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+data = TensorDataset(torch.randn(24, 3), torch.randint(0, 2, (24,)))
+model = nn.Linear(3, 2)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+def stop():
+    try:
+        {}["key"]
+    except KeyError as error:
+        raise ERROR("boom") from error
+for k, (x, y) in enumerate(DataLoader(data, 4)):
+    if k == int(sys.argv[1]):
+        stop()
+    optimizer.zero_grad()
+    cross_entropy(model(x), y).backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize(("steps", "words"), [
+    (0, "No step had been made, so nothing is kept."),
+    (1, "The one step made before is kept in {out}; kernelscope info {out} says what is there."),
+    (3, "The 3 steps made before are kept in {out}; kernelscope info {out} says what is there."),
+])
+def test_a_script_that_fails_shows_its_own_frames_and_what_is_kept(steps, words, tmp_path, capsys):
+    (tmp_path / "fails.py").write_text(FAILING.replace("ERROR", "ValueError"), encoding="utf-8")
+    out = tmp_path / "run"
+    asked = ["record", "-o", str(out), str(tmp_path / "fails.py"), str(steps)]
+    assert main(asked) == 1
+    said = capsys.readouterr()
+    *shown, last = said.err.splitlines()
+    files = {line.split('"')[1] for line in shown if line.startswith("  File ")}
+    assert said.out == ""
+    assert files == {str(tmp_path / "fails.py")}
+    assert [line for line in shown if line.endswith(("KeyError: 'key'", "ValueError: boom"))] == [
+        "KeyError: 'key'", "ValueError: boom"]
+    assert last == f"kernelscope: {words.format(out=out)}"
+    found = answer(capsys, "record", "--json", "--overwrite", *asked[1:], code=1)
+    assert (found["steps"], found["exit"], found["kind"]) == (steps, 1, "ValueError")
+    assert found["error"] == f"{tmp_path / 'fails.py'} raised ValueError: boom. {words.format(out=out)}"
+    if steps:
+        assert len(ks.load(out)) == steps
+
+
+def test_a_script_that_is_stopped_says_what_is_kept(tmp_path, capsys):
+    (tmp_path / "stopped.py").write_text(FAILING.replace("ERROR", "KeyboardInterrupt"), encoding="utf-8")
+    out = tmp_path / "run"
+    assert main(["record", "-o", str(out), str(tmp_path / "stopped.py"), "2"]) == 130
+    said = capsys.readouterr().err
+    assert f"The 2 steps made before are kept in {out}" in said
+    assert "Traceback" not in said
+
+
+def test_a_script_that_cannot_be_read_shows_where(tmp_path, capsys):
+    (tmp_path / "broken.py").write_text("x = (\n", encoding="utf-8")
+    assert main(["record", str(tmp_path / "broken.py")]) == 1
+    said = capsys.readouterr().err
+    assert "SyntaxError: '(' was never closed" in said
+    assert "kernelscope/" not in said
+
+
+@pytest.mark.parametrize("words", [["--keep", "²"], ["--keep", "-1"], ["--keep", "x"], ["--overwrite=5"], ["-o"]])
+def test_odd_words_for_a_recording_are_refused_before_the_script_runs(words, tmp_path, capsys):
+    (tmp_path / "script.py").write_text("raise SystemExit(9)", encoding="utf-8")
+    out = ["-o", str(tmp_path / "run")]
+    assert refused(capsys, "record", *out, *words, str(tmp_path / "script.py"))

@@ -49,15 +49,61 @@ def test_the_balance_sheet_closes_in_rational_numbers_up_to_one_rounding():
         assert abs(total - Fraction(final[2])) <= abs(Fraction(math.ulp(lines[-1][2])))
 
 
-def test_half_learned_is_the_last_time_the_booked_share_rises_to_half():
-    steps = torch.tensor([0.6, -0.4, 0.2, 0.6], dtype=torch.float64)
-    # Booked after each step: 0.6, 0.2, 0.4, 1.0. Half was there after one step, but only stayed after four.
-    why = explanation(q=1, steps=4)
-    why = replace(why, decomposition=replace(why.decomposition, steps=steps[None, None]))
-    assert why.learned()[0] == 4
-    steady = torch.tensor([0.6, 0.2, -0.1, 0.3], dtype=torch.float64)
-    why = replace(why, decomposition=replace(why.decomposition, steps=steady[None, None]))
-    assert why.learned()[0] == 1
+def with_path(path, **options):
+    """An explanation whose output takes this path along the run."""
+    why = explanation(q=1, steps=len(path) - 1, **options)
+    path = torch.tensor(path, dtype=torch.float64)[None, None]
+    made = replace(why.decomposition, path=path, initial=path[:, :, 0], final=path[:, :, -1])
+    return replace(why, decomposition=made)
+
+
+def half_of_the_way(path):
+    """The plain loop: go back from the end while at most half of the whole way is left."""
+    k = len(path) - 1
+    while k > 0 and abs(path[k - 1] - path[-1]) <= abs(path[0] - path[-1]) / 2:
+        k -= 1
+    return k
+
+
+def test_half_of_the_way_is_made_when_no_later_step_goes_back_behind_it():
+    assert with_path([0.0, 0.6, 0.2, 0.4, 1.0]).learned()[0] == 4
+    assert with_path([0.0, 0.6, 0.8, 0.7, 1.0]).learned()[0] == 1
+    # Beyond the end is as far away as short of it.
+    assert with_path([0.0, 0.9, 2.0, 1.2, 1.0]).learned()[0] == 3
+    assert with_path([1.0, 0.4, 0.6, 0.5, 0.0]).learned()[0] == 3
+    assert with_path([1.0, 2.0, 1.0]).learned()[0] is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_half_of_the_way_is_that_of_a_plain_loop(seed):
+    generator = torch.Generator().manual_seed(seed)
+    path = (torch.randn(60, generator=generator, dtype=torch.float64) + 0.1).cumsum(0).tolist()
+    why = with_path(path)
+    half = half_of_the_way(path)
+    assert why.learned()[0] == half
+    assert f"to stay, by step {half} of 59" in why.sentence()
+
+
+def test_half_of_the_way_is_made_by_the_output_and_not_by_what_is_booked_ahead_of_it():
+    x, y = torch.randn(12, 3), torch.randn(12, 1)
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.95)
+    outputs = []
+    with ks.record(model, (x, y), loss=F.mse_loss) as recording:
+        for _ in range(30):
+            outputs.append(model(x[:1]).item())
+            optimizer.zero_grad()
+            F.mse_loss(model(x), y).backward()
+            optimizer.step()
+    outputs.append(model(x[:1]).item())
+    why = ks.explain(recording.run, x[:1])
+    booked = why.booked()
+    assert why.learned()[0] == half_of_the_way(outputs) > half_of_the_way(booked.tolist())
+
+
+def test_an_output_that_went_back_and_forth_is_said_to_have_done_so():
+    assert "gone back and forth between −3.00 and +4.00" in with_path([0.0, 4.0, -3.0, 1.0]).sentence()
+    assert "back and forth" not in with_path([0.0, 0.5, 0.4, 1.0]).sentence()
 
 
 def test_the_prediction_has_settled_when_no_later_step_changes_it():
@@ -92,7 +138,7 @@ def test_every_number_in_the_sentence_is_a_number_of_the_ledger():
     known = [ledger_.final[0, 0], ledger_.initial[0, 0], why.shares[0].sum(), *why.group_shares(0), *why.shares[0],
              *[value[0, 0] for value in ledger_.channels.values()], why.shares[0].clamp_min(0).sum(),
              why.shares[0].clamp_max(0).sum(), why.net(), CANCELLATION_LIMIT, why.probabilities(0)[:, -1].max(),
-             *why.learned(), why.steps, *ledger_.sample_ids, *range(4)]
+             *why.learned(), why.steps, *ledger_.sample_ids, *range(4), *ledger_.path[0, 0].aminmax()]
     for text in re.findall(r"[+−]?\d+(?:\.\d+)?(?:e[+−]\d+)?", why.sentence()):
         said = float(text.replace("−", "-"))
         digits, _, power = text.partition("e")
@@ -116,7 +162,7 @@ def test_no_sample_is_singled_out_when_the_quadrature_missed_more_than_its_share
     why = explanation(q=1)
     coarse = replace(why.decomposition, quadrature_error=torch.ones_like(why.decomposition.quadrature_error))
     assert "no sample is singled out" in replace(why, decomposition=coarse).sentence()
-    assert "The largest single contributions" in why.sentence()
+    assert "Of single samples, #" in why.sentence()
 
 
 def test_the_sentence_speaks_of_accounting_and_never_of_influence():
@@ -126,6 +172,91 @@ def test_the_sentence_speaks_of_accounting_and_never_of_influence():
     assert "accounting along one recorded run" in why.sentence()
 
 
+def test_where_nothing_moved_nothing_is_said_to_cancel():
+    zero = torch.zeros(1, 1, 30, dtype=torch.float64)
+    still = with_path([0.5] * 31)
+    made = still.decomposition
+    made = replace(made, contributions=0 * made.contributions, steps=zero, group_steps=0 * made.group_steps,
+                   channels={name: 0 * values for name, values in made.channels.items()})
+    why = replace(still, decomposition=made)
+    said = why.sentence()
+    assert "Before training this lead was the same, +0.50: 30 steps moved nothing." in said
+    assert "cancel" not in said
+    assert "of the way" not in said
+    assert why.check().ok
+
+
+def test_one_step_of_one_sample_is_said_in_the_singular():
+    x, y = torch.randn(1, 3), torch.tensor([1])
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ks.record(model, (x, y), loss=F.cross_entropy) as recording:
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    assert "over 1 step the training sample added" in ks.explain(recording.run, x).sentence()
+
+
+def trained(y, loss, **options):
+    """A short run on forty points, and the points."""
+    x = torch.randn(len(y), 3)
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ks.record(model, (x, y), loss=loss, **options) as recording:
+        for _ in range(10):
+            optimizer.zero_grad()
+            loss(model(x), y).backward()
+            optimizer.step()
+    return recording.run, model, x
+
+
+def test_a_quantity_is_raised_and_lowered_and_nobody_is_for_or_against_it():
+    run, model, x = trained(torch.randn(40, 1), F.mse_loss)
+    why = ks.explain(run, x[:1], targets=torch.tensor([1.25]))
+    said = why.sentence()
+    assert said.startswith(f"The network's output is {model(x[:1]).item():.2f}".replace("-", "−"))
+    assert "raised it most" in said
+    assert "lowered it most" in said
+    assert not re.search(r"\b(for|against) (it|this)", said)
+    assert why.targets == ["1.25"]
+    assert why.sample_targets == [f"{float(run.sample(i)[1]):.2f}".replace("-", "−") for i in why.samples.tolist()]
+
+
+def test_two_classes_told_apart_by_one_output_are_named_and_probable():
+    y = (torch.arange(40) % 2).float()[:, None]
+    run, model, x = trained(y, F.binary_cross_entropy_with_logits, class_names=["ill", "well"])
+    logits = model(x)[:, 0].detach()
+    shown = [int(logits.argmax()), int(logits.argmin())]
+    why = ks.explain(run, x[shown], targets=y[shown])
+    assert torch.allclose(why.decomposition.final[:, 0].float(), logits[shown], atol=1e-5)
+    for query, place in enumerate(shown):
+        predicted = ["ill", "well"][int(logits[place] > 0)]
+        assert f"The network predicts {predicted} with probability" in why.sentence(query)
+        assert torch.allclose(why.probabilities(query)[1, -1].float(), logits[place].sigmoid(), atol=1e-5)
+        assert "towards well" in why.sentence(query)
+        assert why.targets[query] == ["ill", "well"][int(y[place])]
+        signs = [float(value) > 0 for value in why.decomposition.path[query, 0]]
+        settled = max((k + 1 for k, sign in enumerate(signs) if sign != signs[-1]), default=0)
+        assert why.learned(query)[1] == settled
+    assert why.group_names() == ["ill", "well"]
+
+
+@pytest.mark.parametrize("form", [list, tuple, torch.tensor, lambda words: torch.tensor(words).numpy(),
+                                  lambda words: list(torch.tensor(words))])
+def test_labels_are_words_whatever_holds_them(digits_run, form):
+    run, _, x, _ = digits_run
+    why = ks.explain(run, x[:1], labels=form([i % 3 for i in range(run.size)]))
+    assert why.group_names() == ["0", "1", "2"]
+    assert "tensor" not in why.sentence()
+
+
+def test_a_long_name_is_cut_in_the_sentence_and_kept_in_the_tables():
+    names = ["a" * 5000, "b" * 5000, "c", "d"]
+    why = explanation(q=1, names=names)
+    for text in (why.sentence(), why.summary(), repr(why)):
+        assert len(text) < 2000
+    assert set(why.by_group()["group"]) == set(names)
+
+
 def test_slicing_keeps_each_query_and_drops_samples_nobody_shows():
     why = explanation(q=3, k=2)
     assert len(why) == 3
@@ -133,6 +264,8 @@ def test_slicing_keeps_each_query_and_drops_samples_nobody_shows():
     assert len(part) == 1
     assert part.sentence() == why.sentence(1)
     assert len(part.samples) <= 4 < len(why.samples)
+    assert part.sample_targets == [why.sample_targets[why.samples.tolist().index(i)] for i in part.samples.tolist()]
+    assert replace(why, names=["a", "b", "c"])[1:].names == ["b", "c"]
     assert part.helpful()["sample"].tolist() == why.helpful().query("query == 1")["sample"].tolist()
     assert [len(why[1:]), len(why[[2]]), len(why[torch.tensor([0, 2])])] == [2, 1, 2]
 

@@ -388,6 +388,70 @@ def test_a_stream_is_named_by_ids(tmp_path, out):
     assert d.sample_ids.tolist() == [1500, 3, 7, 900, 1, 0, 64]
 
 
+def labels_as_names(batch):
+    return (batch[2][:, 0] > 0).long()
+
+
+NAMESAKES = {
+    "two samples of one batch that are not the same": ([0, 1, 2, 3, 4, 5], labels_as_names),
+    "a sample whose input and target are both others than before": ([0, 1, 2, 3, 4, 5], lambda batch: range(3)),
+    "The id 7 was given": ([0, 1, 2, 3, 4, 5], lambda batch: [7 if i in (1, 4) else int(i) for i in batch[1]]),
+}
+
+
+@pytest.mark.parametrize("out", [None, "run"])
+@pytest.mark.parametrize("sentence", NAMESAKES)
+def test_an_id_that_stands_for_two_samples_is_refused_when_the_second_one_comes(tmp_path, sentence, out):
+    ids, name = NAMESAKES[sentence]
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    recording = ks.record(model, DataLoader(Stream(ids), batch_size=3), loss=F.mse_loss, batch=split, ids=name,
+                          commit_every=0, out=out and tmp_path / out)
+    steps = 0
+    with pytest.raises(DataError, match=f"{sentence}.*do not tell samples apart"), recording:  # noqa: PT012
+        for x, _, y in recording._source._tap.loader:
+            step(model, optimizer, x, y, Truth(), [])
+            steps += 1
+    assert steps == (0 if name is labels_as_names else 1)
+    if steps:
+        assert len(recording.run) == 1
+        assert ks.decompose(recording.run, torch.randn(1, 3).double()).completeness() < 1e-12
+
+
+def test_a_sample_of_a_stream_may_come_in_changing_forms():
+    class Noisy(Stream):
+        def __iter__(self):
+            for x, i, y in super().__iter__():
+                yield x + torch.randn(3).double(), i, torch.full_like(y, torch.nan) if i == 2 else y
+
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loss = lambda outputs, y: (outputs - y).nan_to_num() ** 2
+    loader = DataLoader(Noisy([0, 1, 2, 2, 0, 1]), batch_size=3)
+    with ks.record(model, loader, loss=loss, batch=split, ids=lambda b: b[1]) as recording:
+        for x, _, y in loader:
+            step(model, optimizer, x, y, Truth(), [], loss=lambda outputs, y: loss(outputs, y).mean())
+    assert list(recording.run.samples.ids) == [0, 1, 2]
+    assert recording.run.draws
+
+
+@pytest.mark.parametrize("out", [None, "run"])
+def test_a_sample_may_be_drawn_twice_into_a_batch_in_two_forms(tmp_path, out):
+    points = Points(n=6, noise=0.1)
+    sampler = torch.utils.data.RandomSampler(points, replacement=True, num_samples=20)
+    loader = DataLoader(points, batch_size=5, sampler=sampler)
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    truth = Truth(optimizer)
+    with ks.record(model, loader, loss=F.mse_loss, batch=split, out=out and tmp_path / out) as recording:
+        for x, ids, y in loader:
+            assert len(set(ids.tolist())) < len(ids) or truth.ids
+            step(model, optimizer, x, y, truth, ids)
+    truth.hold(recording.run)
+    if out is not None:
+        truth.hold(ks.load(tmp_path / out, model=model))
+
+
 def test_samples_of_many_lengths_are_kept_with_their_steps(tmp_path):
     data = [(torch.randn(2 + i % 3, 3).double(), i, torch.randn(2).double()) for i in range(9)]
     pad = lambda rows: (nn.utils.rnn.pad_sequence([x for x, _, _ in rows], batch_first=True),
@@ -494,6 +558,22 @@ def test_the_loader_is_left_as_it_was(workers, error):
     truth.hold(recording.run)
 
 
+def test_batches_that_are_delivered_again_and_again_are_held_once():
+    points = Points()
+    batches = [(points.x[i:i + 6], torch.arange(i, i + 6), points.y[i:i + 6]) for i in range(0, 24, 6)]
+    loader = DataLoader(batches, batch_size=None, shuffle=True)
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    truth = Truth(optimizer)
+    with ks.record(model, loader, loss=F.mse_loss, batch=split, ids=lambda b: b[1]) as recording:
+        for _ in range(5):
+            for x, ids, y in loader:
+                step(model, optimizer, x, y, truth, ids)
+        held = [entry for entries in recording._source._deliveries._older.values() for entry in entries]
+        assert len(held) <= 3 * len(batches)
+    truth.hold(recording.run)
+
+
 def test_batches_that_are_let_go_are_let_go():
     loader = DataLoader(Points(), batch_size=6)
     model = network()
@@ -507,7 +587,7 @@ def test_batches_that_are_let_go_are_let_go():
         gc.collect()
         # The last batch may still be trained on; those before it are in nobody's hands.
         assert [reference() is None for reference in seen] == [True] * 9 + [False] * 3
-        assert len(recording._deliveries._older) == 0
+        assert len(recording._source._deliveries._older) == 0
     gc.collect()
     assert not any(reference() is not None for reference in seen)
 
@@ -563,8 +643,9 @@ def test_ids_are_whole_numbers(ids, sentence):
         next(iter(loader))
 
 
-def test_two_recordings_do_not_share_a_loader():
-    loader = DataLoader(Points(), batch_size=5)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_two_recordings_do_not_share_a_loader(workers):
+    loader = DataLoader(Points(), batch_size=5, num_workers=workers, persistent_workers=workers > 0)
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with ks.record(model, loader, loss=F.mse_loss, batch=split) as recording:
@@ -572,4 +653,6 @@ def test_two_recordings_do_not_share_a_loader():
             step(model, optimizer, x, y, Truth(), None)
         with pytest.raises(RecordingError, match="Another recording listens"):
             ks.record(network(), loader, loss=F.mse_loss).__enter__()
-    assert len(recording.run) == 5
+        for x, _, y in loader:
+            step(model, optimizer, x, y, Truth(), None)
+    assert len(recording.run) == 10

@@ -539,6 +539,18 @@ def test_blocks_of_any_size_give_the_same_ledger(name, memory):
         assert relative(alone.path[0], whole.path[q]) <= 1e-12
 
 
+def test_queries_that_go_back_in_turn_have_the_same_ledger_and_take_less_memory(monkeypatch):
+    model, x = MODULES["MLP"][0]().double(), vectors()
+    run, _ = train(model, x, targets(), momentum_sgd(model), loss=F.cross_entropy, steps=5, diary=False)
+    whole = ks.decompose(run, x[:5])
+    monkeypatch.setattr("kernelscope.decomposition.exact.ROWS", 1)
+    some = ks.decompose(run, x[:5])
+    assert some.info["bytes"] < whole.info["bytes"]
+    assert relative(some.contributions, whole.contributions) <= 1e-12
+    assert relative(some.path, whole.path) <= 1e-12
+    assert complete(some) <= 1e-12
+
+
 def meeting():
     class Centered(nn.Module):
         def __init__(self):

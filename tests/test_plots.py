@@ -78,6 +78,38 @@ def test_many_groups_are_drawn_as_the_strongest_and_one_bar_for_the_others():
     assert sum(bar.get_width() for bar in why.plot().patches) == pytest.approx(float(why.group_shares().sum()))
 
 
+@pytest.mark.parametrize("options", [
+    {}, {"names": ["a" * 500, "Iris versicolor subspecies", "c", "d"]}, {"n": 60, "classes": 30}, {"drift": -0.05},
+    {"drift": 0.0, "names": ["low (≤ −0.689)", "middle", "high (> 0.4)", "x" * 40]},
+    {"labels": None, "groups": [], "group_steps": None}, {"kind": "output", "output_names": ["x" * 300]},
+], ids=str)
+def test_no_word_of_a_drawing_leaves_it_or_covers_another(options):
+    why = explanation(q=1, **options)
+    for result in (why, why.decomposition):
+        ax = result.plot()
+        figure = ax.get_figure()
+        figure.draw_without_rendering()
+        low, high = sorted(ax.get_ylim())
+        ticks = [tick for tick in ax.get_yticklabels() if low <= tick.get_position()[1] <= high]
+        words = [word for word in (ax._left_title, *ticks, *ax.texts) if word.get_text()]
+        boxes = [word.get_window_extent() for word in words]
+        for box in boxes:
+            assert figure.bbox.x0 - 1 <= box.x0 < box.x1 <= figure.bbox.x1 + 1
+            assert figure.bbox.y0 - 1 <= box.y0 < box.y1 <= figure.bbox.y1 + 1
+        for i, box in enumerate(boxes):
+            assert not any(box.shrunk(0.9, 0.7).overlaps(other) for other in boxes[:i]), words[i].get_text()
+
+
+def test_samples_without_labels_are_drawn_one_by_one():
+    why = explanation(q=1, labels=None, groups=[], group_steps=None)
+    ax = why.plot()
+    widths = [bar.get_width() for bar in ax.patches]
+    strongest = sorted(why.shares[0].tolist(), key=abs, reverse=True)[:12]
+    assert widths[:12] == sorted(strongest, reverse=True)
+    assert widths[12] == pytest.approx(float(why.shares.sum()) - sum(strongest))
+    assert "28 others" in [label.get_text() for label in ax.get_yticklabels()]
+
+
 def test_hostile_labels_are_drawn_as_text():
     hostile = ["<script>alert(1)</script>", "$\\frac{broken$", "\x00\x1b[31m", "a" * 500]
     text = plots.svg(explanation(names=hostile))

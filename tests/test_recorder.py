@@ -14,7 +14,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from torch.utils.data import DataLoader
 
 import kernelscope as ks
-from kernelscope.errors import DataError, ModelError, NonFiniteError, RecordingError, StoreError, StoreExists
+from kernelscope.errors import DataError, NonFiniteError, RecordingError, StoreError, StoreExists
 from tests.training import Points, Truth, network, split, step
 
 RULES = {
@@ -183,6 +183,28 @@ def test_a_step_that_was_broken_off_is_not_part_of_the_run(keep):
     assert ks.decompose(recording.run, points.x[:2]).check().ok
 
 
+def test_averaged_weights_are_right_after_a_step_that_was_broken_off():
+    points = Points()
+    model = network()
+    average = torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.7))
+    average.update_parameters(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ks.record(model, (points.x, points.y), loss=F.mse_loss, average=average) as recording:
+        for j in range(4):
+            if j == 2:
+                optimizer.param_groups[0]["lr"] = Interrupting()
+                with pytest.raises(ZeroDivisionError):
+                    step(model, optimizer, points.x, points.y, Truth(), None)
+                optimizer.param_groups[0]["lr"] = 0.1
+            step(model, optimizer, points.x, points.y, Truth(), None)
+            average.update_parameters(model)
+    assert [recorded.average for recorded in recording.run] == [0.7] * 4
+    d = ks.decompose(recording.run, points.x[:2], weights="average")
+    assert d.completeness() < 1e-12
+    torch.testing.assert_close(d.final, average(points.x[:2]).detach(), rtol=1e-10, atol=1e-12)
+
+
 def test_a_closure_is_recorded_as_the_step_it_makes():
     points = Points()
     model = network()
@@ -271,6 +293,12 @@ def test_a_budget_that_is_too_small_keeps_the_first_row_and_does_not_write_for_e
 def test_keep_is_all_or_a_number_or_a_size(keep):
     with pytest.raises(RecordingError, match='keep must be "all".*keep="all" stores'):
         ks.record(network(), (torch.zeros(1, 3), torch.zeros(1, 2)), loss=F.mse_loss, keep=keep)
+
+
+@pytest.mark.parametrize("seconds", ["x", None, -1, float("nan"), [1]])
+def test_commits_come_after_a_number_of_seconds(seconds):
+    with pytest.raises(RecordingError, match="commit_every must be a number of seconds from 0 on.*every step"):
+        ks.record(network(), (torch.zeros(1, 3), torch.zeros(1, 2)), loss=F.mse_loss, commit_every=seconds)
 
 
 def test_an_optimizer_that_cannot_be_replayed_needs_every_row():
@@ -480,17 +508,11 @@ def test_a_constant_belongs_inside_the_module():
 @pytest.mark.parametrize(("loss", "sentence"), [
     ("mse", "loss must be a function"),
     (F.cross_entropy(torch.zeros(1, 2), torch.zeros(1).long()), "loss must be a function"),
+    (nn.CrossEntropyLoss, r"but the class CrossEntropyLoss came.*loss=CrossEntropyLoss\(...\)"),
 ])
 def test_a_loss_is_a_function(loss, sentence):
     with pytest.raises(DataError, match=sentence):
         ks.record(network(), (Points().x, Points().y), loss=loss)
-
-
-def test_a_loss_without_one_number_per_sample_is_refused_when_it_is_needed():
-    recording, error = recorded_loop(loss=lambda out, y: ((out - y) ** 2).mean())
-    assert error is None
-    with pytest.raises(ModelError, match='one number for each of.*reduction="none"'):
-        ks.decompose(recording.run, Points().x[:1])
 
 
 def test_another_loss_than_the_one_that_is_minimised_is_noticed():
@@ -499,6 +521,23 @@ def test_another_loss_than_the_one_that_is_minimised_is_noticed():
         with ks.record(model := network(), (points.x, points.y), loss=F.l1_loss):
             optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
             step(model, optimizer, points.x, points.y, Truth(), None)
+
+
+@pytest.mark.parametrize(("what", "sentence"), [
+    ("another loss", "gradient differs"), ("no rule", "Rprop are recorded"), ("a hook", "change what they return")])
+def test_a_warning_points_at_the_line_of_the_loop(what, sentence):
+    points = Points()
+    model = network()
+    if what == "a hook":
+        model[0].register_forward_hook(lambda module, args, outputs: 2 * outputs)
+    optimizer = (torch.optim.Rprop if what == "no rule" else torch.optim.SGD)(model.parameters(), lr=0.1)
+    loss = F.l1_loss if what == "another loss" else F.mse_loss
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        with ks.record(model, (points.x, points.y), loss=loss):
+            F.mse_loss(model(points.x), points.y).backward()
+            optimizer.step()
+    assert [w.filename for w in heard if sentence in str(w.message)] == [__file__]
 
 
 def test_a_network_that_cannot_learn():
@@ -530,6 +569,34 @@ def test_a_parameter_that_was_frozen_from_the_start_stays_outside(tmp_path):
     assert run.names == ["3.weight", "3.bias"]
     assert torch.equal(run.network.parameters["0.weight"], model[0].weight)
     assert torch.equal(ks.decompose(run, Points().x[:2]).final, ks.decompose(recording.run, Points().x[:2]).final)
+
+
+@pytest.mark.parametrize("layer", [nn.LazyLinear(2), nn.LazyBatchNorm1d(affine=False)], ids=repr)
+def test_a_lazy_layer_is_asked_to_see_a_batch_first(layer):
+    model = nn.Sequential(nn.Linear(3, 3), layer)
+    x, y = torch.randn(8, 3), torch.randn(8, 3)
+    with pytest.raises(RecordingError, match=r"'1\..*' has no shape before the first batch.*Call the model on a batch"):
+        ks.record(model, (x, y), loss=F.mse_loss).__enter__()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore", UserWarning)
+        y = torch.zeros_like(model(x))
+    with ks.record(model, (x, y), loss=F.mse_loss) as recording:
+        step(model, torch.optim.SGD(model.parameters(), lr=0.1), x, y, Truth(), None)
+    assert len(recording.run) == 1
+
+
+def test_a_frozen_parameter_keeps_its_memory_while_steps_are_written():
+    # Its size is that of the states that are copied at every other step, so their memory would fit.
+    model = nn.Sequential(nn.Linear(128, 128, bias=False), nn.Tanh(), nn.Linear(128, 128, bias=False))
+    model[0].requires_grad_(False)
+    x, y = torch.randn(12, 128), torch.randn(12, 128)
+    optimizer = torch.optim.Adam(model[2].parameters(), lr=0.01)
+    with ks.record(model, (x, y), loss=F.mse_loss, keep=2, commit_every=0) as recording:
+        for _ in range(8):
+            step(model, optimizer, x, y, Truth(), None)
+    assert torch.equal(recording.run.network.parameters["0.weight"], model[0].weight)
+    outputs = model(x[:2]).detach().double()
+    torch.testing.assert_close(ks.decompose(recording.run, x[:2]).final, outputs, rtol=1e-5, atol=1e-6)
 
 
 def test_a_recording_is_used_once_and_gives_no_run_before_its_end():
@@ -610,3 +677,12 @@ def test_a_hook_that_only_looks_is_left_alone():
         optimizer.step()
     assert len(seen) == 1
     assert len(recording.run) == 1
+
+
+def test_a_table_that_shortens_its_rows_when_they_are_read_is_refused():
+    model = torch.nn.Sequential(torch.nn.Embedding(5, 2, max_norm=1.0), torch.nn.Flatten(), torch.nn.Linear(6, 2))
+    tokens, targets = torch.randint(0, 5, (8, 3)), torch.randint(0, 2, (8,))
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(tokens, targets), batch_size=4)
+    with pytest.raises(RecordingError, match="max_norm"):
+        with ks.record(model, loader, loss=torch.nn.functional.cross_entropy):
+            pass

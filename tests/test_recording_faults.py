@@ -152,7 +152,7 @@ def record_until_killed(say, folder, restored, commit_every, keep, steps):
                 p.copy_(value)
     with ks.record(model, loader, loss=F.mse_loss, batch=split, out=folder, keep=keep, commit_every=commit_every,
                    resume=True) as recording:
-        k = recording._first
+        k = recording._tape.first
         say("from", k)
         history, told, end = {}, k, steps and k + steps
         while end is None or k < end:
@@ -426,9 +426,9 @@ def test_a_disk_that_was_full_for_a_while_is_tried_again(tmp_path, monkeypatch):
                 except StoreFull:
                     failures += 1
                     optimizer.step()
-                if recording._writer is not None:
+                if recording._tape.writer is not None:
                     try:
-                        recording._writer.drain()
+                        recording._tape.writer.drain()
                     except StoreFull:
                         failures += 1
     assert failures > 5

@@ -121,8 +121,9 @@ def test_a_sheet_with_a_wrong_residual_is_not_said_to_close():
     assert not sheet([("start", "initial", float("nan")), *entries[1:]], 3.0).closes
 
 
-def benign(count):
-    return [f"word{i}" for i in range(count)]
+def benign(words):
+    """As many words, of the same lengths: a long one may be broken into lines."""
+    return [f"word{i}".ljust(len(word), "x") for i, word in enumerate(words)]
 
 
 def hostile_page(words):
@@ -133,7 +134,7 @@ def hostile_page(words):
 
 
 def test_hostile_words_appear_as_text_and_build_nothing():
-    hostile, plain = Dom(hostile_page(HOSTILE)), Dom(hostile_page(benign(len(HOSTILE))))
+    hostile, plain = Dom(hostile_page(HOSTILE)), Dom(hostile_page(benign(HOSTILE)))
     assert hostile.elements == plain.elements
     shown = "".join(hostile.text) + "".join(value for _, _, value in hostile.attributes)
     for word in HOSTILE:
@@ -174,6 +175,77 @@ def test_an_output_that_is_no_class_has_no_probabilities_on_its_page():
     assert "probability of" not in body
     assert "runner-up" not in body
     assert "The network&#39;s height is" in body
+
+
+def visible(text):
+    return " ".join(" ".join(Dom(text).text).split())
+
+
+def test_a_saved_and_loaded_result_gives_the_same_page(tmp_path):
+    # As a decomposition writes it: facts within facts, in another order than that of the alphabet.
+    info = {"run": {"steps": 30, "rules": ["SGD"], "dtype": "float32"}, "weights": "trained", "rule": "recorded",
+            "quadrature": "gonzalez", "dtype": "float64", "engine": {"training": "layers", "queries": "layers"}}
+    why = replace(explanation(q=2, targets=torch.tensor([0, 1]), info=info), names=["one", "two"])
+    loaded = Result.load(why.save(tmp_path / "why"))
+    assert list(loaded.decomposition.info) != list(info)
+    assert page(loaded, loaded.decomposition) == page(why, why.decomposition)
+    assert loaded._repr_html_() == why._repr_html_()
+
+
+def test_a_quantity_is_raised_and_lowered():
+    text = visible(page(explanation(kind="output", outputs=None, output_names=["height"])))
+    before, _, after = text.partition("What these numbers are not")
+    assert "▲ raised this output" in before
+    assert "▼ lowered this output" in before
+    assert not re.search(r"(for|against|towards) (it|this answer)|▼ against|\blead\b|logit", before)
+    assert "raised" in explanation(kind="output")._repr_html_()
+
+
+def test_channels_on_which_nothing_was_booked_are_named_and_not_printed():
+    text = page(explanation(q=1), ledger(q=1))
+    assert text.count("Nothing came from momentum at the start, normalisation statistics, rounding in training or "
+                      "unattributed changes.") == 2
+    assert ">normalisation statistics</bdi>" not in text
+    assert text.count(">weight decay</bdi>") == 2
+
+
+def test_long_words_are_cut_and_stand_in_full_elsewhere():
+    names = [letter * 5000 for letter in "wxyz"]
+    why = explanation(q=1, names=names)
+    text = Report("t" * 3000, [("h" * 2000, why)]).html()
+    shown = Dom(text)
+    cells = [part for part in shown.text if len(part) > 200 and len(set(part)) == 1]
+    assert sorted(cells) == sorted(["t" * 3000, "t" * 3000, "h" * 2000, *names])  # the title, and lists at the end
+    assert set(names) <= {value for _, name, value in shown.attributes if name == "title"}
+    assert "Long names in full" not in page(explanation(q=1))
+
+
+def test_each_input_bears_the_name_that_was_given():
+    text = visible(page(replace(explanation(q=2, targets=torch.tensor([0, 1])), names=["left", "right"])))
+    assert "left · ✓ correct: labelled class 0" in text
+    assert "right · ✗ wrong: labelled class 1" in text
+
+
+def test_short_inputs_are_bars_between_their_lowest_and_highest_values():
+    x, samples = torch.rand(1, 6), torch.rand(40, 6)
+    why = explanation(q=1, x=x, samples=samples)
+    rows = torch.cat([why.inputs, why.sample_inputs])
+    low, high = rows.amin(0), rows.amax(0)
+    text = page(why)
+    drawn = re.search(r'<path class="bars" d="([^"]*)"', text)[1]
+    tops = [int(top) for top in re.findall(r"V(\d+)h", drawn)]
+    for top, value, least, most in zip(tops, x[0], low, high, strict=True):
+        assert abs(100 - top - max(3, 100 * float((value - least) / (most - least)))) <= 0.5 + 1e-3
+    assert text.count('class="bars" d=') == 1 + sum(len(why.ranked(0, 3, sign)) for sign in (1, -1))
+    assert 'class="bars" d=' not in page(explanation(q=1, x=x.long(), samples=samples.long()))
+    assert 'class="bars" d=' not in page(explanation(q=1))
+
+
+def test_two_quantities_are_compared_without_answers():
+    a, b = (explanation(q=2, seed=seed, kind="output", outputs=None) for seed in (0, 5))
+    text = visible(page(("first", a), ("second", b)))
+    assert "first and second explain the same 2 inputs" in text
+    assert "runner-up" not in text.partition("What these numbers are not")[0].replace("answer or runner-up", "")
 
 
 def test_two_runs_are_compared_by_computed_numbers():

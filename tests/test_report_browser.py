@@ -95,7 +95,7 @@ def test_the_keyboard_moves_through_training(opened):
     assert first.startswith("Step 0 of 30")
     assert last.startswith("Step 30 of 30")
     assert scene.inner_text() != before
-    assert "▲" not in scene.inner_text().partition("added by then")[2]  # nothing was added before the first step
+    assert "▲" not in scene.inner_text().partition("booked on each group by then")[2]  # nothing yet
     assert page.locator(".cursor").first.get_attribute("x1") == "0"
     page.keyboard.press("ArrowRight")
     assert slider.get_attribute("aria-valuetext") not in (first, last)
@@ -144,6 +144,32 @@ def test_no_screen_is_too_narrow_for_the_page(opened, width):
     page = opened(viewport={"width": width, "height": 800})
     unfold(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("width", [320, 360, 1280])
+def test_no_name_is_so_long_that_it_widens_the_page(opened, width, tmp_path):
+    names = ["w" * 5000, "x " * 2500, "y" * 300, "z-" * 100]
+    why = explanation(q=2, names=names, targets=torch.tensor([0, 1]))
+    path = Report("t" * 3000, ["p" * 5000, ("h" * 2000, why), ("g" * 2000, explanation(q=2, names=names)),
+                               ("i" * 200, why.decomposition)],
+                  provenance={"k" * 500: "v" * 5000}).save(tmp_path / "long.html")
+    page = opened(path.as_uri(), viewport={"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    unfold(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
+@pytest.mark.parametrize("kind", ["margin", "output"])
+def test_the_first_screen_has_the_answer_the_sentence_and_samples(opened, kind, width, height, tmp_path):
+    options = {} if kind == "margin" else {"outputs": None, "x": torch.rand(3, 5), "samples": torch.rand(40, 5)}
+    why = explanation(kind=kind, k=8, drift=0.0, **options)
+    lead = "A network of 2,410 parameters learned from 1,437 handwritten digits, and what it says of others is below."
+    path = Report("Why does it answer so?", [lead, why]).save(tmp_path / "page.html")
+    page = opened(path.as_uri(), viewport={"width": width, "height": height})
+    for part in ("summary h3", ".why", ".side.up", ".cards li:first-child .number"):
+        box = page.locator(part).first.bounding_box()
+        assert box["y"] + box["height"] <= height, part
 
 
 def test_every_case_opens_by_keyboard(opened):

@@ -221,44 +221,6 @@ def test_a_loss_module_is_known_by_its_name_and_numbers(tmp_path):
     assert torch.equal(ks.decompose(loaded, x[:1]).contributions, ks.decompose(run, x[:1]).contributions)
 
 
-# -- data to compare with ----------------------------------------------------------------------------------------------
-
-
-class Pairs(TensorDataset):
-    def __init__(self, x, y):
-        super().__init__(x, y)
-
-
-def record_pairs(x, y, out, change=lambda x: x):
-    model = nn.Sequential(nn.Flatten(), nn.Linear(3, 2)).double()
-    loader = DataLoader(TensorDataset(x, y), batch_size=5, shuffle=True)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with ks.record(model, loader, loss=F.mse_loss, out=out):
-        for inputs, targets in loader:
-            step(model, optimizer, change(inputs), targets, Truth(), None)
-
-
-@pytest.mark.parametrize("change", [lambda x: x, lambda x: x.view(-1, 1, 3), lambda x: x / 2 + 1])
-def test_the_data_it_was_trained_on_agree(tmp_path, change):
-    points = Points()
-    record_pairs(points.x, points.y, tmp_path / "run", change)
-    state = torch.get_rng_state()
-    ks.load(tmp_path / "run", data=TensorDataset(points.x, points.y))
-    assert torch.equal(state, torch.get_rng_state())
-    other = points.x.clone()
-    other[7] += 1
-    wrong = {
-        "holds 20": TensorDataset(points.x[:20], points.y[:20]),
-        "24 of 24 samples compared differ": TensorDataset(points.x.flip(0), points.y.flip(0)),
-        "samples compared differ": TensorDataset(points.x, points.y.flip(0)),
-    }
-    if change(points.x) is points.x:
-        wrong["1 of 24 samples compared differ.*is sample 7"] = TensorDataset(other, points.y)
-    for sentence, data in wrong.items():
-        with pytest.raises(DataError, match=sentence):
-            ks.load(tmp_path / "run", data=data)
-
-
 def test_no_run_where_there_is_none(tmp_path):
     with pytest.raises(StoreError, match="no manifest.json"):
         ks.load(tmp_path)
@@ -304,7 +266,7 @@ def test_opening_a_run_holds_no_rows(tmp_path, monkeypatch):
         for _ in range(400):
             step(model, optimizer, x, y, Truth(), None)
     assert recording.run.store.nbytes > 55e6
-    monkeypatch.setattr("kernelscope.run.run.CACHE", 2**22)
+    monkeypatch.setattr("kernelscope.run.index.CACHE", 2**22)
     begun = time.perf_counter()
     tracemalloc.start()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

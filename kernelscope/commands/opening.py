@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import sys
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError, ModelError, UnsafeFile
+from ..errors import DataError, ModelError, NonFiniteError, StoreError, UnsafeFile
+from .scripts import Imported, imported
 
 if TYPE_CHECKING:
     import torch
@@ -41,13 +41,17 @@ def open_run(options: argparse.Namespace) -> Run:
     """The run in the folder that was named, with its code where that was named too.
 
     Raises:
+        StoreError: If there is no run in the folder.
         ModelError: If the model has code of its own and ``--model`` was not given.
         DataError: If the loss has, and ``--loss`` was not given.
     """
+    from torch import nn
+
     from ..run.losses import named_loss
-    from ..run.run import load
+    from ..run.opening import load
     from ..storage import Store
 
+    _look_for_a_run(options.run)
     meta = Store.open(options.run, kind="run", verify="size").meta
     if options.model is None and meta.get("architecture") is None:
         name = str((meta.get("fingerprint") or {}).get("model") or "Model")
@@ -61,9 +65,24 @@ def open_run(options: argparse.Namespace) -> Run:
             '(outputs, targets, reduction="none"): --loss module:function.'
         )
     model = None if options.model is None else made(options.model, "--model")
+    if options.model is not None and not isinstance(model, nn.Module):
+        raise ModelError(f"--model {options.model} gives a {type(model).__name__}, and a torch.nn.Module is needed. "
+                         "Name the class of the network, or a function that returns it.")
     loss = None if options.loss is None else named(options.loss, "--loss")
     data = None if options.data is None else made(options.data, "--data")
     return load(options.run, model=model, data=data, loss=loss)
+
+
+def _look_for_a_run(folder: str) -> None:
+    path = Path(folder)
+    if not folder.strip() or not path.exists():
+        raise StoreError(f"There is no folder {folder!r}. Name the folder of a recorded run, such as runs/train.")
+    if not path.is_dir():
+        raise StoreError(f"{folder} is a file, and a run is a folder. Name the folder that was recorded into.")
+    if not (path / "manifest.json").exists():
+        inside = sorted(str(found.parent) for found in path.glob("*/manifest.json"))[:5]
+        there = f"In it are {', '.join(inside)}: name one." if inside else "Name the folder that was recorded into."
+        raise StoreError(f"{folder} holds no run: there is no manifest.json in it. {there}")
 
 
 def named(word: str, flag: str) -> Any:
@@ -76,18 +95,20 @@ def named(word: str, flag: str) -> Any:
     module, colon, name = word.partition(":")
     if not (module and colon and name.replace(".", "_").isidentifier()):
         raise DataError(f"{flag} takes module:function, for example {flag} train:make; {word!r} came.")
-    # A console script does not look into the current folder by itself.
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    if module.endswith(".py"):
+        raise DataError(f"{flag} takes the name of a module and not of its file: {flag} {module[:-3]}:{name}.")
     try:
-        value = importlib.import_module(module)
-        for part in name.split("."):
-            value = getattr(value, part)
-    except (ImportError, AttributeError) as error:
-        raise DataError(
-            f"{flag} {word} cannot be used: {error}. The module is looked for in {here} and among the installed ones."
-        ) from error
+        with Imported(word, flag):
+            value = imported(module)
+            for part in name.split("."):
+                value = getattr(value, part)
+    except DataError as error:
+        if isinstance(error.__cause__, ImportError | AttributeError):
+            raise DataError(
+                f"{flag} {word} cannot be used: {error.__cause__}. The module is looked for in {Path.cwd()} and among "
+                "the installed ones."
+            ) from error.__cause__
+        raise
     return value
 
 
@@ -98,13 +119,24 @@ def made(word: str, flag: str) -> Any:
     value = named(word, flag)
     if isinstance(value, nn.Module) or not callable(value):
         return value
-    try:
-        return value()
-    except TypeError as error:
+    needed = _needed(value)
+    if needed:
         raise DataError(
-            f"{flag} {word} must be callable without arguments ({error}). Write a function of no arguments that "
-            "returns it, and name that."
-        ) from error
+            f"{flag} {word} must be callable without arguments, and it asks for {needed}. Write a function of no "
+            "arguments that returns it, and name that."
+        )
+    with Imported(word, flag):
+        return value()
+
+
+def _needed(function: Callable[..., Any]) -> str:
+    """The arguments that a function cannot be called without, in words."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return "some"  # written in C, and made for something else
+    return ", ".join(p.name for p in parameters
+                     if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
 
 
 @dataclass(frozen=True)
@@ -122,6 +154,10 @@ def queries(run: Run, options: argparse.Namespace, hardest: int = HARDEST, other
 
     The rule: the samples whose loss is largest at the end of training, and some of the others drawn with a fixed seed.
     """
+    import torch
+
+    from ..decomposition.wording import counted
+
     if len(run.samples.inputs) != 1:
         raise DataError(
             f"The network of {options.run} takes {len(run.samples.inputs)} inputs, and the command line asks about "
@@ -129,18 +165,18 @@ def queries(run: Run, options: argparse.Namespace, hardest: int = HARDEST, other
         )
     if options.input is not None:
         x = _as_trained(read(options.input), run, options.input)
-        return Queries(x, None, [f"Point {i}" for i in range(len(x))], f"All points of {Path(options.input).name}.")
+        which = "The point" if len(x) == 1 else f"All {len(x):,} points"
+        return Queries(x, None, [f"Point {i}" for i in range(len(x))], f"{which} of {Path(options.input).name}.")
     if options.sample is not None:
         columns, rule = [_column(run, i) for i in options.sample], "The training samples that were named."
     else:
         columns, count = _default(run, hardest, others)
-        rule = (
-            f"The {count} training samples whose loss was largest at the end of training, and "
-            f"{len(columns) - count} others drawn with seed {SEED}."
-        )
+        rest = len(columns) - count
+        rule = f"The {counted(count, 'training sample')} whose loss was largest at the end of training"
+        if count == 1:
+            rule = "The training sample whose loss was largest at the end of training"
+        rule += f", and {counted(rest, 'other')} drawn with seed {SEED}." if rest else "."
     pairs = [pair for pair in map(run.sample, columns) if pair is not None]
-    import torch
-
     names = [f"Training sample {run.samples.ids[i]}" for i in columns]
     return Queries(torch.stack([x for x, _ in pairs]), torch.stack([y for _, y in pairs]), names, rule)
 
@@ -154,7 +190,8 @@ def read(path: str) -> torch.Tensor:
     """
     file = Path(path)
     if file.suffix not in KINDS or not file.is_file():
-        why = "there is no such file" if not file.is_file() else f"its name ends in {file.suffix!r}"
+        why = "it is a folder" if file.is_dir() else "there is no such file"
+        why = f"its name ends in {file.suffix!r}" if file.is_file() else why
         raise DataError(f"--input takes a file that ends in {', '.join(KINDS)}; {path} came, and {why}.")
     readers: dict[str, Callable[[Path], dict[str, torch.Tensor]]] = {
         ".npy": _numpy, ".npz": _numpy, ".safetensors": _safetensors,
@@ -169,20 +206,30 @@ def _numpy(file: Path) -> dict[str, torch.Tensor]:
     import zipfile
 
     import numpy as np
-    import torch
 
     try:
         with file.open("rb") as stream:
             content = np.load(stream, allow_pickle=False)
             arrays = {"x": content} if isinstance(content, np.ndarray) else dict(content)
-        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise UnsafeFile(
-            f"{file} holds Python objects or no array at all, and nothing is unpickled here ({error}). "
-            "Save an array of numbers with numpy.save."
+            f"{file} holds Python objects or no array at all, and nothing is unpickled here. Save an array of numbers "
+            "with numpy.save."
         ) from error
     except (zipfile.BadZipFile, EOFError, OSError) as error:
         raise DataError(f"{file} is damaged ({error}). Save it again with numpy.save.") from error
+    return {name: _tensor(array, file) for name, array in arrays.items()}
+
+
+def _tensor(array: Any, file: Path) -> torch.Tensor:
+    import numpy as np
+    import torch
+
+    if array.dtype.kind not in "biufc":
+        raise DataError(f"{file} holds {array.dtype}, and numbers are needed. Save an array of numbers.")
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")))
 
 
 def _safetensors(file: Path) -> dict[str, torch.Tensor]:
@@ -191,15 +238,30 @@ def _safetensors(file: Path) -> dict[str, torch.Tensor]:
 
     try:
         return load_file(file)
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise DataError(f"{file} is damaged ({error}). Save it again with safetensors.torch.save_file.") from error
 
 
 def _as_trained(x: torch.Tensor, run: Run, path: str) -> torch.Tensor:
+    """Points in the form in which training drew samples."""
     table = run.samples.inputs[0]
+    shape = tuple(table.shape[1:])
     if x.is_floating_point() and not table.is_floating_point() or x.is_complex():
         raise DataError(f"The network was trained on {table.dtype}, and {path} holds {x.dtype}. Convert it before.")
-    return (x[None] if x.shape == table.shape[1:] else x).to(table.dtype)
+    x = x[None] if tuple(x.shape) == shape else x
+    if tuple(x.shape[1:]) != shape or not x.ndim:
+        raise DataError(
+            f"{path} must hold points as the network takes them, with shape (n{''.join(f', {s}' for s in shape)}); "
+            f"an array of shape {tuple(x.shape)} came."
+        )
+    if not len(x):
+        raise DataError(f"{path} holds no point at all: its shape is {tuple(x.shape)}. Save one row for each point.")
+    converted = x.to(table.dtype)
+    odd = (~converted.isfinite()).flatten(1).any(1).nonzero().flatten()
+    if len(odd):
+        beyond = f", or numbers that {str(table.dtype).removeprefix('torch.')} cannot hold"
+        raise NonFiniteError(f"Point {int(odd[0])} of {path} holds NaN or infinite values{beyond}. Mend or remove it.")
+    return converted
 
 
 def _column(run: Run, sample: int) -> int:

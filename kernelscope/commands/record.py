@@ -1,15 +1,20 @@
 """A training script, recorded as it is."""
 
+from __future__ import annotations
+
 import argparse
-import contextlib
-import runpy
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError
+from ..errors import DataError, RecordingError
 from . import Answer
+from .scripts import Watched, run_as_main, shown
+
+if TYPE_CHECKING:
+    from ..run.autorecord import AutoRecording
+    from ..run.run import Run
 
 HELP = "run a training script as it is, and record what it does"
 DETAILS = (
@@ -23,7 +28,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = DETAILS
     _own(parser)
     parser.add_argument("script", metavar="SCRIPT", help="a Python file")
-    parser.add_argument("words", metavar="...", nargs=argparse.REMAINDER, help="the words of the script")
+    words = parser.add_argument("words", metavar="...", nargs=argparse.REMAINDER, help="the words of the script")
+    words.required = False  # some versions of Python ask for them when the script is missing
 
 
 def _own(parser: argparse.ArgumentParser) -> None:
@@ -43,16 +49,25 @@ def run(options: argparse.Namespace) -> Answer:
     if not options.overwrite and (out / "manifest.json").exists():
         raise DataError(f"{out} holds a run already. Name another folder with -o, or replace it with --overwrite.")
 
+    from ..decomposition.wording import counted
     from ..run.autorecord import AutoRecording
     from . import telling
 
     begun = time.perf_counter()
-    keep = int(options.keep) if options.keep.isdigit() else options.keep
+    keep = int(options.keep) if options.keep.isdecimal() else options.keep
     notes = {"script": " ".join([script.name, *words])}
-    with AutoRecording(out, keep=keep, overwrite=options.overwrite, notes=notes) as recording:
-        left = _as_main(script, words, quiet=options.json)
+    recording = AutoRecording(out, keep=keep, overwrite=options.overwrite, notes=notes)
+    watched, left = Watched(), 1
+    try:
+        with watched, recording:
+            left = run_as_main(script, words, quiet=options.json)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"kernelscope: {_kept(recording, out)}\n")
+        raise
     seconds = time.perf_counter() - begun
-    data = {"script": str(script), "exit": left, "seconds": round(seconds, 2)}
+    data: dict[str, Any] = {"script": str(script), "exit": left, "seconds": round(seconds, 2)}
+    if watched.error is not None:
+        return _raised(watched.error, recording, script, out, data)
     ended = f" It ended with exit code {left}." if left else ""
     if recording.stood_down:
         return Answer(f"{script} records itself, so it was run as it is.{ended}", {**data, "run": None}, not left)
@@ -61,12 +76,42 @@ def run(options: argparse.Namespace) -> Answer:
         f"Recorded {script} in {seconds:.1f} s.{ended}",
         telling.run_line(recorded),
         f"Found: {type(recording.model).__name__}, {recorded.loss.name or 'a loss with weights'}, "
-        f"{recorded.size:,} samples.",
+        f"{counted(recorded.size, 'sample')}.",
     ]
     flags = "" if recorded.meta.get("architecture") is not None else " --model module:function"
     flags += "" if recorded.loss.name is not None else " --loss module:function"
     lines.append(f"Next: kernelscope report {out}{flags}")
     return Answer("\n".join(lines), {**data, "run": str(out), **recorded.info()}, not left)
+
+
+def _raised(error: BaseException, recording: AutoRecording, script: Path, out: Path, data: dict[str, Any]) -> Answer:
+    """The answer after a script that failed: what it raised, as Python shows it, and where its steps are."""
+    kept, run = _kept(recording, out), _run_of(recording)
+    sys.stderr.write(f"{shown(error)}kernelscope: {kept}\n")
+    sys.stderr.flush()
+    what = f"{script} raised {type(error).__name__}: {error}".rstrip(": ")
+    return Answer("", {**data, "error": f"{what}. {kept}", "kind": type(error).__name__,
+                       "run": None if run is None else str(out), "steps": 0 if run is None else len(run)}, False)
+
+
+def _run_of(recording: AutoRecording) -> Run | None:
+    """What was recorded until the script ended, if anything was."""
+    try:
+        run = recording.run
+    except RecordingError:
+        return None
+    return run if len(run) else None
+
+
+def _kept(recording: AutoRecording, out: Path) -> str:
+    """Which steps are kept where, in a sentence."""
+    run = _run_of(recording)
+    if recording.stood_down:
+        return "The script records itself, so its own recording says what is kept."
+    if run is None:
+        return "No step had been made, so nothing is kept."
+    steps = "The one step made before is" if len(run) == 1 else f"The {len(run):,} steps made before are"
+    return f"{steps} kept in {out}; kernelscope info {out} says what is there."
 
 
 def _peel(options: argparse.Namespace) -> list[str]:
@@ -83,31 +128,14 @@ def _peel(options: argparse.Namespace) -> list[str]:
         if head == ["--json"]:
             options.json = True
         else:
-            for name, value in vars(own.parse_args(head)).items():
+            for name, value in vars(_parsed(own, head)).items():
                 if value != own.get_default(name):
                     setattr(options, name, value)
     return words[1:] if words[:1] == ["--"] else words
 
 
-def _as_main(script: Path, words: list[str], quiet: bool) -> int:
-    """Runs the script as the main module, with its own ``sys.argv`` and ``sys.path``; returns its exit code."""
-    with _arguments([str(script), *words], str(script.resolve().parent)):
-        # A program reads the answer on standard output, so what the script prints goes to standard error.
-        with contextlib.redirect_stdout(sys.stderr) if quiet else contextlib.nullcontext():
-            try:
-                runpy.run_path(str(script), run_name="__main__")
-            except SystemExit as leaving:
-                if isinstance(leaving.code, str):
-                    sys.stderr.write(leaving.code + "\n")
-                return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-    return 0
-
-
-@contextlib.contextmanager
-def _arguments(words: list[str], folder: str) -> Iterator[None]:
-    before, path = sys.argv[:], sys.path[:]
-    sys.argv[:], sys.path[:] = words, [folder, *path]
+def _parsed(own: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
     try:
-        yield
-    finally:
-        sys.argv[:], sys.path[:] = before, path
+        return own.parse_args(words)
+    except argparse.ArgumentError as error:
+        raise DataError(f"{' '.join(words)} cannot be understood: {error.message}.") from error

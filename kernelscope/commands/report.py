@@ -19,8 +19,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> Answer:
     """Explains the points and writes the page."""
     import time
+    from dataclasses import replace
 
     from ..decomposition.explanation import explain
+    from ..decomposition.wording import counted
     from ..report import Report
     from . import telling
     from .opening import open_run, queries
@@ -28,15 +30,15 @@ def run(options: argparse.Namespace) -> Answer:
     begun = time.perf_counter()
     recorded = open_run(options)
     asked = queries(recorded, options)
-    why = explain(recorded, asked.x, targets=asked.targets)
+    why = replace(explain(recorded, asked.x, targets=asked.targets), names=asked.names)
     check = why.check()
     about = recorded.info()
     lead = (
-        f"A network with {about['parameters']:,} parameters, trained in {about['steps']:,} steps of "
-        f"{', '.join(about['rules'])} on {about['samples']:,} samples."
+        f"A network with {counted(about['parameters'], 'parameter')}, trained in {counted(about['steps'], 'step')} of "
+        f"{', '.join(about['rules']) or 'no optimizer'} on {counted(about['samples'], 'sample')}."
     )
-    title = f"Why does it answer so? {Path(options.run).resolve().name}"
-    page = Report(title, [lead, f"Explained are: {asked.rule}", why],
+    title = f"Why does {Path(options.run).resolve().name} answer so?"
+    page = Report(title, [lead, f"What is explained? {asked.rule}", why],
                   {"study": "kernelscope report", "run": recorded.fingerprint()[:16]}).save(options.out)
     seconds, bytes_ = time.perf_counter() - begun, page.stat().st_size
     words = ", ".join(f"{sum(row.status == s for row in check.rows)} {s}" for s in ("pass", "warn", "fail"))

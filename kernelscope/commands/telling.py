@@ -38,11 +38,13 @@ def near(path: str | Path) -> str:
 
 def run_line(run: Run) -> str:
     """A run in one line."""
+    from ..decomposition.wording import counted
+
     about = run.info()
     where = near(about["path"]) if about["path"] else "In memory"
     return (
-        f"{where}: {about['steps']:,} steps of {', '.join(about['rules'])}, "
-        f"{about['samples']:,} samples, {about['parameters']:,} parameters, {size(about['bytes'])}."
+        f"{where}: {counted(about['steps'], 'step')} of {', '.join(about['rules']) or 'no optimizer'}, "
+        f"{counted(about['samples'], 'sample')}, {counted(about['parameters'], 'parameter')}, {size(about['bytes'])}."
     )
 
 
@@ -51,11 +53,12 @@ def balance(why: Explanation, query: int = 0) -> list[str]:
 
     The digits of all lines but the last add up to those of the last one, to its last digit.
     """
+    from ..decomposition.wording import shortened
     from ..report.balance import sheet
 
+    labelled = "samples labelled {}" if len(why.group_names()) > 1 else "{}"
     entries = [
-        (f"samples labelled {name}" if kind == "group" and len(why.group_names()) > 1 else CHANNELS.get(name, name),
-         kind, value)
+        (labelled.format(shortened(name)) if kind == "group" else CHANNELS.get(name, name), kind, value)
         for name, kind, value in why.balance(query) if value != 0 or kind != "channel"
     ]
     lines = sheet(entries, float(why.decomposition.magnitude[query, 0])).lines
@@ -67,16 +70,16 @@ def balance(why: Explanation, query: int = 0) -> list[str]:
 
 def samples(why: Explanation, query: int = 0) -> list[str]:
     """The samples that pushed the most, in a line for each side."""
-    from ..decomposition.wording import signed
+    from ..decomposition.wording import shortened, sides, signed
 
-    ledger, up = why.decomposition, why.kind == "margin"
-    lines = []
-    for words, sign in (("▲ for it    " if up else "▲ up  ", 1), ("▼ against it" if up else "▼ down", -1)):
+    ledger, both = why.decomposition, sides(why)
+    width, lines = max(len(side.title) for side in both), []
+    for side, sign in zip(both, (1, -1), strict=True):
         named = []
         for i in why.ranked(query, why.k, sign):
-            label = "" if ledger.labels is None else f" ({ledger.labels[i]})"
+            label = "" if ledger.labels is None else f" ({shortened(ledger.labels[i])})"
             named.append(f"{int(ledger.sample_ids[i])}{label} {signed(float(why.shares[query, i]))}")
-        lines += [f"  {words}  {', '.join(named)}"] if named else []
+        lines += [f"  {side.mark} {side.title:{width}}  {', '.join(named)}"] if named else []
     return lines
 
 

@@ -23,12 +23,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import DataError, NonFiniteError, OutOfBudget
-from ..network import cast, exact_arithmetic
+from ..network import cast, exact_arithmetic, random_state
 from ..run.run import Run
 from .ledger import Ledger
 from .output import output_functional
 from .quadrature import Quadrature
-from .query_side import QuerySide, as_queries
+from .query_side import QuerySide
+from .questions import as_queries, as_targets, checked_memory, checked_place, checked_run
 from .result import Decomposition
 from .sweep import PartSweep, Segment, outputs_only, sweep
 from .training_side import TrainingSide
@@ -38,20 +39,23 @@ from .unrolling import OptimizerState, Unroller
 #: Rows of gradients that are made at once, in bytes: enough to be one large product, few enough to stay near the core.
 PART = 2**24
 
+#: Rows of queries that go back together for each sample of a batch: with so many, the samples' gradients cost little.
+ROWS = 32
+
 
 def decompose(
     run: Run,
-    x: Tensor | Sequence[Tensor],
-    output: str | Callable[..., Tensor] | None = None,
+    x: Any,
+    output: str | int | Callable[..., Tensor] | None = None,
     *,
-    targets: Tensor | None = None,
+    targets: Any = None,
     quadrature: str = "gonzalez",
     weights: str = "trained",
     rule: str = "recorded",
     groups: bool | Sequence[str] | None = None,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str | None = None,
-    memory: int = 2**29,
+    memory: int | str = 2**29,
     progress: bool | None = None,
 ) -> Decomposition:
     r"""Writes the trained network's outputs as its initial outputs plus exact shares of samples, steps and channels.
@@ -64,9 +68,11 @@ def decompose(
 
     Args:
         run: The recorded run, or a slice of it.
-        x: The queries, with shape :math:`(q, *)`, as the network takes them.
-        output: What is explained: ``None`` for all outputs, ``"margin"`` (predicted class minus runner-up, both as in
-            the end), ``"loss"``, or a function of ``(outputs)`` or ``(outputs, targets)``.
+        x: The queries, with shape :math:`(q, *)`, as the network takes them: a tensor or an array, a tuple of them for
+            a network of several inputs, or a data set whose samples hold the inputs first.
+        output: What is explained: ``None`` for all outputs, a number for the one of this index, ``"margin"`` (predicted
+            class minus runner-up, both as in the end), ``"answer"`` (the margin of several classes, the logit of two,
+            or the first output), ``"loss"``, or a function of ``(outputs)`` or ``(outputs, targets)``.
         targets: The queries' targets, with one row for each, where the output needs them.
         quadrature: ``"gonzalez"`` (complete), ``"midpoint"``, ``"left"`` or ``"gaussM"``.
         weights: ``"trained"``, or ``"average"`` for the averaged weights that were recorded beside them.
@@ -75,7 +81,7 @@ def decompose(
         dtype: The precision of the ledger. ``float64`` also serves runs trained in ``float32``; ``float32`` is faster
             and closes to 1e-5.
         device: Where to compute; where the model was when it was recorded or loaded, if not given.
-        memory: About how many bytes the computation may use beside the run itself.
+        memory: About how many bytes the computation may use beside the run itself, as a number or as ``"1GB"``.
         progress: Whether a bar is shown; only on a terminal if not given.
 
     Returns:
@@ -107,16 +113,19 @@ def decompose(
     """
     begun = time.perf_counter()
     rules = Quadrature.parse(quadrature)
+    run = checked_run(run)
     _check_choices(run, weights, rule, dtype)
-    place = torch.device(device) if device is not None else next(iter(run.network.parameters.values())).device
+    memory = checked_memory(memory)
+    place = checked_place(device, next(iter(run.network.parameters.values())).device)
     displacement = rule == "displacement"
-    with exact_arithmetic(), torch.no_grad():
-        queries = as_queries(x, tuple(run.samples.inputs), dtype, place)
+    # A network that draws random numbers where it should not must not draw the user's.
+    with exact_arithmetic(), torch.no_grad(), random_state(None, place):
+        queries = cast(as_queries(x, tuple(run.samples.inputs)), dtype, place)
         trajectory = Trajectory(run, dtype, place)
         averaged = AveragedTrajectory(trajectory) if weights == "average" else None
         final = _final_outputs(trajectory, averaged, queries)
-        given = None if targets is None else cast(torch.as_tensor(targets), dtype, place)
-        functional = output_functional(output, final, given, run.loss, run.class_names)
+        given = cast(as_targets(targets, len(queries[0])), dtype, place)
+        functional = output_functional(output, final, given, run, len(queries[0]))
         side = QuerySide(run.network, queries, functional, run.names)
         training = TrainingSide(run, dtype, place, memory // 4)
         words, members = _groups(run, groups)
@@ -230,10 +239,16 @@ class _Plan:
                 f'allows {memory / 2**20:.0f} MiB. Explain fewer outputs, for example output="margin", or raise memory.'
             )
         block = min(max(1, memory // (2 * kept)), len(side))
-        part = min(block, max(1, min(PART, memory // 4) // kept))
         length = min(max(1, memory // (4 * held)), len(run))
+        if length == len(run):
+            # All steps are held, so a further pass costs the gradients of the batches alone.
+            batch = max(len(batch.columns) for k in range(len(run)) for batch in run[k].batches)
+            block = min(block, -(-ROWS * batch // width))
+        passes = -(-len(side) // block)
+        block = -(-len(side) // passes)
+        part = min(block, max(1, min(PART, memory // 4) // kept))
         needed = block * kept + part * working + length * held
-        return cls(block, part, -(-len(side) // block), length, needed)
+        return cls(block, part, passes, length, needed)
 
 
 def _segments(run: Run, unroller: Unroller, trajectory: Trajectory, length: int) -> list[Segment]:

@@ -1,7 +1,8 @@
 r"""Why a trained network says what it says about x.
 
 One number m(x) is explained: for a classifier the margin, the predicted class's logit minus the runner-up's, with both
-classes fixed at the final parameters; otherwise an output itself. The ledger of the run gives
+classes fixed at the final parameters; for two classes told apart by one output, that output, the logit of the second
+class; otherwise an output itself. The ledger of the run gives
 
 .. math:: m_T(x) = m_0(x) + \sum_g \sum_{i \in g} c_i(x) + \text{decay} + \dots
 
@@ -12,7 +13,7 @@ percentage of their sum would mean little, and none is given.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Self
@@ -24,7 +25,9 @@ from ..errors import DataError
 from ..result import Check, CheckRow, Result, as_float64
 from . import wording
 from .gallery import gallery
+from .questions import as_queries, as_targets, checked_count, checked_run
 from .result import CHANNELS, Decomposition
+from .targets import class_targets
 from .wording import CANCELLATION_LIMIT
 
 if TYPE_CHECKING:
@@ -39,13 +42,16 @@ class Explanation(Result):
 
     Attributes:
         decomposition: The ledger of the explained output, with one output for each of the q queries.
-        inputs: The queries, with shape :math:`(q, *)`.
+        inputs: The queries, with shape :math:`(q, *)`; of a network of several inputs the entries of all of them in one
+            row, with shape :math:`(q, 1, p)`.
         samples: Positions in the ledger of the samples that are shown for some query, with shape :math:`(m,)`.
-        sample_inputs: The inputs of these samples only, with shape :math:`(m, *)`.
-        kind: ``"margin"`` or ``"output"``.
+        sample_inputs: The inputs of these samples only, in the same form, with shape :math:`(m, *)`.
+        kind: ``"margin"``, ``"logit"`` or ``"output"``.
         classes: A word for each class; empty when nothing is classified.
         targets: The true answer for each query in words, or ``None``.
         k: How many samples are shown on each side.
+        sample_targets: The true answer for each sample that is shown, in words, or ``None``.
+        names: A word for each query, or ``None``.
     """
 
     decomposition: Decomposition
@@ -56,6 +62,8 @@ class Explanation(Result):
     classes: list[str]
     targets: list[str] | None
     k: int
+    sample_targets: list[str] | None = None
+    names: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.decomposition)
@@ -66,14 +74,15 @@ class Explanation(Result):
         ledger = self.decomposition[rows]
         samples = _shown(ledger, self.k)
         kept = torch.isin(self.samples, samples)
-        targets = None if self.targets is None else [self.targets[i] for i in rows.tolist()]
+        pick = lambda words, places: None if words is None else [words[i] for i in places.tolist()]
         return replace(self, decomposition=ledger, inputs=self.inputs[rows], samples=self.samples[kept],
-                       sample_inputs=self.sample_inputs[kept], targets=targets)
+                       sample_inputs=self.sample_inputs[kept], targets=pick(self.targets, rows),
+                       sample_targets=pick(self.sample_targets, kept.nonzero().flatten()), names=pick(self.names, rows))
 
     @property
     def unit(self) -> str:
         """What a contribution is measured in."""
-        return "logits" if self.kind == "margin" else "units of the output"
+        return "units of the output" if self.kind == "output" else "logits"
 
     @property
     def shares(self) -> Tensor:
@@ -95,12 +104,17 @@ class Explanation(Result):
         """Whether the contributions cancel so little that percentages of their sum mean something."""
         return self.net(query) >= CANCELLATION_LIMIT
 
+    def unmoved(self, query: int = 0) -> bool:
+        """Whether no step of the run changed the explained output, as with a learning rate of zero."""
+        path = self.decomposition.path[query, 0]
+        return not bool(self.shares[query].any()) and bool((path == path[0]).all())
+
     def answer(self, query: int = 0) -> tuple[int, int] | None:
         """The predicted class and the runner-up at the final parameters, or ``None`` if nothing is classified."""
-        outputs = self.decomposition.outputs
-        if self.kind != "margin" or outputs is None:
+        scores = self._scores(query)
+        if scores is None:
             return None
-        predicted, runner_up = outputs[query, :, -1].topk(2).indices.tolist()
+        predicted, runner_up = scores[:, -1].topk(2).indices.tolist()
         return predicted, runner_up
 
     def class_name(self, index: int) -> str:
@@ -109,10 +123,20 @@ class Explanation(Result):
 
     def probabilities(self, query: int = 0) -> Tensor | None:
         """The probability of each class along the run, with shape :math:`(C, T + 1)`, or ``None``."""
+        scores = self._scores(query)
+        return None if scores is None else scores.softmax(0)
+
+    def _scores(self, query: int) -> Tensor | None:
+        """The logit of each class along the run, with shape :math:`(C, T + 1)`, or ``None`` if nothing is classified.
+
+        One output z that tells two classes apart stands for the logits (0, z).
+        """
         outputs = self.decomposition.outputs
-        if self.kind != "margin" or outputs is None:
+        if self.kind == "output" or (self.kind == "margin" and outputs is None):
             return None
-        return as_float64(outputs[query]).softmax(0)
+        one = self.decomposition.path[query] if self.kind == "logit" or outputs is None else outputs[query]
+        one = as_float64(one)
+        return torch.cat([torch.zeros_like(one), one]) if len(one) == 1 else one
 
     def group_names(self) -> list[str]:
         """The names of the groups; one group of all samples if they carry no labels."""
@@ -148,16 +172,21 @@ class Explanation(Result):
         return torch.cat([steps.new_zeros(1), steps.cumsum(0)])
 
     def learned(self, query: int = 0) -> tuple[int | None, int | None]:
-        """Two step numbers: when half of the final data share was there to stay, and when the prediction settled.
+        r"""Two step numbers: when half of the way was made to stay, and when the prediction settled.
 
-        The first is the number of steps after which the accumulated data share is never again below half of its final
-        value; the second the number of steps after which the predicted class never changes. Either is ``None`` when it
-        has no meaning: no data share at all, nothing classified.
+        The first is the smallest number of steps k after which the explained output never again is further than half
+        of its whole way from where it ends,
+
+        .. math:: |m_j(x) - m_T(x)| \le |m_0(x) - m_T(x)| / 2 \quad\text{for all } j \ge k;
+
+        the second the number of steps after which the predicted class never changes. Either is ``None`` when it has no
+        meaning: the output ends where it began, nothing is classified.
         """
-        booked = self.booked(query)
-        half = None if booked[-1] == 0 else _stays(booked / booked[-1] >= 0.5)
-        answer, outputs = self.answer(query), self.decomposition.outputs
-        settled = None if answer is None or outputs is None else _stays(outputs[query].argmax(0) == answer[0])
+        path = as_float64(self.decomposition.path[query, 0])
+        left = (path - path[-1]).abs()
+        half = None if left[0] == 0 else _stays(left <= left[0] / 2)
+        answer, scores = self.answer(query), self._scores(query)
+        settled = None if answer is None or scores is None else _stays(scores.argmax(0) == answer[0])
         return half, settled
 
     def helpful(self, k: int | None = None) -> pd.DataFrame:
@@ -278,7 +307,8 @@ class Explanation(Result):
         scale = ledger.magnitude[:, 0].clamp_min(torch.finfo(torch.float64).tiny)
         booked = torch.stack([self.group_shares(q).sum() for q in range(len(self))]) if len(self) else scale
         gap = float(((booked - ledger.channels["data"][:, 0]).abs() / scale).max()) if len(self) else 0.0
-        net = min((self.net(q) for q in range(len(self))), default=1.0)
+        moved = [q for q in range(len(self)) if bool(self.shares[q].any())]
+        net = min((self.net(q) for q in moved), default=1.0)
         return Check((
             *ledger.check().rows,
             CheckRow("groups", "pass" if gap <= 1e-10 else "fail", gap, 1e-10,
@@ -295,9 +325,10 @@ class Explanation(Result):
             return f"Explanation(queries={len(self)}, samples={samples}, steps={self.steps}, shown={self.k})"
         answer, chances = self.answer(), self.probabilities()
         if answer is None or chances is None:
-            head = f"output {float(self.decomposition.final[0, 0]):.4g}"
+            head = f"output {wording.number(float(self.decomposition.final[0, 0]))}"
         else:
-            head = f"predicted {self.class_name(answer[0])}, p {wording.chance(float(chances[answer[0], -1]))}"
+            said = wording.shortened(self.class_name(answer[0]))
+            head = f"predicted {said}, p {wording.chance(float(chances[answer[0], -1]))}"
         sides = [
             f"{mark} " + ", ".join(f"#{row['sample']} {row['contribution']:+.2g}" for row in
                                    (self._row(0, i) for i in self.ranked(0, 2, sign)))
@@ -316,9 +347,9 @@ class Explanation(Result):
 
 def explain(
     run: Run,
-    x: Tensor,
+    x: Any,
     *,
-    targets: Tensor | None = None,
+    targets: Any = None,
     output: None | str | int | Callable[..., Tensor] = None,
     k: int = 8,
     labels: Sequence[str] | None = None,
@@ -328,17 +359,21 @@ def explain(
 
     Args:
         run: The recorded run.
-        x: The queries, with shape :math:`(q, *)`, or one query without its batch axis.
-        targets: Their true answers, if known, with shape :math:`(q,)`.
-        output: What to explain. ``None`` takes the margin of a classifier (predicted class minus runner-up) and the
-            first output of anything else; a number takes that output; a callable takes ``outputs`` and returns
-            :math:`(q, 1)`.
+        x: The queries, with shape :math:`(q, *)`, or one query without its batch axis; in any form that
+            :func:`kernelscope.decompose` takes.
+        targets: Their true answers, if known, with shape :math:`(q,)`; classes by their index, or in the form of the
+            targets in training.
+        output: What to explain. ``None`` takes the margin of a classifier (predicted class minus runner-up), the logit
+            of the second of two classes that one output tells apart, and the first output of anything else; a number
+            takes that output; a callable takes ``outputs`` and returns :math:`(q, 1)`.
         k: How many samples to show on each side.
-        labels: A word for each training sample; by default the run's own labels. Samples are grouped by it.
+        labels: A word for each training sample, as a list, an array or a tensor; by default the class of each, where
+            training was on classes, and else whether its target is low, middle or high, by thirds. Samples are grouped
+            by it.
         options: Passed to :func:`kernelscope.decompose`.
 
     Raises:
-        DataError: If the number of labels or the shape of the queries does not fit the run.
+        DataError: If queries, targets, labels or options do not fit the run.
 
     Example:
         >>> import kernelscope as ks, torch.nn.functional as F
@@ -360,49 +395,48 @@ def explain(
     """
     from .exact import decompose
 
-    if k < 1:
-        raise DataError(f"explain shows at least one sample on each side; got k={k}.")
-    words = run.labels if labels is None else [str(word) for word in labels]
+    run, k = checked_run(run), checked_count(k)
+    words = run.labels if labels is None else _words(labels)
     if words is not None and len(words) != run.size:
         raise DataError(f"explain needs one label for each of the run's {run.size} samples; got {len(words)}.")
-    shape = next((known[0].shape for known in map(run.sample, range(run.size)) if known is not None), x.shape[1:])
-    if x.shape == shape:
-        x = x[None]
-    if x.shape[1:] != shape:
-        raise DataError(
-            f"explain needs queries shaped like the run's samples, (q, {', '.join(map(str, shape))}); "
-            f"got {tuple(x.shape)}."
-        )
-    margin = output == "margin" if isinstance(output, str) else output is None and run.is_classification
-    asked: Any = "margin" if margin else 0 if output is None else output
-    ledger = decompose(run, x, _Column(asked) if isinstance(asked, int) else asked,
-                       targets=None if margin else targets, groups=words, **options)
+    queries = as_queries(x, tuple(run.samples.inputs), alike=True)
+    given = as_targets(targets, len(queries[0]))
+    ledger = decompose(run, queries, "answer" if output is None else output, targets=given, groups=words, **options)
+    name = ledger.output_names[0]
+    kind = name if name in ("margin", "logit") else "output"
+    # Where a network has one output, its number tells nobody anything; nor does that of a function of them.
+    single = "explained output" if callable(output) else "output" if _one_quantity(run) else name
+    names = [single] if name == "0" else ledger.output_names
+    if given is not None and run.is_classification:
+        given = class_targets(given, run, ledger.outputs)
     return from_decomposition(
-        replace(ledger, labels=words), x, run.sample, kind="margin" if margin else "output",
-        classes=run.class_names, targets=targets, k=k,
+        replace(ledger, labels=words, output_names=names), queries, run.sample, kind=kind, classes=run.class_names,
+        targets=given, k=k, column=int(name) if name.isdigit() and not callable(output) else None,
     )
 
 
 def from_decomposition(
     ledger: Decomposition,
-    x: Tensor,
-    sample: Callable[[int], tuple[Tensor, Tensor] | None],
+    x: Tensor | tuple[Tensor, ...],
+    sample: Callable[[int], tuple[Tensor | tuple[Tensor, ...], Tensor] | None],
     *,
     kind: str = "margin",
     classes: Sequence[str] | None = None,
     targets: Tensor | None = None,
     k: int = 8,
+    column: int | None = None,
 ) -> Explanation:
     """Reads an explanation from a ledger that is already there.
 
     Args:
         ledger: The decomposition of one output for each query.
-        x: The queries, with shape :math:`(q, *)`.
-        sample: From a sample's id to its (input, target), or to ``None`` if it is not known.
-        kind: ``"margin"`` or ``"output"``.
+        x: The queries, with shape :math:`(q, *)`, or several inputs of each.
+        sample: From a sample's position in the ledger to its (input, target), or to ``None`` if it is not known.
+        kind: ``"margin"``, ``"logit"`` or ``"output"``.
         classes: A word for each class.
         targets: The true answers, if known.
         k: How many samples to show on each side.
+        column: Which entry of a target of several numbers is the true value of the explained output, if one is.
 
     Raises:
         DataError: If the ledger holds more than one output for each query.
@@ -413,31 +447,33 @@ def from_decomposition(
             'Decompose with output="margin", or with a callable that returns one column.'
         )
     if kind == "margin" and ledger.outputs is not None and not classes:
-        classes = [str(i) for i in range(ledger.outputs.shape[1])]
-    classes = [str(name) for name in classes or []] if kind == "margin" else []
-    known = {i: sample(int(ledger.sample_ids[i])) for i in _shown(ledger, k).tolist()}
-    inputs = [pair[0].detach().cpu() for pair in known.values() if pair is not None]
+        classes = [str(i) for i in range(max(ledger.outputs.shape[1], 2))]
+    classes = [] if kind == "output" else [str(name) for name in classes or []]
+    known = {i: sample(i) for i in _shown(ledger, k).tolist()}
+    pairs = [pair for pair in known.values() if pair is not None]
+    queries = _in_a_row(x)
+    inputs = [_in_a_row(tuple(t[None] for t in _parts(pair[0]))) for pair in pairs]
     return Explanation(
         decomposition=ledger,
-        inputs=x.detach().cpu().clone(),
+        inputs=queries,
         samples=torch.tensor([i for i, pair in known.items() if pair is not None], dtype=torch.long),
-        sample_inputs=torch.stack(inputs) if inputs else x.new_zeros((0, *x.shape[1:])).cpu(),
+        sample_inputs=torch.cat(inputs) if inputs else queries[:0],
         kind=kind,
         classes=classes,
-        targets=None if targets is None else _in_words(targets, classes),
+        targets=None if targets is None else _in_words(targets, classes, column),
         k=k,
+        sample_targets=[word for pair in pairs for word in _in_words(pair[1][None], classes, column)],
     )
 
 
-@dataclass(frozen=True)
-class _Column:
-    """One column of the outputs."""
+def _parts(x: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (x,) if isinstance(x, Tensor) else x
 
-    column: int
 
-    def __call__(self, outputs: Tensor) -> Tensor:
-        outputs = outputs if outputs.ndim > 1 else outputs[:, None]
-        return outputs[:, self.column : self.column + 1]
+def _in_a_row(x: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """A copy of inputs as one tensor; of several the entries in a row, whose shape is that of no picture."""
+    parts = [t.detach().cpu() for t in _parts(x)]
+    return parts[0].clone() if len(parts) == 1 else torch.cat([t.flatten(1) for t in parts], 1).unsqueeze(1)
 
 
 def _shown(ledger: Decomposition, k: int) -> Tensor:
@@ -456,7 +492,33 @@ def _stays(holds: Tensor) -> int:
     return int(broken[-1]) + 1 if len(broken) else 0
 
 
-def _in_words(targets: Tensor, classes: Sequence[str]) -> list[str]:
-    if targets.is_floating_point():
-        return [f"{value:.4g}" for value in targets.reshape(len(targets), -1)[:, 0].tolist()]
-    return [classes[t] if 0 <= t < len(classes) else str(t) for t in targets.reshape(-1).tolist()]
+def _words(labels: Any) -> list[str]:
+    """Labels as words, whatever holds them: a tensor's repr is no word for a sample."""
+    plain = labels.tolist() if hasattr(labels, "tolist") else labels
+    if not isinstance(plain, Iterable):
+        raise DataError(f"labels must hold a word for each training sample; a {type(labels).__name__} came.")
+    return [str(word.item() if isinstance(word, Tensor) and word.ndim == 0 else word) for word in plain]
+
+
+def _one_quantity(run: Run) -> bool:
+    """Whether each sample has one number as its target, and not the index of a class."""
+    targets = run.samples.targets
+    return targets is not None and targets.is_floating_point() and targets.shape[1:].numel() == 1
+
+
+def _in_words(targets: Tensor, classes: Sequence[str], column: int | None) -> list[str]:
+    """A word for each target; an empty one where it has several entries and none of them is what is explained."""
+    rows = targets.detach().cpu().reshape(len(targets), -1)
+    if classes and rows.shape[1] == len(classes) > 1:
+        rows = rows.argmax(1, keepdim=True)  # probabilities of classes
+    if rows.shape[1] > 1:
+        rows = rows[:, :0] if column is None else rows[:, column:column + 1]
+    return [_word(row[0], classes) if row else "" for row in rows.tolist()]
+
+
+def _word(target: float, classes: Sequence[str]) -> str:
+    if not float(target).is_integer():
+        return wording.number(target)
+    if classes:
+        return classes[int(target)] if 0 <= target < len(classes) else str(int(target))
+    return f"{int(target):,}".replace("-", "−")

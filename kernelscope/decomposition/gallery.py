@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from .. import pictures
-from .wording import signed
+from .wording import shortened, sides, signed
 
 if TYPE_CHECKING:
     from .explanation import Explanation
@@ -32,10 +32,14 @@ def _marked(share: float) -> str:
     return f"{'▲' if share > 0 else '▼' if share < 0 else '·'} {signed(share)}"
 
 
+def _title(name: str) -> str:
+    return f' title="{escape(name)}"' if shortened(name) != name else ""
+
+
 def _groups(why: Explanation, query: int) -> str:
     pairs = sorted(zip(why.group_names(), why.group_shares(query).tolist(), strict=True), key=lambda p: -abs(p[1]))
     kept = sorted(pairs[:MOST_GROUPS], key=lambda pair: -pair[1])
-    names = "".join(f'<th scope="col">{escape(name)}</th>' for name, _ in kept)
+    names = "".join(f'<th scope="col"{_title(name)}>{escape(shortened(name))}</th>' for name, _ in kept)
     shares = "".join(f"<td>{_marked(share)}</td>" for _, share in kept)
     return (
         f'<table><tr><th scope="row">group</th>{names}</tr>'
@@ -50,19 +54,21 @@ def _samples(why: Explanation, query: int) -> str:
 
     def cell(x: Tensor, name: str, share: str) -> str:
         if pictures.picture_shape(x.shape) is None:
-            shown = escape(pictures.words(x))
-        else:
-            shown = f'<img src="{pictures.data_uri(pictures.png(x, low, high))}" width="48" alt="{escape(name)}">'
+            return f"<td>{escape(name)}<br>{share}</td>"  # without its numbers, which would hide the shares
+        shown = f'<img src="{pictures.data_uri(pictures.png(x, low, high))}" width="48" alt="{escape(name)}">'
         return f"<td>{shown}<br>{escape(name)}<br>{share}</td>"
 
-    words = ("▲ for", "▼ against") if why.kind == "margin" else ("▲ up", "▼ down")
-    rows = [f'<tr><th scope="row">query</th>{cell(why.inputs[query], str(query), "")}</tr>']
-    for word, sign in zip(words, (1, -1), strict=True):
+    asked, x = shortened(str(query) if why.names is None else why.names[query]), why.inputs[query]
+    values = f'<td colspan="{why.k}">{escape(asked)}: {escape(pictures.words(x))}</td>'
+    shown = cell(x, asked, "") if pictures.picture_shape(x.shape) is not None else values
+    rows = [f'<tr><th scope="row">query</th>{shown}</tr>']
+    for side, sign in zip(sides(why), (1, -1), strict=True):
         cells = []
         for i in why.ranked(query, why.k, sign):
-            label = "" if ledger.labels is None else f"{ledger.labels[i]} · "
             if i in place:
-                name = f"{label}#{int(ledger.sample_ids[i])}"
+                target = "" if why.kind != "output" or not why.sample_targets else why.sample_targets[place[i]]
+                label = f"true {target}" if target else "" if ledger.labels is None else shortened(ledger.labels[i])
+                name = f"{label}{' · ' if label else ''}#{int(ledger.sample_ids[i])}"
                 cells.append(cell(why.sample_inputs[place[i]], name, _marked(float(why.shares[query, i]))))
-        rows.append(f'<tr><th scope="row">{word}</th>{"".join(cells)}</tr>')
+        rows.append(f'<tr><th scope="row">{side.mark} {escape(side.title)}</th>{"".join(cells)}</tr>')
     return f"<table>{''.join(rows)}</table>"

@@ -51,6 +51,8 @@ class Ledger:
         """Keeps what the network gives at the start of step k."""
         place = k - self.run.start
         self.path[rows, :, place] = as_float64(values)
+        if isinstance(raw, Tensor) and raw.ndim == 1:
+            raw = raw.unsqueeze(1)
         if isinstance(raw, Tensor) and raw.ndim == 2 and raw.shape[1] <= OUTPUTS_KEPT:
             if self.outputs is None:
                 self.outputs = _zeros(len(self.path), raw.shape[1], len(self.run) + 1)

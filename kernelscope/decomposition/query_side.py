@@ -15,14 +15,24 @@ import torch
 from torch import Tensor
 from torch.func import jacrev, vmap
 
-from ..errors import DataError, ModelError, NonFiniteError
-from ..network import Network, Parameters, gradients_of
+from ..errors import ModelError
+from ..network import Network, Parameters, get_random_state, gradients_of, random_state, set_random_state
 from .layers import LayerGradients
 from .output import OutputFunctional
 from .training_side import AGREEMENT, perturbed
 
 #: The ways to compute gradients, in the order in which they are tried.
 WAYS = ("layers", "vectorised", "loop")
+
+#: What to do about a network that is no function of a query, by what was seen of it.
+RANDOM = ("It draws random numbers. Let it draw in train mode only, as torch.nn.Dropout does and "
+          "F.dropout(x, p, training=self.training).")
+STATEFUL = ("It keeps state outside of its parameters and buffers, or draws random numbers outside of torch. Keep such "
+            "state in buffers, and leave it as it is in eval mode.")
+NORMALISED = ("Its batch normalisation {!r} has track_running_stats=False and reads the batch it is given. Train with "
+              "running statistics.")
+MIXED = ("Look for a mean, a sum or a comparison over the first axis in its forward, or in the function given as "
+         "output, and let each row stand for itself in eval mode.")
 
 
 class QuerySide:
@@ -70,7 +80,7 @@ class QuerySide:
         """Finds the first way that agrees with plain automatic differentiation on two queries.
 
         Raises:
-            ModelError: If the output of a query depends on the queries beside it.
+            ModelError: If the output of a query depends on the queries beside it, on chance, or on what came before.
         """
         two = self.part(slice(0, 2))
         beside = perturbed(parameters, self.names)
@@ -95,19 +105,30 @@ class QuerySide:
         self.note = "; ".join(notes)
 
     def _check_that_each_stands_alone(self, parameters: Parameters, buffers: Parameters) -> None:
-        together = self.outputs(parameters, buffers)[1]
+        """Refuses a network whose output is no function of the query, by what was seen of it."""
+        explained = lambda: self.outputs(parameters, buffers)[1]
+        device = self.inputs[0].device
+        with random_state(None, device):
+            state = get_random_state(device)
+            together, again = explained(), explained()
+            if _apart(together, again):
+                set_random_state(state, device)
+                advice = STATEFUL if _apart(together, explained()) else RANDOM
+                raise ModelError(
+                    "In eval mode the network gives another output each time that it is asked the same, so its output "
+                    f"is no function of the query. {advice}"
+                )
         try:
             alone = torch.cat([self.part(slice(q, q + 1)).outputs(parameters, buffers)[1] for q in range(len(self))])
             problem = "its output changes with the queries beside it"
         except (RuntimeError, ValueError) as error:
             alone = torch.full_like(together, torch.inf)
             problem = str(error).strip().splitlines()[0][:160]
-        gap = (together - alone).abs().nan_to_num(0.0).max()
-        if gap > AGREEMENT[together.dtype] * together.abs().nan_to_num(0.0).max():
+        if _apart(together, alone):
+            norms = self.network.batch_norms_without_statistics()
             raise ModelError(
                 f"In eval mode the network cannot take a query by itself ({problem}), so its output is no function of "
-                "the query. Batch normalisation with track_running_stats=False reads the batch it is given; train "
-                "with running statistics, or wrap the network so that each row stands for itself."
+                f"the query. {NORMALISED.format(norms[0]) if norms else MIXED}"
             )
 
     def _by_layers(self, parameters: Parameters, buffers: Parameters) -> list[Tensor]:
@@ -141,6 +162,11 @@ class QuerySide:
         return [torch.stack(column) for column in zip(*rows, strict=True)]
 
 
+def _apart(a: Tensor, b: Tensor) -> bool:
+    """Whether two computations of the same numbers differ by more than rounding."""
+    return bool((a - b).abs().nan_to_num(0.0).max() > AGREEMENT[a.dtype] * a.abs().nan_to_num(0.0).max())
+
+
 def _disagreement(side: QuerySide, parameters: Parameters, buffers: Parameters, truth: list[Tensor],
                   scale: float) -> str | None:
     try:
@@ -150,38 +176,3 @@ def _disagreement(side: QuerySide, parameters: Parameters, buffers: Parameters, 
         return str(error).strip().splitlines()[0][:160]
     gap = max(float((a - b).abs().max()) for a, b in zip(truth, found, strict=True))
     return None if gap <= AGREEMENT[truth[0].dtype] * scale else "they depend on each other"
-
-
-def as_queries(x: Any, like: tuple[Tensor, ...], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
-    """Queries as a tuple of tensors of the ledger's precision.
-
-    Raises:
-        DataError: If they are no tensors, not finite, or of another shape than the training inputs.
-    """
-    parts = tuple(x) if isinstance(x, list | tuple) else (x,)
-    if not parts or not all(isinstance(t, Tensor) for t in parts):
-        raise DataError(
-            f"Queries must be a tensor with one row for each, or a tuple of such tensors; a {type(x).__name__} came. "
-            "Use torch.as_tensor(x)."
-        )
-    if like and len(parts) != len(like):
-        raise DataError(
-            f"The network takes {len(like)} inputs and {len(parts)} came. Pass x as a tuple of {len(like)} tensors."
-        )
-    for t, known in zip(parts, like, strict=bool(like)):
-        if t.ndim != known.ndim:
-            hint = " A single query needs a leading axis: x[None]." if t.ndim == known.ndim - 1 else ""
-            raise DataError(
-                f"Queries must have {known.ndim} axes like the training inputs, "
-                f"(n, {', '.join(map(str, known.shape[1:]))}); came {tuple(t.shape)}.{hint}"
-            )
-        if len(t) != len(parts[0]):
-            raise DataError(
-                f"The inputs of the queries have {[len(p) for p in parts]} rows. Give each the same number."
-            )
-        finite = torch.isfinite(t).flatten(1).all(1) if t.ndim > 1 else torch.isfinite(t)
-        if not bool(finite.all()):
-            raise NonFiniteError(
-                f"Query {int((~finite).nonzero()[0])} holds NaN or infinite values. Remove it, or mend it."
-            )
-    return tuple(t.detach().to(device, dtype) if t.is_floating_point() else t.detach().to(device) for t in parts)

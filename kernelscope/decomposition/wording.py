@@ -7,6 +7,8 @@ first.
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .result import COMPLETE
@@ -33,6 +35,12 @@ MENTIONED = 0.05
 #: An unattributed or rounding channel beyond this share of the absolute terms weakens the wording.
 WEAK = 0.01
 
+#: A path that spans more than this many times the way from its start to its end is said to have gone back and forth.
+WANDERING = 2.0
+
+#: Letters of a name within a sentence.
+LONGEST = 48
+
 CHANNEL_WORDS = {
     "decay": "weight decay",
     "momentum": "momentum already there at the start",
@@ -42,17 +50,73 @@ CHANNEL_WORDS = {
 }
 
 
+def number(value: float) -> str:
+    """A number in the digits a reader needs: two decimals, fewer when it is large, two digits when it is small.
+
+    Example:
+        >>> number(-12.3456), number(0.0251), number(152.336), number(48213.7), number(1.0e12), number(-1e-17)
+        ('−12.35', '0.025', '152.3', '48,214', '1e+12', '−1e−17')
+    """
+    size = abs(value)
+    if value == 0:
+        return "0"
+    text = (f"{value:.2g}" if size < 0.095 else f"{value:.2f}" if size < 99.95 else f"{value:.1f}" if size < 999.5
+            else f"{value:,.0f}" if size < 1e9 else f"{value:.3g}")
+    return text.replace("-", "−")
+
+
 def signed(value: float) -> str:
-    """A number with its sign, to two decimals, or in two digits when it is small.
+    """A number with its sign.
 
     Example:
         >>> signed(-12.3456), signed(0.2), signed(1e-17), signed(0.0)
         ('−12.35', '+0.20', '+1e−17', '0')
     """
-    if value == 0:
-        return "0"
-    text = f"{value:+.2f}" if abs(value) >= 0.1 else f"{value:+.2g}"
-    return text.replace("-", "−")
+    return f"+{number(value)}" if value > 0 else number(value)
+
+
+def places(*values: float) -> int:
+    """How many decimals numbers need that stand in one column: three digits of the largest, but at least two decimals.
+
+    Example:
+        >>> places(44.06, -0.2), places(0.17, 0.025), places(2048.0, 3.0)
+        (2, 3, 0)
+    """
+    largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
+    if largest >= 1000:
+        return 0
+    return max(2, 2 - math.floor(math.log10(largest))) if largest > 1e-12 else 2
+
+
+def fixed(value: float, decimals: int) -> str:
+    """A number with its sign and so many decimals; what is printed as nought has no sign.
+
+    Example:
+        >>> fixed(-0.1689, 3), fixed(2048.0, 0), fixed(-0.0001, 2)
+        ('−0.169', '+2,048', '0.00')
+    """
+    text = f"{value:+,.{decimals}f}"
+    return (text if float(text.replace(",", "")) else f"{0:.{decimals}f}").replace("-", "−")
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things.
+
+    Example:
+        >>> counted(1, "step"), counted(1437, "training sample")
+        ('1 step', '1,437 training samples')
+    """
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def shortened(name: str, most: int = LONGEST) -> str:
+    """A name as it fits into a sentence: the middle of a long one is left out.
+
+    Example:
+        >>> shortened("seven"), len(shortened("a" * 5000))
+        ('seven', 48)
+    """
+    return name if len(name) <= most else f"{name[:most - 16]}…{name[-15:]}"
 
 
 def small(value: float) -> str:
@@ -78,6 +142,43 @@ def certainty(value: float) -> str:
         ('with probability 0.91', 'with probability above 0.99')
     """
     return f"with probability {chance(value)}".replace(">", "above ").replace("<", "below ")
+
+
+@dataclass(frozen=True)
+class Side:
+    """What it is called when samples push the explained number in one direction.
+
+    Attributes:
+        mark: A triangle in this direction.
+        title: Over a list of samples that did it.
+        short: In a table's head.
+        push: After "the strongest push".
+        most: After the sample that did it most.
+    """
+
+    mark: str
+    title: str
+    short: str
+    push: str
+    most: str
+
+
+def sides(why: Explanation) -> tuple[Side, Side]:
+    """The two directions in which a sample can push what is explained: up and down."""
+    if why.kind == "margin":
+        return (Side("▲", "for this answer", "for", "for it", "pushed hardest for it"),
+                Side("▼", "against this answer", "against", "against it", "pushed hardest against it"))
+    if why.kind == "logit":
+        other, one = (shortened(why.class_name(i)) for i in (0, 1))
+        return (Side("▲", f"towards {one}", f"to {one}", f"towards {one}", f"pushed hardest towards {one}"),
+                Side("▼", f"towards {other}", f"to {other}", f"towards {other}", f"pushed hardest towards {other}"))
+    return (Side("▲", "raised this output", "raised", "up", "raised it most"),
+            Side("▼", "lowered this output", "lowered", "down", "lowered it most"))
+
+
+def subject(why: Explanation) -> str:
+    """What is explained, in two words."""
+    return "the lead" if why.kind == "margin" else "the output"
 
 
 def clauses(why: Explanation, query: int) -> dict[str, str]:
@@ -128,24 +229,27 @@ def _answer(why: Explanation, query: int) -> str:
     answer, chances = why.answer(query), why.probabilities(query)
     if answer is None or chances is None:
         name = why.decomposition.output_names[0]
-        what = f"output {name}" if name.isdigit() else name
-        return f"The network's {what} is {final:.4g}.".replace("-", "−")
-    predicted, runner_up = (why.class_name(i) for i in answer)
-    return (
-        f"The network predicts {predicted} {certainty(float(chances[answer[0], -1]))}, "
-        f"{final:.2f} logits ahead of {runner_up}."
-    )
+        what = f"output {name}" if name.isdigit() else shortened(name)
+        return f"The network's {what} is {number(final)}."
+    predicted, runner_up = (shortened(why.class_name(i)) for i in answer)
+    how_sure = certainty(float(chances[answer[0], -1]))
+    if why.kind == "logit":
+        return (f"The network predicts {predicted} {how_sure}: its output, the logit of "
+                f"{shortened(why.class_name(1))}, is {signed(final)}.")
+    return f"The network predicts {predicted} {how_sure}, {number(final)} logits ahead of {runner_up}."
 
 
 def _movement(why: Explanation, query: int) -> str:
     ledger = why.decomposition
     start, data = float(ledger.initial[query, 0]), float(why.shares[query].sum())
     what = "this lead" if why.kind == "margin" else "the output"
+    steps = counted(why.steps, "step")
+    if why.unmoved(query):
+        return f"Before training {what} was the same, {signed(start)}: {steps} moved nothing."
     roughly = "about " if weaknesses(why, query) else ""
-    return (
-        f"Before training {what} was {signed(start)}; "
-        f"over {why.steps} steps the training samples added {roughly}{signed(data)}."
-    )
+    added = "nothing" if data == 0 else f"{roughly}{signed(data)}"
+    who = "training sample" if why.shares.shape[1] == 1 else "training samples"
+    return f"Before training {what} was {signed(start)}; over {steps} the {who} added {added}."
 
 
 def _percent(why: Explanation, query: int, share: float) -> str:
@@ -159,44 +263,43 @@ def _groups(why: Explanation, query: int) -> str:
     if len(names) < 2:
         return ""
     best, worst = int(shares.argmax()), int(shares.argmin())
-    up, down = ("for it", "against it") if why.kind == "margin" else ("up", "down")
+    up, down = sides(why)
     parts = []
     if shares[best] > 0:
         share = float(shares[best])
-        parts.append(f"the strongest push {up} came from the samples labelled {names[best]} ({signed(share)}"
-                     f"{_percent(why, query, share)})")
+        parts.append(f"the strongest push {up.push} came from the samples labelled {shortened(names[best])} "
+                     f"({signed(share)}{_percent(why, query, share)})")
     if shares[worst] < 0:
         share = float(shares[worst])
-        parts.append(f"the strongest push {down} from those labelled {names[worst]} ({signed(share)}"
-                     f"{_percent(why, query, share)})")
-    text = ", ".join(parts)
-    return text[:1].upper() + text[1:] + "." if text else ""
+        whose = "those" if parts else "the samples"
+        parts.append(f"the strongest push {down.push} {'' if parts else 'came '}from {whose} labelled "
+                     f"{shortened(names[worst])} ({signed(share)}{_percent(why, query, share)})")
+    return _sentence(", ".join(parts))
 
 
 def _samples(why: Explanation, query: int) -> str:
     ledger, parts = why.decomposition, []
-    up, down = ("for it", "against it") if why.kind == "margin" else ("up", "down")
-    for sign, words in ((1, up), (-1, down)):
+    for side, sign in zip(sides(why), (1, -1), strict=True):
         for position in why.ranked(query, 1, sign):
-            label = "" if ledger.labels is None else f" (labelled {ledger.labels[position]})"
+            label = "" if ledger.labels is None else f" (labelled {shortened(ledger.labels[position])})"
             share = signed(float(why.shares[query, position]))
-            parts.append(f"{share} {words} by sample {int(ledger.sample_ids[position])}{label}")
+            parts.append(f"#{int(ledger.sample_ids[position])}{label} {side.most} ({share})")
     if not parts:
         return ""
     if rank_is_uncertain(why, query):
         return ("The contributions of single samples are smaller than what the quadrature missed, "
                 "so their order is uncertain and no sample is singled out.")
-    return f"The largest single contributions were {' and '.join(parts)}."
+    return f"Of single samples, {' and '.join(parts)}."
 
 
 def _cancellation(why: Explanation, query: int) -> str:
-    if why.divisible(query):
-        return ""
     shares, net = why.shares[query], why.net(query)
+    if why.divisible(query) or not bool(shares.any()):
+        return ""
     how = "nearly cancel" if net < NEARLY else "cancel in part"
     up, down = float(shares.clamp_min(0).sum()), float(shares.clamp_max(0).sum())
     return (
-        f"All samples together pushed {signed(up)} one way and {signed(down)} the other. These {how}: the net "
+        f"All samples together pushed {signed(up)} one way and {signed(down)} the other. These {how}: what is left "
         f"is {small(net)} of the total, below {CANCELLATION_LIMIT}, so contributions are given in {why.unit} "
         "and not as percentages."
     )
@@ -206,12 +309,21 @@ def _time(why: Explanation, query: int) -> str:
     half, settled = why.learned(query)
     parts = []
     if half is not None:
-        parts.append(f"half of what the samples added was there to stay by step {half} of {why.steps}")
+        what = "lead" if why.kind == "margin" else "output"
+        parts.append(f"half of the way from the initial to the final {what} was made, to stay, by step {half} of "
+                     f"{why.steps}{_detour(why, query)}")
     if settled is not None:
         parts.append("the prediction never changed" if settled == 0
                      else f"the prediction has not changed since step {settled}")
-    text = ", and ".join(parts)
-    return text[:1].upper() + text[1:] + "." if text else ""
+    return _sentence(", and ".join(parts))
+
+
+def _detour(why: Explanation, query: int) -> str:
+    path = why.decomposition.path[query, 0]
+    low, high = float(path.min()), float(path.max())
+    if high - low <= WANDERING * abs(float(path[-1] - path[0])):
+        return ""
+    return f", after it had gone back and forth between {signed(low)} and {signed(high)}"
 
 
 def _channels(why: Explanation, query: int) -> str:
@@ -224,3 +336,7 @@ def _channels(why: Explanation, query: int) -> str:
         if abs(value) > MENTIONED * scale or abs(value) > MENTIONED * change:
             parts.append(f"{words} {signed(value)}")
     return f"The rest: {', '.join(parts)}." if parts else ""
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}." if text else ""

@@ -85,4 +85,4 @@ def svg(result: Result, *, theme: str = "page", **options: Any) -> str:
 
 def title(result: Result, **options: Any) -> str:
     """What the drawing of a result shows, in words: the title it carries."""
-    return draw(result, **options).get_title(loc="left")
+    return " ".join(draw(result, **options).get_title(loc="left").split())

@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..decomposition.result import Decomposition
+from ..decomposition.wording import signed
 from . import drawing
-from .style import plain
+from .style import in_lines, plain
 from .thinning import thinned
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from .style import Theme
+
+#: Letters of a line of the title.
+TITLE = 72
 
 
 @drawing(Decomposition)
@@ -30,8 +34,8 @@ def draw_decomposition(result: Decomposition, ax: Axes, theme: Theme, *, query: 
     ax.set_xlim(0, len(path) * 1.22)
     ax.set_xticks([tick for tick in ax.get_xticks() if 0 <= tick < len(path)])
     label_ends(ax, len(path) - 1, [(float(path[-1]), result.output_names[output], theme.up),
-                                   (float(booked[-1]), "start + data", theme.data)])
-    ax.set_title(plain(conclusion(result, query, output), 90), parse_math=False)
+                                   (float(booked[-1]), "start + shares", theme.data)])
+    ax.set_title(in_lines(conclusion(result, query, output), "; ", TITLE), parse_math=False)
 
 
 def label_ends(ax: Axes, x: float, ends: list[tuple[float, str, str]]) -> None:
@@ -40,7 +44,7 @@ def label_ends(ax: Axes, x: float, ends: list[tuple[float, str, str]]) -> None:
     apart, above = 0.09 * (high - low), float("inf")
     for y, text, colour in sorted(ends, reverse=True):
         above = min(y, above - apart)
-        ax.annotate(plain(text), (x, above), xytext=(6, 0), textcoords="offset points", color=colour, va="center",
+        ax.annotate(plain(text, 16), (x, above), xytext=(6, 0), textcoords="offset points", color=colour, va="center",
                     annotation_clip=False, parse_math=False)
 
 
@@ -49,7 +53,5 @@ def conclusion(result: Decomposition, query: int, output: int) -> str:
     change = float(result.final[query, output] - result.initial[query, output])
     data = float(result.channels["data"][query, output])
     name = result.output_names[output]
-    what = f"output {name}" if name.isdigit() else name
-    return (
-        f"Training moved the {what} by {change:+.3g}; the samples' shares add up to {data:+.3g}"
-    ).replace("-", "−")
+    what = f"output {name}" if name.isdigit() else plain(name, 30)
+    return f"Training moved the {what} by {signed(change)}; the samples’ shares add up to {signed(data)}"

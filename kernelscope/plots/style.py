@@ -132,6 +132,17 @@ def plain(text: str, longest: int = 40) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
+def in_lines(title: str, at: str, most: int) -> str:
+    """A title in one line, or broken into two at a mark where it is too long for one.
+
+    Example:
+        >>> [in_lines("Why 3: because", ": ", most).splitlines() for most in (20, 10)]
+        [['Why 3: because'], ['Why 3:', 'because']]
+    """
+    title = plain(title, 160)
+    return title if len(title) <= most else title.replace(at, f"{at.rstrip()}\n", 1)
+
+
 def _attributes(style: str) -> str:
     found: dict[str, str] = {}
     for declaration in style.split(";"):

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from .. import pictures
 
+#: Values shown of an input that is no picture.
+FEW_VALUES = 3
+
 
 @dataclass
 class Album:
@@ -57,7 +60,7 @@ class Album:
 
     def _picture(self, x: Tensor, low: float, high: float, side: int) -> dict[str, str] | None:
         if pictures.picture_shape(x.shape) is None:
-            return {"uri": "", "words": pictures.words(x)}
+            return {"uri": "", "words": pictures.words(x, FEW_VALUES)}
         uri = pictures.data_uri(pictures.png(x, low, high, side))
         if self.used + len(uri) > self.size:
             return None

@@ -74,8 +74,9 @@ def sheet(entries: Sequence[tuple[str, str, float]], magnitude: float, title: st
     agrees = abs(exact - residual) <= 1e-14 * max(magnitude, largest)
     closes = _total([*printed[:-1], left]) == printed[-1] and agrees
     reason = f"The printed lines leave {exact!r}, the ledger says {residual!r}."
-    relative = f"{abs(exact) / magnitude:.1e}" if magnitude else "0"
-    return Sheet(title, lines, closes, reason, f"{exact:+.1e}".replace("-", "−"), relative.replace("-", "−"))
+    relative = f"{abs(exact) / magnitude:.1e}" if magnitude and exact else "0"
+    residual_words = f"{exact:+.1e}" if exact else "0"
+    return Sheet(title, lines, closes, reason, residual_words.replace("-", "−"), relative.replace("-", "−"))
 
 
 def _print(value: float, places: int) -> Decimal:

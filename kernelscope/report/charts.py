@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..decomposition.wording import number
 from ..plots.thinning import thinned
 
 
@@ -25,7 +26,6 @@ def bar(value: float, zero: float, unit: float) -> dict[str, float]:
 
 def chart(
     lines: Sequence[tuple[str, str, Tensor]], mark: tuple[str, int | None], conclusion: str, *, low: float, high: float,
-    places: int = 1,
 ) -> dict[str, Any]:
     """Lines (name, class, values by step) between two limits, with a mark (name, step) at one step."""
     reach = (high - low) or 1.0
@@ -43,16 +43,15 @@ def chart(
         "zero": y(0.0) if low < 0 < high else None,
         "mark": f"{1000 * mark[1] / steps:.4g}" if mark[1] else "",
         "mark_name": f"step {mark[1]}: {mark[0]}",
-        "low": _rounded(low, places),
-        "high": _rounded(high, places),
+        "low": _tick(low),
+        "high": _tick(high),
         "steps": steps,
         "conclusion": conclusion,
     }
 
 
-def _rounded(value: float, places: int) -> str:
-    # Adding zero turns the negative zero that rounding may leave into the positive one.
-    return f"{round(value, places) + 0.0:.{places}f}".replace("-", "−")
+def _tick(value: float) -> str:
+    return f"{value:.0f}" if value in (0, 1) else number(value)
 
 
 def moments(steps: int, count: int = 21) -> list[int]:

@@ -12,7 +12,7 @@ import torch
 
 from .. import pictures
 from ..decomposition.explanation import Explanation
-from ..decomposition.wording import chance
+from ..decomposition.wording import chance, counted, number, shortened
 from .album import Album
 from .reasons import MOST_QUERIES
 
@@ -45,10 +45,15 @@ def _compare(first: str, second: str, a: Explanation, b: Explanation, album: Alb
                 "agreement": "–" if cosine is None else f"{cosine:.2f}".replace("-", "−"),
                 "common": f"{len(common)} of {len(_strongest(a, query))}" if same else "–",
             })
-    sentence = f"{first} and {second} agree on answer and runner-up for {same_answers} of {len(a)} inputs"
+    names = f"{shortened(first)} and {shortened(second)}"
+    if len(a) and a.answer(0) is not None:
+        sentence = f"{names} agree on answer and runner-up for {same_answers} of {counted(len(a), 'input')}"
+        where = "; there"
+    else:
+        sentence, where = f"{names} explain the same {counted(len(a), 'input')}", ";"
     if cosines:
         middle = float(torch.tensor(cosines, dtype=torch.float64).median())
-        sentence += f"; there their group shares agree with a median cosine of {middle:.2f}".replace("-", "−")
+        sentence += f"{where} their group shares agree with a median cosine of {middle:.2f}".replace("-", "−")
     return {"first": first, "second": second, "rows": rows, "sentence": sentence + "."}
 
 
@@ -60,5 +65,6 @@ def _strongest(why: Explanation, query: int) -> set[int]:
 def _answer(why: Explanation, query: int) -> str:
     answer, chances = why.answer(query), why.probabilities(query)
     if answer is None or chances is None:
-        return f"{float(why.decomposition.final[query, 0]):.4g}"
-    return f"{why.class_name(answer[0])} ({chance(float(chances[answer[0], -1]))}), over {why.class_name(answer[1])}"
+        return number(float(why.decomposition.final[query, 0]))
+    said, runner_up = (shortened(why.class_name(i)) for i in answer)
+    return f"{said} ({chance(float(chances[answer[0], -1]))}), over {runner_up}"

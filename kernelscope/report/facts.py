@@ -27,7 +27,8 @@ def facts(ledger: Decomposition) -> list[tuple[str, str]]:
     """Provenance and cost of a ledger, in an order that does not depend on chance."""
     q, c, n = ledger.contributions.shape
     steps = ledger.steps.shape[-1]
-    rows = [(name.replace("_", " "), text) for name, value in ledger.info.items() if name not in VOLATILE
+    # A ledger that was saved and loaded has its facts in another order.
+    rows = [(name.replace("_", " "), text) for name, value in sorted(ledger.info.items()) if name not in VOLATILE
             if (text := words(value))]
     work = f"{q * c:,} explained outputs, {steps:,} steps, {n:,} training samples: {q * c * n:,} shares"
     return [*rows, ("size of the work", work)]
@@ -36,7 +37,7 @@ def facts(ledger: Decomposition) -> list[tuple[str, str]]:
 def words(value: Any) -> str:
     """A fact as text; empty when there is nothing to say."""
     if isinstance(value, dict):
-        known = {key: words(item) for key, item in value.items() if key not in VOLATILE}
+        known = {key: words(item) for key, item in sorted(value.items()) if key not in VOLATILE}
         return ", ".join(f"{key} {text}" for key, text in known.items() if text)
     if isinstance(value, list | tuple):
         return "; ".join(words(item) for item in value)

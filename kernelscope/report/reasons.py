@@ -10,11 +10,13 @@ from torch import Tensor
 from .. import pictures
 from ..decomposition import wording
 from ..decomposition.explanation import Explanation
-from ..decomposition.wording import certainty, chance, signed
+from ..decomposition.result import CHANNELS
+from ..decomposition.wording import certainty, chance, counted, fixed, number, places, shortened, signed
 from . import charts
 from .album import Album
 from .balance import sheet
-from .facts import STATUS, facts, verdict
+from .facts import STATUS, facts, verdict, words
+from .profiles import Range, range_of
 
 #: Explained inputs shown on one page for each explanation, and groups shown for each input.
 MOST_QUERIES = 12
@@ -36,39 +38,49 @@ LINE_NAMES = {
 
 def explanation(why: Explanation, album: Album, name: str) -> dict[str, Any]:
     """The view of an explanation."""
-    cases = [_case(why, query, album, f"{name}-{query}") for query in range(min(len(why), MOST_QUERIES))]
+    extent = range_of(why)
+    cases = [_case(why, query, album, extent, f"{name}-{query}") for query in range(min(len(why), MOST_QUERIES))]
     rows = why.check().rows
     left_out = f"Showing {MOST_QUERIES} of {len(why)} explained inputs." if len(why) > MOST_QUERIES else ""
-    names = why.group_names() + [why.class_name(i) for i in range(len(why.classes))]
+    names = [*why.group_names(), *why.classes, *(why.decomposition.labels or [])]
+    up, down = wording.sides(why)
     return {
         "cases": cases,
         "long_names": max(map(len, names), default=0) > LONG,
+        "cut_names": sorted({name for name in names if shortened(name) != name}),
+        "kind": why.kind,
+        "classes": [why.class_name(i) for i in (0, 1)] if why.kind == "logit" else [],
         "unit": why.unit,
+        "column": "share" if why.kind == "output" else why.unit,
         "checks": [{"name": row.name, "status": STATUS[row.status], "sentence": row.sentence} for row in rows],
         "verdict": verdict(rows),
         "facts": facts(why.decomposition),
         "left_out": left_out,
-        "up": "▲ for this answer" if why.kind == "margin" else "▲ up",
-        "down": "▼ against it" if why.kind == "margin" else "▼ down",
-        "what": "the lead" if why.kind == "margin" else "the output",
-        "header": "▼ against · ▲ for" if why.kind == "margin" else "▼ down · ▲ up",
-        "accounting": wording.ACCOUNTING,
+        "up": f"{up.mark} {up.title}",
+        "down": f"{down.mark} {down.title}",
+        "header": f"{down.mark} {down.short} · {up.mark} {up.short}",
+        "what": wording.subject(why),
+        "entries": 0 if extent is None else len(extent.low),
     }
 
 
-def _case(why: Explanation, query: int, album: Album, name: str) -> dict[str, Any]:
+def _case(why: Explanation, query: int, album: Album, extent: Range | None, name: str) -> dict[str, Any]:
     low, high = pictures.limits(why.inputs, why.sample_inputs)
     shown, left = _groups(why, query)
     values = [share for _, _, share in shown]
     zero, unit = charts.scale(values)
-    truth, said = _truth(why, query), wording.clauses(why, query)
+    said = wording.clauses(why, query)
     ledger = why.decomposition
+    entries = _balance(why, query)
+    x = why.inputs[query]
     return {
         "id": name,
         "headline": _headline(why, query),
-        "truth": truth,
-        "thumbnail": album.query(why.inputs[query], low, high, 64) | {"words": ""},
-        "picture": album.query(why.inputs[query], low, high, 128),
+        "note": " · ".join(part for part in (_name(why, query), _truth(why, query)) if part),
+        "thumbnail": album.query(x, low, high, 64) | {"words": ""},
+        "picture": album.query(x, low, high, 128),
+        "bars": "" if extent is None else extent.bars(x),
+        "given": "" if extent is None else pictures.words(x, x.numel()),
         "sentence": " ".join(said[part] for part in ("caveat", "answer", "movement", "groups") if said[part]),
         "details": " ".join(said[part] for part in ("samples", "cancellation", "channels") if said[part]),
         "sum": _sum(why, query),
@@ -78,16 +90,28 @@ def _case(why: Explanation, query: int, album: Album, name: str) -> dict[str, An
             for group, size, share in shown
         ],
         "groups_left_out": left,
-        "up": _samples(why, query, 1, album, low, high),
-        "down": _samples(why, query, -1, album, low, high),
-        "when": said["time"],
+        "up": _samples(why, query, 1, album, extent, low, high),
+        "down": _samples(why, query, -1, album, extent, low, high),
+        "when": said["time"] or f"{counted(why.steps, 'step')} left {wording.subject(why)} where it was.",
         "charts": _charts(why, query),
         **_frames(why, query),
         "balance": sheet(
-            [(_line_name(why, query, word, kind), kind, value) for word, kind, value in _balance(why, query)],
+            [(_line_name(why, line, kind), kind, value) for line, kind, value in entries if value or kind != "channel"],
             float(ledger.magnitude[query, 0]),
         ),
+        "nothing": nothing([line for line, kind, value in entries if kind == "channel" and not value]),
     }
+
+
+def nothing(channels: list[str]) -> str:
+    """The channels on which nothing was booked, in words.
+
+    Example:
+        >>> nothing(["decay", "buffers", "unattributed"])
+        'weight decay, normalisation statistics or unattributed changes'
+    """
+    words = [LINE_NAMES[name] if name != "unattributed" else "unattributed changes" for name in channels]
+    return " or ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def _signed(share: float) -> dict[str, str]:
@@ -104,18 +128,24 @@ def _percent(why: Explanation, query: int, share: float) -> str:
 def _headline(why: Explanation, query: int) -> str:
     answer, chances = why.answer(query), why.probabilities(query)
     if answer is None or chances is None:
-        return f"The output is {float(why.decomposition.final[query, 0]):.4g}".replace("-", "−")
-    return f"It says {why.class_name(answer[0])}, {certainty(float(chances[answer[0], -1]))}"
+        name = why.decomposition.output_names[0]
+        what = f"Output {name}" if name.isdigit() else "The output" if name == "output" else shortened(name)
+        return f"{what} is {number(float(why.decomposition.final[query, 0]))}"
+    return f"It says {shortened(why.class_name(answer[0]))}, {certainty(float(chances[answer[0], -1]))}"
+
+
+def _name(why: Explanation, query: int) -> str:
+    return "" if why.names is None else shortened(why.names[query])
 
 
 def _truth(why: Explanation, query: int) -> str:
-    if why.targets is None:
+    if why.targets is None or not why.targets[query]:
         return ""
     answer, target = why.answer(query), why.targets[query]
     if answer is None:
         return f"true value {target}"
     right = why.class_name(answer[0]) == target
-    return f"✓ correct: labelled {target}" if right else f"✗ wrong: labelled {target}"
+    return f"{'✓ correct' if right else '✗ wrong'}: labelled {shortened(target)}"
 
 
 def _groups(why: Explanation, query: int) -> tuple[list[tuple[str, int | None, float]], str]:
@@ -126,7 +156,7 @@ def _groups(why: Explanation, query: int) -> tuple[list[tuple[str, int | None, f
     kept = sorted(rows[:MOST_GROUPS], key=lambda row: -row[2])
     if not rest:
         return kept, ""
-    return kept, f"{len(rest)} more groups added {signed(sum(row[2] for row in rest))} together."
+    return kept, f"{counted(len(rest), 'more group')} added {signed(sum(row[2] for row in rest))} together."
 
 
 def _balance(why: Explanation, query: int) -> list[tuple[str, str, float]]:
@@ -137,49 +167,53 @@ def _balance(why: Explanation, query: int) -> list[tuple[str, str, float]]:
         return lines
     kept = {name for name, _, _ in sorted(groups, key=lambda line: -abs(line[2]))[:MOST_GROUPS]}
     rest = [line for line in groups if line[0] not in kept]
-    merged = (f"{len(rest)} more groups", "rest", float(sum(value for _, _, value in rest)))
+    merged = (counted(len(rest), "more group"), "rest", float(sum(value for _, _, value in rest)))
     first = [line for line in lines if line[1] == "initial" or (line[1] == "group" and line[0] in kept)]
     last = [line for line in lines if line[1] in ("channel", "residual", "final")]
     return [*first, merged, *last]
 
 
-def _line_name(why: Explanation, query: int, name: str, kind: str) -> str:
+def _line_name(why: Explanation, name: str, kind: str) -> str:
     if kind == "group":
         return f"samples labelled {name}" if why.decomposition.labels or why.decomposition.groups else name
     if kind == "final":
-        return "the lead now" if why.kind == "margin" else "the output now"
+        return f"{wording.subject(why)} now"
     return LINE_NAMES.get(name, name)
 
 
 def _sum(why: Explanation, query: int) -> list[dict[str, str]]:
     """The answer as a sum of few terms: start, data, channels that matter, result."""
-    ledger = why.decomposition
+    ledger, final = why.decomposition, float(why.decomposition.final[query, 0])
     n = why.shares.shape[1]
-    rest = {key: float(values[query, 0]) for key, values in ledger.channels.items() if key != "data"}
     terms = [("before training", float(ledger.initial[query, 0])),
-             (f"from {n:,} training samples", float(why.shares[query].sum()))]
-    terms += [(LINE_NAMES[key], value) for key, value in rest.items() if abs(value) >= 5e-4]
+             (f"from {counted(n, 'training sample')}", float(why.shares[query].sum()))]
+    decimals = places(*(value for _, value in terms), final)
+    rest = [(LINE_NAMES[key], float(ledger.channels[key][query, 0])) for key in CHANNELS if key != "data"]
+    terms += [(name, value) for name, value in rest if abs(value) >= 0.5 * 10.0**-decimals]
     view = [{"op": "" if i == 0 else "+" if value >= 0 else "−", "name": name,
-             "value": (signed(value) if i == 0 else signed(abs(value)).lstrip("+"))}
+             "value": fixed(value, decimals) if i == 0 else fixed(abs(value), decimals).lstrip("+")}
             for i, (name, value) in enumerate(terms)]
-    result, final = "the lead now" if why.kind == "margin" else "the output now", float(ledger.final[query, 0])
     # Rounded terms need not add up to the rounded result; where they do not, the sign between them says so.
-    closes = abs(sum(round(value, 2) for _, value in terms) - round(final, 2)) < 1e-6
-    return [*view, {"op": "=" if closes else "≈", "name": result, "value": signed(final)}]
+    gap = sum(round(value, decimals) for _, value in terms) - round(final, decimals)
+    return [*view, {"op": "=" if abs(gap) < 0.1 * 10.0**-decimals else "≈", "name": f"{wording.subject(why)} now",
+                    "value": fixed(final, decimals)}]
 
 
-def _samples(why: Explanation, query: int, sign: int, album: Album, low: float, high: float) -> list[dict[str, Any]]:
+def _samples(
+    why: Explanation, query: int, sign: int, album: Album, extent: Range | None, low: float, high: float
+) -> list[dict[str, Any]]:
     ledger, place = why.decomposition, {int(i): row for row, i in enumerate(why.samples)}
-    source = str(ledger.info.get("run", ""))
+    source, marks = words(ledger.info.get("run")), "" if extent is None else extent.marks(why.inputs[query])
     view = []
     for position in why.ranked(query, why.k, sign):
-        sample, share = int(ledger.sample_ids[position]), float(why.shares[query, position])
-        known = position in place
+        sample, share, row = int(ledger.sample_ids[position]), float(why.shares[query, position]), place.get(position)
+        target = "" if row is None or why.kind != "output" or not why.sample_targets else why.sample_targets[row]
         view.append({
-            "id": sample, "label": None if ledger.labels is None else ledger.labels[position], **_signed(share),
-            "percent": _percent(why, query, share),
-            "picture": album.sample(source, sample, why.sample_inputs[place[position]], low, high) if known
-            else {"uri": "", "words": ""},
+            "id": sample, "label": ledger.labels[position] if ledger.labels and not target else None, **_signed(share),
+            "target": target, "percent": _percent(why, query, share),
+            "bars": "" if extent is None or row is None else extent.bars(why.sample_inputs[row]), "marks": marks,
+            "picture": {"uri": "", "words": ""} if row is None else
+            album.sample(source, sample, why.sample_inputs[row], low, high),
         })
     return view
 
@@ -190,22 +224,22 @@ def _charts(why: Explanation, query: int) -> list[dict[str, Any]]:
     path = ledger.path[query, 0].double()
     data = ledger.initial[query, 0] + why.booked(query)
     both = torch.cat([path, data, torch.zeros(1, dtype=torch.float64)])
-    name = "the lead" if why.kind == "margin" else "the output"
+    name = wording.subject(why)
     drawn = [charts.chart(
-        [("start plus the samples’ shares so far", "data", data), (name, "up", path)],
-        ("half of it was there to stay", half),
-        f"{name} went from {signed(float(path[0]))} to {signed(float(path[-1]))} over {why.steps} steps",
+        [("start plus the shares booked so far", "data", data), (name, "up", path)],
+        ("half of the way is made, to stay", half),
+        f"{name} went from {signed(float(path[0]))} to {signed(float(path[-1]))} over {counted(why.steps, 'step')}",
         low=float(both.min()), high=float(both.max()),
     )]
     if answer is not None and chances is not None:
-        predicted, runner_up = (why.class_name(i) for i in answer)
+        predicted, runner_up = (shortened(why.class_name(i)) for i in answer)
         drawn.append(charts.chart(
             [(f"probability of {runner_up}", "down", chances[answer[1]]),
              (f"probability of {predicted}", "up", chances[answer[0]])],
             ("the prediction has not changed since", settled),
             f"the probability of {predicted} went from {chance(float(chances[answer[0], 0]))} "
             f"to {chance(float(chances[answer[0], -1]))}",
-            low=0.0, high=1.0, places=0,
+            low=0.0, high=1.0,
         ))
     return drawn
 
@@ -217,8 +251,8 @@ def _frames(why: Explanation, query: int) -> dict[str, Any]:
     if chances is not None:
         order = chances[:, -1].argsort(descending=True, stable=True)[:MOST_GROUPS].sort().values.tolist()
         rows = [(why.class_name(i), chances[i, moments]) for i in order]
-        columns += [f"p({name})" for name, _ in rows]
-        panels.append(_panel("What it believed", rows, 2, zero=0.0, unit=1000.0, sign=False))
+        columns += [f"p({shortened(name)})" for name, _ in rows]
+        panels.append(_panel("How probable it found each answer", rows, 2, zero=0.0, unit=1000.0, decimals=None))
         cells += [[f"{value:.2f}" for value in values.tolist()] for _, values in rows]
     steps = ledger.group_steps[query, 0] if ledger.group_steps is not None and ledger.groups else ledger.steps[query]
     booked = torch.cat([torch.zeros(len(steps), 1, dtype=torch.float64), steps.double().cumsum(1)], 1)[:, moments]
@@ -228,10 +262,11 @@ def _frames(why: Explanation, query: int) -> dict[str, Any]:
     zero, unit = charts.scale(booked[kept].flatten().tolist())
     rows = [(names[g], booked[g]) for g in kept]
     who = "each group" if len(rows) > 1 else "the samples"
-    title = f"What {who} had added by then, in {why.unit}"
-    panels.append(_panel(title, rows, 2 + len(columns), zero=zero, unit=unit, sign=True))
-    columns += [f"from {name}" for name, _ in rows]
-    cells += [[_marked(value) for value in values.tolist()] for _, values in rows]
+    title = f"What was booked on {who} by then, in {why.unit}"
+    decimals = places(*booked[kept].flatten().tolist())
+    panels.append(_panel(title, rows, 2 + len(columns), zero=zero, unit=unit, decimals=decimals))
+    columns += [f"booked on {shortened(name)}" for name, _ in rows]
+    cells += [[_marked(value, decimals) for value in values.tolist()] for _, values in rows]
     frames = [
         {"step": step, "says": _says(why, query, step), "cells": [column[i] for column in cells]}
         for i, step in enumerate(moments)
@@ -240,22 +275,23 @@ def _frames(why: Explanation, query: int) -> dict[str, Any]:
 
 
 def _panel(
-    title: str, rows: list[tuple[str, Tensor]], first: int, *, zero: float, unit: float, sign: bool
+    title: str, rows: list[tuple[str, Tensor]], first: int, *, zero: float, unit: float, decimals: int | None
 ) -> dict[str, Any]:
+    """Bars at the last moment: probabilities, or amounts with a sign and so many decimals."""
     view = []
     for place, (name, values) in enumerate(rows):
         value = float(values[-1])
         view.append({
             "column": first + place, "name": name, "bar": charts.bar(value, zero, unit),
-            "class": ("down" if value < 0 else "up") if sign else "data",
-            "text": _marked(value) if sign else f"{value:.2f}",
+            "class": "data" if decimals is None else "down" if value < 0 else "up",
+            "text": f"{value:.2f}" if decimals is None else _marked(value, decimals),
         })
-    return {"title": title, "rows": view, "zero": zero, "scale": f"{unit:.6g}", "signed": sign}
+    return {"title": title, "rows": view, "zero": zero, "scale": f"{unit:.6g}", "signed": decimals is not None}
 
 
-def _marked(value: float) -> str:
-    text = f"{abs(value):.2f}"
-    return f"▲ +{text}" if value > 0 else f"▼ −{text}" if value < 0 else "· 0.00"
+def _marked(value: float, decimals: int) -> str:
+    text = fixed(value, decimals)
+    return f"{'▲' if text[0] == '+' else '▼' if text[0] == '−' else '·'} {text}"
 
 
 def _says(why: Explanation, query: int, step: int) -> str:
@@ -263,6 +299,8 @@ def _says(why: Explanation, query: int, step: int) -> str:
     chances, answer = why.probabilities(query), why.answer(query)
     at = f"Step {step} of {why.steps}"
     if chances is None or answer is None:
-        return f"{at}: output {lead:.4g}".replace("-", "−")
+        return f"{at}: output {number(lead)}"
     best = int(chances[:, step].argmax())
-    return f"{at}: it says {why.class_name(best)} ({chance(float(chances[best, step]))}); lead {signed(lead)}"
+    what = "lead" if why.kind == "margin" else "output"
+    said = shortened(why.class_name(best))
+    return f"{at}: it says {said} ({chance(float(chances[best, step]))}); {what} {signed(lead)}"

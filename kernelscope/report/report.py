@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..decomposition.explanation import Explanation
-from ..decomposition.wording import ACCOUNTING, CANCELLATION_LIMIT
+from ..decomposition.wording import ACCOUNTING, CANCELLATION_LIMIT, shortened
 from ..errors import DataError
 from ..result import Result
 from ..storage import write_atomically
@@ -31,6 +31,9 @@ _TEMPLATES = Path(__file__).parent / "templates"
 #: The bytes all pictures of a page may take, and the bytes a page may have.
 PICTURE_BYTES = 1_000_000
 PAGE_BYTES = 10_000_000
+
+#: Letters of a heading; a longer one is cut, and stands in full at the end of the page.
+LONGEST_HEADING = 120
 
 GLOSSARY = (
     ("contribution", "What one training sample added to the explained number over all steps of this run: exact, and "
@@ -86,20 +89,25 @@ class Report:
         """
         album = Album(self.max_samples, PICTURE_BYTES)
         lead, sections = self._sections()
-        views = []
+        views: list[dict[str, Any]] = []
+        told: set[str] = set()
         for number, (heading, prose, result) in enumerate(sections, start=1):
             template, view = view_of(result, album, f"section-{number}")
+            kind = view.get("kind", "")
             views.append({"id": f"section-{number}", "title": heading, "prose": prose, "template": template,
-                          "view": view})
+                          "view": view, "guide": kind not in told,
+                          "unnamed": len(sections) == 1 and heading == _heading(result)})
+            told.add(kind)
         explained = [(heading, result) for heading, _, result in sections if isinstance(result, Explanation)]
         compared = comparisons(explained, album)
         style, script = _source("style.css"), _source("script.js")
         notice = album.notice()
         page = _environment().get_template("page.html").render(
-            title=self.title, lead=lead, sections=views, comparisons=compared, explains=bool(explained),
-            margins=any(why.kind == "margin" for _, why in explained),
-            unit=explained[0][1].unit if explained else "", notices=[notice] if notice else [], glossary=GLOSSARY,
-            accounting=ACCOUNTING, provenance=[(name, words(value)) for name, value in self.provenance.items()],
+            title=self.title, lead=lead, sections=views, comparisons=compared, notices=[notice] if notice else [],
+            glossary=GLOSSARY, accounting=ACCOUNTING, longest=LONGEST_HEADING,
+            cut_headings=[text for text in (self.title, *(heading for heading, _, _ in sections))
+                          if len(text) > LONGEST_HEADING],
+            provenance=[(name, words(value)) for name, value in self.provenance.items()],
             style=_trusted(style), script=_trusted(script), style_hash=_hash(style), script_hash=_hash(script),
             version=_version(),
         )
@@ -181,7 +189,9 @@ def _printable(letter: str) -> bool:
 def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    return Environment(
+    made = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, finalize=_clean,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )
+    made.filters["shortened"] = shortened
+    return made

@@ -10,12 +10,13 @@ from markupsafe import Markup
 from .. import plots
 from ..decomposition.explanation import Explanation
 from ..decomposition.result import CHANNELS, Decomposition
+from ..decomposition.wording import counted, shortened
 from ..diagnostics.scores import MEANING, GradientScores
 from ..result import Result
 from .album import Album
 from .balance import sheet
 from .facts import STATUS, facts, verdict
-from .reasons import LINE_NAMES, MOST_QUERIES, explanation
+from .reasons import LINE_NAMES, MOST_QUERIES, explanation, nothing
 
 MOST_ROWS = 20
 
@@ -45,15 +46,19 @@ def decomposition(ledger: Decomposition, album: Album, name: str) -> dict[str, A
     sheets = []
     for query, output in [(i, j) for i in range(q) for j in range(c)][:MOST_QUERIES]:
         entries = [("before training", "initial", float(ledger.initial[query, output]))]
-        entries += [(LINE_NAMES.get(key, f"{n:,} training samples"), "channel", float(values[query, output]))
+        entries += [(LINE_NAMES.get(key, counted(n, "training sample")), "channel", float(values[query, output]))
                     for key, values in ((key, ledger.channels[key]) for key in CHANNELS)]
+        empty = [key for key in CHANNELS if key in LINE_NAMES and not ledger.channels[key][query, output]]
+        entries = [entry for entry in entries if entry[0] not in [LINE_NAMES[key] for key in empty]]
         entries += [("round-off", "residual", float(ledger.residual[query, output])),
                     ("after training", "final", float(ledger.final[query, output]))]
-        title = f"Query {query}, {ledger.output_names[output]}"
-        sheets.append(sheet(entries, float(ledger.magnitude[query, output]), title))
+        title = f"Query {query}, {shortened(ledger.output_names[output])}"
+        sheets.append((sheet(entries, float(ledger.magnitude[query, output]), title), nothing(empty)))
     drawn = q * c > 0
     return _checks(ledger) | {
-        "sentence": ledger.summary(),
+        "sentence": f"{counted(q, 'input')}, {counted(c, 'output')} of each, as sums over "
+                    f"{counted(n, 'training sample')} and {counted(ledger.steps.shape[-1], 'step')}; what is left over "
+                    f"is {ledger.completeness():.1e} of the terms.".replace("e-", "e−"),
         "drawing": Markup(plots.svg(ledger)) if drawn else "",
         "caption": plots.title(ledger) if drawn else "",
         "sheets": sheets,

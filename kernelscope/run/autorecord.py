@@ -18,22 +18,23 @@ from typing import Any, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import module as modules
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from ..errors import RecordingError
-from ..network import cast, get_random_state
+from ..network import get_random_state
+from . import precision
 from .deliveries import leaves
 from .keeping import Keep
 from .loading import LoaderTap, accompanied
-from .losses import KNOWN, Loss, named_loss
-from .recorder import Recording
+from .loss_calls import LossCall, same_values, target_of
+from .losses import KNOWN
+from .recording import Recording
 from .run import Run
-
-#: Losses that compare entry with entry, so that outputs and targets may be reshaped together.
-ELEMENTWISE = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",
-               "binary_cross_entropy_with_logits", "poisson_nll_loss")
+from .tape import Place
+from .wrappers import network_behind
 
 #: Forward passes without a gradient that are remembered before the first one with a gradient.
 REMEMBERED = 64
@@ -78,9 +79,8 @@ class AutoRecording:
     def __init__(self, out: str | Path | None = None, keep: int | str = "all", overwrite: bool = False,
                  notes: dict[str, Any] | None = None):
         self._options: dict[str, Any] = {
-            "out": None if out is None else Path(out), "keep": Keep.parse(keep), "overwrite": overwrite,
-            "notes": notes or {}, "average": None, "ids": None, "class_names": None, "commit_every": 1.0,
-            "resume": False,
+            "place": Place(None if out is None else Path(out), overwrite=overwrite), "keep": Keep.parse(keep),
+            "notes": notes or {}, "average": None, "ids": None, "class_names": None,
         }
         self.stood_down = False
         self.model: nn.Module | None = None
@@ -132,6 +132,8 @@ class AutoRecording:
     def _stop_listening(self) -> None:
         for hook in self._listening:
             hook.remove()
+            # torch forgets to forget this one, and takes every module for hooked from then on.
+            modules._global_forward_hooks_with_kwargs.pop(hook.id, None)
         self._listening = []
         self._glimpses = []
         self._buffers = {}
@@ -188,22 +190,28 @@ class AutoRecording:
     def _lost(self, name: str, arguments: dict[str, Any], value: Tensor) -> None:
         inputs = next(iter(arguments.values()))
         for glimpse in reversed(self._glimpses):
-            if any(_same_values(inputs, output) for output in leaves(glimpse.outputs)):
-                call = _LossCall(name, arguments, inputs)
+            if any(same_values(inputs, output) for output in leaves(glimpse.outputs)):
+                call = LossCall(name, arguments, inputs)
                 glimpse.losses.append(call)
                 value.register_hook(call.use)
                 return
 
     def _before_pass(self, module: nn.Module, args: Any) -> None:
+        # Within a compiled module torch reads these lines instead of running them; its wrapper has been heard.
+        if torch.compiler.is_compiling():
+            return
         if not self._stack and torch.is_grad_enabled():
             first = next((p for p in module.parameters() if p.requires_grad), None)
             if first is not None and not nn.parameter.is_lazy(first):
                 self._random = get_random_state(first.device)
                 if id(module) not in self._buffers:
-                    self._buffers[id(module)] = {name: b.detach().clone() for name, b in module.named_buffers()}
+                    buffers = network_behind(module).named_buffers()
+                    self._buffers[id(module)] = {name: b.detach().clone() for name, b in buffers}
         self._stack.append(module)
 
     def _after_pass(self, module: nn.Module, args: Any, *rest: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
         while self._stack and self._stack.pop() is not module:
             pass
         if self._stack or len(rest) != 2 or not torch.is_grad_enabled():
@@ -213,12 +221,13 @@ class AutoRecording:
         first = next((p for p in module.parameters() if p.requires_grad), None)
         if first is None or not tensors or id(module) not in self._buffers:
             return
-        if any(isinstance(getattr(hook, "__self__", None), Recording) for hook in module._forward_hooks.values()):
+        hooks = [inspect.unwrap(hook) for hook in module._forward_hooks.values()]
+        if any(isinstance(getattr(hook, "__self__", None), Recording) for hook in hooks):
             self.stood_down = True
             self._stop_listening()
             return
         glimpse = _Glimpse(self, module, args, kwargs, outputs, self._pending, self._random,
-                           torch.is_autocast_enabled(first.device.type))
+                           precision.current(first.device))
         unused = [g for g in self._glimpses if not g.used]
         if len(unused) >= REMEMBERED:
             self._glimpses.remove(unused[0])
@@ -254,7 +263,7 @@ class AutoRecording:
             raise self._without_samples(first)
         loader, batch, _ = first.delivered
         call = self._loss_of(first)
-        split = _target_of(call, batch, first.outputs)
+        split = target_of(call, batch, first.outputs)
         if split is None:
             raise self._missing(f"the target that {call.name} was given is not in the batch that the loader delivered; "
                                 "it was computed from it")
@@ -276,7 +285,7 @@ class AutoRecording:
                                                glimpse.autocast)
         self._stop_listening()
 
-    def _loss_of(self, glimpse: _Glimpse) -> _LossCall:
+    def _loss_of(self, glimpse: _Glimpse) -> LossCall:
         if not isinstance(glimpse.outputs, Tensor):
             raise self._missing(f"{type(glimpse.module).__name__} does not return one tensor")
         calls = [call for call in glimpse.losses if call.used]
@@ -311,45 +320,15 @@ class AutoRecording:
         return RecordingError(f"The script cannot be recorded by itself: {what}.{TWO_LINES}")
 
 
-class _LossCall:
-    """A loss that was called on the outputs of a network; it counts once it has received a gradient."""
-
-    def __init__(self, name: str, arguments: dict[str, Any], inputs: Tensor):
-        self.name = name
-        self.inputs = inputs
-        rest = dict(list(arguments.items())[1:])
-        self.target = rest.pop("target")
-        self.options = {key: value for key, value in rest.items()
-                        if key not in ("reduction", "size_average", "reduce") and value is not None}
-        self.used = False
-
-    def use(self, _: Tensor) -> None:
-        self.used = True
-
-    def as_loss(self) -> Loss | None:
-        """The same loss without reduction, by its name where its options are plain."""
-        if all(isinstance(value, bool | int | float | str) for value in self.options.values()):
-            return named_loss(self.name, self.options)
-        if self.name in ELEMENTWISE and isinstance(self.options.get("weight"), Tensor):
-            return None
-        function = getattr(F, self.name)
-        options = {key: value.detach().clone() if isinstance(value, Tensor) else value
-                   for key, value in self.options.items()}
-
-        def loss(outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
-            return function(outputs, targets, reduction=reduction, **cast(options, outputs.dtype, outputs.device))
-
-        return Loss(loss)
-
-
 class _Glimpse:
     """A forward pass that may turn out to be the first one of the training."""
 
     def __init__(self, session: AutoRecording, module: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any,
-                 delivered: tuple[DataLoader[Any], Any, list[int]] | None, random: Tensor | None, autocast: bool):
+                 delivered: tuple[DataLoader[Any], Any, list[int]] | None, random: Tensor | None,
+                 autocast: str | None):
         self.session, self.module, self.args, self.kwargs, self.outputs = session, module, args, kwargs, outputs
         self.delivered, self.random, self.autocast = delivered, random, autocast
-        self.losses: list[_LossCall] = []
+        self.losses: list[LossCall] = []
         self.taken: Any = None
         self.used = False
 
@@ -367,27 +346,6 @@ class _Glimpse:
             self.taken.use(gradient)
 
 
-def _target_of(call: _LossCall, batch: Any, output: Tensor) -> Callable[[Any], tuple[Any, Tensor]] | None:
-    """Which tensor of a batch is the target, in which type and shape; ``None`` if none is."""
-    target = call.target
-    if not isinstance(target, Tensor) or target.ndim == 0 or target.requires_grad:
-        return None
-    if call.name in ELEMENTWISE:
-        if target.shape != call.inputs.shape:
-            return None
-        tail = output.shape[1:]
-    elif call.inputs.shape == output.shape:
-        tail = target.shape[1:]
-    else:
-        return None
-    dtype, wanted = target.dtype, target.detach().cpu()
-    for place, leaf in enumerate(leaves(batch)):
-        if leaf.ndim and len(leaf) == len(output) and leaf.numel() == target.numel():
-            if torch.equal(leaf.detach().cpu().to(dtype).reshape(target.shape), wanted):
-                return lambda batch: ((), (t := leaves(batch)[place]).to(dtype).reshape(len(t), *tail))
-    return None
-
-
 def _same_samples(a: Any, b: Any) -> bool:
     """Whether two data sets are one: the same object, or made anew from the same parts."""
     if isinstance(a, TensorDataset) and isinstance(b, TensorDataset):
@@ -395,11 +353,3 @@ def _same_samples(a: Any, b: Any) -> bool:
     if isinstance(a, Subset) and isinstance(b, Subset):
         return _same_samples(a.dataset, b.dataset) and list(a.indices) == list(b.indices)
     return a is b
-
-
-def _same_values(inputs: Any, output: Tensor) -> bool:
-    """Whether a loss was given the outputs themselves, or a view of all of them."""
-    return inputs is output or (
-        isinstance(inputs, Tensor) and inputs.requires_grad and inputs.numel() == output.numel()
-        and inputs.data_ptr() == output.data_ptr() and inputs.dtype == output.dtype
-    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -85,6 +86,9 @@ class Deliveries:
 
     def find(self, inputs: tuple[Tensor, ...]) -> tuple[Sequence[int], Tensor] | None:
         """The ids and the targets behind the inputs of a forward pass, or ``None``."""
+        if self._latest is not None and any(t is inputs[0] for t in self._latest[1]):
+            # The plain loop, which is not to wait.
+            return self._latest[0].ids, self._latest[0].targets(slice(None))
         for x in inputs:
             for tensor, delivery in self._at(_place(x)):
                 rows = _rows(x, tensor)
@@ -102,7 +106,9 @@ class Deliveries:
     def _age(self, delivery: Delivery, tensors: list[Tensor]) -> None:
         for t in tensors if delivery.outlive() else ():
             place = _place(t)
-            entries = self._older.setdefault(place, [])
+            # A batch that is made once and delivered again and again is known by its last delivery.
+            entries = [entry for entry in self._older.get(place, []) if entry[0]() is not t]
+            self._older[place] = entries
 
             def gone(reference: weakref.ref[Tensor], place: int = place) -> None:
                 left = [entry for entry in self._older.get(place, []) if entry[0] is not reference]
@@ -115,11 +121,13 @@ class Deliveries:
 
 
 def leaves(value: Any) -> list[Tensor]:
-    """The tensors in nested lists, tuples and mappings."""
+    """The tensors in nested lists, tuples, mappings and data classes."""
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, Mapping):
         value = list(value.values())
+    elif is_dataclass(value) and not isinstance(value, type):
+        value = [getattr(value, part.name) for part in fields(value)]
     return [t for item in value for t in leaves(item)] if isinstance(value, list | tuple) else []
 
 

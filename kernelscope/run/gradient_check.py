@@ -2,50 +2,48 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
-from torch import Tensor
 
-from ..network import Network, exact_arithmetic, gradients_of, random_state
+from ..network import exact_arithmetic, gradients_of, random_state
+from .faults import warn
 from .gradient import Tolerance, used_gradient
 from .losses import Loss
+from .precision import reduced
 from .samples import Samples
 from .step import Step
+from .subject import Subject
 
 #: A relative difference of the first gradients above which the losses are called different.
 DIFFERENT = 0.05
 
 
-def warn_of_another_loss(network: Network, loss: Loss, samples: Samples, step: Step, parameters: dict[str, Tensor],
-                         names: list[str]) -> None:
+def warn_of_another_loss(subject: Subject, loss: Loss, samples: Samples, step: Step) -> None:
     """Recomputes the first gradient on the copy of the network and warns if the loop used another one."""
+    network, parameters, device = subject.network, subject.parameters, subject.device
     moving = [name for group in step.groups for name in group["names"] if name not in step.without]
     if not moving:
         return
     leaves = {name: parameters[name].detach().clone().requires_grad_() for name in moving}
-    device = next(iter(leaves.values())).device
     means = []
     with exact_arithmetic(), torch.enable_grad():
         for batch in step.batches:
-            tensors = batch.drawn or (*samples.batch(batch.columns)[0], samples.batch(batch.columns)[1])
-            *inputs, targets = (t.to(device) for t in tensors)
-            with random_state(batch.random, device):
-                outputs = network(leaves, network.buffers, tuple(inputs), batch.training)
-            gradients = gradients_of(loss.mean(outputs, targets), leaves)
+            inputs, targets = samples.read(batch)
+            with random_state(batch.random, device), reduced(batch.autocast, device):
+                outputs = network(leaves, network.buffers, tuple(x.to(device) for x in inputs), batch.training)
+                value = loss.mean(outputs, targets.to(device))
+            gradients = gradients_of(value, leaves)
             means.append([torch.zeros_like(p) if g is None else g for g, p in
                           zip(gradients, leaves.values(), strict=True)])
     dtype = next(iter(leaves.values())).dtype
-    which = [names.index(name) for name in moving]
+    which = [subject.names.index(name) for name in moving]
     used = used_gradient(step, means, which, Tolerance.of(dtype, any(b.autocast for b in step.batches)))
     actual = [parameters[name].grad for name in moving]
     size = sum(float((a.double() ** 2).sum()) for a in actual if a is not None) ** 0.5
     gap = sum(float(((a - u).double() ** 2).sum()) for a, u in zip(actual, used.gradient, strict=True)
               if a is not None) ** 0.5
     if size > 0 and gap > DIFFERENT * size:
-        warnings.warn(
+        warn(
             f"At the first step the gradient differs by {gap / size:.0%} from that of the recorded loss, so much of "
             "this run will be booked as unattributed. Pass record(..., loss=...) the loss that is minimised, with its "
-            "weights and penalties; weight decay of the optimizer and clipping are understood already.",
-            stacklevel=6,
+            "weights and penalties; weight decay of the optimizer and clipping are understood already."
         )

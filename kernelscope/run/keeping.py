@@ -17,6 +17,17 @@ _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
           "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
+def bytes_in(size: str) -> int | None:
+    """The bytes in a size such as ``"200MB"`` or ``"1.5 GiB"``, or ``None`` if it is none.
+
+    Example:
+        >>> bytes_in("1.5 GiB"), bytes_in("much")
+        (1610612736, None)
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?B)\s*", size.upper())
+    return int(float(found[1]) * _UNITS[found[2]]) if found and found[2] in _UNITS else None
+
+
 @dataclass(frozen=True)
 class Keep:
     """Every which row is stored, and the size above which they are thinned out.
@@ -39,9 +50,9 @@ class Keep:
             return cls(1, None, keep)
         if isinstance(keep, int) and not isinstance(keep, bool) and keep >= 1:
             return cls(keep, None, keep)
-        size = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?B)\s*", str(keep).upper())
-        if isinstance(keep, str) and size and size[2] in _UNITS:
-            return cls(1, int(float(size[1]) * _UNITS[size[2]]), keep)
+        budget = bytes_in(keep) if isinstance(keep, str) else None
+        if budget is not None:
+            return cls(1, budget, keep)
         raise RecordingError(
             f'keep must be "all", a number of steps from 1 on, or a size such as "200MB"; {keep!r} came. '
             'keep="all" stores the parameters at every step.'

@@ -34,6 +34,11 @@ class Loss:
                 f"loss must be a function (outputs, targets) of a batch, but {function!r} came. Pass for example "
                 "loss=torch.nn.functional.cross_entropy."
             )
+        if isinstance(function, type):
+            raise DataError(
+                f"loss must be a function (outputs, targets) of a batch, but the class {function.__name__} came. Make "
+                f"one of it: loss={function.__name__}(...)."
+            )
         self.function = function
         self.name: str | None = None
         self.options: dict[str, Any] = {}

@@ -25,11 +25,11 @@ class Pass:
         at: The number of the step whose starting parameters it saw.
         training: The names of the submodules in train mode.
         random: The random state before the pass, if the pass used it.
-        autocast: Whether it ran in reduced precision.
+        autocast: The reduced precision in which it ran, or ``None``.
     """
 
     def __init__(self, passes: Passes, inputs: tuple[Tensor, ...], known: tuple[Sequence[int], Tensor] | None, at: int,
-                 training: tuple[str, ...], random: Tensor | None, autocast: bool):
+                 training: tuple[str, ...], random: Tensor | None, autocast: str | None):
         self._passes: Passes | None = passes
         self.inputs, self.known, self.at = inputs, known, at
         self.training, self.random, self.autocast = training, random, autocast
@@ -104,6 +104,8 @@ class Passes:
         inputs = tuple(x.detach().cpu() for x in this.inputs)
         targets = targets.detach().cpu()
         new, agrees = self._samples.keep(columns, inputs, targets)
+        if not agrees and not self._samples.fixed:
+            self._samples.refuse_namesakes(columns, inputs, targets)
         if bool(new.any()):
             self.fresh.append((columns[new], *(x[new] for x in inputs), targets[new]))
         return MicroBatch(

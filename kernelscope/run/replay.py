@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..errors import DataError, KernelscopeError, RuleError
 from ..network import exact_arithmetic, flatten, gradients_of, random_state
 from .gradient import Tolerance, used_gradient
+from .precision import reduced
 from .rules import RULES
 
 if TYPE_CHECKING:
@@ -92,20 +93,19 @@ def _set_gradients(run: Run, step: Step, k: int, parameters: dict[str, nn.Parame
 
 
 def mean_loss(run: Run, batch: MicroBatch, k: int, parameters: dict[str, Any]) -> Tensor:
-    """The mean loss of a recorded forward pass, in the precision and on the device of the parameters."""
+    """The mean loss of a recorded forward pass, in the precision of the pass and on the device of the parameters."""
     inputs, targets = batch_tensors(run, batch)
     device = next(iter(parameters.values())).device
     buffers = run.buffers(k)
-    with random_state(batch.random, device):
+    # A loop that casts its passes computes its loss in the same context.
+    with random_state(batch.random, device), reduced(batch.autocast, device):
         outputs = run.network(parameters, buffers, inputs, batch.training)
-    return run.loss.mean(outputs, targets)
+        return run.loss.mean(outputs, targets)
 
 
 def batch_tensors(run: Run, batch: MicroBatch) -> tuple[tuple[Tensor, ...], Tensor]:
     """The inputs and targets of a recorded forward pass."""
-    if batch.drawn is not None:
-        return batch.drawn[:-1], batch.drawn[-1]
-    return run.samples.batch(batch.columns)
+    return run.samples.read(batch)
 
 
 def _optimizer(step: Step, parameters: dict[str, nn.Parameter], states: dict[str, Tensor]) -> torch.optim.Optimizer:

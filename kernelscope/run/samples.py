@@ -8,12 +8,15 @@ with it. Where the same id is seen twice with different inputs (augmentation), t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ..errors import DataError
+
+if TYPE_CHECKING:
+    from .step import MicroBatch
 
 #: The largest training set: beyond it, shares of all samples fit into no memory either.
 MOST = 2**26
@@ -87,22 +90,56 @@ class Samples:
         rows = self._rows.index_select(0, columns).long()
         new = rows < 0
         if bool(new.any()):
-            tables = self._add(columns, new, tables, batch)
+            new, tables = self._add(columns, new, tables, batch)
             rows = self._rows[columns].long()
         # Ids that came twice within this batch must agree as well, so all rows are compared.
-        return new, all(torch.equal(table.index_select(0, rows), b) for table, b in zip(tables, batch, strict=True))
+        return new, all(_alike(table.index_select(0, rows), b) for table, b in zip(tables, batch, strict=True))
 
-    def _add(self, columns: Tensor, new: Tensor, tables: list[Tensor], batch: list[Tensor]) -> list[Tensor]:
-        unique, place = torch.unique(columns[new], return_inverse=True)
-        rows = self._count + place
-        self._rows[columns[new]] = rows.to(torch.int32)
-        self._count += len(unique)
+    def _add(self, columns: Tensor, new: Tensor, tables: list[Tensor],
+             batch: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Keeps the first row of each new column; says which rows these are."""
+        places = new.nonzero().flatten()
+        unique, which = torch.unique(columns[places], return_inverse=True)
+        first = places.new_full((len(unique),), len(columns)).scatter_reduce_(0, which, places, "amin")
+        count, self._count = self._count, self._count + len(unique)
+        self._rows[unique] = torch.arange(count, self._count, dtype=torch.int32)
         most = self.size if self.fixed else MOST
         tables = [_grown(table, self._count, 0, most) for table in tables]
         for table, b in zip(tables, batch, strict=True):
-            table[rows] = b[new]
+            table[count:self._count] = b[first]
         *self.inputs, self.targets = tables
-        return tables
+        return torch.zeros_like(new).index_fill_(0, first, True), tables
+
+    def refuse_namesakes(self, columns: Tensor, inputs: Sequence[Tensor], targets: Tensor) -> None:
+        """Refuses a batch in which an id stands for another sample than before.
+
+        A sample may come in changing forms, but not with another target each time, and not twice in one batch.
+
+        Raises:
+            DataError: If two samples share an id.
+        """
+        unique, which, counts = torch.unique(columns, return_inverse=True, return_counts=True)
+        if len(unique) < len(columns):
+            order = torch.argsort(which, stable=True)
+            heads = order[(counts.cumsum(0) - counts)[which]]
+            differ = [_rows_differ(t, t[heads]) for t in (*inputs, targets)]
+            self._refuse(torch.stack(differ).any(0), columns, "two samples of one batch that are not the same")
+        tables = [*self.inputs, self.targets] if self.targets is not None else []
+        if [t.shape[1:] for t in tables] == [t.shape[1:] for t in (*inputs, targets)]:
+            rows = self._row(columns)
+            *kept, labels = (table[rows.clamp_min(0)] for table in tables)
+            differ = [_rows_differ(a, b) for a, b in zip(inputs, kept, strict=True)]
+            self._refuse((rows >= 0) & torch.stack(differ).any(0) & _rows_differ(targets, labels), columns,
+                         "a sample whose input and target are both others than before")
+
+    def _refuse(self, which: Tensor, columns: Tensor, what: str) -> None:
+        if bool(which.any()):
+            name = self.ids[int(columns[which][0])]
+            raise DataError(
+                f"The id {name} was given to {what}, so these ids do not tell samples apart, and shares would be "
+                "booked on the wrong ones. Let ids=lambda batch: ... give each sample a whole number of its own, such "
+                "as its place in the data; give each form of a sample its own id if its target changes with it."
+            )
 
     def take_over(self, other: Samples) -> None:
         """Goes on with the samples of an earlier recording."""
@@ -118,14 +155,29 @@ class Samples:
             )
         return tuple(table.index_select(0, rows) for table in self.inputs), self.targets.index_select(0, rows)
 
-    def sample(self, column: int) -> tuple[Tensor, Tensor] | None:
-        """The input and the target of one sample, or ``None`` if training never drew it."""
+    def read(self, batch: MicroBatch) -> tuple[tuple[Tensor, ...], Tensor]:
+        """The inputs and targets of a recorded forward pass."""
+        return self.batch(batch.columns) if batch.drawn is None else (batch.drawn[:-1], batch.drawn[-1])
+
+    def sample(self, column: int) -> tuple[Any, Tensor] | None:
+        """The input (of several, a tuple) and the target of one sample, or ``None`` if training never drew it."""
         row = int(self._row(torch.tensor(column)))
-        return None if self.targets is None or row < 0 else (self.inputs[0][row], self.targets[row])
+        if self.targets is None or row < 0:
+            return None
+        inputs = tuple(table[row] for table in self.inputs)
+        return (inputs[0] if len(inputs) == 1 else inputs), self.targets[row]
+
+    @property
+    def held_targets(self) -> Tensor | None:
+        """The targets of the samples that were seen, in the order in which they were."""
+        return None if self.targets is None else self.targets[:self._count]
 
     def target_list(self) -> list[Any]:
         """The target of each sample as plain numbers, ``None`` where training never drew it."""
-        held = [] if self.targets is None else self.targets[:self._count].tolist()
+        return self.in_order([] if self.held_targets is None else self.held_targets.tolist())
+
+    def in_order(self, held: list[Any]) -> list[Any]:
+        """Something for each sample, ``None`` where training never drew it, from that for each that was seen."""
         rows = self._rows[:self.size].tolist()
         return [held[row] if row >= 0 else None for row in rows] + [None] * (self.size - len(rows))
 
@@ -134,6 +186,15 @@ class Samples:
             return torch.full_like(columns, -1)
         inside = (columns >= 0) & (columns < len(self._rows))
         return torch.where(inside, self._rows[torch.where(inside, columns, 0)].long(), -1)
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a, b) or not bool(_rows_differ(a, b).any())
+
+
+def _rows_differ(a: Tensor, b: Tensor) -> Tensor:
+    # A number that is none, such as a missing target, is the same as another.
+    return ((a != b) & ~((a != a) & (b != b))).reshape(len(a), -1).any(1)
 
 
 def _grown(table: Tensor, size: int, fill: int, most: int) -> Tensor:

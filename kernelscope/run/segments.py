@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import StoreCorrupt
+from .precision import REDUCED
 from .step import MicroBatch, Step
 
 #: Rows of parameters from this size on, in bytes, are tensors of their own in a segment.
@@ -164,13 +165,21 @@ def _steps(words: dict[str, Any], tensors: dict[str, Tensor]) -> Iterator[Step]:
                 columns=columns[start:start + count], at=_whole(at), training=modes[_whole(mode)],
                 random=random.pop(0) if has_random else None,
                 drawn=tuple(tensors[f"drawn.{k}.{j}.{i}"] for i in range(_whole(drawn))) or None,
-                norms=norms.pop(0) if has_norms else None, autocast=bool(autocast),
+                norms=norms.pop(0) if has_norms else None, autocast=_precision(autocast),
             ))
             start += count
         yield Step(entry["o"], groups, batches, tensors["gradient_norms"][k], entry["l"], entry["w"], entry["a"],
                    _whole(entry["by"]))
     if random or norms or start < len(columns):
         raise ValueError("it holds more than its steps name")
+
+
+def _precision(value: Any) -> str | None:
+    # Earlier recordings only said whether it was reduced, and that of a processor is bfloat16.
+    name = "bfloat16" if value is True else None if value is False else value
+    if name is not None and name not in REDUCED:
+        raise ValueError(f"{str(value)[:40]} is no precision of a pass")
+    return name
 
 
 def _whole(value: Any) -> int:

@@ -19,7 +19,7 @@ class MicroBatch:
         random: The random state before the pass, if the pass used it.
         drawn: Inputs and targets kept with the step, if they differ from those kept for the samples.
         norms: For each parameter the norm of the gradient gathered up to and with this pass, if more passes followed.
-        autocast: Whether the pass ran in reduced precision.
+        autocast: The reduced precision in which the pass ran, by the name of its type.
     """
 
     columns: Tensor
@@ -28,7 +28,7 @@ class MicroBatch:
     random: Tensor | None = None
     drawn: tuple[Tensor, ...] | None = None
     norms: Tensor | None = None
-    autocast: bool = False
+    autocast: str | None = None
 
 
 @dataclass(eq=False)

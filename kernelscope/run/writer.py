@@ -117,7 +117,9 @@ class Writer:
             self.waiting.pop(0)
             self.acknowledged = chunk.last
             # The chunk is on its way out; should the loop still know it, it knows it as written.
-            self._rows.take_back([*chunk.rows.values(), *(t for k in chunk.states for t in chunk.states[k].values())])
+            # What stands under the number -1 came from elsewhere, and others read it still.
+            states = [t for k in chunk.states if k >= 0 for t in chunk.states[k].values()]
+            self._rows.take_back([*chunk.rows.values(), *states])
             chunk.rows, chunk.states = {}, {}
 
     def _refuse_a_fork(self) -> None:

@@ -13,7 +13,7 @@
     button.textContent = "Theme: " + themes[theme];
   });
 
-  const number = text => parseFloat(text.replace("−", "-").replace(/[▲▼\s]/g, "")) || 0;
+  const number = text => parseFloat(text.replace("−", "-").replace(/[▲▼·,\s]/g, "")) || 0;
 
   for (const scene of document.querySelectorAll(".scene")) {
     const frames = document.getElementById(scene.dataset.frames);

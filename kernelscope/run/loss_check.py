@@ -1,0 +1,91 @@
+r"""A look at the first losses: does the recorded loss give a number for each sample, in the precision of a ledger?
+
+A share is the gradient of a sample's own loss, taken in float64. A loss that reduces by itself, that gives a number
+for each token, or that holds tensors of one precision would end every decomposition of the run; it is named at the
+first step instead, before anything was trained for nothing.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import RecordingError
+from ..network import cast, exact_arithmetic, mapped, random_state
+from .deliveries import leaves, len_of
+from .losses import Loss
+from .samples import Samples
+from .step import MicroBatch
+from .subject import Subject
+
+#: Rows that are tried in float64: outputs over many tokens and words are large.
+FEW = 2
+
+
+def refuse_other_losses(subject: Subject, loss: Loss, samples: Samples, batch: MicroBatch) -> None:
+    """Calls the loss on the outputs of a batch, as they are and in float64.
+
+    Raises:
+        RecordingError: If it cannot be called, or does not give one number for each sample.
+    """
+    network, device = subject.network, subject.device
+    parameters = {name: p.detach() for name, p in subject.parameters.items()}
+    inputs, targets = samples.read(batch)
+    targets = targets.to(device)
+    count = len(targets)
+    with exact_arithmetic(), torch.no_grad(), random_state(batch.random, device), warnings.catch_warnings():
+        # What torch has to say of a loss it says in the loop.
+        warnings.simplefilter("ignore")
+        outputs = network(parameters, network.buffers, tuple(x.to(device) for x in inputs), batch.training)
+        losses = _called(loss, outputs, targets)
+        if not isinstance(losses, Tensor) or losses.shape[:1] != (count,):
+            raise _odd(losses, outputs, targets)
+        few = cast((_first(outputs, count), targets[:FEW]), torch.float64, device)
+        _called(loss, few[0], few[1], precise=True)
+
+
+def _called(loss: Loss, outputs: Any, targets: Tensor, precise: bool = False) -> Any:
+    try:
+        return loss(outputs, targets)
+    except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError) as error:
+        raise _failed(error, outputs, targets, precise) from error
+
+
+def _first(value: Any, count: int) -> Any:
+    """The first rows of nested tensors."""
+    return mapped(lambda t: t[:FEW] if len_of(t) == count else t, value)
+
+
+def _shapes(outputs: Any, targets: Tensor) -> str:
+    shapes = ", ".join(str(tuple(t.shape)) for t in leaves(outputs)) or f"none (a {type(outputs).__name__})"
+    kind = str(targets.dtype).removeprefix("torch.")
+    return f"the network's outputs had the shape {shapes}, the targets {tuple(targets.shape)} of {kind}"
+
+
+def _odd(losses: Any, outputs: Any, targets: Tensor) -> RecordingError:
+    came = f"numbers of shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else f"a {type(losses).__name__}"
+    count = len(targets)
+    return RecordingError(
+        f"The loss must give one number for each of the {count} samples of a batch, as a tensor of shape ({count},), "
+        f"and it gave {came}; {_shapes(outputs, targets)}. Pass record(..., loss=...) a function that takes "
+        'reduction="none", such as torch.nn.functional.cross_entropy, or one (outputs, targets) -> (n,) that reduces '
+        "over tokens or pixels but not over samples. It is called for shares alone; the loop may use its mean."
+    )
+
+
+def _failed(error: Exception, outputs: Any, targets: Tensor, precise: bool) -> RecordingError:
+    said = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+    if precise:
+        return RecordingError(
+            f"The loss can be called on the network's outputs, but not in float64, in which shares are computed "
+            f"({said}). Let tensors that it holds, such as class weights, follow the outputs: weight.to(outputs.dtype) "
+            "within the function, or torch.nn.CrossEntropyLoss(weight=...), where they follow by themselves."
+        )
+    return RecordingError(
+        f"The loss cannot be called on the first batch ({said}); {_shapes(outputs, targets)}. Pass record(..., "
+        "loss=...) the function of outputs and targets that the loop minimises, (outputs, targets) -> (n,) or one that "
+        'takes reduction="none".'
+    )

@@ -1,0 +1,86 @@
+"""A run opened from its folder, with a model that fits it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..architecture import rebuild
+from ..errors import DataError, ModelError
+from ..network import Network
+from ..storage import Store
+from .comparing import compare_samples
+from .losses import Loss, named_loss
+from .run import Run
+from .validating import Validator
+
+
+def load(path: str | Path, model: nn.Module | None = None, data: Any = None,
+         loss: Callable[..., Tensor] | None = None) -> Run:
+    """Opens a run from its folder; every checksum is verified, and nothing is ever unpickled.
+
+    Args:
+        path: The folder that ``record(..., out=path)`` wrote.
+        model: A module of the trained architecture; its values do not matter and it is not changed. Needed unless the
+            model is made of plain torch layers, which the folder describes itself.
+        data: The training set (or its loader, or a pair of tensors), to be compared with the samples of the run: a
+            look at some of them, 64 at most. Inputs agree if they are the same numbers, be it with permuted axes, or
+            an affine map of them, :math:`a u + b`, with one a and b for all numbers, for each entry, or for each
+            sample, to single precision. Targets agree if they are the same, such a map with a > 0, or the same class
+            as an index and as a row that marks it. Of a run whose network saw samples in several forms, as under
+            augmentation, only sizes and targets are compared.
+        loss: The per-sample loss; needed unless it is one of ``torch.nn.functional``.
+
+    Raises:
+        StoreError: If the folder is no run, or not the bytes that were written.
+        ModelError: If the model has other parameters than the recorded one.
+        DataError: If ``data`` does not hold the samples that the run was trained on, or something that they cannot be
+            told from.
+    """
+    store = Store.open(path, kind="run")
+    meta = store.meta
+    Validator(meta, path)
+    expected = {entry["name"]: tuple(entry["shape"]) for entry in meta["parameters"] + meta["frozen"]}
+    if model is None:
+        if meta.get("architecture") is None:
+            raise ModelError(
+                f"{path} was recorded from a model with code of its own, which a run does not keep. "
+                "Pass model=YourModel(...) of the same architecture; its values do not matter."
+            )
+        model = rebuild(meta["architecture"], parameters=expected)
+    network = Network(model)
+    _compare_parameters(network, expected, path)
+    network.trainable = [entry["name"] for entry in meta["parameters"]]
+    run = Run.from_store(store, network, _loss(meta, loss, path))
+    run.restore_surroundings()
+    if data is not None:
+        compare_samples(run, data)
+    return run
+
+
+def _loss(meta: dict[str, Any], loss: Callable[..., Tensor] | None, path: str | Path) -> Loss:
+    if loss is not None:
+        return Loss(loss)
+    known = named_loss(meta.get("loss"), meta.get("loss_options", {}))
+    if known is None:
+        raise DataError(
+            f"{path} was recorded with the loss {meta.get('loss')!r}, which is no function of torch.nn.functional. "
+            "Pass loss=... to load, the function that was given to record."
+        )
+    return known
+
+
+def _compare_parameters(network: Network, expected: dict[str, tuple[int, ...]], path: str | Path) -> None:
+    found = {name: tuple(p.shape) for name, p in network.parameters.items()}
+    if found == expected:
+        return
+    for name in [*expected, *found]:
+        if expected.get(name) != found.get(name):
+            raise ModelError(
+                f"The model has other parameters than the run in {path}: {name!r} has shape "
+                f"{found.get(name, 'none')} in the model and {expected.get(name, 'none')} in the run. "
+                "Build the model with the arguments it was trained with."
+            )

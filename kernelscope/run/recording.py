@@ -1,0 +1,313 @@
+r"""A block in which a training loop is recorded.
+
+Three taps are enough: the loader tells which samples a batch holds, a hook on the network's forward pass tells which
+inputs it received at which parameters, and the optimizer-step hook of torch tells when the parameters move. What is
+stored is what the optimizer did, so clipping, schedules, accumulation and skipped steps are right by construction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from ..errors import RecordingError, StoreError
+from ..network import Parameters, get_random_state
+from ..storage import MemoryStore, Store
+from . import faults, precision
+from .averages import Average, averaged
+from .classes import compare_names
+from .copy_check import warn_of_other_outputs
+from .deliveries import leaves
+from .gradient_check import warn_of_another_loss
+from .keeping import Keep
+from .loading import Deliver
+from .loss_check import refuse_other_losses
+from .losses import Loss
+from .optimizers import Optimizers, Plan
+from .passes import Pass, Passes
+from .rules import RULES
+from .run import Run
+from .source import Source
+from .step import MicroBatch, Step
+from .subject import Subject
+from .surroundings import another_at_the_end, another_network
+from .tape import Place, Tape
+from .wrappers import network_behind, refuse_parts, untraced
+
+
+class Recording:
+    """The one mutable object: it listens while the block runs, and dies into an immutable :class:`Run`.
+
+    Args:
+        model: The module that the loop calls.
+        loader: The loader, or the pair ``(inputs, targets)``.
+        loss: The per-sample loss.
+        place: Where the run goes.
+        keep: Which rows are stored.
+        average: A module with averaged weights.
+        split: ``batch -> (inputs, targets)``.
+        ids: ``batch -> whole numbers``.
+        class_names: A word for each class.
+        notes: Plain data to keep with the run.
+        earlier: The buffers before the first pass, where passes were seen before the recording began.
+
+    Attributes:
+        acknowledged: The number of steps that are safely stored.
+    """
+
+    def __init__(self, model: nn.Module, loader: Any, loss: Loss, *, place: Place, keep: Keep,
+                 average: nn.Module | None, split: Callable[[Any], tuple[Any, Any]], ids: Callable[[Any], Any] | None,
+                 class_names: list[str] | None, notes: dict[str, Any], earlier: Parameters | None = None):
+        self._source = Source(loader, split, ids)
+        refuse_parts(model)
+        self._model, self._loss, self._place, self._keep = model, loss, place, keep
+        self._averaged = None if average is None else averaged(network_behind(model), average)
+        self._class_names, self._notes, self._earlier = class_names, notes, earlier
+        self._run: Run | None = None
+        self._used = False
+
+    # -- the block ---------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        if self._used:
+            raise RecordingError("A recording is used once. Call record(...) again for another one.")
+        subject = self._subject = Subject(self._model, self._earlier)
+        samples = self._source.samples
+        self._passes = Passes(samples, subject.norms)
+        self._optimizers = Optimizers(subject)
+        self._last_batches: list[MicroBatch] = []
+        self._foreign = 0
+        self._random: Tensor | None = None
+        # Whether the copy gives other outputs than the model; not known before the first pass.
+        self._other: bool | None = None
+        meta = {
+            **subject.about(), "samples": samples.size if samples.fixed else None, "loss": self._loss.name,
+            "loss_options": self._loss.options, "class_names": self._class_names, "keep": self._keep.word,
+            "notes": self._notes, "complete": False,
+        }
+        average = None if self._averaged is None else Average(self._averaged, subject.dtype)
+        self._tape = Tape(subject, samples, self._place, self._keep, average, meta, self._loss)
+        self._run = self._tape.earlier
+        self._tape.keep_surroundings(self._earlier)
+        try:
+            self._attach()
+        except BaseException:
+            self._detach()
+            self._tape.abandon()
+            raise
+        self._used = True
+        return self
+
+    def _attach(self) -> None:
+        self._hooks: list[Any] = [
+            register_optimizer_step_pre_hook(self._before_step),
+            register_optimizer_step_post_hook(self._after_step),
+            self._subject.called.register_forward_pre_hook(untraced(self._before_pass), with_kwargs=True),
+            self._subject.called.register_forward_hook(untraced(self._after_pass), with_kwargs=True),
+        ]
+        self._source.open()
+
+    def _detach(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._source.close()
+        self._passes.close()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        tape = self._tape
+        self._detach()
+        ended = tape.settle()
+        changed = self._subject.surroundings.difference(thoroughly=True)
+        try:
+            store = tape.finish(ended, complete=kind is None and changed is None)
+            if store is not None:
+                self._run = self._opened(store)
+        except StoreError as failure:
+            rescued = self._rescue(tape)
+            if error is None:
+                failure.add_note(rescued)
+                raise
+            # The error that ended the block is the one to see first.
+            error.add_note(rescued if isinstance(error, StoreError) else f"{failure}\n{rescued}")
+        finally:
+            tape.release()
+            self._optimizers.forget()
+        if not tape.recorded and kind is None:
+            raise faults.nothing_recorded(self._foreign, self._source.batches, self._source.unread)
+        if tape.recorded and changed is not None:
+            found = another_at_the_end(tape.step, changed)
+            if error is None:
+                raise found
+            if not isinstance(error, RecordingError):
+                error.add_note(str(found))
+
+    def _opened(self, store: Store | MemoryStore) -> Run:
+        if isinstance(store, Store):
+            store = Store.open(store.path, "run", "size")
+        return Run.from_store(store, self._subject.network, self._loss)
+
+    def _rescue(self, tape: Tape) -> str:
+        """Makes a run in memory of what a failed disk holds and what it could not take; says so."""
+        memory, out = tape.rescue(), self._place.out
+        if memory is None:
+            return (f"{self.acknowledged} of {tape.step} recorded steps are safe in {out}: open them with "
+                    "kernelscope.load, or go on from there with resume=True.")
+        self._run = self._opened(memory)
+        return (f"{self.acknowledged} of {len(self._run)} recorded steps are safe in {out}, and all of them are in "
+                "recording.run: make room and call recording.run.save(...) with another folder.")
+
+    @property
+    def run(self) -> Run:
+        """The recorded run, after the block."""
+        if self._run is None:
+            raise faults.no_run_yet()
+        return self._run
+
+    @property
+    def acknowledged(self) -> int:
+        """The number of steps that are safely stored."""
+        return self._tape.acknowledged if self._used else 0
+
+    # -- batches -----------------------------------------------------------------------------------------------------
+
+    def batch(self, ids: Any) -> None:
+        """Says which samples the next forward pass sees, in a loop that has no loader."""
+        self._source.say(ids)
+
+    def relay(self, deliver: Deliver) -> None:
+        """Has the loader's batches told to ``deliver`` first, which hands on those that count."""
+        self._source.relay(deliver)
+
+    def deliver(self, batch: Any, ids: list[int]) -> None:
+        """Takes note that the loop received a batch of these samples."""
+        self._source.deliver(batch, ids)
+
+    def forget(self) -> None:
+        """Takes note that the loop received a batch of samples that are not recorded."""
+        self._source.skip()
+
+    # -- passes ------------------------------------------------------------------------------------------------------
+
+    def take(self, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any, random: Tensor | None,
+             autocast: str | None) -> Pass | None:
+        """Takes a forward pass that was made before the recording began, on the batch that was delivered last."""
+        self._random = random
+        with torch.enable_grad(), precision.reduced(autocast, self._subject.device):
+            return self._see(args, kwargs, outputs)
+
+    def _before_pass(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if torch.is_grad_enabled():
+            self._random = get_random_state(self._subject.device)
+
+    def _after_pass(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
+        self._see(args, kwargs, outputs)
+
+    def _see(self, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> Pass | None:
+        tensors = [t for t in leaves(outputs) if t.requires_grad] if torch.is_grad_enabled() else []
+        if not tensors:
+            return None
+        if kwargs or not args or not all(isinstance(a, Tensor) for a in args):
+            raise RecordingError(
+                "The network is called with keyword arguments or with something that is no tensor, and the recorder "
+                "keeps positional tensors only. Call it as model(x, ...), or wrap it in a module that does."
+            )
+        subject, random = self._subject, self._random
+        if random is not None and torch.equal(random, get_random_state(subject.device)):
+            random = None
+        this = Pass(self._passes, args, self._source.find(args), self._tape.step - self._tape.broken_off,
+                    subject.training, random, precision.current(subject.device))
+        for t in tensors:
+            t.register_hook(this.use)
+        if self._other is None:
+            if self._class_names is not None and this.known is not None:
+                compare_names(self._class_names, outputs, this.known[1], self._loss.name)
+            self._other = warn_of_other_outputs(subject, this, outputs)
+        return this
+
+    # -- steps -------------------------------------------------------------------------------------------------------
+
+    def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self._note_step(optimizer)
+            return None
+        noted = False
+
+        def watched() -> Any:
+            nonlocal noted
+            value = closure()
+            # The first call gives the gradient at the step's start; what later ones see belongs to no step.
+            if not noted:
+                self._note_step(optimizer)
+            noted = True
+            self._passes.clear()
+            return value
+
+        return (args[0], watched, *args[2:]), {key: item for key, item in kwargs.items() if key != "closure"}
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        self._tape.end()
+
+    def _note_step(self, optimizer: torch.optim.Optimizer) -> None:
+        tape, passes = self._tape, self._passes
+        plan = self._optimizers.plan(optimizer, tape.step)
+        if not any(plan.names):
+            self._foreign += 1
+            return
+        changed = self._subject.surroundings.difference()
+        if changed is not None:
+            raise another_network(tape.step, changed)
+        tape.raise_failure()
+        tape.forget_what_was_broken_off()
+        step = self._made(plan, tape.step)
+        if step.owner == tape.step:
+            self._look_at_the_first(step)
+            self._optimizers.add(optimizer, step.owner)
+        tape.keep_samples(passes.fresh)
+        passes.fresh = []
+        tape.keep_start(step, self._optimizers)
+        self._last_batches = step.batches
+        self._source.next_step()
+        passes.clear()
+        tape.begin(step)
+
+    def _made(self, plan: Plan, k: int) -> Step:
+        """The step that an optimizer is about to make, from the gradients as they are."""
+        subject, optimizer = self._subject, plan.optimizer
+        batches = self._passes.batches or ([] if self._passes.unknown else self._last_batches)
+        if not batches:
+            raise (faults.never_iterated(k) if self._source.unread else
+                   faults.other_rows(k) if self._passes.unknown else faults.not_called(k))
+        norms, largest = subject.norms(), subject.largest()
+        bad = [name for name, norm in zip(subject.names, norms.tolist(), strict=True) if not math.isfinite(norm)]
+        if bad:
+            raise faults.non_finite(k, f"the gradient of {bad[0]!r}", f"{len(bad)} of {len(subject.names)} gradients")
+        groups = [plan.group(i, group) for i, group in enumerate(optimizer.param_groups)]
+        without = [name for names in plan.names for name in names if subject.parameters[name].grad is None]
+        first = self._optimizers.first_step(optimizer)
+        return Step(plan.rule, groups, batches, norms, largest, without, owner=k if first is None else first)
+
+    def _look_at_the_first(self, step: Step) -> None:
+        """Looks at the first step of an optimizer: can it be unrolled, and is the loss that of the loop?"""
+        name, subject, samples = step.optimizer, self._subject, self._source.samples
+        if name not in RULES and self._keep.replays:
+            raise RecordingError(
+                f"keep={self._keep.word!r} leaves steps to be computed again, and a step of {name} cannot be. "
+                'Record with keep="all".'
+            )
+        if name not in RULES:
+            faults.warn(
+                f"The steps of {name} are recorded, but they cannot be unrolled into shares of samples; decompose "
+                f'will refuse them unless rule="displacement" is asked. Known are {", ".join(sorted(RULES))}.'
+            )
+        if not len(self._optimizers):
+            refuse_other_losses(subject, self._loss, samples, step.batches[0])
+            if name in RULES and not self._other:
+                warn_of_another_loss(subject, self._loss, samples, step)

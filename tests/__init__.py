@@ -1,0 +1,1 @@
+"""Laws, each on the smallest instance, against something too simple to be wrong."""
