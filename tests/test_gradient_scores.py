@@ -71,7 +71,7 @@ def double_loop(tests, train, names=None, cosine=False):
     return scores
 
 
-def near(found, truth, limit=1e-10):
+def near(found, truth, limit=1e-12):
     return float((found - truth).abs().max()) <= limit * float(truth.abs().max())
 
 
@@ -142,6 +142,49 @@ def test_scores_by_layer_and_by_parameter_are_those_of_loops_over_these_alone(ma
             assert near(found.parts[name], double_loop(own, other, names, cosine)), name
         assert near(found.scores, double_loop(own, other, cosine=cosine))
         assert found.check().ok
+
+
+def output_loop(model, tests, train, output=None, cosine=False):
+    """Products of output gradients, summed over outputs, one sample and one output at a time."""
+    model = copy.deepcopy(model).eval()
+
+    def rows(x):
+        outputs = model(x[None])[0] if output is None else output(model(x[None]))[0]
+        found = [torch.autograd.grad(value, list(model.parameters()), retain_graph=True) for value in outputs]
+        return torch.stack([torch.cat([g.flatten() for g in each]) for each in found])
+
+    product = lambda a, b: float((rows(a) * rows(b)).sum())
+    scores = torch.tensor([[product(a, b) for b in train] for a in tests], dtype=torch.float64)
+    norms = [torch.tensor([product(a, a) for a in side], dtype=torch.float64).sqrt() for side in (tests, train)]
+    return scores / norms[0][:, None] / norms[1] if cosine else scores
+
+
+@each_model
+@pytest.mark.parametrize("cosine", [False, True], ids=["products", "cosines"])
+def test_without_a_loss_gradients_of_outputs_are_compared(make, cosine):
+    model = make().double()
+    (x, _), (z, _) = both()
+    difference = lambda outputs: outputs[:, [0]] - outputs[:, [1]]
+    for output, oracle in ((None, None), (1, lambda outputs: outputs[:, [1]]), (difference, difference)):
+        found = ks.gradient_scores(model, x, z, loss=None, output=output, cosine=cosine, by="layer")
+        assert near(found.scores, output_loop(model, x, z, oracle, cosine))
+        assert found.check().ok
+    assert f"{'cosines' if cosine else 'products'} of output gradients" in repr(found)
+    assert found.meaning.startswith("A score says how far one small step that raises the outputs")
+    assert "raises the same outputs" in found.plot().get_xlabel()
+
+
+def test_a_step_that_raises_an_output_raises_those_of_proponents(model):
+    (x, _), (z, _) = both()
+    scores = ks.gradient_scores(model, x, z, loss=None, output=2).scores
+    for j in range(SAMPLES):
+        moved, rate = copy.deepcopy(model), 1e-6
+        moved(z[j:j + 1])[0, 2].backward()
+        with torch.no_grad():
+            for p in moved.parameters():
+                p += rate * p.grad
+            raised = (moved(x) - model(x))[:, 2] / rate
+        assert torch.allclose(raised, scores[:, j], atol=1e-3 * float(scores.abs().max()))
 
 
 def test_a_parametrised_weight_belongs_to_its_layer():
@@ -312,6 +355,7 @@ def test_the_drawing_shows_the_strongest_on_both_sides(model):
     title = found.plot(query=2).get_title(loc="left")
     strongest = int(found.scores[2].abs().argmax())
     assert f"(sample {strongest}) pulls hardest {'for' if found.scores[2, strongest] > 0 else 'against'}" in title
+    assert f"test sample 2 ({int(test[1][2])})" in title
     with pytest.raises(DataError, match="test sample 5 does not exist"):
         found.plot(query=5)
 
@@ -331,6 +375,12 @@ def test_scores_are_a_section_of_a_report(model):
     assert "nor what would change without it" in page
     assert page.count("<svg") == 1
     assert "All scores are finite" in page
+    # Words of the decomposition stand where it does.
+    assert "<dt>proponent</dt>" in page
+    assert "<dt>contribution</dt>" not in page
+    assert "What these numbers are not" not in page
+    outputs = ks.gradient_scores(model, test[0], train[0], loss=None)
+    assert "that raises the outputs for a sample" in ks.Report("Scores", [outputs]).html()
 
 
 def test_some_of_the_test_samples_are_a_result_too(model):
@@ -361,16 +411,21 @@ def test_classes_are_noted_where_there_are_some():
     assert torch.equal(found.labels, train.y)
     assert torch.equal(found.query_labels, test.y[:4])
     assert found.class_names == list("0123456789")
+    loader = torch.utils.data.DataLoader(torch.utils.data.Subset(train, range(9)), batch_size=4)
+    assert ks.gradient_scores(model, loader, loss=F.cross_entropy).class_names == list("0123456789")
     numbers = (torch.randn(3, 64), torch.randn(3, 10))
-    assert ks.gradient_scores(model, numbers, loss=F.mse_loss).labels is None
+    quantities = ks.gradient_scores(model, numbers, loss=F.mse_loss)
+    assert quantities.labels is None
+    assert "label" not in quantities.to_frame()
 
 
 @pytest.mark.parametrize(("changes", "row"), [
     ({"scores": torch.full((2, 2), torch.nan)}, "finite"), ({"parts": {"0": torch.ones(2, 2)}}, "parts"),
     ({"cosine": True, "scores": 1.2 * torch.ones(2, 2)}, "bound")])
 def test_a_check_fails_where_it_should(changes, row):
-    fields = {"scores": torch.zeros(2, 2), "parts": None, "cosine": False, "rates": [1.0], "square": False,
-              "query_labels": None, "labels": None, "class_names": None, "error": None, "dtype": "float32"}
+    fields = {"scores": torch.zeros(2, 2), "parts": None, "of": "losses", "cosine": False, "rates": [1.0],
+              "square": False, "query_labels": None, "labels": None, "class_names": None, "error": None,
+              "dtype": "float32"}
     assert ks.GradientScores(**fields).check().ok
     check = ks.GradientScores(**(fields | changes)).check()
     assert [r.name for r in check.rows if r.status == "fail"] == [row]
@@ -401,11 +456,12 @@ def test_the_model_and_the_random_state_stay_as_they_were():
 @pytest.mark.parametrize(("options", "match"), [
     ({"by": "neuron"}, "by must be one of all, parameter, layer; 'neuron' came"),
     ({"k": 0}, "from 1 on; 0 came"), ({"k": 2.5}, "2.5 came"), ({"k": True}, "True came"),
-    ({"k": 2, "by": "layer"}, "Leave k out"),
+    ({"k": 2, "by": "layer"}, "Leave k out"), ({"k": 2, "check": True}, "told by the whole result"),
     ({"checkpoints": []}, "list of state dictionaries"), ({"checkpoints": ["a.pt"]}, "list of state dictionaries"),
     ({"learning_rates": [0.1, 0.2]}, "one for each of the 1 states"),
     ({"learning_rates": "fast"}, "must be numbers"), ({"learning_rates": float("nan")}, "must be a number"),
-    ({"loss": None}, "those of a loss"),
+    ({"loss": "cross_entropy"}, "must be a function of outputs and targets, and 'cross_entropy' came"),
+    ({"output": 1}, "Either an output or a loss"),
 ])
 def test_an_option_that_means_nothing_is_refused(model, options, match):
     with pytest.raises(DataError, match=match):
@@ -430,3 +486,16 @@ def test_a_state_of_another_module_is_refused(model, change, match):
 def test_a_loss_of_the_whole_batch_is_refused(model):
     with pytest.raises(ModelError, match="one number for each"):
         ks.gradient_scores(model, *both(), loss=lambda outputs, y: F.cross_entropy(outputs, y))
+
+
+def test_a_target_is_no_input_where_outputs_are_compared(model):
+    with pytest.raises(ModelError, match="inputs alone"):
+        ks.gradient_scores(model, *both(), loss=None)
+
+
+def test_a_network_that_is_one_layer_is_a_part_without_a_name(tmp_path):
+    found = ks.gradient_scores(nn.Linear(4, CLASSES).double(), samples(TESTS, 1), loss=F.cross_entropy, by="layer")
+    assert torch.equal(found.parts[""], found.scores)
+    assert "by the network itself" in found.plot(part="").get_xlabel()
+    kept = ks.GradientScores.load(found.save(tmp_path / "scores"))
+    assert torch.equal(kept.parts[""], found.scores)

@@ -7,6 +7,7 @@ i by
 
 to first order in :math:`\eta`: the product of two loss gradients, the tangent kernel of the losses. Summed over
 checkpoints of a run, each with its learning rate, it is known as TracInCP. With gradients of length 1 it is a cosine.
+Gradients of outputs compare samples by what raises the same outputs, whatever their targets.
 
 It is not a contribution: the scores of all samples do not add up to what training did. It is not an influence either:
 nothing is left out and trained again.
@@ -33,8 +34,9 @@ PARTS = ("all", "parameter", "layer")
 SHARE = 0.3
 
 
-def gradient_scores(model: nn.Module, test: Any, train: Any = None, *, loss: Callable[..., Tensor],
-                    cosine: bool = False, by: str = "all", k: int | None = None, proponents: bool = True,
+def gradient_scores(model: nn.Module, test: Any, train: Any = None, *, loss: Callable[..., Tensor] | None,
+                    output: int | Callable[..., Tensor] | None = None, cosine: bool = False, by: str = "all",
+                    k: int | None = None, proponents: bool = True,
                     checkpoints: Sequence[Mapping[str, Tensor]] | None = None,
                     learning_rates: float | Sequence[float] = 1.0, parameters: Sequence[str] | None = None,
                     dtype: torch.dtype | None = None, device: torch.device | str | None = None,
@@ -53,7 +55,10 @@ def gradient_scores(model: nn.Module, test: Any, train: Any = None, *, loss: Cal
         model: The network.
         test: Test samples: pairs of inputs and targets, as tensors, a data set, a loader that does not shuffle, ...
         train: Training samples; without them they are the test samples.
-        loss: A per-sample loss; a function of ``torch.nn.functional`` is asked for ``reduction="none"``.
+        loss: A per-sample loss; a function of ``torch.nn.functional`` is asked for ``reduction="none"``. With ``None``
+            gradients of outputs are compared, and samples are inputs alone: positive then means that a step which
+            raises the outputs of the one raises those of the other, added up over the outputs.
+        output: With ``loss=None``, the number of one output, or a function of the outputs; without it all of them.
         cosine: Whether gradients are brought to length 1 first, so that large losses do not outweigh all others.
         by: ``"parameter"`` or ``"layer"`` to keep also the scores by each of them alone.
         k: With it only the k strongest of each test sample are kept, and given as ``(indices, scores)``.
@@ -98,11 +103,14 @@ def gradient_scores(model: nn.Module, test: Any, train: Any = None, *, loss: Cal
                         ".top(k, part=...) of the result.")
     if k is not None:
         check_k(k)
-    if loss is None:
-        raise DataError("Gradients are those of a loss, and None came. Pass for example "
-                        "loss=torch.nn.functional.cross_entropy; ks.kernels.Tangent(model) compares outputs.")
-    kernel = Tangent(model, loss=loss, cosine=cosine, parameters=parameters, dtype=dtype, device=device, memory=memory,
-                     precision=precision)
+    if k is not None and check:
+        raise DataError("The error that check=True finds is told by the whole result, and k gives indices and scores "
+                        "alone. Leave k out, and call .top(k) of the result.")
+    if loss is not None and not callable(loss):
+        raise DataError(f"loss must be a function of outputs and targets, and {loss!r} came. Pass for example "
+                        "loss=torch.nn.functional.cross_entropy; or loss=None, to compare gradients of outputs.")
+    kernel = Tangent(model, loss=loss, output=output, cosine=cosine, parameters=parameters, dtype=dtype, device=device,
+                     memory=memory, precision=precision)
     rates = _rates(learning_rates, checkpoints)
     queries, query_labels = _noting(kernel.points(test))
     samples, labels = (queries, query_labels) if train is None else _noting(kernel.points(train))
@@ -125,8 +133,9 @@ def gradient_scores(model: nn.Module, test: Any, train: Any = None, *, loss: Cal
                                            for rate, one in kernels())
     return GradientScores(
         scores=total(other) if parts is None or cosine else torch.stack(list(parts.values())).sum(0), parts=parts,
-        cosine=cosine, rates=rates, square=train is None, query_labels=_as_labels(query_labels, len(queries)),
-        labels=_as_labels(labels, len(samples)), class_names=_class_names(test if train is None else train),
+        of="outputs" if loss is None else "losses", cosine=cosine, rates=rates, square=train is None,
+        query_labels=_as_labels(query_labels, len(queries)), labels=_as_labels(labels, len(samples)),
+        class_names=_class_names(test if train is None else train),
         error=max(one.check(queries, other).error for _, one in kernels()) if check else None,
         dtype=str(kernel.features.dtype).removeprefix("torch."))
 
@@ -189,5 +198,8 @@ def _as_labels(labels: dict[int, int], count: int) -> Tensor | None:
 
 
 def _class_names(data: Any) -> list[str] | None:
-    names = getattr(getattr(data, "dataset", data), "class_names", None)
+    # A loader and a subset name the data set that they draw from.
+    while not hasattr(data, "class_names") and hasattr(data, "dataset"):
+        data = data.dataset
+    names = getattr(data, "class_names", None)
     return None if names is None else [str(name) for name in names]

@@ -23,6 +23,13 @@ MEANING = (
     "parameters. It is neither what the sample contributed along the run nor what would change without it."
 )
 
+#: The same of scores by outputs.
+MEANING_OF_OUTPUTS = (
+    "A score says how far one small step that raises the outputs for a sample would raise those for a test sample, at "
+    "fixed parameters, whatever their targets. It is neither what the sample contributed along the run nor what would "
+    "change without it."
+)
+
 #: How far above 1 a cosine may be, where gradients are rounded before products are taken.
 ROUNDED = 1e-2
 
@@ -36,12 +43,13 @@ class Top(NamedTuple):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GradientScores(Result):
-    r"""The products of loss gradients of test samples with those of training samples.
+    r"""The products of the gradients of test samples with those of training samples.
 
     Attributes:
         scores: :math:`s_{ij}`, with shape :math:`(n_{test}, n_{train})`; positive for a proponent, on which a gradient
             step lowers the loss of the test sample.
         parts: The scores by each parameter or layer alone, if asked; of products, they add up to the scores.
+        of: What was differentiated, ``"losses"`` or ``"outputs"``.
         cosine: Whether gradients were brought to length 1.
         rates: The weight of each checkpoint.
         square: Whether test and training samples are the same.
@@ -54,6 +62,7 @@ class GradientScores(Result):
 
     scores: Tensor
     parts: dict[str, Tensor] | None
+    of: str
     cosine: bool
     rates: list[float]
     square: bool
@@ -62,6 +71,16 @@ class GradientScores(Result):
     class_names: list[str] | None
     error: float | None
     dtype: str
+
+    @property
+    def meaning(self) -> str:
+        """What a score says, and what it does not."""
+        return MEANING if self.of == "losses" else MEANING_OF_OUTPUTS
+
+    @property
+    def kind(self) -> str:
+        """What a score is, in words."""
+        return f"{'cosine' if self.cosine else 'product'} of {'loss' if self.of == 'losses' else 'output'} gradients"
 
     @property
     def T(self) -> Tensor:
@@ -94,7 +113,7 @@ class GradientScores(Result):
         if not self.square:
             raise DataError(
                 "Test and training samples differ, so no sample meets itself. Call gradient_scores(model, train, "
-                "loss=loss); for the diagonal alone, ks.kernels.Tangent(model, loss=loss).diagonal(train)."
+                "loss=loss); for these alone, ks.kernels.Tangent(model, loss=loss).diagonal(train)."
             )
         return self.scores.diagonal()
 
@@ -118,12 +137,16 @@ class GradientScores(Result):
         return self.class_names[place] if known and self.class_names is not None else str(place)
 
     def summary(self) -> str:
+        return f"GradientScores({self.extent()})"
+
+    def extent(self) -> str:
+        """How many scores there are, of what, and how large they are."""
         n, m = self.scores.shape
-        what = "cosines of loss gradients" if self.cosine else "products of loss gradients"
+        what = self.kind.replace(" ", "s ", 1)
         times = f", {len(self.rates)} checkpoints" if len(self.rates) > 1 else ""
         extent = f"{float((self.scores > 0).double().mean()):.0%} positive, from {float(self.scores.min()):+.3g} to " \
                  f"{float(self.scores.max()):+.3g}" if self.scores.numel() else "none"
-        return f"GradientScores({n:,} test samples by {m:,} training samples, {what}{times}: {extent})"
+        return f"{n:,} test samples by {m:,} training samples, {what}{times}: {extent}"
 
     def to_frame(self, k: int | None = 5) -> pd.DataFrame:
         """One row for each of the k strongest proponents and opponents of each test sample; for all, with ``None``."""
@@ -136,11 +159,10 @@ class GradientScores(Result):
             kept = scores * sign > 0
             query, place = kept.nonzero(as_tuple=True)
             samples = indices[kept]
+            names = {} if self.labels is None else {"label": list(map(self.name, self.labels[samples].tolist()))}
             tables.append(pd.DataFrame({
                 "query": query.tolist(), "side": side, "rank": (place + 1).tolist(), "sample": samples.tolist(),
-                "score": scores[kept].tolist(),
-                "label": [None] * len(samples) if self.labels is None else [
-                    self.name(label) for label in self.labels[samples].tolist()],
+                **names, "score": scores[kept].tolist(),
             }))
         return pd.concat(tables).sort_values("query", kind="stable", ignore_index=True)
 

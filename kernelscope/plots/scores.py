@@ -35,8 +35,9 @@ def draw_scores(result: GradientScores, ax: Axes, theme: Theme, *, query: int = 
     reach = max((abs(value) for value in values), default=1.0)
     ax.set_xlim(min([0.0, *values]) - 0.4 * reach, max([0.0, *values]) + 0.4 * reach)
     ax.spines["left"].set_visible(False)
-    of = f"{'cosine' if result.cosine else 'product'} of loss gradients{'' if part is None else f' by {part}'}"
-    ax.set_xlabel(plain(f"{of}; to the right, a step on the sample lowers the loss", 90), parse_math=False)
+    of = result.kind if part is None else f"{result.kind} by {part or 'the network itself'}"
+    effect = "lowers the loss" if result.of == "losses" else "raises the same outputs"
+    ax.set_xlabel(plain(f"{of}; to the right, a step on the sample {effect}", 90), parse_math=False)
     ax.set_title(plain(conclusion(result, query, bars), 90), parse_math=False)
 
 
@@ -59,8 +60,10 @@ def described(result: GradientScores, sample: int) -> str:
 
 def conclusion(result: GradientScores, query: int, bars: list[tuple[int, float]]) -> str:
     """What the drawing shows, in words."""
+    name = "" if result.query_labels is None else result.name(result.query_labels[query])
+    pulled = f"test sample {query}{f' ({name})' if name else ''}"
     if not bars:
-        return f"No training sample pulls test sample {query} either way"
+        return f"No training sample pulls {pulled} either way"
     sample, value = max(bars, key=lambda bar: abs(bar[1]))
     way = "for" if value > 0 else "against"
-    return f"{described(result, sample)} pulls hardest {way} test sample {query}, {signed(value)}"
+    return f"{described(result, sample)} pulls hardest {way} {pulled}, {signed(value)}"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..decomposition.explanation import Explanation
 from ..decomposition.wording import ACCOUNTING, CANCELLATION_LIMIT, shortened
+from ..diagnostics.scores import GradientScores
 from ..errors import DataError
 from ..result import Result
 from ..storage import write_atomically
@@ -53,6 +54,14 @@ GLOSSARY = (
     ("round-off", "What is left when all lines are added: the rounding of this ledger’s own arithmetic."),
     ("kernel", "How much a step on one sample moves the answer to another. Each contribution is a kernel times how "
                "wrong the network then was about the sample, added up over the steps."),
+)
+
+SCORE_GLOSSARY = (
+    ("gradient score", "The product of two gradients, that of a training sample and that of a test sample; or their "
+                       "cosine. It is taken at fixed parameters, and is neither a contribution to an answer nor the "
+                       "effect of leaving a sample out."),
+    ("proponent", "A training sample with a positive score for a test sample: its gradient points the same way."),
+    ("opponent", "A training sample with a negative score for a test sample: its gradient points the other way."),
 )
 
 HEADINGS = {"Explanation": "Why it answers so", "Decomposition": "The ledger",
@@ -100,11 +109,14 @@ class Report:
             told.add(kind)
         explained = [(heading, result) for heading, _, result in sections if isinstance(result, Explanation)]
         compared = comparisons(explained, album)
+        scored = [isinstance(result, GradientScores) for _, _, result in sections]
+        booked = not scored or not all(scored)
         style, script = _source("style.css"), _source("script.js")
         notice = album.notice()
         page = _environment().get_template("page.html").render(
             title=self.title, lead=lead, sections=views, comparisons=compared, notices=[notice] if notice else [],
-            glossary=GLOSSARY, accounting=ACCOUNTING, longest=LONGEST_HEADING,
+            glossary=(GLOSSARY if booked else ()) + (SCORE_GLOSSARY if any(scored) else ()),
+            accounting=ACCOUNTING if booked else "", longest=LONGEST_HEADING,
             cut_headings=[text for text in (self.title, *(heading for heading, _, _ in sections))
                           if len(text) > LONGEST_HEADING],
             provenance=[(name, words(value)) for name, value in self.provenance.items()],

@@ -11,7 +11,7 @@ from .. import plots
 from ..decomposition.explanation import Explanation
 from ..decomposition.result import CHANNELS, Decomposition
 from ..decomposition.wording import counted, shortened
-from ..diagnostics.scores import MEANING, GradientScores
+from ..diagnostics.scores import GradientScores
 from ..result import Result
 from .album import Album
 from .balance import sheet
@@ -83,8 +83,7 @@ def anything(result: Result, album: Album, name: str) -> dict[str, Any]:
 
 def scores(result: GradientScores, album: Album, name: str) -> dict[str, Any]:
     """The view of gradient scores: as any result, with a sentence on what a score is and what it is not."""
-    view = anything(result, album, name)
-    return view | {"sentence": f"{view['sentence']}. {MEANING}"}
+    return anything(result, album, name) | {"sentence": f"{result.extent()}. {result.meaning}"}
 
 
 SECTIONS: dict[type, tuple[str, View]] = {
