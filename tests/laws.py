@@ -37,6 +37,11 @@ def turned(block):
     return block.permute(2, 3, 0, 1) if block.ndim == 4 else block.T
 
 
+def flat(block):
+    """A kernel matrix in which every output is a row and a column of its own."""
+    return block.flatten(2).flatten(0, 1) if block.ndim == 4 else block
+
+
 def product(block, v):
     """A kernel matrix times v, in which every output is a column of its own."""
     return torch.tensordot(block, v, block.ndim // 2)
@@ -74,6 +79,16 @@ def a_product_is_that_of_the_matrix(k, x, z):
     assert_close(k.matmul(x, None, v), product(square, v))
 
 
+def blocks_make_the_matrix(k, x, z):
+    for others, dense in ((z, k(x, z)), (None, k(x))):
+        found = torch.full_like(dense, torch.nan)
+        for rows, columns, block in k.blocks(x, others):
+            place = found[rows, :, columns] if dense.ndim == 4 else found[rows, columns]
+            assert place.isnan().all()
+            place[:] = block
+        assert_close(found, dense)
+
+
 def the_diagonal_is_that_of_the_matrix(k, x, z):
     for points in (x, z):
         dense = k(points)
@@ -87,7 +102,10 @@ def sums_multiples_and_products_act_on_entries(k, x, z):
     v = random_like((*columns_of(dense), 2), dense)
     for made, true, own in ((k + k.T, dense + turned(k(z, x)), square + turned(square)),
                             (-2.5 * k, -2.5 * dense, -2.5 * square),
-                            (k * 3, 3 * dense, 3 * square),
+                            (k * np.float32(3), 3 * dense, 3 * square),
+                            (-k, -dense, -square),
+                            (k / 4, dense / 4, square / 4),
+                            (k - 3 * k.T, dense - 3 * turned(k(z, x)), square - 3 * turned(square)),
                             (k * k.T, dense * turned(k(z, x)), square * turned(square))):
         assert_close(made(x, z), true)
         assert_close(made(x), own)
@@ -116,6 +134,7 @@ KERNELS = [
     exchanging_the_arguments_transposes,
     one_set_of_points_is_the_same_set_twice,
     a_product_is_that_of_the_matrix,
+    blocks_make_the_matrix,
     the_diagonal_is_that_of_the_matrix,
     sums_multiples_and_products_act_on_entries,
     points_are_independent_of_each_other,
@@ -255,9 +274,47 @@ def what_does_not_exist_is_refused(k, x, z):
             K[way]
 
 
+def the_whole_is_that_of_the_matrix(k, x, z):
+    for K in (KernelOperator(k, x, z), KernelOperator(k, x)):
+        matrix = flat(K.dense()).double()
+        singular = torch.linalg.svdvals(matrix)
+        limit = CLOSE[K.dense().dtype]
+        assert abs(float(K.norm()) / float(matrix.norm()) - 1) < limit
+        assert abs(float(K.norm("spectral")) / float(singular[0]) - 1) < limit
+        # Six probes for each column span everything, so that nothing is left to chance.
+        norm = K.norm(probes=6 * len(matrix.T))
+        assert abs(float(norm) / float(matrix.norm()) - 1) < max(limit, 4 * norm.error)
+    for trace in (K.trace(), K.trace(probes=6 * len(matrix))):
+        assert abs(float(trace) - float(matrix.trace())) < limit * len(matrix) * float(matrix.norm())
+
+
+def eigenpairs_are_those_of_the_matrix(k, x, z):
+    K = KernelOperator(k, x)
+    if not K.symmetric:
+        with pytest.raises(DataError, match=r"Eigenpairs are those of a symmetric operator"):
+            K.eigenpairs(1)
+        return
+    matrix = flat(K.dense()).double()
+    true = torch.linalg.eigvalsh(matrix).flip(0)
+    for count in (1, 3, len(matrix)):
+        found = K.eigenpairs(count)
+        assert found.converged
+        assert tuple(found.vectors.shape) == (*columns_of(K.dense()), count)
+        limit = CLOSE[K.dense().dtype]
+        assert_close(found.values, true[:count], limit, scale=matrix.norm())
+        vectors = found.vectors.flatten(0, -2)
+        assert_close(vectors.T @ vectors, torch.eye(count), limit)
+        gaps = (matrix @ vectors - vectors * found.values).norm(dim=0)
+        assert_close(found.residuals, gaps, limit, scale=matrix.norm())
+    with pytest.raises(DataError, match=r"has 1 to \d+ eigenpairs; k=0"):
+        K.eigenpairs(0)
+
+
 OPERATORS = [
     the_operator_is_the_matrix,
     some_rows_and_columns_are_those_of_the_matrix,
     a_square_part_is_symmetric,
     what_does_not_exist_is_refused,
+    the_whole_is_that_of_the_matrix,
+    eigenpairs_are_those_of_the_matrix,
 ]

@@ -70,7 +70,7 @@ def test_its_operator_multiplies_without_it(name, outputs, dtype, jacobians):
     assert_close(K @ v.to(dtype), laws.product(dense, v), scale=scale)
     if outputs == "trace":
         left, right, w = k.points(x), k.points(z), v.to(k.features.device, dtype)
-        for found in (k._output_by_output(left, right, w), k._block_by_block(left, right, w, 1)):
+        for found in (k._output_by_output(left, right, w), k._block_by_block(left, right, w)):
             assert_close(found, laws.product(dense, v), scale=scale)
 
 

@@ -32,6 +32,21 @@ def test_blocks_of_any_size_give_the_same_product(size, monkeypatch):
             patch.setattr(base, "BLOCK", size)
             patch.setattr(features_base, "BLOCK", size)
             assert_close(KernelOperator(k, x, z) @ v, true)
+            laws.blocks_make_the_matrix(k, x, z)
+
+
+def test_entries_of_a_symmetric_matrix_are_computed_once(monkeypatch):
+    entries = []
+
+    class Counting(Laplacian):
+        def __call__(self, x, z=None):
+            block = super().__call__(x, z)
+            entries.append(block.numel())
+            return block
+
+    monkeypatch.setattr(base, "BLOCK", 10)
+    KernelOperator(Counting(), vectors(40)) @ vectors(40)
+    assert sum(entries) == 10 * 10 * (4 * 5 // 2)
 
 
 def test_no_block_is_larger_than_it_may_be(monkeypatch):

@@ -51,6 +51,16 @@ class Points:
         """Some of the points, in the order of their numbers."""
         return Points(len(numbers), lambda places: self._read(chosen(numbers, places)))
 
+    def watched(self, tell: Callable[[int], None]) -> Points:
+        """The same points, which tell how many of them are read."""
+
+        def read(numbers: Sequence[int]) -> Part:
+            found = self._read(numbers)
+            tell(len(numbers))
+            return found
+
+        return Points(self._count, read)
+
 
 def as_points(x: Any, targets: bool = False) -> Points:
     """Makes points of what a user has.

@@ -1,13 +1,14 @@
 r"""Kernels: functions of two points, and what can be made of them.
 
-A kernel k gives for points x and z the matrix :math:`k(x_i, z_j)`. Sums, products and multiples of kernels are kernels,
-and so is :math:`\langle\phi(x), \psi(z)\rangle` for two feature maps. One method is enough to write a kernel; ``matmul``
-is where one that can multiply without its matrix says so.
+A kernel k gives for points x and z the matrix :math:`k(x_i, z_j)`. Sums, products and multiples of kernels are kernels.
+One method is enough to write a kernel; ``matmul`` is where one that can multiply without its matrix says so.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from numbers import Real
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from ..data.points import Points, as_points
 from ..errors import DataError
-from ..features.base import BLOCK, FeatureMap, check_factor, points_between, products
+from ..features.base import BLOCK, check_factor, points_between
+from ..progress import counting
 
 
 class Kernel(ABC):
@@ -52,16 +54,24 @@ class Kernel(ABC):
         """
         left = self.points(x)
         right = left if z is None else self.points(z)
-        axes = check_vector(self, left, right, v)
-        blocks = []
+        check_vector(self, left, right, v)
+        return multiply_by_blocks(self.blocks(left, right), len(left), len(right), v)
+
+    def blocks(self, x: Any, z: Any = None) -> Iterator[tuple[slice, slice, Tensor]]:
+        """The matrix in blocks, each with its rows and columns; those of a symmetric one are computed once."""
+        left = self.points(x)
+        right = left if z is None else self.points(z)
+        halved = self.symmetric and right is left
         for i in range(0, len(left), BLOCK):
-            total = None
-            for j in range(0, len(right), BLOCK):
-                block = self(points_between(left, i, i + BLOCK), points_between(right, j, j + BLOCK))
-                term = torch.tensordot(block, v[j:j + BLOCK].to(block), axes)
-                total = term if total is None else total + term
-            blocks.append(total)
-        return torch.cat([block for block in blocks if block is not None])
+            rows = slice(i, min(i + BLOCK, len(left)))
+            near = points_between(left, rows.start, rows.stop)
+            for j in range(i if halved else 0, len(right), BLOCK):
+                columns = slice(j, min(j + BLOCK, len(right)))
+                same = halved and j == i
+                block = self(near, None if same else points_between(right, j, columns.stop))
+                yield rows, columns, block
+                if halved and not same:
+                    yield columns, rows, turned(block)
 
     def diagonal(self, x: Any) -> Tensor:
         r""":math:`k(x_i, x_i)`, with shape :math:`(n,)`, or :math:`(n, c)`."""
@@ -81,12 +91,21 @@ class Kernel(ABC):
     def __add__(self, other: Kernel) -> Kernel:
         return Sum(self, other) if isinstance(other, Kernel) else NotImplemented
 
-    def __mul__(self, other: Kernel | float) -> Kernel:
+    def __mul__(self, other: Kernel | Real | float) -> Kernel:
         if isinstance(other, Kernel):
             return Product(self, other)
-        return Scaled(self, float(other)) if isinstance(other, int | float) else NotImplemented
+        return Scaled(self, float(other)) if isinstance(other, Real) else NotImplemented
 
     __rmul__ = __mul__
+
+    def __truediv__(self, other: Real | float) -> Kernel:
+        return Scaled(self, 1 / float(other)) if isinstance(other, Real) else NotImplemented
+
+    def __neg__(self) -> Kernel:
+        return Scaled(self, -1.0)
+
+    def __sub__(self, other: Kernel) -> Kernel:
+        return Sum(self, -other) if isinstance(other, Kernel) else NotImplemented
 
 
 class _Composed(Kernel):
@@ -104,8 +123,9 @@ class _Composed(Kernel):
         blocks = [part(x, z) for part in self.parts]
         if len({block.shape for block in blocks}) > 1:
             raise DataError(
-                f"Kernels are taken together entry by entry; they gave shapes {[tuple(block.shape) for block in blocks]}. "
-                "Let all keep pairs of outputs, or all sum over them, and explain as many outputs."
+                "Kernels are taken together entry by entry; they gave shapes "
+                f"{[tuple(block.shape) for block in blocks]}. Let all keep pairs of outputs, or all sum over them, "
+                "and explain as many outputs."
             )
         return blocks
 
@@ -114,7 +134,8 @@ class Sum(_Composed):
     r""":math:`k(x, z) + l(x, z)`.
 
     Example:
-        >>> from kernelscope.features.base import FeatureMap
+        >>> from kernelscope.kernels import FeatureKernel
+        >>> from kernelscope.features import FeatureMap
         >>> class Identity(FeatureMap):
         ...     size = 2
         ...     def phi(self, x):
@@ -190,8 +211,7 @@ class Transposed(_Composed):
         self.symmetric = kernel.symmetric
 
     def __call__(self, x: Any, z: Any = None) -> Tensor:
-        block = self.parts[0](x if z is None else z, x)
-        return block.permute(2, 3, 0, 1) if block.ndim == 4 else block.T
+        return turned(self.parts[0](x if z is None else z, x))
 
     def diagonal(self, x: Any) -> Tensor:
         return self.parts[0].diagonal(x)
@@ -199,64 +219,6 @@ class Transposed(_Composed):
     @property
     def T(self) -> Kernel:
         return self.parts[0]
-
-
-class FeatureKernel(Kernel):
-    r"""The products of features, :math:`\langle\phi(x), \psi(z)\rangle`.
-
-    Args:
-        left: The map :math:`\phi`.
-        right: The map :math:`\psi`; without it the kernel is :math:`\langle\phi(x), \phi(z)\rangle`, which is symmetric
-            and positive semidefinite.
-        outputs: For maps with several outputs: ``"trace"`` sums over them, ``"full"`` keeps them apart.
-    """
-
-    def __init__(self, left: FeatureMap, right: FeatureMap | None = None, outputs: str = "trace"):
-        if outputs not in ("trace", "full"):
-            raise DataError(f'outputs must be "trace" or "full"; {outputs!r} came.')
-        self.left, self.right, self.outputs = left, right, outputs
-        self.symmetric = right is None
-
-    def points(self, x: Any) -> Points:
-        return self.left.points(x)
-
-    def columns_of(self, x: Any) -> int | None:
-        return self.left.columns_of(x) if self.outputs == "full" else None
-
-    def __call__(self, x: Any, z: Any = None) -> Tensor:
-        if self.right is None:
-            return self.left.inner(x, z, self.outputs == "full")
-        return products(self.left, x, self.right, x if z is None else z, self.outputs == "full")
-
-    def matmul(self, x: Any, z: Any, v: Tensor) -> Tensor:
-        right = self.left if self.right is None else self.right
-        near = self.points(x)
-        far = near if z is None else right.points(z)
-        check_vector(self, near, far, v)
-        c = self.left.columns_of(near)
-        if c is None or self.outputs == "full":
-            return self.left.push(near, right.pull(far, v))
-        total: Tensor | None = None
-        for j in range(c):
-            # The sum over outputs is one of products, output by output.
-            placed = v.new_zeros(len(far), c, *v.shape[1:])
-            placed[:, j] = v
-            term = self.left.push(near, right.pull(far, placed))[:, j]
-            total = term if total is None else total + term
-        assert total is not None
-        return total
-
-    def diagonal(self, x: Any) -> Tensor:
-        if self.right is None:
-            return self.left.squares(x, self.outputs == "full")
-        points = self.points(x)
-        some = (points_between(points, rows.start, rows.stop) for rows in self.left.steps(points))
-        found = torch.cat([(self.left.phi(part) * self.right.phi(part)).sum(-1) for part in some])
-        return found if self.outputs == "full" or found.ndim == 1 else found.sum(1)
-
-    @property
-    def T(self) -> Kernel:
-        return self if self.right is None else FeatureKernel(self.right, self.left, self.outputs)
 
 
 def check_vector(kernel: Kernel, x: Points, z: Points, v: Tensor) -> int:
@@ -271,3 +233,22 @@ def check_vector(kernel: Kernel, x: Points, z: Points, v: Tensor) -> int:
             f"{(len(x), len(z)) if c is None else (len(x), c, len(z), c)}, v has shape {tuple(v.shape)}.{other}"
         )
     return len(wanted)
+
+
+def turned(block: Tensor) -> Tensor:
+    """The transpose of a kernel matrix, with or without pairs of outputs."""
+    return block.permute(2, 3, 0, 1) if block.ndim == 4 else block.T
+
+
+def multiply_by_blocks(blocks: Iterable[tuple[slice, slice, Tensor]], n: int, m: int, v: Tensor) -> Tensor:
+    """The product of a matrix of n by m points, which comes block by block, with v."""
+    total: Tensor | None = None
+    with counting(n * m, "K @ v", "entries") as done:
+        for rows, columns, block in blocks:
+            axes = block.ndim // 2
+            if total is None:
+                total = block.new_zeros(n, *block.shape[1:axes], *v.shape[axes:])
+            total[rows] += torch.tensordot(block, v[columns].to(block), axes)
+            done(block.shape[0] * block.shape[axes])
+    assert total is not None
+    return total

@@ -1,6 +1,6 @@
 r"""The empirical neural tangent kernel of a network.
 
-.. math:: k(x, z) = \frac{\partial f(\theta, x)}{\partial\theta} \Big(\frac{\partial f(\theta, z)}{\partial\theta}\Big)^T
+.. math:: k(x, z) = \frac{\partial f(\theta, x)}{\partial\theta}\Big(\frac{\partial f(\theta, z)}{\partial\theta}\Big)^T
 
 It is a kernel of gradient features, computed from the factors of the gradients and never from a Jacobian; summed over
 the outputs (not divided by their number), or with all pairs of outputs.
@@ -8,7 +8,7 @@ the outputs (not divided by their number), or with all pairs of outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from ..data.points import Points
 from ..errors import DataError
 from ..features.gradient import EVERYTHING, GradientFeatures, Groups
-from .base import Kernel, check_vector
+from .base import Kernel, check_vector, multiply_by_blocks
+from .of_features import multiply_by_features
 
 #: How many points a check compares.
 CORNER = 4
@@ -45,9 +46,9 @@ class Tangent(Kernel):
     r"""The empirical NTK of an unchanged module, at its present parameters.
 
     With ``outputs="trace"`` it is :math:`\sum_c \langle\nabla f_c(x), \nabla f_c(z)\rangle`, with shape :math:`(n, m)`;
-    with ``outputs="full"`` it is :math:`\langle\nabla f_c(x), \nabla f_{c'}(z)\rangle`, with shape :math:`(n, c, m, c)`.
-    With a loss it is the product of loss gradients, and points are pairs of inputs and targets. The module is read in
-    eval mode, from a copy.
+    with ``outputs="full"`` it is :math:`\langle\nabla f_c(x), \nabla f_{c'}(z)\rangle`, with shape
+    :math:`(n, c, m, c)`. With a loss it is the product of loss gradients, and points are pairs of inputs and targets.
+    The module is read in eval mode, from a copy.
 
     Args:
         model: The network.
@@ -150,15 +151,26 @@ class Tangent(Kernel):
     def matmul(self, x: Any, z: Any, v: Tensor) -> Tensor:
         left = self.points(x)
         right = left if z is None else self.points(z)
-        axes = check_vector(self, left, right, v)
-        if self.cosine:
-            return super().matmul(left, right, v)
+        check_vector(self, left, right, v)
         v = v.to(self.features.device, self.features.dtype)
-        if self.full:
-            return self.features.push(left, self.features.pull(right, v))
-        if self._by_jacobian(left, right, v[0].numel()):
-            return self._output_by_output(left, right, v)
-        return self._block_by_block(left, right, v, axes)
+        if not self.cosine:
+            return self._times(left, right, v)
+        # To bring gradients to length 1, what they are multiplied by is divided instead.
+        near = self._inverse_lengths(left)
+        far = near if right is left else self._inverse_lengths(right)
+        found = self._times(left, right, v * far[(..., *[None] * (v.ndim - far.ndim))])
+        return found * near[(..., *[None] * (v.ndim - near.ndim))]
+
+    def blocks(self, x: Any, z: Any = None) -> Iterator[tuple[slice, slice, Tensor]]:
+        left = self.points(x)
+        right = left if z is None else self.points(z)
+        if not self.cosine:
+            yield from self.features.blocks(left, right, self.full)
+            return
+        near = self._inverse_lengths(left)
+        far = near if right is left else self._inverse_lengths(right)
+        for rows, columns, block in self.features.blocks(left, right, self.full):
+            yield rows, columns, block * near[rows][(..., *[None] * far.ndim)] * far[columns]
 
     def diagonal(self, x: Any) -> Tensor:
         found = self.features.squares(x, self.full)
@@ -203,19 +215,19 @@ class Tangent(Kernel):
         per_pair, per_point = self.features.costs(z, min(len(x), len(z)))
         return c * vectors * per_point * (len(x) + len(z)) < per_pair * len(x) * len(z)
 
-    def _output_by_output(self, x: Points, z: Points, v: Tensor) -> Tensor:
-        c = self.features.columns_of(z)
-        total: Tensor | None = None
-        for j in range(c):
-            placed = v.new_zeros(len(z), c, *v.shape[1:])
-            placed[:, j] = v
-            term = self.features.push(x, self.features.pull(z, placed))[:, j]
-            total = term if total is None else total.add_(term)
-        assert total is not None
-        return total
+    def _times(self, x: Points, z: Points, v: Tensor) -> Tensor:
+        """The product without regard to the lengths of gradients."""
+        if self.full:
+            return multiply_by_features(self.features, x, self.features, z, v, None)
+        return (self._output_by_output if self._by_jacobian(x, z, v[0].numel()) else self._block_by_block)(x, z, v)
 
-    def _block_by_block(self, x: Points, z: Points, v: Tensor, axes: int) -> Tensor:
-        total = v.new_zeros(len(x), *v.shape[1:])
-        for rows, columns, block in self.features.blocks(x, z, self.full):
-            total[rows] += torch.tensordot(block, v[columns], axes)
-        return total
+    def _output_by_output(self, x: Points, z: Points, v: Tensor) -> Tensor:
+        return multiply_by_features(self.features, x, self.features, z, v, self.features.columns_of(z))
+
+    def _block_by_block(self, x: Points, z: Points, v: Tensor) -> Tensor:
+        return multiply_by_blocks(self.features.blocks(x, z, self.full), len(x), len(z), v)
+
+    def _inverse_lengths(self, points: Points) -> Tensor:
+        """One over the lengths of gradients, and 0 for a gradient that is nought."""
+        lengths = self.features.squares(points, self.full).sqrt()
+        return torch.where(lengths > 0, 1 / lengths, 0.0)

@@ -1,0 +1,236 @@
+r"""What a matrix says of itself through its products alone.
+
+A function that gives :math:`K V` for columns :math:`V` is enough for the trace, for norms and for the largest
+eigenvalues of a matrix that is never formed. What is estimated comes with its standard error, and what is iterated with
+the residual it was left at.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+from .errors import DataError
+from .progress import telling
+
+#: From columns with shape (m, b) to their products with shape (n, b).
+Multiply = Callable[[Tensor], Tensor]
+
+#: How many more eigenvectors are followed than are asked for, so that the last of them are found as fast as the first.
+BESIDE = 4
+
+#: How many bytes the basis of an eigenspace, and its products, may fill; and how many columns it has at least, since a
+#: small one tells eigenvalues apart slowly.
+ROOM, LEAST = 2**28, 40
+
+#: After how many passes over all columns a search for eigenvectors is given up.
+PASSES = 200
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number, and what it may be off by.
+
+    Attributes:
+        value: The number.
+        error: Its standard error where it was estimated, its residual where it was iterated, 0 where it is exact.
+        how: How it was found, in words.
+
+    Example:
+        >>> Estimate(12.5, 0.25, "standard error of 10 probes")
+        12.5 ± 0.25 (standard error of 10 probes)
+        >>> float(Estimate(2.0, 0.0, "exact"))
+        2.0
+    """
+
+    value: float
+    error: float
+    how: str
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __repr__(self) -> str:
+        return f"{self.value:.6g}{f' ± {self.error:.2g}' if self.error else ''} ({self.how})"
+
+
+@dataclass(frozen=True, eq=False)
+class Eigenpairs:
+    r"""Some eigenvalues and eigenvectors of a symmetric matrix, the largest first.
+
+    Attributes:
+        values: The eigenvalues :math:`\lambda`, descending, with shape :math:`(k,)`.
+        vectors: The eigenvectors v, of length 1, one in each column, with shape :math:`(n, k)`, or :math:`(n, c, k)`.
+        residuals: :math:`\|K v - \lambda v\|` of each, with shape :math:`(k,)`. An eigenvalue is within its residual.
+        converged: Whether all residuals are as small as was asked for.
+    """
+
+    values: Tensor
+    vectors: Tensor
+    residuals: Tensor
+    converged: bool
+
+    def __repr__(self) -> str:
+        several = f"{len(self.values)} eigenpairs" if len(self.values) > 1 else "1 eigenpair"
+        return (f"{several}: eigenvalues {float(self.values[0]):.6g} to {float(self.values[-1]):.6g}, largest residual "
+                f"{float(self.residuals.max()):.1e}{'' if self.converged else ', not converged'}")
+
+
+def trace(multiply: Multiply, size: int, probes: int, seed: int = 0) -> Estimate:
+    r"""The trace of a square matrix from ``probes`` products, with its standard error.
+
+    A third of the products finds where most of the trace is, a third takes that part exactly, and a third estimates
+    the rest by :math:`\mathbb E\, g^T K g` over random signs g.
+
+    Raises:
+        DataError: If there are fewer than 6 probes, from which no error could be told.
+
+    References:
+        | Hutch++: Optimal Stochastic Trace Estimation (Meyer et al., 2021)
+
+    Example:
+        >>> K = torch.diag(torch.arange(1.0, 6.0)).double()
+        >>> trace(lambda v: K @ v, 5, probes=30)
+        15 (exact: the probes span everything)
+    """
+    check_probes(probes)
+    third = probes // 3
+    generator = torch.Generator().manual_seed(seed)
+    with telling(None, "trace: where it is"):
+        basis = _orthonormal(_product(multiply, _signs(size, third, generator))[1])
+    with telling(None, "trace: the largest part"):
+        basis, there = _product(multiply, basis)
+    known = float((basis * there).sum())
+    if basis.shape[1] == size:
+        return Estimate(known, 0.0, "exact: the probes span everything")
+    rest = _signs(size, probes - 2 * third, generator).to(basis)
+    with telling(None, "trace: the rest"):
+        rest, there = _product(multiply, rest - basis @ (basis.T @ rest))
+    each = (rest * there).sum(0)
+    return Estimate(known + float(each.mean()), float(each.std()) / sqrt(len(each)), f"standard error, {probes} probes")
+
+
+def frobenius(multiply: Multiply, back: Multiply, size: int, probes: int, seed: int = 0) -> Estimate:
+    r"""The Frobenius norm from products with K and with its transpose, :math:`\|K\|_F^2 = \mathrm{tr}\, K^T K`."""
+    square = trace(lambda v: back(multiply(v)), size, probes, seed)
+    value = sqrt(max(square.value, 0.0))
+    return Estimate(value, square.error / (2 * value) if value else 0.0, square.how)
+
+
+def spectral(multiply: Multiply, back: Multiply | None, size: int, tolerance: float = 1e-8) -> Estimate:
+    r"""The largest singular value, from products with K and with its transpose; without ``back``, K is symmetric."""
+    if back is None:
+        found = eigenpairs(multiply, size, 1, tolerance=tolerance, magnitude=True)
+        return Estimate(abs(float(found.values[0])), float(found.residuals[0]), "residual of its vector")
+    found = eigenpairs(lambda v: back(multiply(v)), size, 1, tolerance=tolerance)
+    value = sqrt(max(float(found.values[0]), 0.0))
+    return Estimate(value, float(found.residuals[0]) / value if value else 0.0, "residual of its vector")
+
+
+def eigenpairs(multiply: Multiply, size: int, k: int, *, tolerance: float = 1e-8, magnitude: bool = False,
+               seed: int = 0, passes: int = PASSES) -> Eigenpairs:
+    r"""The k largest eigenvalues of a symmetric matrix and their vectors, from products with blocks of columns.
+
+    The products of the residuals join the basis, which makes it a block Krylov space; where it has no room, it is
+    started again from the best vectors it holds. Columns are multiplied together, because most of the cost of a kernel
+    is that of its entries, which all columns share.
+
+    Args:
+        multiply: From columns with shape :math:`(n, b)` to their products with K.
+        size: The number n of rows.
+        k: How many are looked for.
+        tolerance: How small residuals have to be, relative to the largest eigenvalue; rounding of the products sets
+            a limit of its own.
+        magnitude: Whether the largest in magnitude are looked for, instead of the largest.
+        seed: Where the search starts.
+        passes: After how many products with a block the search is given up, with a warning.
+
+    Raises:
+        DataError: If there are not k eigenvalues.
+
+    References:
+        | Randomized Block Krylov Methods for Stronger and Faster Approximate SVD (Musco and Musco, 2015)
+
+    Example:
+        >>> K = torch.diag(torch.arange(1.0, 6.0)).double()
+        >>> eigenpairs(lambda v: K @ v, 5, 2).values.round(decimals=8).tolist()
+        [5.0, 4.0]
+    """
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= size:
+        raise DataError(f"A matrix of {size} rows has 1 to {size} eigenpairs; k={k!r} were asked for.")
+    block = min(size, k + BESIDE)
+    widest = min(size, max(3 * block, LEAST, ROOM // (16 * size)))
+    start = torch.randn(size, block, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    with telling(None, "eigenpairs: first product"):
+        basis, there, kind = _first(multiply, _orthonormal(start))
+    limit = max(tolerance, 30 * torch.finfo(kind).eps)
+    for count in range(2, passes + 2):
+        inner = basis.T @ there
+        values, turn = torch.linalg.eigh((inner + inner.T) / 2)
+        order = (values.abs() if magnitude else values).argsort(descending=True)
+        values, turn = values[order], turn[:, order]
+        vectors = basis @ turn[:, :block]
+        gaps = there @ turn[:, :block] - vectors * values[:block]
+        residuals, scale = gaps.norm(dim=0), values.abs().max()
+        open_ = residuals > limit * scale
+        if not bool(open_[:k].any()) or basis.shape[1] == size or count > passes:
+            break
+        if basis.shape[1] + block > widest:
+            keep = turn[:, :max(block, widest - 2 * block)]
+            basis, there = basis @ keep, there @ keep
+        # Those beside the ones that are asked for may stop earlier: what they are worth is the pace of the others.
+        fresh = _orthonormal(gaps[:, open_] / residuals[open_], basis)
+        if not fresh.shape[1]:
+            break
+        with telling(None, f"eigenpairs: product {count}, residual {float(residuals[:k].max() / scale):.0e}"):
+            fresh, more = _product(multiply, fresh)
+        basis, there = torch.cat([basis, fresh], 1), torch.cat([there, more], 1)
+    # In a basis of the whole space, residuals are rounding.
+    converged = not bool(open_[:k].any()) or basis.shape[1] == size
+    if not converged:
+        warnings.warn(
+            f"Eigenpairs have not converged: after {count - 1} products the largest residual is "
+            f"{float(residuals[:k].max()):.1e}, and {float(limit * scale):.1e} was asked for. Raise tolerance.",
+            stacklevel=3,
+        )
+    return Eigenpairs(values[:k], vectors[:, :k], residuals[:k], converged)
+
+
+def check_probes(probes: int) -> None:
+    """Whether an error can be told from so many products.
+
+    Raises:
+        DataError: If it cannot.
+    """
+    if isinstance(probes, bool) or not isinstance(probes, int) or probes < 6:
+        raise DataError(f"An estimate with its error needs at least 6 probes; {probes!r} came. Pass probes=30.")
+
+
+def _first(multiply: Multiply, columns: Tensor) -> tuple[Tensor, Tensor, torch.dtype]:
+    """Columns and their products in float64, where the products are, and the precision that these had."""
+    there = multiply(columns)
+    return columns.to(there.device), there.double(), there.dtype
+
+
+def _product(multiply: Multiply, columns: Tensor) -> tuple[Tensor, Tensor]:
+    return _first(multiply, columns)[:2]
+
+
+def _signs(size: int, count: int, generator: torch.Generator) -> Tensor:
+    return torch.randint(2, (size, count), generator=generator).double() * 2 - 1
+
+
+def _orthonormal(columns: Tensor, basis: Tensor | None = None) -> Tensor:
+    """What columns span beyond a basis, in columns of length 1; as many as are independent."""
+    for _ in range(2):
+        # Twice, because what is left after the first time may be as small as its rounding.
+        if basis is not None:
+            columns = columns - basis @ (basis.T @ columns)
+        left, lengths, _ = torch.linalg.svd(columns, full_matrices=False)
+        columns = left[:, lengths > 1e-10 * lengths[:1]]
+    return columns

@@ -1,0 +1,47 @@
+"""Long work tells how far it is and how long it will take.
+
+A bar is drawn on a terminal only, and only for work that takes longer than a few seconds, so that nobody has to ask for
+it and no log is filled with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from tqdm import tqdm
+
+#: After how many seconds a bar appears that nobody asked for.
+AFTER = 3.0
+
+_shown: ContextVar[bool | None] = ContextVar("shown", default=None)
+_title: ContextVar[str] = ContextVar("title", default="")
+
+
+@contextmanager
+def telling(shown: bool | None, title: str = "") -> Iterator[None]:
+    """Says of the work within whether its bars are shown (on a terminal, if ``None``), and what it is part of."""
+    tokens = _shown.set(_shown.get() if shown is None else shown), _title.set(title or _title.get())
+    try:
+        yield
+    finally:
+        _shown.reset(tokens[0])
+        _title.reset(tokens[1])
+
+
+@contextmanager
+def counting(total: int, what: str, unit: str) -> Iterator[Callable[[int], None]]:
+    """Gives what is told of each part of the work that is done, out of ``total``.
+
+    Example:
+        >>> with counting(10, "sum", "term") as done:
+        ...     for term in range(10):
+        ...         done(1)
+    """
+    shown = _shown.get()
+    title = ", ".join(word for word in (_title.get(), what) if word)
+    with tqdm(total=total, desc=title, unit=f" {unit}", unit_scale=True, leave=False, delay=0.0 if shown else AFTER,
+              disable=None if shown is None else not shown) as bar:
+        # What is read to plan the work comes on top of it.
+        yield lambda count: bar.update(min(count, total - bar.n)) and None
