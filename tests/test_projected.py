@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kernelscope.errors import DataError
-from kernelscope.features import GradientFeatures, Preconditioned, Projected
+from kernelscope.features import GradientFeatures, Preconditioned, Projected, signs
 from kernelscope.features.signs import Rademacher, Sparse, mix, words
 from kernelscope.kernels import FeatureKernel, Tangent
 from kernelscope.layers import Outer, Rows
@@ -42,8 +42,8 @@ def test_the_hash_is_the_one_it_is_named_after():
 
 def test_numbers_were_written_down_once():
     # A change of any of them would make projections of yesterday and of today different ones.
-    assert words(0, torch.arange(2), torch.arange(2)).tolist() == [[3446959117, 1836022342], [0, 1647446704]]
-    assert words(2**40 + 7, torch.tensor([2**33 + 5]), torch.tensor([3])).tolist() == [[661926893]]
+    assert words(0, torch.arange(2), torch.arange(2)).tolist() == [[3446959117, 1836022342], [3072516573, 1647446704]]
+    assert words(2**40 + 7, torch.tensor([2**33 + 5]), torch.tensor([3])).tolist() == [[851750308]]
 
 
 @pytest.mark.parametrize("kind", [Rademacher, Sparse])
@@ -79,6 +79,13 @@ def test_bits_rows_columns_and_seeds_look_independent():
     for i, one in enumerate(tables):
         for other in tables[:i]:
             assert (one.T @ other).abs().max() < limit * math.sqrt(n)
+
+
+def test_rows_beyond_32_bits_are_no_copies():
+    near, far = (Rademacher(0, 128).block(torch.arange(first, first + 500), torch.float64) for first in (0, 2**32))
+    # 250,000 numbers that are normal, of which the largest is near 5 standard deviations.
+    assert (near @ far.T).abs().max() < 5.5 / math.sqrt(128)
+    assert (near.T @ far).abs().max() < 5.5 * math.sqrt(500) / 128
 
 
 def test_a_sparse_row_has_a_few_signs_of_length_one_in_ranges_of_their_own():
@@ -118,6 +125,26 @@ def test_gradients_are_projected_part_by_part(name, kind):
     least = features._measure(features.points(x), 4, False)[0]
     little = Projected(GradientFeatures(model, memory=max(8 * least, 3000)), 6, kind=kind)
     assert_close(little.phi(x), true)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_matrix_is_never_held_as_a_whole(kind, monkeypatch):
+    features = GradientFeatures(make("a transformer"))
+    x = inputs("a transformer", 3)
+    projected = Projected(features, 20, kind=kind)
+    u, v = torch.randn(20, 2).double(), torch.randn(*projected.phi(x).shape[:2], 2).double()
+    true = projected.phi(x), projected.push(x, u), projected.pull(x, v)
+    made = []
+
+    def counted(seed, rows, columns):
+        made.append(len(rows) * (projected.size if kind == "rademacher" else len(columns)))
+        return words(seed, rows, columns)
+
+    monkeypatch.setattr(signs, "words", counted)
+    monkeypatch.setattr(signs, "ENTRIES", 500)
+    for found, whole in zip((projected.phi(x), projected.push(x, u), projected.pull(x, v)), true, strict=True):
+        assert_close(found, whole)
+    assert max(made) <= 500 < sum(made) / 3
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -43,6 +43,7 @@ def words(seed: int, rows: Tensor, columns: Tensor) -> Tensor:
     low, high = (torch.tensor((seed >> shift) & WORD, device=rows.device) for shift in (0, 32))
     first = mix(mix(mix(low + 1 & WORD) ^ high) ^ columns)
     second = mix(first + 0x9E3779B9 & WORD)
+    # What is beyond 32 bits of a row goes in before the last round: added after it, rows would differ by a constant.
     return mix((mix((rows & WORD)[:, None] ^ first) + second & WORD) ^ mix(rows >> 32)[:, None])
 
 
@@ -116,22 +117,28 @@ class Sparse:
 
     def gather(self, rows: Tensor, u: Tensor) -> Tensor:
         """Some rows times u: from shape (k, *) to (q, *)."""
-        columns, signs = self.entries(rows, u.dtype)
         flat = u.reshape(len(u), -1)
         total = torch.zeros(len(rows), flat.shape[1], dtype=u.dtype, device=u.device)
-        for t in range(self.nonzeros):
-            total += signs[:, t, None] * flat[columns[:, t]]
+        for some, part in zip(self._some(rows), self._some(total), strict=True):
+            columns, signs = self.entries(some, u.dtype)
+            for t in range(self.nonzeros):
+                part += signs[:, t, None] * flat[columns[:, t]]
         return total.view(len(rows), *u.shape[1:])
 
     def spread(self, rows: Tensor, values: Tensor) -> Tensor:
         """Values times some rows: from shape (*, q) to (*, k)."""
-        columns, signs = self.entries(rows, values.dtype)
-        # Rows of memory are added to each other faster than columns.
-        flat = values.reshape(-1, len(rows)).T.contiguous()
-        total = flat.new_zeros(self.columns, flat.shape[1])
-        for t in range(self.nonzeros):
-            total.index_add_(0, columns[:, t], flat * signs[:, t, None])
+        flat = values.reshape(-1, len(rows))
+        total = flat.new_zeros(self.columns, flat.shape[0])
+        for some, part in zip(self._some(rows), self._some(flat.T), strict=True):
+            columns, signs = self.entries(some, values.dtype)
+            # Rows of memory are added to each other faster than columns.
+            part = part.contiguous()
+            for t in range(self.nonzeros):
+                total.index_add_(0, columns[:, t], part * signs[:, t, None])
         return total.T.reshape(*values.shape[:-1], self.columns)
+
+    def _some(self, t: Tensor) -> tuple[Tensor, ...]:
+        return t.split(max(1, ENTRIES // self.nonzeros))
 
 
 def _signs_of_octets(dtype: torch.dtype, device: torch.device) -> Tensor:
