@@ -102,8 +102,12 @@ class Outer:
         a = F.pad(self.a, (0, count) if self.size is not None else (0, 0, 0, count))
         return Outer(a, F.pad(self.b, (0, 0, 0, count)), self.first, self.size)
 
-    def rows(self) -> Tensor:
-        """The gradients with shape :math:`(n, c, p)`, in the order of the parameter's entries."""
+    def rows(self, room: Tensor | None = None) -> Tensor:
+        """The gradients with shape :math:`(n, c, p)`, in the order of the parameter's entries.
+
+        Args:
+            room: Numbers that may be written over; new memory costs as much as a product.
+        """
         n, c, g, _, d = self.b.shape
         if self.size is not None:
             table = self.b.new_zeros(n, c, self.size, d)
@@ -116,9 +120,11 @@ class Outer:
                 b = b.transpose(1, 2).reshape(n, -1, c * d).transpose(1, 2)
             else:
                 b = b.transpose(2, 3).reshape(n, c * d, -1)
+            out = None if room is None else room[:n * c * self.length].view(n, c * d, -1)
+            formed = torch.bmm(b, a) if out is None else torch.bmm(b, a, out=out)
             if self.first:
-                return (b @ a).view(n, c, d, -1).transpose(2, 3).reshape(n, c, -1)
-            return (b @ a).view(n, c, -1)
+                return formed.view(n, c, d, -1).transpose(2, 3).reshape(n, c, -1)
+            return formed.view(n, c, -1)
         a = self.a.unsqueeze(1)
         return (a.transpose(3, 4) @ self.b if self.first else self.b.transpose(3, 4) @ a).reshape(n, c, -1)
 

@@ -17,9 +17,8 @@ from .watching import Piece
 #: Below this many samples a symmetric block is computed as a whole.
 LEAF = 96
 
-#: About how many bytes of gradients a processor forms at a time. More would leave its cache before it is multiplied, and
-#: would lie in memory that is taken from the system page by page, and given back, each time.
-CACHED = 2**25
+#: About how many bytes of gradients a processor forms at a time. More would leave its cache before it is multiplied.
+CACHED = 2**24
 
 
 def multiply(x: Tile, z: Tile, full: bool, workspace: int, out: Tensor, pieces: set[Piece] | None = None) -> None:
@@ -75,10 +74,11 @@ def _by_forming(x: Outer, z: Outer, full: bool, workspace: int, out: Tensor) -> 
     room = min(workspace, CACHED) if x.b.device.type == "cpu" else workspace
     columns = c if full else max(1, min(c, room // max(many, 1)))
     if many * columns <= workspace or max(len(x.b), len(z.b)) == 1:
+        rooms = [side.b.new_empty(len(side.b) * columns * x.length) for side in ((x,) if same else (x, z))]
         for j in range(0, c, columns):
             part = slice(j, j + columns)
-            formed = Outer(x.a, x.b[:, part], x.first, x.size).rows()
-            other = formed if same else Outer(z.a, z.b[:, part], z.first, z.size).rows()
+            formed = Outer(x.a, x.b[:, part], x.first, x.size).rows(rooms[0])
+            other = formed if same else Outer(z.a, z.b[:, part], z.first, z.size).rows(rooms[1])
             _from_rows(formed, other, full, out, same)
         return
     # Not even one output of all samples has room: half of the samples at a time.
