@@ -44,7 +44,7 @@ def operations(features: GradientFeatures, some: Any, n: int, m: int | None = No
     with features._quietly():
         features._measure(points, count, False)
     with FlopCounterMode(display=False) as counter, features._quietly():
-        tile = features._tile(points, 0, len(points), count, False)
+        tile = features._tile(points, 0, len(points), count, False, features.memory)
     forming, each = 0.0, 2.0 * tile.columns * tile.rows.shape[2]
     for outer, _ in together(tile.outers, tile.outers):
         c, g, t, d = outer.b.shape[1:]

@@ -163,7 +163,8 @@ class GradientFeatures(FeatureMap):
             blocks = []
             for i, j in self._parts(points, len(points), full=False):
                 rows = self._gradients.rows(self._parameters, self._buffers, self._batch(points, i, j), self._values)
-                blocks.append(torch.cat([rows[name].reshape(j - i, self.columns_of(points), -1) for name in self.names], 2))
+                each = [rows[name].reshape(j - i, self.columns_of(points), -1) for name in self.names]
+                blocks.append(torch.cat(each, 2))
             return torch.cat(blocks)
 
     def parts(self, x: Any) -> Iterator[tuple[slice, Tensor, Tensor]]:
@@ -244,15 +245,16 @@ class GradientFeatures(FeatureMap):
         for i in range(0, len(points), side):
             rows = slice(i, min(i + side, len(points)))
             with self._quietly():
-                left = self._tile(points, rows.start, rows.stop, side, full)
+                left = self._tile(points, rows.start, rows.stop, side, full, self.memory)
             for j in range(0, len(others), side):
                 columns = slice(j, min(j + side, len(others)))
                 with self._quietly():
-                    right = left if others is points and columns == rows else self._tile(others, j, columns.stop, side, full)
+                    same = others is points and columns == rows
+                    right = left if same else self._tile(others, j, columns.stop, side, full, self.memory)
                     n, m = rows.stop - i, columns.stop - j
                     block = torch.zeros((n, c, m, c) if full else (n, m), dtype=self._out_dtype, device=self.device)
-                    self._multiply(left, right, full, EVERYTHING, {"all": block}, slice(0, n), slice(0, m))
-                    if left is right:
+                    self._multiply(left, right, full, EVERYTHING, {"all": block}, slice(0, n), slice(0, m), self.memory)
+                    if same:
                         mirror(block)
                 yield rows, columns, block
 
@@ -289,21 +291,21 @@ class GradientFeatures(FeatureMap):
             out = {group: torch.zeros((n, c, m, c) if full else (n, m), dtype=self._out_dtype, device=self.device)
                    for group in groups}
             _, each = self._measure(points, min(n, m), full)
-            room = self._room(sum(block.nbytes for block in out.values()))
+            room = max(self.memory - sum(block.nbytes for block in out.values()), 1)
             held = n if others is points else n + m
             if held * each <= KEPT * room:
-                left = self._tile(points, 0, n, min(n, m), full)
-                right = left if others is points else self._tile(others, 0, m, min(n, m), full)
-                self._multiply(left, right, full, groups, out, slice(0, n), slice(0, m))
+                left = self._tile(points, 0, n, min(n, m), full, room)
+                right = left if others is points else self._tile(others, 0, m, min(n, m), full, room)
+                self._multiply(left, right, full, groups, out, slice(0, n), slice(0, m), room)
             else:
-                self._by_panels(points, others, full, groups, out, int(KEPT * room // each))
+                self._by_panels(points, others, full, groups, out, room, int(KEPT * room // each))
             if others is points:
                 for block in out.values():
                     mirror(block)
         return out
 
     def _by_panels(self, points: Points, others: Points, full: bool, groups: Groups, out: dict[str, Tensor],
-                   most: int) -> None:
+                   room: int, most: int) -> None:
         """Keeps the gradients of as many rows as fit, and lets those of the columns pass by."""
         if most < 2:
             raise OutOfBudget(
@@ -314,17 +316,17 @@ class GradientFeatures(FeatureMap):
         panel, strip = max(1, 3 * most // 4), max(1, most // 4)
         for i in range(0, len(points), panel):
             rows = slice(i, min(i + panel, len(points)))
-            left = self._tile(points, rows.start, rows.stop, panel, full)
+            left = self._tile(points, rows.start, rows.stop, panel, full, room)
             if same:
-                self._multiply(left, left, full, groups, out, rows, rows)
+                self._multiply(left, left, full, groups, out, rows, rows, room)
             for j in range(rows.stop if same else 0, len(others), strip):
                 columns = slice(j, min(j + strip, len(others)))
-                right = self._tile(others, j, columns.stop, panel, full)
-                self._multiply(left, right, full, groups, out, rows, columns)
+                right = self._tile(others, j, columns.stop, panel, full, room)
+                self._multiply(left, right, full, groups, out, rows, columns, room)
 
     def _multiply(self, left: Tile, right: Tile, full: bool, groups: Groups, out: dict[str, Tensor], rows: slice,
-                  columns: slice) -> None:
-        workspace = int(WORKSPACE * self.memory)
+                  columns: slice, room: int) -> None:
+        workspace = int(WORKSPACE * room)
         left, right = aligned(left, right)
         for group, whole in out.items():
             block = whole[rows, :, columns] if full else whole[rows, columns]
@@ -333,10 +335,10 @@ class GradientFeatures(FeatureMap):
             with self._rounding():
                 multiply(left, right, full, workspace, block, pieces)
 
-    def _tile(self, points: Points, start: int, stop: int, count: int, full: bool) -> Tile:
-        """The gradients of some points, kept for products with ``count`` others."""
+    def _tile(self, points: Points, start: int, stop: int, count: int, full: bool, room: int) -> Tile:
+        """The gradients of some points, kept for products with ``count`` others, where ``room`` bytes are left."""
         graph, _ = self._measure(points, count, full)
-        step = self._step(graph, stop - start)
+        step = self._step(graph, stop - start, room)
         joined = Joined(stop - start)
         for i in range(start, stop, step):
             found = self._gradients(self._parameters, self._buffers, self._batch(points, i, min(i + step, stop)),
@@ -438,12 +440,12 @@ class GradientFeatures(FeatureMap):
 
     def _parts(self, points: Points, count: int, full: bool) -> Iterator[tuple[int, int]]:
         graph, _ = self._measure(points, count, full)
-        step = self._step(graph, len(points))
+        step = self._step(graph, len(points), self.memory)
         for i in range(0, len(points), step):
             yield i, min(i + step, len(points))
 
-    def _step(self, graph: int, count: int) -> int:
-        return max(1, min(count, MOST, int(UNDER_WAY * self.memory // max(graph, 1))))
+    def _step(self, graph: int, count: int, room: int) -> int:
+        return max(1, min(count, MOST, int(UNDER_WAY * room // max(graph, 1))))
 
     def _check_room(self, n: int, m: int, c: int, count: int) -> None:
         size = n * m * c * c * self._out_dtype.itemsize * count
@@ -453,9 +455,6 @@ class GradientFeatures(FeatureMap):
                 f"{as_words(self.memory)} for everything. Multiply without it, by KernelOperator(k, x) @ v, or raise "
                 "memory."
             )
-
-    def _room(self, taken: int) -> int:
-        return max(self.memory - taken, 1)
 
     @property
     def _out_dtype(self) -> torch.dtype:
@@ -484,7 +483,9 @@ def _tensor_of(outputs: Any) -> Tensor:
     if isinstance(logits, Tensor):
         outputs = logits
     if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or outputs.ndim == 0:
-        kind = f"{outputs.dtype} of shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+        kind = type(outputs).__name__
+        if isinstance(outputs, Tensor):
+            kind = f"{outputs.dtype} of shape {tuple(outputs.shape)}"
         raise ModelError(
             f"The network must give a tensor of real numbers with one row for each sample; it gave {kind}. "
             "Pass output=, a function that takes such a tensor from the outputs."

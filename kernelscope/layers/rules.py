@@ -101,14 +101,14 @@ def _read_convolution(input: Tensor, weight: Tensor, bias: Tensor | None = None,
     axes = weight.ndim - 2
     if input.ndim != weight.ndim:
         return None
-    options = {"kernel": tuple(weight.shape[2:]), "stride": _each(stride, axes), "dilation": _each(dilation, axes),
-               "groups": groups}
+    kernel, steps = tuple(weight.shape[2:]), _each(dilation, axes)
     if padding == "same":
-        around = [step * (width - 1) for step, width in zip(options["dilation"], options["kernel"], strict=True)]
-        options["padding"] = [(p // 2, p - p // 2) for p in around]
+        totals = [step * (width - 1) for step, width in zip(steps, kernel, strict=True)]
+        around = [(p // 2, p - p // 2) for p in totals]
     else:
-        options["padding"] = [(p, p) for p in _each(0 if padding == "valid" else padding, axes)]
-    return _call(input, weight=weight, bias=bias, **options)
+        around = [(p, p) for p in _each(0 if padding == "valid" else padding, axes)]
+    return _call(input, weight=weight, bias=bias, kernel=kernel, stride=_each(stride, axes), dilation=steps,
+                 groups=groups, padding=around)
 
 
 def _convolution(seen: Seen) -> dict[str, Factor]:
@@ -313,7 +313,9 @@ _LINEAR = Rule(_read_linear, _products(first=False), ("weight",), features_last=
 _MATMUL = Rule(_read_matmul, _products(first=True), ("weight",), features_last=True)
 _CONVOLUTION = Rule(_read_convolution, _convolution)
 _TRANSPOSED = Rule(_read_transposed, _transposed)
-_CHANNELS = {F.group_norm: _read_group_norm, F.batch_norm: _read_batch_norm, F.instance_norm: _read_instance_norm}
+_CHANNELS: dict[Any, Callable[..., Call | None]] = {
+    F.group_norm: _read_group_norm, F.batch_norm: _read_batch_norm, F.instance_norm: _read_instance_norm,
+}
 
 RULES: dict[Any, Rule] = {
     F.linear: _LINEAR,

@@ -116,7 +116,7 @@ class Watch(TorchFunctionMode):
         """Which entries of its parameter a tensor is; ``None`` if they are not in a row."""
         name = self._known[id(p)][1]
         whole = self.parameters[name]
-        start = p.storage_offset() - whole.storage_offset()
+        start = int(p.storage_offset()) - int(whole.storage_offset())
         if p.shape == whole.shape and p.stride() == whole.stride():
             return Piece(name, 0, whole.numel())
         if not whole.is_contiguous():
