@@ -96,6 +96,8 @@ class Network:
         Raises:
             ModelError: If it is that of another module.
         """
+        if not isinstance(state, Mapping):
+            raise ModelError(f"A state is what model.state_dict() gives, and a {type(state).__name__} came.")
         held = {**self.parameters, **self.buffers}
         # Of parameters that are one, a state dictionary has every name; a module may keep some buffers to itself.
         missing = [name for name in self.parameters if name not in state]

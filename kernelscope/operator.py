@@ -72,6 +72,8 @@ class KernelOperator:
             return self.kernel.matmul(self.x, None if self.x is self.z else self.z, v)
 
     def __getitem__(self, key: Any) -> KernelOperator:
+        if isinstance(key, tuple) and len(key) != 2:
+            raise DataError(f"An operator is cut by rows and columns, K[rows, columns]; {len(key)} entries came.")
         rows, columns = key if isinstance(key, tuple) else (key, slice(None))
         square = self.x is self.z and isinstance(rows, slice) and isinstance(columns, slice) and rows == columns
         return KernelOperator(self.kernel, _part(self.x, rows), None if square else _part(self.z, columns),
@@ -201,7 +203,11 @@ def _part(points: Points, key: Any) -> Points:
 
 
 def _numbers(key: Any, count: int) -> Sequence[int]:
-    found = torch.as_tensor(list(key) if isinstance(key, range) else key)
+    try:
+        found = torch.as_tensor(list(key) if isinstance(key, range) else key)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"Points are selected by a slice, their numbers or truth values; {key!r} came. "
+                        "Pass a list of whole numbers.") from error
     if found.dtype == torch.bool:
         if tuple(found.shape) != (count,):
             raise DataError(

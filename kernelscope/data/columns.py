@@ -40,6 +40,8 @@ class InMemory:
             _check_kind(values.dtype, "an array")
         elif values.layout != torch.strided:
             raise DataError(f"Points are dense tensors, and one is {values.layout}. Use x.to_dense().")
+        elif values.is_meta:
+            raise DataError("Points have values, and a tensor came that has only a shape (device meta). Load it first.")
         self.values, self.shape = values, tuple(values.shape)
 
     def rows(self, numbers: Sequence[int]) -> Tensor:
@@ -136,7 +138,9 @@ def columns_of(x: Any) -> list[Column] | dict[str, Column] | None:
             found = _by_name(paths)
         else:
             found = [_column(x, "the points")]
-    elif isinstance(x, tuple | list) and x and all(_is_column(value) for value in x):
+    # One tensor, and the rest are none: these are columns, of which some are no tensors yet, and no samples.
+    elif isinstance(x, tuple | list) and (all(_is_column(value) for value in x)
+                                          or any(isinstance(value, Tensor | np.ndarray) for value in x)):
         found = [_column(value, f"entry {place} of the points") for place, value in enumerate(x)]
     else:
         return None

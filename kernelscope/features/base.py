@@ -155,6 +155,9 @@ def check_factor(v: Any, what: str, name: str) -> None:
         kind = f"{v.dtype} of shape {tuple(v.shape)}" if isinstance(v, Tensor) else f"a {type(v).__name__}"
         raise DataError(f"{what} needs a tensor of real numbers with at least one axis; {name} is {kind}. "
                         "Use torch.as_tensor.")
+    if v.is_meta or (len(v) and not v.numel()):
+        what_came = "has only a shape (device meta)" if v.is_meta else f"has no columns, with shape {tuple(v.shape)}"
+        raise DataError(f"{what} needs numbers to multiply by, and {name} {what_came}. Pass at least one column.")
     if not bool(v.isfinite().all()):
         raise NonFiniteError(f"{what} would spread NaN or infinite values: {name} holds some. Remove them first.")
 

@@ -9,7 +9,7 @@ differentiation, forward and backward, and never hold a gradient of more than on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -495,8 +495,15 @@ def _tensor_of(outputs: Any) -> Tensor:
 
 def _selected(network: Network, parameters: Sequence[str] | None) -> list[str]:
     """The names of the parameters to differentiate by."""
-    if isinstance(parameters, str):
-        parameters = [parameters]
+    if parameters is not None:
+        parameters = [parameters] if isinstance(parameters, str) else parameters
+        parameters = list(parameters) if isinstance(parameters, Iterable) else [parameters]
+        odd = [wanted for wanted in parameters if not isinstance(wanted, str)]
+        if odd or not parameters:
+            raise DataError(
+                "parameters are the names of parameters, or of modules for all of theirs, such as "
+                f"{next(iter(network.parameters), 'weight')!r}; {f'a {type(odd[0]).__name__}' if odd else 'none'} came."
+            )
     names = network.trainable if parameters is None else [
         name for name in network.parameters
         if any(name == wanted or name.startswith(f"{wanted}.") for wanted in parameters)]

@@ -43,8 +43,8 @@ def draw_scores(result: GradientScores, ax: Axes, theme: Theme, *, query: int = 
 
 def strongest(result: GradientScores, query: int, k: int, part: str | None) -> list[tuple[int, float]]:
     """The strongest proponents and opponents with their scores, from the largest score down."""
-    if not 0 <= query < len(result):
-        raise DataError(f"There are {len(result)} test samples, so test sample {query} does not exist. Count from 0.")
+    if not isinstance(query, int) or not 0 <= query < len(result):
+        raise DataError(f"There are {len(result)} test samples, so test sample {query!r} does not exist. Count from 0.")
     found = []
     for proponents in (True, False):
         indices, scores = (values[query].tolist() for values in result.top(k, proponents, part))
