@@ -103,7 +103,7 @@ def test_blocks_of_any_size_give_the_same_kernel_and_product(name, outputs):
     model, x, z = make(name), inputs(name, 23), inputs(name, 17)
     whole = Tangent(model, outputs=outputs)
     true, square = whole(x, z), whole(x)
-    least = whole.features._measure(whole.points(x), 17, outputs == "full")[1]
+    least = whole.features._gatherer.measure(whole.points(x), 17, outputs == "full")[1]
     v = laws.random_like((*laws.columns_of(true), 2), true)
     refused = 0
     for samples in (1000, 60, 25, 12):
@@ -194,6 +194,25 @@ def test_kernels_of_different_outputs_are_not_added():
 def test_targets_are_needed_for_losses():
     with pytest.raises(DataError, match=r"only inputs came. Pass \(inputs, targets\)"):
         Tangent(make("a perceptron"), loss=squared_error)(vectors(3))
+
+
+def test_kernels_of_outputs_and_of_losses_read_the_same_points():
+    model, (x, y) = make("a perceptron"), with_targets(4, torch.float64, "cpu")
+    outputs, losses = Tangent(model, output=1), Tangent(model, loss=squared_error)
+    true, v = outputs(x) + losses((x, y)), torch.arange(4.0).double()
+    one, other = outputs.features, losses.features
+    for k in (outputs + losses, losses + outputs, 1 * (outputs + losses).T,
+              FeatureKernel(one + other), FeatureKernel(other + one)):
+        assert k.targets
+        assert_close(k((x, y)), true)
+        assert_close(ks.KernelOperator(k, (x, y)) @ v, true @ v)
+        with pytest.raises(DataError, match="only inputs came"):
+            k(x)
+    J, L = oracles.jacobian(model, x)[:, [1]], oracles.jacobian(model, (x, y), loss=squared_error)
+    for k, near, far in ((FeatureKernel(one, other), J, L), (FeatureKernel(other, one), L, J)):
+        assert_close(k((x, y)), oracles.products(near, far))
+        assert_close(k.T((x, y)), oracles.products(far, near))
+        assert_close(k.matmul((x, y), None, v), oracles.products(near, far) @ v)
 
 
 def test_data_are_read_from_where_they_are(tmp_path):

@@ -31,10 +31,12 @@ class FeatureMap(ABC):
         size: The number of features p.
         columns: The number of outputs c; ``None`` for a map with one vector for each point.
         memory: About how many bytes may be used.
+        targets: Whether points come with their targets.
     """
 
     size: int
     columns: int | None = None
+    targets: bool = False
     memory: int = 10**9
 
     @abstractmethod
@@ -51,7 +53,7 @@ class FeatureMap(ABC):
 
     def points(self, x: Any) -> Points:
         """What was handed in, as points."""
-        return as_points(x)
+        return as_points(x, self.targets)
 
     def columns_of(self, x: Any) -> int | None:
         """The number of outputs c for points like these; ``None`` for a map with one vector for each point."""

@@ -21,7 +21,7 @@ class Sum(FeatureMap):
     r"""The features of two maps side by side, :math:`(\phi(x), \psi(x))`; written ``left + right``.
 
     Args:
-        left: A map; it reads the points.
+        left: A map.
         right: A map with as many outputs.
 
     Raises:
@@ -38,12 +38,14 @@ class Sum(FeatureMap):
         self.left, self.right = left, right
         self.size = left.size + right.size
         self.memory = min(left.memory, right.memory)
+        self.targets = left.targets or right.targets
 
     def __repr__(self) -> str:
         return f"{self.left!r} + {self.right!r}"
 
     def points(self, x: Any) -> Points:
-        return self.left.points(x)
+        # What reads targets reads inputs too.
+        return (self.right if self.right.targets else self.left).points(x)
 
     def columns_of(self, x: Any) -> int | None:
         points = self.points(x)
@@ -116,7 +118,7 @@ class Preconditioned(FeatureMap):
                 "Flatten the scales of parameters in the order of the features."
             )
         self.features, self.scale = features, scale.detach().clone()
-        self.size, self.memory = features.size, features.memory
+        self.size, self.memory, self.targets = features.size, features.memory, features.targets
 
     def __repr__(self) -> str:
         return f"Preconditioned({self.features!r})"

@@ -112,6 +112,11 @@ class GradientFeatures(FeatureMap):
         """The number of parameters P."""
         return sum(shape.numel() for shape in self.shapes)
 
+    @property
+    def targets(self) -> bool:  # type: ignore[override]
+        """Whether points come with their targets: those of losses do."""
+        return self.loss is not None
+
     def columns_of(self, x: Any) -> int:
         """The number of outputs c for points like these."""
         if self._columns is None:
@@ -122,7 +127,7 @@ class GradientFeatures(FeatureMap):
 
     def points(self, x: Any) -> Points:
         """What was handed in, as points, with their targets where losses are differentiated."""
-        points = as_points(x, targets=self.loss is not None)
+        points = as_points(x, self.targets)
         if not len(points):
             raise DataError("There are no points: the inputs have no rows. Pass at least one.")
         return points

@@ -80,7 +80,7 @@ class Projected(FeatureMap):
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise DataError(f"seed says which random matrix, by a whole number; {seed!r} came.")
         self.features, self.size, self.kind, self.seed = features, dimension, kind, seed
-        self.memory = features.memory
+        self.memory, self.targets = features.memory, features.targets
         self._matrix = KINDS[kind](seed, dimension)
 
     def __repr__(self) -> str:

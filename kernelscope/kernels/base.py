@@ -25,9 +25,11 @@ class Kernel(ABC):
 
     Attributes:
         symmetric: Whether :math:`k(x, z) = k(z, x)`.
+        targets: Whether points come with their targets.
     """
 
     symmetric: bool = True
+    targets: bool = False
 
     @abstractmethod
     def __call__(self, x: Any, z: Any = None) -> Tensor:
@@ -40,7 +42,7 @@ class Kernel(ABC):
 
     def points(self, x: Any) -> Points:
         """What was handed in, as points."""
-        return as_points(x)
+        return as_points(x, self.targets)
 
     def columns_of(self, x: Any) -> int | None:
         """The number of outputs c of a kernel that keeps them apart, else ``None``."""
@@ -113,13 +115,22 @@ class _Composed(Kernel):
 
     parts: tuple[Kernel, ...]
 
+    @property
+    def targets(self) -> bool:  # type: ignore[override]
+        return any(part.targets for part in self.parts)
+
     def points(self, x: Any) -> Points:
-        return self.parts[0].points(x)
+        # What reads targets reads inputs too.
+        return next((part for part in self.parts if part.targets), self.parts[0]).points(x)
 
     def columns_of(self, x: Any) -> int | None:
         return next((c for part in self.parts if (c := part.columns_of(x)) is not None), None)
 
+    def _both(self, x: Any, z: Any) -> tuple[Points, Points | None]:
+        return self.points(x), None if z is None else self.points(z)
+
     def _blocks(self, x: Any, z: Any) -> list[Tensor]:
+        x, z = self._both(x, z)
         blocks = [part(x, z) for part in self.parts]
         if len({block.shape for block in blocks}) > 1:
             raise DataError(
@@ -154,9 +165,11 @@ class Sum(_Composed):
         return torch.add(*self._blocks(x, z))
 
     def matmul(self, x: Any, z: Any, v: Tensor) -> Tensor:
+        x, z = self._both(x, z)
         return self.parts[0].matmul(x, z, v) + self.parts[1].matmul(x, z, v)
 
     def diagonal(self, x: Any) -> Tensor:
+        x = self.points(x)
         return self.parts[0].diagonal(x) + self.parts[1].diagonal(x)
 
     @property
@@ -175,6 +188,7 @@ class Product(_Composed):
         return torch.mul(*self._blocks(x, z))
 
     def diagonal(self, x: Any) -> Tensor:
+        x = self.points(x)
         return self.parts[0].diagonal(x) * self.parts[1].diagonal(x)
 
     @property

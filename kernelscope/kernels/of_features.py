@@ -34,14 +34,17 @@ class FeatureKernel(Kernel):
             raise DataError(f'outputs must be "trace" or "full"; {outputs!r} came.')
         self.left, self.right, self.outputs = left, right, outputs
         self.symmetric = right is None
+        self.targets = left.targets or (right is not None and right.targets)
 
     def points(self, x: Any) -> Points:
-        return self.left.points(x)
+        # What reads targets reads inputs too.
+        return (self.right if self.right is not None and self.right.targets else self.left).points(x)
 
     def columns_of(self, x: Any) -> int | None:
         return self.left.columns_of(x) if self.outputs == "full" else None
 
     def __call__(self, x: Any, z: Any = None) -> Tensor:
+        x, z = self.points(x), None if z is None else self.points(z)
         if self.right is None:
             return self.left.inner(x, z, self.outputs == "full")
         return products(self.left, x, self.right, x if z is None else z, self.outputs == "full")
@@ -49,7 +52,7 @@ class FeatureKernel(Kernel):
     def matmul(self, x: Any, z: Any, v: Tensor) -> Tensor:
         right = self.left if self.right is None else self.right
         near = self.points(x)
-        far = near if z is None else right.points(z)
+        far = near if z is None else self.points(z)
         check_vector(self, near, far, v)
         c = None if self.outputs == "full" else self.left.columns_of(near)
         return multiply_by_features(self.left, near, right, far, v, c)

@@ -95,13 +95,18 @@ class Tangent(Kernel):
         self.outputs, self.cosine, self._checks = outputs, cosine, check
 
     def __repr__(self) -> str:
-        what = "losses" if self.features.loss is not None else "outputs"
+        what = "losses" if self.features.explained.loss is not None else "outputs"
         return f"Tangent({what} by {self.features.size} parameters, outputs={self.outputs!r})"
 
     @property
     def full(self) -> bool:
         """Whether pairs of outputs are kept apart."""
         return self.outputs == "full"
+
+    @property
+    def targets(self) -> bool:  # type: ignore[override]
+        """Whether points come with their targets: those of losses do."""
+        return self.features.targets
 
     @property
     def notes(self) -> tuple[str, ...]:
