@@ -95,7 +95,7 @@ class Tangent(Kernel):
         self.outputs, self.cosine, self._checks = outputs, cosine, check
 
     def __repr__(self) -> str:
-        what = "losses" if self.features.explained.loss is not None else "outputs"
+        what = "losses" if self.targets else "outputs"
         return f"Tangent({what} by {self.features.size} parameters, outputs={self.outputs!r})"
 
     @property
