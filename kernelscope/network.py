@@ -11,7 +11,6 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .errors import ModelError
+from .nested import mapped
 
 Parameters = dict[str, Tensor]
 Inputs = tuple[Any, ...]
@@ -135,15 +135,7 @@ def _no_flattening() -> None:
 
 
 def _copied(module: nn.Module, args: Any, kwargs: Any) -> Any:
-    return _copy_of(args), _copy_of(kwargs)
-
-
-def _copy_of(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.clone()
-    if isinstance(value, dict):
-        return {key: _copy_of(item) for key, item in value.items()}
-    return type(value)(_copy_of(item) for item in value) if isinstance(value, list | tuple) else value
+    return mapped(Tensor.clone, args), mapped(Tensor.clone, kwargs)
 
 
 def _skeleton(model: nn.Module) -> nn.Module:
@@ -168,6 +160,17 @@ def _skeleton(model: nn.Module) -> nn.Module:
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks",
           "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs", "_forward_hooks_always_called")
+
+
+def hooked_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The submodules with forward hooks other than those of a recording, which stand on the model alone."""
+    found = []
+    for name, module in model.named_modules():
+        own = [hook for table in (module._forward_hooks, module._forward_pre_hooks) for hook in table.values()
+               if not getattr(hook, "__module__", "").startswith(__package__)]
+        if own:
+            found.append((name, module))
+    return found
 
 
 def training_flags(model: nn.Module) -> tuple[str, ...]:
@@ -197,6 +200,24 @@ def exact_arithmetic() -> Iterator[None]:
 
 
 @contextmanager
+def reduced_products() -> Iterator[None]:
+    """Within it a GPU may round the factors of matrix products to TF32."""
+    tf32 = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+
+
+@contextmanager
+def undisturbed(device: torch.device) -> Iterator[None]:
+    """Within it everything is computed exactly, without a graph, and the user's random state is kept safe."""
+    with exact_arithmetic(), random_state(None, device), torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+@contextmanager
 def random_state(state: Tensor | None, device: torch.device) -> Iterator[None]:
     """Runs with the given random state and puts the user's own back; with ``None`` only keeps the user's safe."""
     devices = [device] if device.type == "cuda" else []
@@ -218,28 +239,6 @@ def set_random_state(state: Tensor, device: torch.device) -> None:
     else:
         # torch reads the bytes from the start of the storage, so a row of a table must become a tensor of its own.
         torch.set_rng_state(state.clone())
-
-
-def mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """Nested lists, tuples, dictionaries and data classes with another tensor in the place of each."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, list | tuple):
-        items = [mapped(function, item) for item in value]
-        # A named tuple takes its fields one by one.
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    if isinstance(value, dict):
-        # A copy, because a dictionary of a class of its own may be asked by attribute as well.
-        table = copy.copy(value)
-        for key, item in value.items():
-            table[key] = mapped(function, item)
-        return table
-    if is_dataclass(value) and not isinstance(value, type):
-        changed = copy.copy(value)
-        for part in fields(value):
-            object.__setattr__(changed, part.name, mapped(function, getattr(value, part.name)))
-        return changed
-    return value
 
 
 def cast(value: Any, dtype: torch.dtype, device: torch.device) -> Any:

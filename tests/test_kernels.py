@@ -103,7 +103,7 @@ def test_blocks_of_any_size_give_the_same_kernel_and_product(name, outputs):
     model, x, z = make(name), inputs(name, 23), inputs(name, 17)
     whole = Tangent(model, outputs=outputs)
     true, square = whole(x, z), whole(x)
-    least = whole.features._measure(whole.points(x), 17, outputs == "full")[1]
+    least = whole.features._gatherer.measure(whole.points(x), 17, outputs == "full")[1]
     v = laws.random_like((*laws.columns_of(true), 2), true)
     refused = 0
     for samples in (1000, 60, 25, 12):

@@ -122,7 +122,7 @@ def test_gradients_are_projected_part_by_part(name, kind):
     projected = Projected(features, 6, kind=kind)
     true = features.phi(x) @ matrix(projected)
     assert_close(projected.phi(x), true)
-    least = features._measure(features.points(x), 4, False)[0]
+    least = features._gatherer.measure(features.points(x), 4, False)[0]
     little = Projected(GradientFeatures(model, memory=max(8 * least, 3000)), 6, kind=kind)
     assert_close(little.phi(x), true)
 

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from kernelscope.features.gradient import GradientFeatures
 from kernelscope.layers.products import together
 from kernelscope.layers.tiles import by_pairs
+from kernelscope.network import undisturbed
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,11 @@ def operations(features: GradientFeatures, some: Any, n: int, m: int | None = No
     sides = (n if m is None else n + m) / len(points)
     pairs = n * (n + 1) / 2 if m is None else float(n * m)
     features.inner(some)  # what is observed at the first call is not counted
-    with features._quietly():
-        features._measure(points, count, False)
-    with FlopCounterMode(display=False) as counter, features._quietly():
-        tile = features._tile(points, 0, len(points), count, False, features.memory)
+    gatherer = features._gatherer
+    with undisturbed(features.device):
+        gatherer.measure(points, count, False)
+    with FlopCounterMode(display=False) as counter, undisturbed(features.device):
+        tile = gatherer.tile(points, 0, len(points), count, False, features.memory)
     forming, each = 0.0, 2.0 * tile.columns * tile.rows.shape[2]
     for outer, _ in together(tile.outers, tile.outers):
         c, g, t, d = outer.b.shape[1:]

@@ -47,7 +47,7 @@ def open_run(options: argparse.Namespace) -> Run:
     """
     from torch import nn
 
-    from ..run.losses import named_loss
+    from ..losses import named_loss
     from ..run.opening import load
     from ..storage import Store
 

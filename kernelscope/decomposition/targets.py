@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import DataError
+from ..nested import leaves
 from ..network import per_sample_losses
 from ..run.classes import class_indices
-from ..run.deliveries import leaves
 from ..run.run import Run
 
 

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..errors import DataError, KernelscopeError, ModelError, NonFiniteError
-from ..layers.batch import Batch, count, pick, tensors_of
-from ..network import Network, Parameters
-from ..run.copy_check import hooked_modules
-from ..run.deliveries import leaves
+from ..layers.batch import Batch, count, pick
+from ..nested import leaves
+from ..network import Network, Parameters, hooked_modules
 
 #: How many samples are looked at.
 FEW = 2
@@ -94,7 +93,7 @@ def look(network: Network, parameters: Parameters, buffers: Parameters, batch: B
     """
     # Copies, because a network may write to what it is given; and more than one, as some modules ask for.
     args, kwargs, side = pick(batch, torch.arange(FEW) % count(batch))
-    given = [t._version for t in tensors_of((args, kwargs))]
+    given = [t._version for t in leaves((args, kwargs))]
     state = {**parameters, **{name: b.clone() for name, b in buffers.items()}}
     try:
         outputs = functional_call(network.module(()), state, args, kwargs)
@@ -103,7 +102,7 @@ def look(network: Network, parameters: Parameters, buffers: Parameters, batch: B
             f"The network cannot be called with {_described(args, kwargs)}: {_first_line(error)}. Points are its "
             "inputs alone: a tuple for several by position, a dictionary for named ones; targets are for a loss."
         ) from error
-    if [t._version for t in tensors_of((args, kwargs))] != given:
+    if [t._version for t in leaves((args, kwargs))] != given:
         network.spare_inputs()
     try:
         explained = values(outputs, side)

@@ -1,7 +1,9 @@
 """Per-sample gradients of any module, by the factors they are made of."""
 
 from .batch import Batch
+from .capture import Gradients
 from .factors import Factor, Outer, Rows, merge
-from .gradients import Gradients, ModuleGradients, Plan, Values
+from .function import Values
+from .gradients import ModuleGradients
 
-__all__ = ["Batch", "Factor", "Gradients", "ModuleGradients", "Outer", "Plan", "Rows", "Values", "merge"]
+__all__ = ["Batch", "Factor", "Gradients", "ModuleGradients", "Outer", "Rows", "Values", "merge"]

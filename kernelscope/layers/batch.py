@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..nested import leaves, mapped
 from ..network import Parameters
 
 #: How many samples are observed.
@@ -21,32 +21,15 @@ class Batch(NamedTuple):
     kwargs: dict[str, Any] = {}
     side: Any = None
 
-def each_tensor(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Nested values with every tensor changed."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, dict):
-        return {key: each_tensor(item, change) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(each_tensor(item, change) for item in value)
-    return value
-
-
-def tensors_of(value: Any) -> list[Tensor]:
-    """The tensors within nested values."""
-    found: list[Tensor] = []
-    each_tensor(value, lambda t: found.append(t) or t)  # type: ignore[func-returns-value]
-    return found
-
 
 def count(batch: Batch) -> int:
     """The number of samples."""
-    return len(tensors_of(tuple(batch))[0])
+    return len(leaves(tuple(batch))[0])
 
 
 def pick(batch: Batch, numbers: Tensor) -> Batch:
     """Some samples by their numbers."""
-    return Batch(*each_tensor(tuple(batch), lambda t: t[numbers.to(t.device)]))
+    return Batch(*mapped(lambda t: t[numbers.to(t.device)], tuple(batch)))
 
 
 def some(batch: Batch) -> Batch:
@@ -56,7 +39,7 @@ def some(batch: Batch) -> Batch:
 
 def form(batch: Batch) -> tuple[Any, ...]:
     """What inputs have in common that a network treats alike."""
-    of = lambda value: tuple((tuple(t.shape[1:]), t.dtype) for t in tensors_of(value))
+    of = lambda value: tuple((tuple(t.shape[1:]), t.dtype) for t in leaves(value))
     return of(batch.args), tuple((name, of(value)) for name, value in batch.kwargs.items()), of(batch.side)
 
 
@@ -70,5 +53,4 @@ def shaken(parameters: Parameters, batch: Batch) -> tuple[Parameters, Batch]:
         size = float(t.square().mean().sqrt()) if t.numel() else 0.0
         return t + (0.5 * size or 0.5) * torch.randn(t.shape, generator=generator).to(t)
 
-    return each_tensor(parameters, change), Batch(each_tensor(batch.args, change), each_tensor(batch.kwargs, change),
-                                                  batch.side)
+    return mapped(change, parameters), Batch(mapped(change, batch.args), mapped(change, batch.kwargs), batch.side)

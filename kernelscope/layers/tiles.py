@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
+from .capture import Gradients
 from .factors import Factor, Outer, Rows, distinct, pairs_cost, rows_cost
-from .gradients import Gradients
 from .watching import Piece
 
 

@@ -24,13 +24,13 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from ..errors import RecordingError
+from ..losses import KNOWN
+from ..nested import leaves
 from ..network import get_random_state
 from . import precision
-from .deliveries import leaves
 from .keeping import Keep
 from .loading import LoaderTap, accompanied
 from .loss_calls import LossCall, same_values, target_of
-from .losses import KNOWN
 from .recording import Recording
 from .run import Run
 from .tape import Place

@@ -9,10 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 
-from ..network import exact_arithmetic, random_state
-from .deliveries import leaves
+from ..nested import leaves
+from ..network import exact_arithmetic, hooked_modules, random_state
 from .faults import warn
 from .passes import Pass
 from .precision import reduced
@@ -46,14 +45,3 @@ def warn_of_other_outputs(subject: Subject, seen: Pass, outputs: Any) -> bool:
         "the copy does not do is booked as unattributed, and final outputs are those of the copy."
     )
     return True
-
-
-def hooked_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The submodules with forward hooks other than those of a recording, which stand on the model alone."""
-    found = []
-    for name, module in model.named_modules():
-        own = [hook for table in (module._forward_hooks, module._forward_pre_hooks) for hook in table.values()
-               if not getattr(hook, "__module__", "").startswith(__package__.partition(".")[0])]
-        if own:
-            found.append((name, module))
-    return found

@@ -8,14 +8,14 @@ input that was computed on the way (scaled, cast, moved to a device) it is the b
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import DataError
+from ..nested import leaves
 
 Split = Callable[[Any], tuple[Any, Any]]
 
@@ -118,17 +118,6 @@ class Deliveries:
                     self._older.pop(place, None)
 
             entries.append((weakref.ref(t, gone), delivery))
-
-
-def leaves(value: Any) -> list[Tensor]:
-    """The tensors in nested lists, tuples, mappings and data classes."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    elif is_dataclass(value) and not isinstance(value, type):
-        value = [getattr(value, part.name) for part in fields(value)]
-    return [t for item in value for t in leaves(item)] if isinstance(value, list | tuple) else []
 
 
 def len_of(x: Tensor) -> int:

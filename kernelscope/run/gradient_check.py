@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from ..losses import Loss
 from ..network import exact_arithmetic, gradients_of, random_state
 from .faults import warn
 from .gradient import Tolerance, used_gradient
-from .losses import Loss
 from .precision import reduced
 from .samples import Samples
 from .step import Step

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..losses import Loss, named_loss
+from ..nested import leaves
 from ..network import cast
-from .deliveries import leaves
-from .losses import Loss, named_loss
 
 #: Losses that compare entry with entry, so that outputs and targets may be reshaped together.
 ELEMENTWISE = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from ..errors import RecordingError
-from ..network import cast, exact_arithmetic, mapped, random_state
-from .deliveries import leaves, len_of
-from .losses import Loss
+from ..losses import Loss
+from ..nested import leaves, mapped
+from ..network import cast, exact_arithmetic, random_state
+from .deliveries import len_of
 from .samples import Samples
 from .step import MicroBatch
 from .subject import Subject

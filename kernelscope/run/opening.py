@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from ..architecture import rebuild
 from ..errors import DataError, ModelError
+from ..losses import Loss, named_loss
 from ..network import Network
 from ..storage import Store
 from .comparing import compare_samples
-from .losses import Loss, named_loss
 from .run import Run
 from .validating import Validator
 

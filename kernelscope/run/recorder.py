@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ..losses import Loss
 from .classes import checked_names
 from .keeping import Keep
-from .losses import Loss
 from .recording import Recording
 from .samples import split_batch
 from .tape import Place

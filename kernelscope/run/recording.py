@@ -17,18 +17,18 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from ..errors import RecordingError, StoreError
+from ..losses import Loss
+from ..nested import leaves
 from ..network import Parameters, get_random_state
 from ..storage import MemoryStore, Store
 from . import faults, precision
 from .averages import Average, averaged
 from .classes import compare_names
 from .copy_check import warn_of_other_outputs
-from .deliveries import leaves
 from .gradient_check import warn_of_another_loss
 from .keeping import Keep
 from .loading import Deliver
 from .loss_check import refuse_other_losses
-from .losses import Loss
 from .optimizers import Optimizers, Plan
 from .passes import Pass, Passes
 from .rules import RULES

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ..errors import RecordingError
+from ..losses import Loss
 from ..network import Network
 from ..storage import Store
-from .losses import Loss
 from .run import Run
 from .samples import Samples
 

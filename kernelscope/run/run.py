@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
+from ..losses import Loss
 from ..network import Network, Parameters, unflatten
 from ..storage import MemoryStore, Store
 from .classes import MOST_CLASSES, QUANTITIES, class_count, class_indices, thirds
 from .index import RunIndex
-from .losses import Loss
 from .replay import replay
 from .step import Step
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import RecordingError, StoreExists
+from ..losses import Loss
 from ..network import Parameters
 from ..storage import MemoryStore, Store
 from ..storage.files import disk_errors
@@ -24,7 +25,6 @@ from ..storage.manifest import exists
 from .averages import Average
 from .faults import non_finite
 from .keeping import Keep
-from .losses import Loss
 from .optimizers import Optimizers
 from .resuming import take_up
 from .rows import Rows

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..errors import DataError
-from ..network import cast
-from .deliveries import leaves
+from .errors import DataError
+from .nested import leaves
+from .network import cast
 
 #: Losses that a stored run may name: taken from torch by this list, never imported from a file's word.
 KNOWN = ("cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",

@@ -1,0 +1,68 @@
+"""What is differentiated: outputs of a network, a function of them, or losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import DataError, ModelError
+from ..losses import Loss
+from ..nested import leaves
+from ..network import per_sample_losses
+
+
+@dataclass(frozen=True)
+class Explained:
+    """From a network's outputs, and targets beside them, to c numbers for each sample.
+
+    Attributes:
+        output: ``None`` for all outputs, the number of one, or a function of the outputs.
+        loss: A per-sample loss, taken instead.
+
+    Raises:
+        DataError: If both are given, or an output is asked for that there cannot be.
+    """
+
+    output: int | Callable[..., Tensor] | None = None
+    loss: Loss | None = None
+
+    def __post_init__(self) -> None:
+        output = self.output
+        if self.loss is not None and output is not None:
+            raise DataError("Either an output or a loss is differentiated; both came. Leave one out.")
+        if not (output is None or callable(output) or (isinstance(output, int) and not isinstance(output, bool))):
+            raise DataError(f"output must be the number of one output or a function of all; {output!r} came.")
+
+    def __call__(self, outputs: Any, side: Any) -> Tensor:
+        """What is differentiated, with shape (n, c)."""
+        if self.loss is not None:
+            losses = per_sample_losses(self.loss, _tensor_of(outputs), side, len(leaves(side)[0]))
+            return losses.unsqueeze(1)
+        if callable(self.output):
+            outputs = self.output(outputs)
+        values = _tensor_of(outputs)
+        values = values.unsqueeze(1) if values.ndim == 1 else values.flatten(1)
+        if isinstance(self.output, int):
+            if not -values.shape[1] <= self.output < values.shape[1]:
+                raise DataError(f"output={self.output} asks for one of {values.shape[1]} outputs. Count from 0.")
+            return values[:, [self.output]]
+        return values
+
+
+def _tensor_of(outputs: Any) -> Tensor:
+    """The outputs of a network as a tensor; those of a language model are its logits."""
+    logits = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
+    if isinstance(logits, Tensor):
+        outputs = logits
+    if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or outputs.ndim == 0:
+        kind = type(outputs).__name__
+        if isinstance(outputs, Tensor):
+            kind = f"{outputs.dtype} of shape {tuple(outputs.shape)}"
+        raise ModelError(
+            f"The network must give a tensor of real numbers with one row for each sample; it gave {kind}. "
+            "Pass output=, a function that takes such a tensor from the outputs."
+        )
+    return outputs
