@@ -65,7 +65,7 @@ def test_every_public_name_resolves():
 
 def test_the_lines_of_the_readme_run(tmp_path, monkeypatch):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    code, *later = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     assert len([line for line in code.splitlines() if line.strip()]) <= 16
     assert code.count("range(5)") == 1
     monkeypatch.chdir(tmp_path)
@@ -74,3 +74,7 @@ def test_the_lines_of_the_readme_run(tmp_path, monkeypatch):
     assert (tmp_path / "reports" / "digit.html").is_file()
     assert names["why"].check().ok
     assert len(ks.load("runs/digits")) == 23
+    for more in later:
+        exec(compile(more, "README.md", "exec"), names)
+    assert names["block"].shape == (360, 1437)
+    assert names["scores"].check().ok
