@@ -40,7 +40,7 @@ def test_it_is_the_product_of_jacobians(device, name, outputs):
         assert error(found, torch.tensordot(block.double().cpu(), v.double().cpu(), v.ndim)) <= most
 
 
-@pytest.mark.parametrize("precision, most", [("tf32", 3e-3), ("bf16", 3e-2)])
+@pytest.mark.parametrize(("precision", "most"), [("tf32", 3e-3), ("bf16", 3e-2)])
 def test_rounded_products_are_off_by_what_is_stated(device, precision, most):
     for name in ("a perceptron", "convolutions with stride, padding, dilation and groups", "a transformer"):
         x = moved(inputs(name, 24), device, torch.float32)
