@@ -113,6 +113,13 @@ class Outer:
             table = self.b.new_zeros(n, c, self.size, d)
             index = self.a.view(n, 1, -1, 1).expand(n, c, -1, d)
             return table.scatter_add_(2, index, self.b[:, :, 0]).flatten(2)
+        if self.single:
+            # Of one position the sum has one term, which is several times slower as a matrix product.
+            a, b = self.a[:, :, 0], self.b[:, :, 0, 0]
+            left, right = (a.unsqueeze(3), b.unsqueeze(2)) if self.first else (b.unsqueeze(3), a.unsqueeze(2))
+            if room is None:
+                return (left * right).flatten(2)
+            return torch.mul(left, right, out=room[:n * c * self.length].view(n, c, left.shape[2], -1)).flatten(2)
         if g == 1:
             # All outputs in one product for each sample: (c d_b, T) by (T, d_a); b as it lies in memory, if it can be.
             b, a = self.b[:, :, 0], self.a[:, 0]
