@@ -7,13 +7,13 @@ from kernelscope import KernelOperator
 from kernelscope.errors import DataError
 from kernelscope.features import base as features_base
 from kernelscope.kernels import FeatureKernel, base
-from tests import laws
+from tests import laws, operator_laws
 from tests.laws import assert_close
 from tests.maps import KERNELS, Laplacian, M, Monomials, N, Waves
 from tests.networks import vectors
 
 
-@pytest.mark.parametrize("law", laws.OPERATORS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("law", operator_laws.OPERATORS, ids=lambda law: law.__name__)
 @pytest.mark.parametrize("name", KERNELS)
 def test_law(name, law, dtype, device):
     k, points = KERNELS[name](dtype, device)
