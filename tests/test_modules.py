@@ -166,7 +166,7 @@ def test_shares_through_a_module_are_those_of_plain_loops(name):
 @pytest.mark.parametrize(("name", "way"), [
     ("MLP", "layers"), ("CNN", "layers"), ("strided CNN with average pooling", "layers"), ("GroupNorm", "layers"),
     ("LayerNorm", "layers"), ("embedding", "layers"), ("embedding with padding", "layers"),
-    ("scaled dot product", "layers"), ("weight norm", "samples"), ("attention", "samples"), ("transformer", "samples"),
+    ("scaled dot product", "layers"), ("weight norm", "layers"), ("attention", "layers"), ("transformer", "layers"),
 ])
 def test_common_modules_need_no_loop(name, way):
     make, inputs = MODULES[name]
@@ -195,6 +195,29 @@ def test_a_module_that_cannot_be_transformed_is_read_one_sample_at_a_time():
     assert complete(d) <= 1e-12
     assert d.info["engine"]["queries"] == "loop"
     assert len(d.info["notes"]) >= 1
+
+
+def test_a_module_may_take_another_branch_as_its_parameters_change():
+    class Switching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.switch = nn.Linear(3, 3), nn.Linear(3, 2), nn.Parameter(torch.ones(()))
+            self.taken = []
+
+        def forward(self, x):
+            self.taken.append(float(self.switch.detach()) > 1.05)
+            h = self.first(x).tanh()
+            return self.second(self.first(h) if self.taken[-1] else h) * self.switch
+
+    model = Switching().double()
+    x, y = vectors(), targets()
+    optimizer = torch.optim.SGD([{"params": [model.switch], "lr": 0.5},
+                                 {"params": [*model.first.parameters(), *model.second.parameters()]}], lr=0.1)
+    run, notes = train(model, x, y, optimizer, loss=F.cross_entropy, steps=12)
+    assert set(model.taken) == {True, False}
+    d = ks.decompose(run, x[:2])
+    assert_the_explicit_shares(d, notes, x[:2])
+    assert complete(d) <= 1e-12
 
 
 # -- samples that meet ------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 r"""The query side of a step kernel: outputs of the network at given parameters, and their gradients.
 
 Queries are read in eval mode, where each stands for itself. Their gradients :math:`\nabla_\theta f_c(x_q;\theta)` come
-from one batched pass where all layers are common ones, from a vectorised Jacobian where ``torch.func`` can transform
-the module, and else from plain automatic differentiation, one output at a time.
+from the factors that one batched pass gives, from a vectorised Jacobian where ``torch.func`` can transform the module,
+and else from plain automatic differentiation, one output at a time.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.func import jacrev, vmap
 
 from ..errors import ModelError
+from ..layers import Batch, Function, ModuleGradients
 from ..network import Network, Parameters, get_random_state, gradients_of, random_state, set_random_state
-from .layers import LayerGradients
 from .output import OutputFunctional
-from .training_side import AGREEMENT, perturbed
+from .training_side import AGREEMENT, WITHOUT_FACTORS, perturbed
 
 #: The ways to compute gradients, in the order in which they are tried.
 WAYS = ("layers", "vectorised", "loop")
@@ -52,7 +52,7 @@ class QuerySide:
         self.names = names
         self.way = WAYS[0]
         self.note = ""
-        self._layers: LayerGradients | None = None
+        self._layers: ModuleGradients | None = None
 
     def __len__(self) -> int:
         return len(self.inputs[0])
@@ -93,12 +93,10 @@ class QuerySide:
         scale = max(float(t.abs().max()) for t in truth)
         notes: list[str] = []
         for way in WAYS:
-            if way == "layers":
-                if not LayerGradients.covers(self.network, (), self.names):
-                    continue
-                self._layers = two._layers = LayerGradients(self.network, (), self.names)
             self.way = two.way = way
             problem = None if way == "loop" else _disagreement(two, parameters, buffers, truth, scale)
+            if way == "layers" and problem is None and two._layers is not None and not two._layers.by_uses:
+                problem = WITHOUT_FACTORS
             if problem is None:
                 break
             notes.append(f"queries not {way}: {problem}")
@@ -132,9 +130,11 @@ class QuerySide:
             )
 
     def _by_layers(self, parameters: Parameters, buffers: Parameters) -> list[Tensor]:
-        assert self._layers is not None
-        rows = self._layers(parameters, buffers, self.inputs, lambda raw: self.functional(raw, self.functional.side))
-        return [rows[name] for name in self.names]
+        function = Function(self.network, parameters, buffers, self.functional)
+        if self._layers is None:
+            self._layers = ModuleGradients(function, self.names)
+        rows = self._layers.at(function).rows_anyway(Batch(self.inputs, {}, self.functional.side))
+        return [rows[name].reshape(-1, *parameters[name].shape) for name in self.names]
 
     def _vectorised(self, parameters: Parameters, buffers: Parameters) -> list[Tensor]:
         own = {name: parameters[name] for name in self.names}

@@ -3,7 +3,7 @@ r"""The training side of a step kernel: how each sample's loss gradient meets a 
 For directions :math:`\psi_q` the shares need :math:`\langle\psi_q, g_i\rangle`, with :math:`g_i` the gradient of the
 i-th loss term at the parameters the forward pass saw. There are four exact ways, and all give the same numbers:
 
-- ``layers``: per-sample gradients of common layers from one batched pass, then one matrix product;
+- ``layers``: per-sample gradients from the factors that one batched pass gives, then one matrix product;
 - ``samples``: per-sample gradients by ``vmap(grad)``, then one matrix product;
 - ``batch``: a directional derivative of all losses of the batch at once, which also holds where the samples of a batch
   meet each other (batch normalisation) or share random numbers (dropout);
@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
+from ..layers import Batch, Function, ModuleGradients
 from ..network import Parameters, cast, gradients_of, per_sample_losses, random_state
 from ..run.replay import batch_tensors
 from ..run.run import Run
 from ..run.step import MicroBatch
-from .layers import LayerGradients
 
 #: The ways, in the order in which they are tried.
 WAYS = ("layers", "samples", "batch", "loop")
@@ -34,6 +34,9 @@ WAYS = ("layers", "samples", "batch", "loop")
 #: How closely a way must meet plain automatic differentiation, relative.
 AGREEMENT = {torch.float64: 1e-8, torch.float32: 1e-3}
 
+
+#: Why a way is not taken that would do what the next one does.
+WITHOUT_FACTORS = "no gradient follows from the uses of a parameter"
 
 #: Directions by parameter, with shape (Q, *), and a factor for each, to products with shape (Q, B).
 Products = Callable[[Parameters, dict[str, float]], Tensor]
@@ -60,7 +63,7 @@ class TrainingSide:
         self.memory = memory
         self._ways: dict[Kind, str] = {}
         self._notes: dict[str, None] = {}
-        self._layers: dict[tuple[tuple[str, ...], tuple[str, ...]], LayerGradients] = {}
+        self._layers: dict[tuple[tuple[str, ...], tuple[str, ...]], ModuleGradients] = {}
 
     @property
     def way(self) -> str:
@@ -125,10 +128,10 @@ class TrainingSide:
             truth = self._by_loop(batch, k, beside, moving, most)(directions, dict.fromkeys(moving, 1.0))
         coupled = self.run.network.couples(batch.training) or batch.random is not None
         ways = list(WAYS[2:] if coupled else WAYS)
-        if "layers" in ways and not LayerGradients.covers(self.run.network, batch.training, moving):
-            ways.remove("layers")
         for way in ways[:-1]:
             problem = self._disagreement(way, batch, k, beside, directions, truth)
+            if way == "layers" and problem is None and not self._layers[batch.training, tuple(moving)].by_uses:
+                problem = WITHOUT_FACTORS
             if problem is None:
                 return way
             self._notes[f"not by {way}: {problem}"] = None
@@ -180,11 +183,13 @@ class TrainingSide:
 
     def _layer_rows(self, batch: MicroBatch, parameters: Parameters, buffers: Parameters, inputs: tuple[Tensor, ...],
                     targets: Tensor, moving: list[str]) -> Parameters:
+        losses = lambda outputs, side: per_sample_losses(self.run.loss, outputs, side, len(side)).unsqueeze(1)
+        function = Function(self.run.network, parameters, buffers, losses, batch.training)
         key = batch.training, tuple(moving)
         if key not in self._layers:
-            self._layers[key] = LayerGradients(self.run.network, batch.training, moving)
-        losses = lambda outputs: per_sample_losses(self.run.loss, outputs, targets, len(targets)).unsqueeze(1)
-        return self._layers[key](parameters, buffers, inputs, losses)
+            self._layers[key] = ModuleGradients(function, moving)
+        rows = self._layers[key].at(function).rows_anyway(Batch(inputs, {}, targets))
+        return {name: found.flatten(0, 1) for name, found in rows.items()}
 
     def _transformed_rows(self, batch: MicroBatch, parameters: Parameters, buffers: Parameters,
                           inputs: tuple[Tensor, ...], targets: Tensor, moving: list[str]) -> Parameters:

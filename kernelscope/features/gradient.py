@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..budget import as_bytes, as_words
 from ..data.points import Points, as_points
 from ..errors import DataError, ModelError, OutOfBudget
-from ..layers import Batch, ModuleGradients, Outer
+from ..layers import Batch, Function, ModuleGradients, Outer
 from ..layers.batch import form
 from ..layers.jacobian import pull, push
 from ..layers.strips import strips
@@ -85,7 +85,8 @@ class GradientFeatures(FeatureMap):
     def _prepare(self) -> None:
         self._parameters: Parameters = cast(self.network.parameters, self.dtype, self.device)
         self._buffers: Parameters = cast(self.network.buffers, self.dtype, self.device)
-        self._gradients = ModuleGradients(self.network, self.names, self._parameters, self._buffers, self.explained)
+        self._gradients = ModuleGradients(
+            Function(self.network, self._parameters, self._buffers, self.explained), self.names)
         self._gatherer = Gatherer(self._gradients, self._batch, self.memory,
                                   torch.bfloat16 if self.precision == "bf16" else None)
         self._seen: set[Any] = set()

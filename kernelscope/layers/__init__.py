@@ -3,7 +3,7 @@
 from .batch import Batch
 from .capture import Gradients
 from .factors import Factor, Outer, Rows, merge
-from .function import Values
+from .function import Function, Values
 from .gradients import ModuleGradients
 
-__all__ = ["Batch", "Factor", "Gradients", "ModuleGradients", "Outer", "Rows", "Values", "merge"]
+__all__ = ["Batch", "Factor", "Function", "Gradients", "ModuleGradients", "Outer", "Rows", "Values", "merge"]

@@ -18,6 +18,10 @@ from .rules import Rule, Seen
 from .watching import Habits, Piece, Use
 
 
+class OtherUses(ModelError):
+    """A network does not do with some samples what was observed of it on others."""
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """How the gradients of a network are found, for inputs of one form."""
@@ -65,14 +69,14 @@ def capture(function: Function, plan: Plan, names: list[str], batch: Batch) -> G
     """The gradients by the parameters in ``names`` that the plan finds from their uses.
 
     Raises:
-        ModelError: If the network does not do with these samples what was planned for.
+        OtherUses: If the network does not do with these samples what was planned for.
     """
     if not plan.signs:
         with torch.no_grad():
             return Gradients(function(batch), {})
     watch, explained = function.watched(names, batch, plan.habits)
     if tuple(use.sign for use in watch.uses) != plan.signs:
-        raise ModelError(
+        raise OtherUses(
             "The network uses its parameters in another way for these inputs than for the first three samples, so "
             "their gradients cannot be found together. Pass inputs that take the same branches, in calls of their own."
         )

@@ -8,39 +8,46 @@ come out right by its uses is differentiated by itself.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
-from ..network import Network, Parameters
+from ..network import Parameters
 from .alone import alone
 from .batch import Batch, form, some
-from .capture import Gradients, Plan, capture
+from .capture import Gradients, OtherUses, Plan, capture
 from .factors import Rows
-from .function import Function, Values
+from .function import Function
 from .planning import Planner
 from .watching import Piece
 
 
 class ModuleGradients:
-    """Gradients of a network's outputs for every sample.
+    """Gradients of a function of a network for every sample.
 
     Args:
-        network: The network.
+        function: The network at its parameters, and what is taken from its outputs.
         names: The parameters to differentiate by.
-        parameters: The parameters as they are.
-        buffers: The buffers.
-        values: What is taken from the outputs and differentiated, with shape (n, c).
-        training: The submodules in train mode.
     """
 
-    def __init__(self, network: Network, names: list[str], parameters: Parameters, buffers: Parameters,
-                 values: Values, training: tuple[str, ...] = ()):
-        self.function, self.names = Function(network, parameters, buffers, values, training), list(names)
+    def __init__(self, function: Function, names: list[str]):
+        self.function, self.names = function, list(names)
         self._plans: dict[Any, Plan] = {}
+
+    def at(self, function: Function) -> ModuleGradients:
+        """The gradients at other parameters; what was observed of the network's ways is true of both."""
+        other = copy.copy(self)
+        other.function = function
+        return other
 
     @property
     def notes(self) -> tuple[str, ...]:
         """The parameters that are differentiated by themselves, each with the reason."""
         return tuple(dict.fromkeys(note for plan in self._plans.values() for note in plan.notes))
+
+    @property
+    def by_uses(self) -> bool:
+        """Whether a gradient was found from the uses of a parameter, and not by differentiating samples alone."""
+        return any(plan.signs for plan in self._plans.values())
 
     def plan(self, batch: Batch) -> Plan:
         """How gradients are found for inputs like these; observed once for each form of input."""
@@ -63,3 +70,10 @@ class ModuleGradients:
     def rows(self, batch: Batch) -> Parameters:
         """The gradients as rows with shape (n, c, p) by parameter."""
         return self(batch).by_name(self.names, self.function.parameters)
+
+    def rows_anyway(self, batch: Batch) -> Parameters:
+        """The rows; of samples with which the network does something else than planned, one sample at a time."""
+        try:
+            return self.rows(batch)
+        except OtherUses:
+            return alone(self.function, self.names, batch)
