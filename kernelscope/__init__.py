@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from . import data
     from .decomposition.exact import decompose
-    from .decomposition.explanation import Explanation, explain
+    from .decomposition.explaining import explain
+    from .decomposition.explanation import Explanation
     from .decomposition.result import Decomposition
     from .report import Report
     from .run.opening import load
@@ -32,7 +33,7 @@ _HOMES = {
     "Report": "report",
     "Run": "run.run",
     "decompose": "decomposition.exact",
-    "explain": "decomposition.explanation",
+    "explain": "decomposition.explaining",
     "load": "run.opening",
     "record": "run.recorder",
 }

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
 from .data import Digits, digits
-from .decomposition.explanation import explain
+from .decomposition.explaining import explain
 from .report import Report
 from .run.recorder import record
 

@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import kernelscope as ks
 from kernelscope import pictures
-from kernelscope.decomposition.explanation import CANCELLATION_LIMIT, Explanation, from_decomposition
+from kernelscope.decomposition.explaining import from_decomposition
+from kernelscope.decomposition.explanation import CANCELLATION_LIMIT, Explanation
 from kernelscope.errors import DataError
 from tests.synthetic import explanation, images, ledger
 

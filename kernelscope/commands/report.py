@@ -21,7 +21,7 @@ def run(options: argparse.Namespace) -> Answer:
     import time
     from dataclasses import replace
 
-    from ..decomposition.explanation import explain
+    from ..decomposition.explaining import explain
     from ..decomposition.wording import counted
     from ..report import Report
     from . import telling
