@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..checkpointing import without_checkpoints
 from ..network import Inputs, Network, Parameters
 
 #: From the layer, its input (n, ...) and the gradients at its output (n, c, ...) to rows (n, c, *) by own name.
@@ -59,7 +60,7 @@ class LayerGradients:
         seen: list[_Use] = []
         hooks = [module.register_forward_hook(_watch(seen, own)) for module, own in self._layers]
         try:
-            with torch.enable_grad():
+            with torch.enable_grad(), without_checkpoints():
                 state = {**parameters, **{name: b.clone() for name, b in buffers.items()}}
                 explained = values(functional_call(self._module, state, inputs))
                 columns = explained.sum(0).unbind()

@@ -102,7 +102,8 @@ class Optimizers:
                 name = self._subject.name(p)
                 for key, value in optimizer.state.get(p, {}).items() if name is not None else ():
                     if value is not None:
-                        yield f"{first}|{name}|{key}", torch.as_tensor(value)
+                        value = torch.as_tensor(value)
+                        yield f"{first}|{name}|{key}", value.to_dense() if value.is_sparse else value
 
     def forget(self) -> None:
         """Lets go of all of them."""
