@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import data
+    from . import data, errors
     from .decomposition.exact import decompose
     from .decomposition.explaining import explain
     from .decomposition.explanation import Explanation
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Decomposition", "Explanation", "Report", "Run", "data", "decompose", "explain", "load", "record"]
+__all__ = ["Decomposition", "Explanation", "Report", "Run", "data", "decompose", "errors", "explain", "load",
+           "record"]
 
 _HOMES = {
     "Decomposition": "decomposition.result",

@@ -410,9 +410,12 @@ def test_report_takes_other_points(run, tmp_path, capsys):
     assert found["queries"] == ["Point 0", "Point 1"]
 
 
-def test_report_into_a_folder_that_is_not_there_makes_it(run, tmp_path, capsys):
-    assert main(["report", run, "-o", str(tmp_path / "new" / "page.html"), "--sample", "1"]) == 0
-    assert (tmp_path / "new" / "page.html").is_file()
+def test_report_into_a_folder_that_is_not_there_is_refused_before_anything_is_computed(run, tmp_path, capsys,
+                                                                                        monkeypatch):
+    monkeypatch.setattr("kernelscope.commands.opening.open_run", None)
+    assert main(["report", run, "-o", str(tmp_path / "new" / "page.html"), "--sample", "1"]) == 2
+    assert f"There is no folder {tmp_path / 'new'} to write page.html into." in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 # -- record ------------------------------------------------------------------------------------------------------------

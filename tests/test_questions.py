@@ -283,7 +283,7 @@ def test_the_margin_of_one_logit_is_the_lead_of_the_class_it_predicts():
     ({"memory": None}, "None came"),
     ({"memory": True}, "True came"),
     ({"memory": float("nan")}, "nan came"),
-    ({"dtype": "float32"}, "float32 came"),
+    ({"dtype": "float32"}, "torch.float32; 'float32' came"),
     ({"groups": ["a"]}, "each of the 12 training samples; 1 came"),
 ])
 def test_a_place_or_a_size_that_there_is_not_is_refused(run, options, sentence):
@@ -359,7 +359,7 @@ def test_an_explanation_takes_queries_in_any_form(run):
 
 @pytest.mark.parametrize(("options", "sentence"), [
     ({"k": 0}, "got k=0"), ({"k": -1}, "got k=-1"), ({"k": 2.5}, "got k=2.5"), ({"k": "3"}, "got k='3'"),
-    ({"k": True}, "got k=True"), ({"labels": 5}, "a int came"), ({"labels": ["a"]}, "12 samples; got 1"),
+    ({"k": True}, "got k=True"), ({"labels": 5}, "as a list; 5 came"), ({"labels": ["a"]}, "12 samples; got 1"),
     ({"output": 99}, "output=99 is none"), ({"output": "logits"}, "one output for each query; the ledger has 3"),
 ])
 def test_an_explanation_refuses_what_does_not_fit(run, options, sentence):

@@ -6,8 +6,9 @@ samples and true answers that a person will read are put beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from ..run.run import Run
 from . import wording
 from .exact import decompose
 from .explanation import Explanation, shown
-from .questions import as_queries, as_targets, checked_count, checked_run
+from .questions import as_queries, as_targets, as_words, checked_count, checked_run
 from .result import Decomposition
 from .targets import class_targets
 
@@ -72,7 +73,8 @@ def explain(
         [[0, 'left'], [1, 'left']]
     """
     run, k = checked_run(run), checked_count(k)
-    words = run.labels if labels is None else _words(labels)
+    _check_options(options)
+    words = run.labels if labels is None else as_words(labels, "labels")
     if words is not None and len(words) != run.size:
         raise DataError(f"explain needs one label for each of the run's {run.size} samples; got {len(words)}.")
     queries = as_queries(x, tuple(run.samples.inputs), alike=True)
@@ -89,6 +91,15 @@ def explain(
         replace(ledger, labels=words, output_names=names), queries, run.sample, kind=kind, classes=run.class_names,
         targets=given, k=k, column=int(name) if name.isdigit() and not callable(output) else None,
     )
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    known = list(signature(decompose).parameters)
+    passed = [name for name in known[known.index("targets") + 1:] if name != "groups"]
+    odd = next((name for name in options if name not in passed), None)
+    if odd is not None:
+        way = "Samples are grouped by labels=." if odd == "groups" else f"Those of decompose are {', '.join(passed)}."
+        raise DataError(f"explain has no option {odd!r}. {way}")
 
 
 def from_decomposition(
@@ -150,14 +161,6 @@ def _in_a_row(x: Tensor | tuple[Tensor, ...]) -> Tensor:
     """A copy of inputs as one tensor; of several the entries in a row, whose shape is that of no picture."""
     parts = [t.detach().cpu() for t in _parts(x)]
     return parts[0].clone() if len(parts) == 1 else torch.cat([t.flatten(1) for t in parts], 1).unsqueeze(1)
-
-
-def _words(labels: Any) -> list[str]:
-    """Labels as words, whatever holds them: a tensor's repr is no word for a sample."""
-    plain = labels.tolist() if hasattr(labels, "tolist") else labels
-    if not isinstance(plain, Iterable):
-        raise DataError(f"labels must hold a word for each training sample; a {type(labels).__name__} came.")
-    return [str(word.item() if isinstance(word, Tensor) and word.ndim == 0 else word) for word in plain]
 
 
 def _one_quantity(run: Run) -> bool:

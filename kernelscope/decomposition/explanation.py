@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
-from ..result import Check, CheckRow, Result, as_float64
+from ..arguments import as_count, as_whole, what_came
+from ..errors import DataError
+from ..result import Check, CheckRow, Result, as_float64, rows_of
 from . import tables, wording
 from .gallery import gallery
 from .result import Decomposition
@@ -63,7 +65,7 @@ class Explanation(Result):
 
     def __getitem__(self, queries: int | slice | list[int] | Tensor) -> Self:
         """The explanations of some of the queries."""
-        rows = torch.arange(len(self))[queries].reshape(-1)
+        rows = rows_of(queries, len(self))
         ledger = self.decomposition[rows]
         samples = shown(ledger, self.k)
         kept = torch.isin(self.samples, samples)
@@ -89,7 +91,7 @@ class Explanation(Result):
 
     def net(self, query: int = 0) -> float:
         r"""The cancellation ratio :math:`|\sum_i c_i| / \sum_i |c_i|`: 1 when all pull one way, 0 when they cancel."""
-        shares = self.shares[query]
+        shares = self.shares[self.decomposition.place(query)]
         total = float(shares.abs().sum())
         return abs(float(shares.sum())) / total if total > 0 else 0.0
 
@@ -99,6 +101,7 @@ class Explanation(Result):
 
     def unmoved(self, query: int = 0) -> bool:
         """Whether no step of the run changed the explained output, as with a learning rate of zero."""
+        query = self.decomposition.place(query)
         path = self.decomposition.path[query, 0]
         return not bool(self.shares[query].any()) and bool((path == path[0]).all())
 
@@ -112,6 +115,7 @@ class Explanation(Result):
 
     def class_name(self, index: int) -> str:
         """The word for a class."""
+        index = as_count(index, "index")
         return self.classes[index] if index < len(self.classes) else str(index)
 
     def probabilities(self, query: int = 0) -> Tensor | None:
@@ -124,7 +128,7 @@ class Explanation(Result):
 
         One output z that tells two classes apart stands for the logits (0, z).
         """
-        outputs = self.decomposition.outputs
+        query, outputs = self.decomposition.place(query), self.decomposition.outputs
         if self.kind == "output" or (self.kind == "margin" and outputs is None):
             return None
         one = self.decomposition.path[query] if self.kind == "logit" or outputs is None else outputs[query]
@@ -141,6 +145,7 @@ class Explanation(Result):
     def group_shares(self, query: int = 0) -> Tensor:
         """The contribution of each group, with shape :math:`(G,)`."""
         ledger = self.decomposition
+        query = ledger.place(query)
         if ledger.group_steps is not None and ledger.groups:
             return as_float64(ledger.group_steps[query, 0]).sum(-1)
         if not ledger.labels:
@@ -161,7 +166,7 @@ class Explanation(Result):
 
     def booked(self, query: int = 0) -> Tensor:
         """What the data had added after each number of steps, from none on, with shape :math:`(T + 1,)`."""
-        steps = as_float64(self.decomposition.steps[query, 0])
+        steps = as_float64(self.decomposition.steps[self.decomposition.place(query), 0])
         return torch.cat([steps.new_zeros(1), steps.cumsum(0)])
 
     def learned(self, query: int = 0) -> tuple[int | None, int | None]:
@@ -175,7 +180,7 @@ class Explanation(Result):
         the second the number of steps after which the predicted class never changes. Either is ``None`` when it has no
         meaning: the output ends where it began, nothing is classified.
         """
-        path = as_float64(self.decomposition.path[query, 0])
+        path = as_float64(self.decomposition.path[self.decomposition.place(query), 0])
         left = (path - path[-1]).abs()
         half = None if left[0] == 0 else _stays(left <= left[0] / 2)
         answer, scores = self.answer(query), self._scores(query)
@@ -192,8 +197,10 @@ class Explanation(Result):
 
     def ranked(self, query: int, k: int, sign: int) -> list[int]:
         """Positions of the ``k`` samples with the strongest share of this sign, strongest first."""
-        shares = self.shares[query] * sign
-        order = shares.argsort(descending=True, stable=True)[:k]
+        if as_whole(sign) not in (-1, 1):
+            raise DataError(f"sign must be 1, for what pushed up, or -1, for what pushed down; {what_came(sign)} came.")
+        shares = self.shares[self.decomposition.place(query)] * sign
+        order = shares.argsort(descending=True, stable=True)[:as_count(k, "k", least=1)]
         return order[shares[order] > 0].tolist()
 
     def by_group(self) -> pd.DataFrame:
@@ -222,7 +229,8 @@ class Explanation(Result):
 
     def sentence(self, query: int = 0) -> str:
         """Why, in words; every clause is computed from the ledger, and claims less when the ledger holds less."""
-        return " ".join(text for text in wording.clauses(self, query).values() if text)
+        clauses = wording.clauses(self, self.decomposition.place(query))
+        return " ".join(text for text in clauses.values() if text)
 
     def check(self) -> Check:
         """The checks of the ledger, whether groups add up to the data channel, and how much the shares cancel."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import as_whole, what_came
 from ..errors import DataError, ModelError
 from ..network import cast, per_sample_losses
 from ..run.run import Run
@@ -54,20 +55,22 @@ def output_functional(output: Any, final: Any, targets: Tensor | None, run: Run,
     Raises:
         DataError: If the network has no such output, or targets are missing or none that the loss takes.
     """
-    if output is None or output == "logits":
+    named = output if isinstance(output, str) else None
+    if output is None or named == "logits":
         all_of_them = OutputFunctional(_rows, None, [])
         return _named(all_of_them, _first(all_of_them, final, count), run.class_names)
-    if hasattr(output, "__index__") and not isinstance(output, bool | Tensor):
-        return _column(output.__index__(), _first(OutputFunctional(_rows, None, []), final, count).shape[1])
-    if output == "margin":
+    index = as_whole(output)
+    if index is not None:
+        return _column(index, _first(OutputFunctional(_rows, None, []), final, count).shape[1])
+    if named == "margin":
         return _margin(final, run)
-    if output == "answer":
+    if named == "answer":
         kind = natural_output(run, final)
         if kind == "margin":
             return _margin(final, run)
         first = _column(0, _first(OutputFunctional(_rows, None, []), final, count).shape[1])
         return replace(first, names=["logit"]) if kind == "logit" else first
-    if output == "loss":
+    if named == "loss":
         targets = fitted_targets(_needed(targets, count), final, run)
         # One number for each query, as for a sample in training: further axes are averaged.
         each = lambda out, side: per_sample_losses(run.loss, out, side, len(side)).unsqueeze(1)
@@ -81,7 +84,7 @@ def output_functional(output: Any, final: Any, targets: Tensor | None, run: Run,
         return _named(given, _first(given, final, count), None)
     raise DataError(
         f"output must be None, one of {', '.join(NAMED)}, the number of an output, or a function of the outputs; "
-        f"{output!r} came. None explains all outputs of the network."
+        f"{what_came(output)} came. None explains all outputs of the network."
     )
 
 

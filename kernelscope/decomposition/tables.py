@@ -76,6 +76,7 @@ def over_time(why: Explanation) -> pd.DataFrame:
 def balance(why: Explanation, query: int) -> list[tuple[str, str, float]]:
     """The lines of the balance sheet of one query: (name, kind, value) from the initial output to the final one."""
     ledger = why.decomposition
+    query = ledger.place(query)
     shares, names = why.group_shares(query), why.group_names()
     lines = [("initial", "initial", float(ledger.initial[query, 0]))]
     lines += [(names[g], "group", float(shares[g])) for g in shares.argsort(descending=True, stable=True).tolist()]

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..architecture import rebuild
+from ..arguments import as_path
 from ..errors import DataError, ModelError
 from ..network import Network
 from ..storage import Store
@@ -40,6 +41,7 @@ def load(path: str | Path, model: nn.Module | None = None, data: Any = None,
         DataError: If ``data`` does not hold the samples that the run was trained on, or something that they cannot be
             told from.
     """
+    path = as_path(path, "The folder of a run", 'kernelscope.load("runs/digits")')
     store = Store.open(path, kind="run")
     meta = store.meta
     Validator(meta, path)
