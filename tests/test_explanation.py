@@ -315,7 +315,7 @@ def test_samples_without_labels_form_one_group():
 def test_several_outputs_at_once_are_refused_with_a_way_out():
     made = ledger(q=1)
     two = replace(made, initial=torch.zeros(1, 2))
-    with pytest.raises(DataError, match="output=\"margin\""):
+    with pytest.raises(DataError, match="output=\"margin\" for the lead"):
         from_decomposition(two, images(1), lambda i: (images(1)[0], torch.tensor(0)))
 
 

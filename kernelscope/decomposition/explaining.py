@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import wraps
 from inspect import signature
 from typing import Any
 
@@ -19,9 +20,10 @@ from ..run.run import Run
 from . import wording
 from .exact import decompose
 from .explanation import Explanation, shown
+from .output import advice
 from .questions import as_queries, as_targets, as_words, checked_count, checked_run
 from .result import Decomposition
-from .targets import class_targets
+from .targets import class_targets, shape_of
 
 
 def explain(
@@ -79,7 +81,8 @@ def explain(
         raise DataError(f"explain needs one label for each of the run's {run.size} samples; got {len(words)}.")
     queries = as_queries(x, tuple(run.samples.inputs), alike=True)
     given = as_targets(targets, len(queries[0]))
-    ledger = decompose(run, queries, "answer" if output is None else output, targets=given, groups=words, **options)
+    asked = "answer" if output is None else _one_number(output) if callable(output) else output
+    ledger = decompose(run, queries, asked, targets=given, groups=words, **options)
     name = ledger.output_names[0]
     kind = name if name in ("margin", "logit") else "output"
     # Where a network has one output, its number tells nobody anything; nor does that of a function of them.
@@ -100,6 +103,22 @@ def _check_options(options: Mapping[str, Any]) -> None:
     if odd is not None:
         way = "Samples are grouped by labels=." if odd == "groups" else f"Those of decompose are {', '.join(passed)}."
         raise DataError(f"explain has no option {odd!r}. {way}")
+
+
+def _one_number(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The function, refused before anything is computed if it gives several numbers for a query."""
+    @wraps(function, updated=())
+    def picked(outputs: Any, *others: Any) -> Tensor:
+        values = function(outputs, *others)
+        if isinstance(values, Tensor) and values.ndim and values[:1].numel() > 1:
+            raise DataError(
+                f"An explanation is of one number for each query, and the function given as output gives "
+                f"{values[:1].numel()}, with the shape {tuple(values.shape)}; the network's outputs are "
+                f"{shape_of(outputs)}. {advice(outputs)} decompose takes all of them."
+            )
+        return values
+
+    return picked
 
 
 def from_decomposition(
@@ -130,8 +149,9 @@ def from_decomposition(
     """
     if ledger.initial.shape[1] != 1:
         raise DataError(
-            f"An explanation is of one output for each query; the ledger has {ledger.initial.shape[1]}. "
-            'Decompose with output="margin", or with a callable that returns one column.'
+            f"An explanation is of one output for each query, and the ledger has {ledger.initial.shape[1]}. Pass the "
+            'number of one of them, as output=0, output="margin" for the lead of a class, or a function that picks a '
+            "number for each query, such as output=lambda outputs: outputs.flatten(1)[:, 0]."
         )
     if kind == "margin" and ledger.outputs is not None and not classes:
         classes = [str(i) for i in range(max(ledger.outputs.shape[1], 2))]

@@ -119,7 +119,7 @@ def _margin(final: Any, run: Run) -> OutputFunctional:
         return OutputFunctional(lambda out, side: out.reshape(-1, 1) * (2 * side - 1), second, ["margin"])
     raise DataError(
         f"A margin needs outputs with shape (n, classes) and two classes or more, or one logit for two classes; this "
-        f"network gives {shape_of(final)}. {_advice(final)}"
+        f"network gives {shape_of(final)}. {advice(final)}"
     )
 
 
@@ -150,7 +150,7 @@ def _rows(values: Any, side: Any = None) -> Tensor:
     if not isinstance(values, Tensor) or values.ndim == 0 or not values.is_floating_point():
         raise ModelError(
             f"The explained output must be a tensor of real numbers with one row for each query; it is "
-            f"{shape_of(values)}. {_advice(values)}"
+            f"{shape_of(values)}. {advice(values)}"
         )
     return values.unsqueeze(1) if values.ndim == 1 else values.flatten(1)
 
@@ -169,7 +169,7 @@ def _first(functional: OutputFunctional, final: Any, count: int) -> Tensor:
     if len(rows) != count:
         raise DataError(
             f"The explained output must have one row for each of the {count} queries, and it has the shape "
-            f"{tuple(rows.shape)}. Pass a function that keeps the rows apart, such as lambda outputs: outputs[:, 0]."
+            f"{tuple(rows.shape)}. {advice(final)}"
         )
     return rows
 
@@ -195,10 +195,13 @@ def _takes_two(function: Callable[..., Any]) -> bool:
     return len([p for p in positional if p.default is p.empty]) >= 2 or any(p.name == "targets" for p in positional)
 
 
-def _advice(values: Any) -> str:
-    """The function that would pick a tensor out of such outputs."""
+def advice(values: Any) -> str:
+    """The function that would pick a number for each query out of such outputs."""
     if isinstance(values, Tensor):
-        return "Pass a function that picks a number for each query, such as output=lambda outputs: outputs[:, :1]."
+        picked = f"outputs{_pick(values)}"
+        if values.ndim > 2:
+            picked += f", one entry of the {tuple(values.shape[1:])} that each query has"
+        return f"Pass a function that picks a number for each query, such as output=lambda outputs: {picked}."
     parts: dict[str, Any] = {}
     if isinstance(values, Mapping):
         parts = {f"[{key!r}]": part for key, part in values.items()}
@@ -206,6 +209,10 @@ def _advice(values: Any) -> str:
         parts = {f".{part.name}": getattr(values, part.name) for part in fields(values)}
     elif isinstance(values, list | tuple):
         parts = {f"[{i}]": part for i, part in enumerate(values)}
-    path = next((path for path, part in parts.items() if isinstance(part, Tensor)), None)
-    return (f"Pass a function that picks a number for each query, such as output=lambda outputs: "
-            f"outputs{path or '...'}[:, :1].")
+    picked = next((f"{path}{_pick(part)}" for path, part in parts.items() if isinstance(part, Tensor)), "...[:, 0]")
+    return f"Pass a function that picks a number for each query, such as output=lambda outputs: outputs{picked}."
+
+
+def _pick(values: Tensor) -> str:
+    """The index of one number for each row, such as that of one position and class."""
+    return f"[:{', 0' * max(values.ndim - 1, 1)}]"

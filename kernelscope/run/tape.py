@@ -70,8 +70,8 @@ class Place:
             raise RecordingError("resume=True takes up a run in a folder, and none is named. Pass out=... as well.")
         if not isinstance(self.commit_every, int | float) or not self.commit_every >= 0:
             raise RecordingError(
-                f"commit_every must be a number of seconds from 0 on; {what_came(self.commit_every)} came. With 0 every "
-                "step is brought to the disk at once."
+                f"commit_every must be a number of seconds from 0 on; {what_came(self.commit_every)} came. With 0 "
+                "every step is brought to the disk at once."
             )
 
 
