@@ -59,7 +59,7 @@ class UnrolledStep:
         explained: Whether the gap is rounding.
         fresh: The momentum that parameters held before this step without any recorded step behind it.
         keys: For each parameter moved, under which key its momentum is carried.
-        silent: The parameters whose gradient was nothing but round-off; it counts as nought.
+        silent: The parameters whose gradient was nothing but round-off, which counts as nought, or was kept at nought.
     """
 
     linear: dict[str, Linear]
@@ -123,6 +123,7 @@ class Unroller:
         which = [self.run.names.index(name) for name in moving]
         autocast = any(batch.autocast for batch in step.batches)
         used = used_gradient(step, means, which, Tolerance.of(self.precision, autocast))
+        still = frozenset(moving[i] for i in used.still)
         doubtful = self._doubtful(step, moving, which, used.gradient)
         silent = frozenset(name for name in doubtful if self._is_silent(k, step, at, name))
         linear: dict[str, Linear] = {}
@@ -147,7 +148,7 @@ class Unroller:
         if missing <= 1e-5 * moving_by and not silent:
             # Of so small a gap seven digits are enough, and it is held for every step.
             gap = {name: part.float() for name, part in gap.items()}
-        return UnrolledStep(linear, used.weights, clip, gap, close, fresh, keys, silent)
+        return UnrolledStep(linear, used.weights, clip, gap, close, fresh, keys, silent | still)
 
     def _doubtful(self, step: Step, moving: list[str], which: list[int], gradients: list[Tensor]) -> list[str]:
         """The parameters whose whole gradient may be nothing but round-off.
@@ -189,7 +190,7 @@ class Unroller:
                    for key, value in (stored or {}).items() if key.rpartition("|")[0] == f"{step.owner}|{name}"}
             momentum = own.get(rule.momentum) if rule.momentum else None
             before = _before(name, state) if step.owner in self.run.restarts else None
-            if before is not None and _continues(state.momentum.get(before), momentum):
+            if before is not None and _continues(rule, state, before, own):
                 # The loop went on with the states it had: the chain of recorded steps is whole.
                 state.heir[step.owner, name] = before
                 continue
@@ -217,7 +218,14 @@ def _before(name: str, state: OptimizerState) -> Key | None:
     return (max(owners), name) if owners else None
 
 
-def _continues(recomputed: Tensor | None, stored: Tensor | None) -> bool:
+def _continues(rule: Rule, state: OptimizerState, before: Key, stored: dict[str, Tensor]) -> bool:
+    """Whether stored states are those that the steps before have left."""
+    left: dict[str, Tensor | None] = {**state.moments.get(before, {}), rule.momentum or "": state.momentum.get(before)}
+    return (int(stored.get("step", state.age[before])) == state.age[before]
+            and all(_alike(value, stored.get(word)) for word, value in left.items()))
+
+
+def _alike(recomputed: Tensor | None, stored: Tensor | None) -> bool:
     if recomputed is None or stored is None:
         return recomputed is stored
     return float((recomputed - stored).norm()) <= 1e-3 * float(stored.norm())

@@ -3,8 +3,9 @@ r"""Which gradient an optimizer was given, told from its recorded norms.
 The recorder keeps the norm of each parameter's gradient at the step, not the gradient. Recomputing the mean gradient
 :math:`g_j` of each forward pass then tells the rest: with several passes the weights :math:`w_j` follow one after the
 other from :math:`|w_1g_1 + \dots + w_jg_j|`; a ratio of norms that is the same for all parameters is a scale (clipping
-by norm, a summed loss, loss scaling); an even cut at the largest recorded entry is clipping by value. Nothing else is
-guessed: what remains is found as a step that the rule does not explain.
+by norm, a summed loss, loss scaling); an even cut at the largest recorded entry is clipping by value; a norm of nought
+where the samples have a gradient is that of a parameter that was frozen while its gradient was kept and cleared.
+Nothing else is guessed: what remains is found as a step that the rule does not explain.
 """
 
 from __future__ import annotations
@@ -26,11 +27,15 @@ class UsedGradient:
         weights: :math:`w_j`, one for each forward pass.
         clip: :math:`\kappa`: a number, or a tensor for each parameter.
         gradient: The gradient used, for each parameter.
+        still: The places of the parameters that were frozen, whose gradient is nought.
+        met: Whether it has the recorded norms.
     """
 
     weights: list[float]
     clip: float | list[Tensor]
     gradient: list[Tensor]
+    still: frozenset[int]
+    met: bool
 
 
 @dataclass(frozen=True)
@@ -58,13 +63,26 @@ def used_gradient(step: Step, means: Sequence[Sequence[Tensor]], which: Sequence
         which: The places of those parameters among all recorded ones, to read ``step.norms``.
         tolerance: How closely norms can be met.
     """
+    target = step.norms[list(which)].double()
+    still = _still(target, means, tolerance)
+    means = [[torch.zeros_like(g) if i in still else g for i, g in enumerate(mean)] for mean in means]
     weights = _weights(step, means, which, tolerance)
     total = [sum(w * g for w, g in zip(weights, parts, strict=True)) for parts in zip(*means, strict=True)]
-    target = step.norms[list(which)].double()
     clip = _clip(target, step.largest, total, tolerance)
-    if isinstance(clip, float):
-        return UsedGradient(weights, clip, total if clip == 1.0 else [clip * t for t in total])
-    return UsedGradient(weights, clip, [k * t for k, t in zip(clip, total, strict=True)])
+    if not isinstance(clip, float):
+        total = [k * t for k, t in zip(clip, total, strict=True)]
+    elif clip != 1.0:
+        total = [clip * t for t in total]
+    met = float((target - _norms(total)).norm()) <= tolerance.alike * float(target.norm())
+    return UsedGradient(weights, clip, total, still, met)
+
+
+def _still(target: Tensor, means: Sequence[Sequence[Tensor]], tolerance: Tolerance) -> frozenset[int]:
+    """The places where the recorded gradient is nought and the recomputed one is not."""
+    if bool(target.all()):
+        return frozenset()
+    norms = _norms([sum(parts) for parts in zip(*means, strict=True)])
+    return frozenset(((target == 0) & (norms > tolerance.equal * norms.norm())).nonzero().flatten().tolist())
 
 
 def _norms(tensors: Sequence[Tensor]) -> Tensor:
