@@ -43,6 +43,10 @@ def record(
     accumulation. The model, the loader and the random state are left exactly as they would be without recording. One
     network is recorded: its modules and frozen parameters stay as they are until the block ends.
 
+    A sample's id is its place in the data set that the loader reads, ``loader.dataset``. Of a ``Subset`` this is the
+    place in the subset, so that the sample behind id i is ``subset.dataset[subset.indices[i]]``; of a ``ConcatDataset``
+    the parts follow each other. Other ids are given by ``ids``, as from a data set that yields one with each sample.
+
     Args:
         model: The network that is trained, as the loop calls it; of one that is compiled or spread over devices the
             network within is recorded.
@@ -58,7 +62,8 @@ def record(
         average: A module with averaged weights (``torch.optim.swa_utils.AveragedModel`` or a copy) that the loop
             updates; afterwards ``decompose(..., weights="average")`` explains it.
         batch: ``batch -> (inputs, targets)`` for loaders that give something else than ``(..., targets)``.
-        ids: ``batch -> whole numbers`` for loaders whose samples have no index, a number of its own for each sample.
+        ids: ``batch -> whole numbers``, a number of its own for each sample: for loaders whose samples have no index, or
+            to have other ids than places.
         class_names: A word for each class.
         commit_every: Seconds after which recorded steps are brought to the disk; ``0`` commits every step.
         overwrite: Whether a run in ``out`` may be replaced.
