@@ -62,7 +62,7 @@ def record(
         average: A module with averaged weights (``torch.optim.swa_utils.AveragedModel`` or a copy) that the loop
             updates; afterwards ``decompose(..., weights="average")`` explains it.
         batch: ``batch -> (inputs, targets)`` for loaders that give something else than ``(..., targets)``.
-        ids: ``batch -> whole numbers``, a number of its own for each sample: for loaders whose samples have no index, or
+        ids: ``batch -> whole numbers``, one of its own for each sample: for loaders whose samples have no index, or
             to have other ids than places.
         class_names: A word for each class.
         commit_every: Seconds after which recorded steps are brought to the disk; ``0`` commits every step.
