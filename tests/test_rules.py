@@ -145,6 +145,62 @@ def test_the_product_of_nadams_momenta_is_kept_in_float32_by_torch():
     assert share_of(ks.decompose(run, queries()), "rounding") <= 1e-12
 
 
+TENSORS = {
+    **{name: (name, {"lr": 0.02}) for name in ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad",
+                                               "Adadelta")},
+    "SGD foreach": ("SGD", {"lr": 0.02, "momentum": 0.9, "nesterov": True, "foreach": True}),
+    "SGD fused": ("SGD", {"lr": 0.02, "momentum": 0.9, "fused": True}),
+    "AdamW decay": ("AdamW", {"lr": 0.02, "weight_decay": 0.1}),
+    "AdamW fused": ("AdamW", {"lr": 0.02, "weight_decay": 0.1, "betas": (0.9, 0.99), "fused": True}),
+    "Adam betas": ("Adam", {"lr": 0.02, "betas": (0.3, 0.99)}), "AdamW betas": ("AdamW", {"betas": (0.9, 0.7)}),
+    "NAdam decoupled": ("NAdam", {"lr": 0.02, "weight_decay": 0.1, "decoupled_weight_decay": True}),
+    "Adagrad rate decay": ("Adagrad", {"lr": 0.1, "lr_decay": 0.3}),
+}
+
+
+def in_tensors(options, dtype):
+    one = lambda value: torch.tensor(value, dtype=dtype)
+    return {key: tuple(map(one, value)) if key == "betas" else one(value) if key == "lr" else value
+            for key, value in options.items()}
+
+
+@pytest.mark.parametrize("keep", ["all", 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("name", TENSORS)
+def test_numbers_that_are_tensors_round_a_step_as_they_do_in_torch(name, dtype, keep):
+    kind, options = TENSORS[name]
+    run, _ = trained(kind, in_tensors(options, dtype), diary=False, steps=10, keep=keep)
+    d = ks.decompose(run, queries())
+    assert complete(d) <= 1e-12
+    assert share_of(d, "rounding") <= 1e-12
+    assert not d.channels["unattributed"].any()
+
+
+def test_a_beta_that_a_loop_changes_in_its_tensor_is_read_anew():
+    x, y = points()
+    model = network()
+    beta = torch.tensor(0.9)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02, betas=(beta, torch.tensor(0.99)))
+    run, _ = train(model, x, y, optimizer, diary=False, after_step=lambda k: beta.mul_(0.9))
+    assert [step.groups[0]["betas"][0] for step in run][:2] == [pytest.approx(0.9), pytest.approx(0.81)]
+    d = ks.decompose(run, queries())
+    assert share_of(d, "rounding") <= 1e-12
+    assert not d.channels["unattributed"].any()
+
+
+def test_a_run_says_which_numbers_were_tensors(tmp_path):
+    options = {"lr": torch.tensor(0.02), "betas": (torch.tensor(0.9), torch.tensor(0.99, dtype=torch.float64))}
+    run, _ = trained("Adam", options, diary=False, out=tmp_path / "run")
+    group = run[0].groups[0]
+    assert group["lr"] == float(torch.tensor(0.02)) != 0.02
+    assert group["tensors"] == {"lr": "float32", "betas": ["float32", "float64"]}
+    assert run.info()["learning_rate"] == [group["lr"]] * 2
+    x, y = points()
+    opened = ks.load(tmp_path / "run", model=network(), data=(x, y), loss=torch.nn.functional.mse_loss)
+    d, again = ks.decompose(run, queries()), ks.decompose(opened, queries())
+    assert torch.equal(d.contributions, again.contributions)
+
+
 def test_a_rule_that_is_no_linear_step_is_refused_by_name():
     x, y = points()
     model = network()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..network import Parameters
 from ..run.gradient import Tolerance, used_gradient
+from ..run.numbers import as_held, rounding
 from ..run.rules import Linear, Rule, find_rule
 from ..run.run import Run
 from ..run.step import MicroBatch, Step
@@ -114,7 +115,8 @@ class Unroller:
         rule = find_rule(step.optimizer)
         fresh = self._take_states(k, step, rule, state)
         keys: dict[str, Key] = {}
-        hyper = {name: group for group in step.groups for name in group["names"] if name not in step.without}
+        hyper = {name: numbers for group, numbers in zip(step.groups, map(as_held, step.groups), strict=True)
+                 for name in group["names"] if name not in step.without}
         moving = list(hyper)
         if not moving:
             return UnrolledStep({}, [], 1.0, moved, not any(bool(gap.any()) for gap in moved.values()), {}, {})
@@ -144,7 +146,8 @@ class Unroller:
             gap[name] = moved[name] - explained
         clip = used.clip if isinstance(used.clip, float) else dict(zip(moving, used.clip, strict=True))
         missing, moving_by = _norm({n: gap[n] for n in moved if n not in silent}), _norm(moved)
-        close = missing <= _rounding(moving_by, _norm({n: theta[n] for n in moved}), self.precision, rule, autocast)
+        coarse = max(rule.tolerance, *(rounding(group) for group in step.groups))
+        close = missing <= _rounding(moving_by, _norm({n: theta[n] for n in moved}), self.precision, coarse, autocast)
         if missing <= 1e-5 * moving_by and not silent:
             # Of so small a gap seven digits are enough, and it is held for every step.
             gap = {name: part.float() for name, part in gap.items()}
@@ -235,10 +238,10 @@ def _norm(parts: Parameters) -> float:
     return sum(float((t.double() ** 2).sum()) for t in parts.values()) ** 0.5
 
 
-def _rounding(step: float, size: float, dtype: torch.dtype, rule: Rule, autocast: bool) -> float:
+def _rounding(step: float, size: float, dtype: torch.dtype, coarse: float, autocast: bool) -> float:
     """The largest gap that the precision of the training can explain, for a step and parameters of these norms."""
     relative = 0.1 if autocast else {torch.float64: 1e-9, torch.float32: 1e-3}.get(dtype, 0.1)
-    return 16 * torch.finfo(dtype).eps * size + max(relative, rule.tolerance) * step
+    return 16 * torch.finfo(dtype).eps * size + max(relative, coarse) * step
 
 
 def sample_weights(step: UnrolledStep, batch: MicroBatch, j: int) -> float:

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .rules import RULES, Rule, hyperparameters, rule_name
+from .numbers import hyperparameters
+from .rules import RULES, Rule, rule_name
 from .step import Step
 from .subject import Subject
 from .surroundings import moved_while_frozen
@@ -47,7 +48,7 @@ class Plan:
         """The names and numbers of a group, made anew when one of them has changed."""
         seen, plain = self.known.get(i, ({}, {}))
         now = {key: value for key, value in group.items() if key != "params"}
-        if any(isinstance(value, Tensor) for value in now.values()) or now != seen:
+        if any(_may_change(value) for value in now.values()) or now != seen:
             plain = {"names": self.names[i], **hyperparameters(group)}
             self.known[i] = now, plain
         return plain
@@ -82,6 +83,11 @@ class Seen:
             return False
         (now, writes), (before, written) = self.look(), self.left
         return writes == written and len(now) == len(before) and all(map(is_, now, before))
+
+
+def _may_change(value: Any) -> bool:
+    """Whether a number may be another one without being another object."""
+    return isinstance(value, Tensor) or (isinstance(value, tuple) and any(isinstance(item, Tensor) for item in value))
 
 
 class Optimizers:
