@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
 
 import kernelscope as ks
+from kernelscope.run import rules
 from kernelscope.run.rules import RULES
 from tests import oracles
 from tests.recordings import assert_the_explicit_shares, complete, network, points, queries, relative, share_of, train
@@ -103,6 +105,61 @@ def test_shares_of_muon_beside_adamw_are_those_of_explicit_unrolling(name):
     assert float((d.channels["rounding"] - truth.unexplained).abs().max()) <= 1e-10 * float(d.magnitude.max())
     assert 1e-5 < share_of(d, "rounding") < 0.02
     assert 1e-4 < truth.moved < 0.1
+
+
+def trained_by_muon_alone(dtype=torch.float64, change=None):
+    """A classifier, whose last layer has gradients of lower rank than rows: the columns of each sum to nought."""
+    x, y = points(outputs=2, dtype=dtype)
+    model = nn.Sequential(nn.Linear(3, 5, bias=False), nn.Tanh(), nn.Linear(5, 4, bias=False)).to(dtype)
+    optimizer = torch.optim.Muon(model.parameters(), lr=0.02)
+    after = None if change is None else lambda k: change(model, k)
+    classes = (x.sum(1) > 0).long() + 2 * (y[:, 1] > 0).long()
+    return train(model, x, classes, optimizer, loss=torch.nn.functional.cross_entropy, steps=10, after_step=after)
+
+
+def test_what_bfloat16_makes_of_a_matrix_of_low_rank_is_rounding():
+    run, notes = trained_by_muon_alone()
+    d = ks.decompose(run, queries())
+    truth = assert_the_explicit_shares(d, notes, queries())
+    # A fifth of a step is what bfloat16 rounded off, raised by the polynomial.
+    assert truth.moved > 0.2
+    assert complete(d) <= 1e-12
+    assert not d.channels["unattributed"].any()
+    assert float((d.channels["rounding"] - truth.unexplained).abs().max()) <= 1e-10 * float(d.magnitude.max())
+
+
+@pytest.mark.parametrize("memory", ["512MiB", 8000])
+def test_an_edit_smaller_than_muons_rounding_is_not_called_rounding(memory):
+    def edit(model, k):
+        if k in (4, 9):
+            with torch.no_grad():
+                model[0].weight.mul_(1 + 1e-6)
+
+    run, _ = trained_by_muon_alone(change=edit)
+    d = ks.decompose(run, queries(), memory=memory)
+    assert d.channels["unattributed"].any()
+    assert any("2 of 10" in note and "first: 4, 9" in note for note in d.info["notes"])
+
+
+def test_muon_in_float32_and_from_another_machine_leaves_nothing_unattributed(monkeypatch):
+    run, _ = trained_by_muon_alone(torch.float32)
+    assert not ks.decompose(run, queries(dtype=torch.float32)).channels["unattributed"].any()
+    run, _ = trained_by_muon_alone()
+    exact = rules.newton_schulz_in_bfloat16
+    # Another machine adds in another order: the same rounding, elsewhere.
+    monkeypatch.setattr(rules, "newton_schulz_in_bfloat16", lambda m, *numbers: exact(m.T, *numbers).T)
+    assert not ks.decompose(run, queries()).channels["unattributed"].any()
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3), (4, 4), (1, 6)])
+def test_newton_schulz_in_bfloat16_is_that_of_torch_bit_for_bit(shape):
+    p = nn.Parameter(torch.zeros(shape, dtype=torch.float64))
+    p.grad = torch.randn(shape, dtype=torch.float64)
+    optimizer = torch.optim.Muon([p], lr=1.0, weight_decay=0.0, momentum=0.0, nesterov=False)
+    optimizer.step()
+    group = optimizer.param_groups[0]
+    turned = rules.newton_schulz_in_bfloat16(p.grad, group["ns_coefficients"], group["ns_steps"], group["eps"])
+    assert torch.equal(p.detach(), -max(1, shape[0] / shape[1]) ** 0.5 * turned.double())
 
 
 def test_every_rule_is_compared():

@@ -88,6 +88,8 @@ class Unroller:
         self.displacement = displacement
         # Whether a parameter is without effect is a matter of the network's structure, and asked once for each mode.
         self._silent: dict[tuple[str, tuple[str, ...]], bool] = {}
+        # Whether low-precision arithmetic was seen to round here as it did in training.
+        self._rounds_alike = False
         # A ledger in float32 meets a run in float64 to float32 only.
         self.precision = max(run.precision, side.dtype, key=lambda dtype: torch.finfo(dtype).eps)
         if not displacement:
@@ -129,7 +131,7 @@ class Unroller:
         doubtful = self._doubtful(step, moving, which, used.gradient)
         silent = frozenset(name for name in doubtful if self._is_silent(k, step, at, name))
         linear: dict[str, Linear] = {}
-        gap = dict(moved)
+        gap, rounded = dict(moved), {}
         for name, gradient in zip(moving, used.gradient, strict=True):
             if name in silent:
                 gradient = torch.zeros_like(gradient)
@@ -140,18 +142,36 @@ class Unroller:
             momentum = state.momentum.get(key)
             linear[name] = rule.linear(hyper[name], state.age[key], theta[name], gradient, momentum,
                                        state.moments[key])
+            low = rule.rounded(hyper[name], theta[name], gradient, momentum)
             explained, after = linear[name].displacement(theta[name], gradient, momentum)
             if after is not None:
                 state.momentum[key] = after
             gap[name] = moved[name] - explained
+            if low is not None and name not in silent:
+                rounded[name] = low - explained
         clip = used.clip if isinstance(used.clip, float) else dict(zip(moving, used.clip, strict=True))
         missing, moving_by = _norm({n: gap[n] for n in moved if n not in silent}), _norm(moved)
         coarse = max(rule.tolerance, *(rounding(group) for group in step.groups))
-        close = missing <= _rounding(moving_by, _norm({n: theta[n] for n in moved}), self.precision, coarse, autocast)
+        limit = _rounding(moving_by, _norm({n: theta[n] for n in moved}), self.precision, coarse, autocast)
+        close = missing <= limit
+        if rounded and not close:
+            close = self._is_rounded(_norm({n: gap[n] - rounded.get(n, 0.0) for n in moved if n not in silent}),
+                                     _norm(rounded), limit)
         if missing <= 1e-5 * moving_by and not silent:
             # Of so small a gap seven digits are enough, and it is held for every step.
             gap = {name: part.float() for name, part in gap.items()}
         return UnrolledStep(linear, used.weights, clip, gap, close, fresh, keys, silent | still)
+
+    def _is_rounded(self, missing: float, rounded: float, limit: float) -> bool:
+        """Whether a step misses its low-precision form by no more than can be rounding.
+
+        On the machine that trained in float64 the low precision rounds in the same way to the last digit; from another
+        precision a few numbers fall on the other side of a half. Another machine rounds as much, but elsewhere.
+        """
+        few = 0.0 if self.precision == torch.float64 else 1 / 8
+        if missing <= limit + few * rounded:
+            self._rounds_alike = True
+        return missing <= limit + (few if self._rounds_alike else 2.0) * rounded
 
     def _doubtful(self, step: Step, moving: list[str], which: list[int], gradients: list[Tensor]) -> list[str]:
         """The parameters whose whole gradient may be nothing but round-off.
