@@ -61,6 +61,8 @@ class UnrolledStep:
         fresh: The momentum that parameters held before this step without any recorded step behind it.
         keys: For each parameter moved, under which key its momentum is carried.
         silent: The parameters whose gradient was nothing but round-off, which counts as nought, or was kept at nought.
+        led: Whether the gradient was that of the recorded loss, here and at the earlier steps of the optimizer;
+            ``None`` where no rule is used.
     """
 
     linear: dict[str, Linear]
@@ -71,6 +73,7 @@ class UnrolledStep:
     fresh: dict[str, Tensor | None]
     keys: dict[str, Key]
     silent: frozenset[str] = frozenset()
+    led: bool | None = True
 
 
 class Unroller:
@@ -88,6 +91,8 @@ class Unroller:
         self.displacement = displacement
         # Whether a parameter is without effect is a matter of the network's structure, and asked once for each mode.
         self._silent: dict[tuple[str, tuple[str, ...]], bool] = {}
+        # The first step of each optimizer whose gradient was another one; its momentum carries it on.
+        self._led_astray: dict[int, int] = {}
         # Whether low-precision arithmetic was seen to round here as it did in training.
         self._rounds_alike = False
         # A ledger in float32 meets a run in float64 to float32 only.
@@ -107,7 +112,7 @@ class Unroller:
             here, there = rows[k], rows[k + 1]
             moved = {name: there[name] - here[name] for name in self.run.names}
             if self.displacement:
-                yield UnrolledStep({}, [], 1.0, moved, False, {}, {})
+                yield UnrolledStep({}, [], 1.0, moved, False, {}, {}, led=None)
             else:
                 at = [rows[batch.at] for batch in self.run.step(k).batches]
                 yield self._unroll(k, self.run.step(k), state, here, at, moved)
@@ -160,7 +165,10 @@ class Unroller:
         if missing <= 1e-5 * moving_by and not silent:
             # Of so small a gap seven digits are enough, and it is held for every step.
             gap = {name: part.float() for name, part in gap.items()}
-        return UnrolledStep(linear, used.weights, clip, gap, close, fresh, keys, silent | still)
+        if not used.met and not close:
+            self._led_astray[step.owner] = min(k, self._led_astray.get(step.owner, k))
+        led = k < self._led_astray.get(step.owner, k + 1)
+        return UnrolledStep(linear, used.weights, clip, gap, close, fresh, keys, silent | still, led)
 
     def _is_rounded(self, missing: float, rounded: float, limit: float) -> bool:
         """Whether a step misses its low-precision form by no more than can be rounding.

@@ -10,6 +10,7 @@ Nothing else is guessed: what remains is found as a step that the rule does not 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ class UsedGradient:
         clip: :math:`\kappa`: a number, or a tensor for each parameter.
         gradient: The gradient used, for each parameter.
         still: The places of the parameters that were frozen, whose gradient is nought.
-        met: Whether it has the recorded norms.
+        met: Whether it has the recorded norms, as far as they tell.
     """
 
     weights: list[float]
@@ -44,13 +45,14 @@ class Tolerance:
 
     equal: float  # a ratio this close to a round number is that number
     alike: float  # ratios of all parameters that differ by no more than this are one ratio
+    near: float  # norms that differ by no more than this are those of the same gradient
 
     @classmethod
     def of(cls, dtype: torch.dtype, autocast: bool) -> Tolerance:
         """The tolerance of a recording made in ``dtype``."""
         if autocast or dtype in (torch.bfloat16, torch.float16):
-            return cls(2e-2, 1e-1)
-        return cls(1e-12, 1e-7) if dtype == torch.float64 else cls(2e-5, 2e-3)
+            return cls(2e-2, 1e-1, 1e-1)
+        return cls(1e-12, 1e-7, 1e-9) if dtype == torch.float64 else cls(2e-5, 2e-3, 1e-3)
 
 
 def used_gradient(step: Step, means: Sequence[Sequence[Tensor]], which: Sequence[int],
@@ -73,8 +75,21 @@ def used_gradient(step: Step, means: Sequence[Sequence[Tensor]], which: Sequence
         total = [k * t for k, t in zip(clip, total, strict=True)]
     elif clip != 1.0:
         total = [clip * t for t in total]
-    met = float((target - _norms(total)).norm()) <= tolerance.alike * float(target.norm())
-    return UsedGradient(weights, clip, total, still, met)
+    return UsedGradient(weights, clip, total, still, _is_met(step, target, total, clip, tolerance))
+
+
+def _is_met(step: Step, target: Tensor, total: Sequence[Tensor], clip: float | list[Tensor],
+            tolerance: Tolerance) -> bool:
+    """Whether the gradient used has the norms, and the largest entry, that were recorded."""
+    if clip != 1.0 and int((target != 0).sum()) == 1:
+        # There is a factor that meets a single norm, whatever the gradient is.
+        return False
+    met = float((target - _norms(total)).norm()) <= tolerance.near * float(target.norm())
+    if math.isclose(float(step.norms.double().norm()), float(target.norm()), rel_tol=1e-12):
+        # The largest entry is that of all gradients together, of which these are all.
+        largest = max((float(t.abs().max()) for t in total if t.numel()), default=0.0)
+        met = met and abs(largest - step.largest) <= tolerance.near * step.largest
+    return met
 
 
 def _still(target: Tensor, means: Sequence[Sequence[Tensor]], tolerance: Tolerance) -> frozenset[int]:
