@@ -13,9 +13,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import data, features, kernels
+    from . import data, errors, features, kernels
     from .decomposition.exact import decompose
-    from .decomposition.explanation import Explanation, explain
+    from .decomposition.explaining import explain
+    from .decomposition.explanation import Explanation
     from .decomposition.result import Decomposition
     from .diagnostics.gradient_scores import gradient_scores
     from .diagnostics.scores import GradientScores
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = ["Decomposition", "Explanation", "GradientScores", "KernelOperator", "Report", "Run", "data", "decompose",
-           "explain", "features", "gradient_scores", "kernels", "load", "record"]
+           "errors", "explain", "features", "gradient_scores", "kernels", "load", "record"]
 
 _HOMES = {
     "Decomposition": "decomposition.result",
@@ -38,7 +39,7 @@ _HOMES = {
     "Report": "report",
     "Run": "run.run",
     "decompose": "decomposition.exact",
-    "explain": "decomposition.explanation",
+    "explain": "decomposition.explaining",
     "gradient_scores": "diagnostics.gradient_scores",
     "load": "run.opening",
     "record": "run.recorder",

@@ -1,7 +1,7 @@
 """The command line: ``kernelscope COMMAND``, with ``--json`` on each.
 
 Exit codes: 0, the command did what was asked; 1, a check failed; 2, it could not be done, and one sentence on standard
-error says why. Nothing heavy is imported before the command is known.
+error says why. A script that ``record`` runs gives its own. Nothing heavy is imported before the command is known.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if text:
             print(text)
         sys.stdout.flush()
-        return DONE if answer.ok else FAILED
+        return answer.code if answer.code is not None else DONE if answer.ok else FAILED
     except (_Usage, KernelscopeError) as error:
         if options.json:
             print(json.dumps({"error": str(error), "kind": type(error).__name__.strip("_")}, ensure_ascii=False))

@@ -19,9 +19,10 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
 from .data import Digits, digits
-from .decomposition.explanation import explain
+from .decomposition.explaining import explain
 from .report import Report
 from .run.recorder import record
+from .storage.files import disk_errors, make_folder
 
 if TYPE_CHECKING:
     from .decomposition.explanation import Explanation
@@ -92,6 +93,9 @@ def demo(out: str | Path = ".", *, epochs: int = EPOCHS, right: int = RIGHT, wro
 
 def _demo(out: Path, epochs: int, right: int, wrong: int) -> Demo:
     begun = time.perf_counter()
+    # What cannot be written is said before anything is trained.
+    with disk_errors(out, 0):
+        make_folder(out / "reports")
     training, held_out = digits("train"), digits("test")
     runs, answers = {}, {}
     for name, make in OPTIMIZERS.items():

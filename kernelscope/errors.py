@@ -16,6 +16,10 @@ class DataError(KernelscopeError):
     """Something handed in has the wrong shape, type, order or content."""
 
 
+class OutOfRange(DataError, IndexError):
+    """A number names one of several things, and there are not so many."""
+
+
 class NonFiniteError(DataError):
     """A number that must be finite is NaN or infinite."""
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from .arguments import what_came
 from .errors import DataError
 from .nested import leaves
 from .network import cast
@@ -31,8 +32,8 @@ class Loss:
     def __init__(self, function: Callable[..., Tensor]):
         if not callable(function):
             raise DataError(
-                f"loss must be a function (outputs, targets) of a batch, but {function!r} came. Pass for example "
-                "loss=torch.nn.functional.cross_entropy."
+                f"loss must be a function (outputs, targets) of a batch, but {what_came(function)} came. Pass for "
+                "example loss=torch.nn.functional.cross_entropy."
             )
         if isinstance(function, type):
             raise DataError(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .checkpointing import without_checkpoints
 from .errors import ModelError
 from .nested import mapped
 
@@ -63,7 +64,8 @@ class Network:
         """The outputs, in eval mode but for the submodules named in ``training``; ``parameters`` may be a part."""
         module = self.module(training)
         state = {**self.parameters, **parameters, **{name: b.clone() for name, b in buffers.items()}}
-        return functional_call(module, state, inputs)
+        with without_checkpoints():
+            return functional_call(module, state, inputs)
 
     def module(self, training: tuple[str, ...]) -> nn.Module:
         """The copy of the module with the submodules named in train mode; not to be changed."""
@@ -150,12 +152,17 @@ def _skeleton(model: nn.Module) -> nn.Module:
         # Gradients, and hooks on parameters, stay behind.
         memo[id(p)] = nn.Parameter(p.detach().clone(), requires_grad=p.requires_grad)
     try:
-        return copy.deepcopy(model, memo)
+        copied = copy.deepcopy(model, memo)
     except (RuntimeError, TypeError) as error:
         raise ModelError(
             f"The module could not be copied ({error}), and it is only read through a copy so that it is never "
             "changed. Keep tensors with gradients, locks and open files out of the module's attributes."
         ) from error
+    for module in copied.modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            # The same gradient, but one that torch.func can transform and that adds to others.
+            module.sparse = False
+    return copied
 
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks",
@@ -262,7 +269,8 @@ def gradients_of(value: Tensor, leaves: Mapping[str, Tensor], retain_graph: bool
     """The gradient of a number by each leaf; ``None`` by those it does not depend on, be it all of them."""
     if not value.requires_grad:
         return (None,) * len(leaves)
-    return torch.autograd.grad(value, list(leaves.values()), retain_graph=retain_graph, allow_unused=True)
+    found = torch.autograd.grad(value, list(leaves.values()), retain_graph=retain_graph, allow_unused=True)
+    return tuple(g.to_dense() if g is not None and g.is_sparse else g for g in found)
 
 
 def flatten(tensors: Sequence[Tensor], dtype: torch.dtype | None = None) -> Tensor:

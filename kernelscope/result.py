@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from .errors import StoreCorrupt
+from .arguments import as_place, as_switch, as_whole, what_came
+from .errors import DataError, StoreCorrupt
 from .storage import Store
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class Result(ABC):
 
     def save(self, path: str | Path, overwrite: bool = False) -> Path:
         """Keeps the result in the folder ``path``: a manifest, and its tensors with their checksums."""
+        overwrite = as_switch(overwrite, "overwrite")
         tensors: dict[str, Tensor] = {}
         plain = _flatten(self, "", tensors)
         with Store.create(path, kind="result", meta={"class": type(self).__name__, "fields": plain},
@@ -178,6 +180,34 @@ def _restore(value: Any, tensors: dict[str, Tensor], path: str | Path) -> Any:
     raise StoreCorrupt(
         f"{path} does not hold the fields of a result of this version (found {str(value)[:80]!r}). "
         "It was changed, or saved by another version; compute the result again and save it."
+    )
+
+
+def rows_of(index: Any, count: int) -> Tensor:
+    """The places that an index picks out of ``count`` queries, with shape :math:`(m,)`.
+
+    Raises:
+        OutOfRange: If one of them is beyond the last.
+        DataError: If it is no index.
+    """
+    if as_whole(index) is not None:
+        return torch.tensor([as_place(index, "index", count, "queries")])
+    try:
+        if isinstance(index, slice):
+            return torch.tensor(range(count)[index], dtype=torch.long)
+        if not isinstance(index, str | bytes | dict) and hasattr(index, "__len__"):
+            places = torch.as_tensor(index)
+            if places.dtype == torch.bool and places.shape == (count,):
+                return places.nonzero().flatten()
+            if places.ndim == 1 and (not places.numel() or places.dtype != torch.bool):
+                return torch.tensor([as_place(i, "index", count, "queries") for i in places.tolist()],
+                                    dtype=torch.long)
+    # What is no list of numbers is refused by one of these.
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise DataError(
+        f"Queries are picked by a number, a slice, a list of numbers, or a mask of {count} entries; {what_came(index)} "
+        "came. Pass for example [0], [:2] or [[0, 1]]."
     )
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from kernelscope.decomposition.explanation import from_decomposition
+from kernelscope.decomposition.explaining import from_decomposition
 from kernelscope.decomposition.result import Decomposition
 
 

@@ -303,12 +303,29 @@ def test_a_run_that_is_there_is_kept_unless_it_may_be_replaced(tmp_path, capsys)
     assert main(["record", "--overwrite", path, "-o", out]) == 0
 
 
-@pytest.mark.parametrize(("ending", "code"), [("sys.exit(3)", 3), ("sys.exit('enough')", 1), ("sys.exit()", 0)])
-def test_a_script_that_leaves_early_keeps_its_steps(tmp_path, ending, code, capsys):
+@pytest.mark.parametrize(("ending", "code", "said"), [
+    ("sys.exit(3)", 3, ""), ("sys.exit('enough')", 1, "enough\n"), ("sys.exit()", 0, ""), ("sys.exit(True)", 1, ""),
+    ("sys.exit(['a'])", 1, "['a']\n"),
+])
+def test_a_script_that_leaves_early_keeps_its_steps_and_gives_its_exit_code(tmp_path, ending, code, said, capsys):
     path = script(tmp_path, PLAIN + ending)
-    assert main(["record", str(path), "-o", str(tmp_path / "run"), "--json"]) == (1 if code else 0)
-    assert json.loads(capsys.readouterr().out)["exit"] == code
+    assert main(["record", str(path), "-o", str(tmp_path / "run"), "--json"]) == code
+    told = capsys.readouterr()
+    assert (json.loads(told.out)["exit"], told.err) == (code, said)
     assert len(ks.load(tmp_path / "run")) == 6
+    assert main(["record", "--overwrite", str(path), "-o", str(tmp_path / "run")]) == code
+    assert ("It ended with exit code" in capsys.readouterr().out) == (code != 0)
+
+
+def test_a_script_that_leaves_before_it_trains_gives_its_exit_code_and_no_advice(tmp_path, capsys):
+    path = script(tmp_path, "import sys\nsys.exit(4)\n")
+    assert main(["record", str(path), "-o", str(tmp_path / "run")]) == 4
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == f"kernelscope: {path} ended with exit code 4. No step had been made, so nothing is kept.\n"
+    assert main(["record", str(path), "-o", str(tmp_path / "run"), "--json"]) == 4
+    found = json.loads(capsys.readouterr().out)
+    assert (found["exit"], found["run"], found["steps"]) == (4, None, 0)
 
 
 def test_a_script_that_fails_shows_its_own_error_and_keeps_its_steps(tmp_path):

@@ -91,8 +91,8 @@ def test_quantities_are_low_middle_or_high():
 
 
 @pytest.mark.parametrize(("names", "sentence"), [
-    ("ab", "a word for each class; a str came"),
-    (3, "a int came"),
+    ("ab", "a word for each class; 'ab' came"),
+    (3, "a word for each class; 3 came"),
     ([], "none came"),
     ([0, 1, 2], r"words, one for each class; 0 is among them.*\[str\(name\) for name in names\]"),
     (["a", "b", "a"], "'a' comes twice"),

@@ -1,6 +1,7 @@
 """Each command as a user types it: what it says, what it gives to a program, its exit code, its errors."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 import kernelscope as ks
 from kernelscope.cli import main
 from kernelscope.commands import opening
+from kernelscope.errors import StoreError
 
 
 class Own(nn.Module):
@@ -90,15 +92,29 @@ def test_a_folder_that_holds_no_run_is_named(tmp_path, capsys):
 def test_what_is_no_run_is_said_to_be_none_to_readers_and_programs(run, command, tmp_path, capsys):
     (tmp_path / "file").write_text("", encoding="utf-8")
     (tmp_path / "empty").mkdir()
-    for place, words in (("none", "There is no folder"), ("file", "is a file, and a run is a folder"),
-                         ("empty", "holds no run"), ("", "")):
+    np.save(tmp_path / "points.npy", np.zeros(3))
+    ks.decompose(ks.load(run), ks.data.digits("test").x[:1]).save(tmp_path / "ledger")
+    wrote = "A run is the folder that kernelscope.record(..., out=...) or the command kernelscope record wrote"
+    for place, words in (("none", f"There is no folder {str(tmp_path / 'none')!r}. {wrote}"),
+                         ("file", f"file is a file, and no run. {wrote}"),
+                         ("points.npy", f"points.npy is a file, and no run. {wrote}"),
+                         ("empty", f"empty is no run: there is no manifest.json in it. {wrote}"),
+                         ("ledger", "of the kind 'result'. Open it with kernelscope.Decomposition.load("), ("", wrote)):
         name = str(tmp_path / place) if place else ""
         assert words in refused(capsys, command, name)
         found = answer(capsys, command, name, code=2)
         assert words in found["error"]
         assert found["kind"] == "StoreError"
+        if place:
+            with pytest.raises(StoreError, match=re.escape(words)):
+                ks.load(name)
     parent = run.rpartition("/")[0]
     assert f"In it are {run}: name one." in refused(capsys, command, parent)
+
+
+def test_a_manifest_of_another_program_is_said_to_be_one(tmp_path, capsys):
+    (tmp_path / "manifest.json").write_text("{}", encoding="utf-8")
+    assert "or another program wrote it" in refused(capsys, "info", str(tmp_path))
 
 
 # -- check -------------------------------------------------------------------------------------------------------------
@@ -410,9 +426,12 @@ def test_report_takes_other_points(run, tmp_path, capsys):
     assert found["queries"] == ["Point 0", "Point 1"]
 
 
-def test_report_into_a_folder_that_is_not_there_makes_it(run, tmp_path, capsys):
-    assert main(["report", run, "-o", str(tmp_path / "new" / "page.html"), "--sample", "1"]) == 0
-    assert (tmp_path / "new" / "page.html").is_file()
+def test_report_into_a_folder_that_is_not_there_is_refused_before_anything_is_computed(run, tmp_path, capsys,
+                                                                                        monkeypatch):
+    monkeypatch.setattr("kernelscope.commands.opening.open_run", None)
+    assert main(["report", run, "-o", str(tmp_path / "new" / "page.html"), "--sample", "1"]) == 2
+    assert f"There is no folder {tmp_path / 'new'} to write page.html into." in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 # -- record ------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import kernelscope as ks
 from kernelscope import pictures
-from kernelscope.decomposition.explanation import CANCELLATION_LIMIT, Explanation, from_decomposition
+from kernelscope.decomposition.explaining import from_decomposition
+from kernelscope.decomposition.explanation import CANCELLATION_LIMIT, Explanation
 from kernelscope.errors import DataError
 from tests.synthetic import explanation, images, ledger
 
@@ -314,7 +315,7 @@ def test_samples_without_labels_form_one_group():
 def test_several_outputs_at_once_are_refused_with_a_way_out():
     made = ledger(q=1)
     two = replace(made, initial=torch.zeros(1, 2))
-    with pytest.raises(DataError, match="output=\"margin\""):
+    with pytest.raises(DataError, match="output=\"margin\" for the lead"):
         from_decomposition(two, images(1), lambda i: (images(1)[0], torch.tensor(0)))
 
 

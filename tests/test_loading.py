@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import (
     BatchSampler,
+    ConcatDataset,
     DataLoader,
     IterableDataset,
     RandomSampler,
@@ -86,6 +87,40 @@ def test_the_ids_of_a_subset_count_within_it():
     assert run.size == 4
     assert [run.step(k).batches[0].columns.tolist() for k in range(2)] == [[0, 1, 2], [3]]
     assert torch.equal(run.sample(1)[0], points.x[3])
+
+
+NAMED = TensorDataset(torch.randn(9, 3, generator=torch.Generator().manual_seed(4)), torch.arange(9) + 100,
+                      torch.arange(9.0).reshape(9, 1))
+
+
+@pytest.mark.parametrize(("data", "place", "names"), [
+    (Subset(NAMED, [7, 2, 5]), lambda data, i: data.dataset[data.indices[i]], [107, 102, 105]),
+    (ConcatDataset([Subset(NAMED, [7, 2]), Subset(NAMED, [0, 1])]), lambda data, i: data[i], [107, 102, 100, 101]),
+])
+def test_ids_are_places_in_what_the_loader_reads_unless_ids_gives_others(data, place, names):
+    runs = []
+    for ids in (None, lambda batch: batch[1]):
+        torch.manual_seed(0)
+        model = nn.Linear(3, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        loader = DataLoader(data, batch_size=2, shuffle=True)
+        with ks.record(model, loader, loss=F.mse_loss, batch=lambda b: (b[0], b[2]), ids=ids) as recording:
+            for x, _, y in loader:
+                optimizer.zero_grad()
+                F.mse_loss(model(x), y).backward()
+                optimizer.step()
+        runs.append(recording.run)
+    plain, named = runs
+    assert list(plain.samples.ids) == list(range(len(data)))
+    for i in range(len(data)):
+        assert torch.equal(plain.sample(i)[0], place(data, i)[0])
+    assert sorted(named.samples.ids) == sorted(names)
+    for column, name in enumerate(named.samples.ids):
+        assert torch.equal(named.sample(column)[1], NAMED[name - 100][2])
+    ledgers = [ks.decompose(run, NAMED.tensors[0][:1]) for run in runs]
+    shares = [dict(zip(ledger.sample_ids.tolist(), ledger.contributions[0, 0].tolist(), strict=True))
+              for ledger in ledgers]
+    assert {names[i]: share for i, share in shares[0].items()} == pytest.approx(shares[1])
 
 
 # -- loops as people write them ----------------------------------------------------------------------------------------
@@ -634,7 +669,7 @@ def test_samples_without_a_name_are_refused_at_once(loader, sentence):
 
 
 @pytest.mark.parametrize(("ids", "sentence"), [
-    (lambda b: ["a", "b"], "must be whole numbers.*came \\['a', 'b'\\]"),
+    (lambda b: ["a", "b"], "must be whole numbers.*\\['a', 'b'\\] came"),
     (lambda b: torch.tensor([0.5, 1.5]), "must be whole numbers"),
 ])
 def test_ids_are_whole_numbers(ids, sentence):

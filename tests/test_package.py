@@ -71,7 +71,7 @@ def test_the_lines_of_the_readme_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     exec(compile(code.replace("range(5)", "range(1)"), "README.md", "exec"), names)
-    assert (tmp_path / "reports" / "digit.html").is_file()
+    assert (tmp_path / "digit.html").is_file()
     assert names["why"].check().ok
     assert len(ks.load("runs/digits")) == 23
     for more in later:

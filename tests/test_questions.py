@@ -1,5 +1,6 @@
 """What comes in with a question either fits or is refused with a sentence that says what would."""
 
+import re
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass
 
@@ -172,10 +173,10 @@ class Named(OrderedDict):
 
 Pair = namedtuple("Pair", "name logits")
 FORMS = {
-    "mapping": (lambda t: OrderedDict(kind="a", logits=t), lambda out: out["logits"], r"outputs\['logits'\]\[:, :1\]"),
-    "data class": (lambda t: Answer([], t), lambda out: out.logits, r"outputs.logits\[:, :1\]"),
-    "both": (lambda t: Named(t), lambda out: out.logits, r"outputs\['logits'\]\[:, :1\]"),
-    "named tuple": (lambda t: Pair("a", t), lambda out: out.logits, r"outputs\[1\]\[:, :1\]"),
+    "mapping": (lambda t: OrderedDict(kind="a", logits=t), lambda out: out["logits"], r"outputs\['logits'\]\[:, 0\]"),
+    "data class": (lambda t: Answer([], t), lambda out: out.logits, r"outputs.logits\[:, 0\]"),
+    "both": (lambda t: Named(t), lambda out: out.logits, r"outputs\['logits'\]\[:, 0\]"),
+    "named tuple": (lambda t: Pair("a", t), lambda out: out.logits, r"outputs\[1\]\[:, 0\]"),
 }
 
 
@@ -283,7 +284,7 @@ def test_the_margin_of_one_logit_is_the_lead_of_the_class_it_predicts():
     ({"memory": None}, "None came"),
     ({"memory": True}, "True came"),
     ({"memory": float("nan")}, "nan came"),
-    ({"dtype": "float32"}, "float32 came"),
+    ({"dtype": "float32"}, "torch.float32; 'float32' came"),
     ({"groups": ["a"]}, "each of the 12 training samples; 1 came"),
 ])
 def test_a_place_or_a_size_that_there_is_not_is_refused(run, options, sentence):
@@ -359,8 +360,8 @@ def test_an_explanation_takes_queries_in_any_form(run):
 
 @pytest.mark.parametrize(("options", "sentence"), [
     ({"k": 0}, "got k=0"), ({"k": -1}, "got k=-1"), ({"k": 2.5}, "got k=2.5"), ({"k": "3"}, "got k='3'"),
-    ({"k": True}, "got k=True"), ({"labels": 5}, "a int came"), ({"labels": ["a"]}, "12 samples; got 1"),
-    ({"output": 99}, "output=99 is none"), ({"output": "logits"}, "one output for each query; the ledger has 3"),
+    ({"k": True}, "got k=True"), ({"labels": 5}, "as a list; 5 came"), ({"labels": ["a"]}, "12 samples; got 1"),
+    ({"output": 99}, "output=99 is none"), ({"output": "logits"}, "one output for each query, and the ledger has 3"),
 ])
 def test_an_explanation_refuses_what_does_not_fit(run, options, sentence):
     with pytest.raises(DataError, match=sentence):
@@ -508,3 +509,85 @@ def test_samples_are_shown_by_their_place_whatever_their_ids():
     assert len(why.samples) > 0
     assert torch.equal(why.sample_inputs, X[why.samples])
     assert set(why.helpful()["sample"]) <= set(range(100, 184, 7))
+
+
+# -- outputs with several axes -----------------------------------------------------------------------------------------
+
+
+class Tagger(nn.Module):
+    """A class for each position of a sequence: outputs with shape (n, positions, classes)."""
+
+    def __init__(self, wrapped=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.steps, self.head = nn.Embedding(5, 4), nn.GRU(4, 4, batch_first=True), nn.Linear(4, 2)
+        self.wrapped = wrapped
+
+    def forward(self, words):
+        tags = self.head(self.steps(self.table(words))[0])
+        return {"tags": tags} if self.wrapped else tags
+
+
+WORDS = torch.randint(0, 5, (12, 3), generator=torch.Generator().manual_seed(2))
+
+
+def tag_loss(outputs, targets):
+    tags = outputs["tags"] if isinstance(outputs, dict) else outputs
+    return F.cross_entropy(tags.transpose(1, 2), targets, reduction="none").mean(1)
+
+
+def tagged(wrapped=False):
+    model = Tagger(wrapped).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+    with ks.record(model, (WORDS, WORDS % 2), loss=tag_loss) as recording:
+        for _ in range(3):
+            optimizer.zero_grad()
+            tag_loss(model(WORDS), WORDS % 2).mean().backward()
+            optimizer.step()
+    return recording.run
+
+
+def advised(error):
+    """The function that an error advises."""
+    return eval(re.search(r"output=(lambda outputs: outputs\S*?(?:\[:[0, ]*\]))", str(error))[1])
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize(("ask", "output"), [
+    (ks.decompose, "margin"), (ks.explain, "margin"), (ks.explain, "logits"), (ks.explain, lambda out: tags_of(out)),
+    (ks.explain, lambda out: tags_of(out)[:, 1]), (ks.decompose, lambda out: tags_of(out)[1]),
+])
+def test_what_is_advised_for_outputs_with_several_axes_works(ask, output, wrapped):
+    run = tagged(wrapped)
+    if wrapped and output == "logits":
+        output = "margin"
+    with pytest.raises(DataError) as refused:
+        ask(run, WORDS[:2], output=output)
+    ledger = ks.decompose(run, WORDS[:2], output=tags_of)
+    found = ask(run, WORDS[:2], output=advised(refused.value))
+    found = found if ask is ks.decompose else found.decomposition
+    torch.testing.assert_close(found.contributions, ledger.contributions[:, :1])
+    assert found.check().ok
+
+
+def tags_of(outputs):
+    return outputs["tags"] if isinstance(outputs, dict) else outputs
+
+
+def test_each_entry_of_several_axes_is_explained_by_its_place():
+    run = tagged()
+    ledger = ks.decompose(run, WORDS[:2])
+    for position in range(3):
+        for cls in range(2):
+            why = ks.explain(run, WORDS[:2], output=lambda outputs, t=position, c=cls: outputs[:, t, c])
+            torch.testing.assert_close(why.shares, ledger.contributions[:, 2 * position + cls])
+            assert why.check().ok
+
+
+def test_several_numbers_for_a_query_are_refused_before_the_run_is_gone_through(monkeypatch):
+    run = tagged()
+    monkeypatch.setattr("kernelscope.decomposition.exact.sweep", None)
+    sentence = (r"gives 2, with the shape \(2, 2\); the network's outputs are a tensor with shape \(2, 3, 2\). "
+                r"Pass a function .* outputs\[:, 0, 0\], one entry of the \(3, 2\)")
+    with pytest.raises(DataError, match=sentence):
+        ks.explain(run, WORDS[:2], output=lambda outputs: outputs[:, 1])

@@ -636,6 +636,9 @@ STEPS = [
     put("b", 0, 1, -1), put("b", 0, 2, -1), put("b", 0, 2, 7), put("b", 0, 4, HUGE), put("b", 0, 4, -1),
     put("b", 0, 4, 1), put("b", 1, 5, True), put("b", 0, 3, False), put("l", "x"), put("l", None),
     put("l", float("nan")),
+    *(put("g", 0, "tensors", types) for types in (
+        3, ["lr"], {"lr": "os"}, {"lr": "int64"}, {"lr": None}, {"lr": ["float32"]}, {"x": "float32"},
+        {"betas": "float32"}, {"nesterov": "float32"})),
     put("w", None), put("w", ["x"]), put("w", 5), put("a", "x"), put("a", float("inf")), put("by", -1),
     put("by", HUGE), put("by", None), put("by", DELETE),
 ]

@@ -288,7 +288,7 @@ def test_a_result_the_page_knows_nothing_about_is_shown_by_its_table(monkeypatch
 
 
 def test_what_is_no_result_is_refused():
-    with pytest.raises(DataError, match="item 1 is a int"):
+    with pytest.raises(DataError, match="item 1 is 3"):
         page("words", 3)
 
 

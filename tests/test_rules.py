@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
 
 import kernelscope as ks
+from kernelscope.run import rules
 from kernelscope.run.rules import RULES
 from tests import oracles
 from tests.recordings import assert_the_explicit_shares, complete, network, points, queries, relative, share_of, train
@@ -105,6 +107,61 @@ def test_shares_of_muon_beside_adamw_are_those_of_explicit_unrolling(name):
     assert 1e-4 < truth.moved < 0.1
 
 
+def trained_by_muon_alone(dtype=torch.float64, change=None):
+    """A classifier, whose last layer has gradients of lower rank than rows: the columns of each sum to nought."""
+    x, y = points(outputs=2, dtype=dtype)
+    model = nn.Sequential(nn.Linear(3, 5, bias=False), nn.Tanh(), nn.Linear(5, 4, bias=False)).to(dtype)
+    optimizer = torch.optim.Muon(model.parameters(), lr=0.02)
+    after = None if change is None else lambda k: change(model, k)
+    classes = (x.sum(1) > 0).long() + 2 * (y[:, 1] > 0).long()
+    return train(model, x, classes, optimizer, loss=torch.nn.functional.cross_entropy, steps=10, after_step=after)
+
+
+def test_what_bfloat16_makes_of_a_matrix_of_low_rank_is_rounding():
+    run, notes = trained_by_muon_alone()
+    d = ks.decompose(run, queries())
+    truth = assert_the_explicit_shares(d, notes, queries())
+    # A fifth of a step is what bfloat16 rounded off, raised by the polynomial.
+    assert truth.moved > 0.2
+    assert complete(d) <= 1e-12
+    assert not d.channels["unattributed"].any()
+    assert float((d.channels["rounding"] - truth.unexplained).abs().max()) <= 1e-10 * float(d.magnitude.max())
+
+
+@pytest.mark.parametrize("memory", ["512MiB", 8000])
+def test_an_edit_smaller_than_muons_rounding_is_not_called_rounding(memory):
+    def edit(model, k):
+        if k in (4, 9):
+            with torch.no_grad():
+                model[0].weight.mul_(1 + 1e-6)
+
+    run, _ = trained_by_muon_alone(change=edit)
+    d = ks.decompose(run, queries(), memory=memory)
+    assert d.channels["unattributed"].any()
+    assert any("2 of 10" in note and "first: 4, 9" in note for note in d.info["notes"])
+
+
+def test_muon_in_float32_and_from_another_machine_leaves_nothing_unattributed(monkeypatch):
+    run, _ = trained_by_muon_alone(torch.float32)
+    assert not ks.decompose(run, queries(dtype=torch.float32)).channels["unattributed"].any()
+    run, _ = trained_by_muon_alone()
+    exact = rules.newton_schulz_in_bfloat16
+    # Another machine adds in another order: the same rounding, elsewhere.
+    monkeypatch.setattr(rules, "newton_schulz_in_bfloat16", lambda m, *numbers: exact(m.T, *numbers).T)
+    assert not ks.decompose(run, queries()).channels["unattributed"].any()
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3), (4, 4), (1, 6)])
+def test_newton_schulz_in_bfloat16_is_that_of_torch_bit_for_bit(shape):
+    p = nn.Parameter(torch.zeros(shape, dtype=torch.float64))
+    p.grad = torch.randn(shape, dtype=torch.float64)
+    optimizer = torch.optim.Muon([p], lr=1.0, weight_decay=0.0, momentum=0.0, nesterov=False)
+    optimizer.step()
+    group = optimizer.param_groups[0]
+    turned = rules.newton_schulz_in_bfloat16(p.grad, group["ns_coefficients"], group["ns_steps"], group["eps"])
+    assert torch.equal(p.detach(), -max(1, shape[0] / shape[1]) ** 0.5 * turned.double())
+
+
 def test_every_rule_is_compared():
     names = {kind for kind, _ in OPTIMIZERS.values()} | {"Muon"}
     assert names == set(RULES) == set(oracles.RULES)
@@ -143,6 +200,62 @@ def test_the_product_of_nadams_momenta_is_kept_in_float32_by_torch():
     assert state["mu_product"].dtype == torch.float32
     # With this product taken as torch takes it nothing is left for rounding; the exact product would leave 1e-8.
     assert share_of(ks.decompose(run, queries()), "rounding") <= 1e-12
+
+
+TENSORS = {
+    **{name: (name, {"lr": 0.02}) for name in ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad",
+                                               "Adadelta")},
+    "SGD foreach": ("SGD", {"lr": 0.02, "momentum": 0.9, "nesterov": True, "foreach": True}),
+    "SGD fused": ("SGD", {"lr": 0.02, "momentum": 0.9, "fused": True}),
+    "AdamW decay": ("AdamW", {"lr": 0.02, "weight_decay": 0.1}),
+    "AdamW fused": ("AdamW", {"lr": 0.02, "weight_decay": 0.1, "betas": (0.9, 0.99), "fused": True}),
+    "Adam betas": ("Adam", {"lr": 0.02, "betas": (0.3, 0.99)}), "AdamW betas": ("AdamW", {"betas": (0.9, 0.7)}),
+    "NAdam decoupled": ("NAdam", {"lr": 0.02, "weight_decay": 0.1, "decoupled_weight_decay": True}),
+    "Adagrad rate decay": ("Adagrad", {"lr": 0.1, "lr_decay": 0.3}),
+}
+
+
+def in_tensors(options, dtype):
+    one = lambda value: torch.tensor(value, dtype=dtype)
+    return {key: tuple(map(one, value)) if key == "betas" else one(value) if key == "lr" else value
+            for key, value in options.items()}
+
+
+@pytest.mark.parametrize("keep", ["all", 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("name", TENSORS)
+def test_numbers_that_are_tensors_round_a_step_as_they_do_in_torch(name, dtype, keep):
+    kind, options = TENSORS[name]
+    run, _ = trained(kind, in_tensors(options, dtype), diary=False, steps=10, keep=keep)
+    d = ks.decompose(run, queries())
+    assert complete(d) <= 1e-12
+    assert share_of(d, "rounding") <= 1e-12
+    assert not d.channels["unattributed"].any()
+
+
+def test_a_beta_that_a_loop_changes_in_its_tensor_is_read_anew():
+    x, y = points()
+    model = network()
+    beta = torch.tensor(0.9)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02, betas=(beta, torch.tensor(0.99)))
+    run, _ = train(model, x, y, optimizer, diary=False, after_step=lambda k: beta.mul_(0.9))
+    assert [step.groups[0]["betas"][0] for step in run][:2] == [pytest.approx(0.9), pytest.approx(0.81)]
+    d = ks.decompose(run, queries())
+    assert share_of(d, "rounding") <= 1e-12
+    assert not d.channels["unattributed"].any()
+
+
+def test_a_run_says_which_numbers_were_tensors(tmp_path):
+    options = {"lr": torch.tensor(0.02), "betas": (torch.tensor(0.9), torch.tensor(0.99, dtype=torch.float64))}
+    run, _ = trained("Adam", options, diary=False, out=tmp_path / "run")
+    group = run[0].groups[0]
+    assert group["lr"] == float(torch.tensor(0.02)) != 0.02
+    assert group["tensors"] == {"lr": "float32", "betas": ["float32", "float64"]}
+    assert run.info()["learning_rate"] == [group["lr"]] * 2
+    x, y = points()
+    opened = ks.load(tmp_path / "run", model=network(), data=(x, y), loss=torch.nn.functional.mse_loss)
+    d, again = ks.decompose(run, queries()), ks.decompose(opened, queries())
+    assert torch.equal(d.contributions, again.contributions)
 
 
 def test_a_rule_that_is_no_linear_step_is_refused_by_name():

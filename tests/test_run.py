@@ -224,7 +224,7 @@ def test_a_loss_module_is_known_by_its_name_and_numbers(tmp_path):
 def test_no_run_where_there_is_none(tmp_path):
     with pytest.raises(StoreError, match="no manifest.json"):
         ks.load(tmp_path)
-    with pytest.raises(StoreError, match="no manifest.json"):
+    with pytest.raises(StoreError, match="There is no folder '.*nowhere'. A run is the folder that"):
         ks.load(tmp_path / "nowhere")
 
 

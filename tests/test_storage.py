@@ -938,6 +938,7 @@ def test_a_store_says_itself_in_a_line(store):
 
 
 def test_a_file_is_written_whole_over_an_old_one_and_leaves_no_part(tmp_path):
+    (tmp_path / "new").mkdir()
     target = tmp_path / "new" / "page.html"
     for data in (b"one", b"two" * 1000, b""):
         write_atomically(target, data)

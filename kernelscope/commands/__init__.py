@@ -12,8 +12,12 @@ NAMES = ("demo", "record", "info", "explain", "report", "check", "doctor")
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command found: for a reader, for a program, and whether every check passed."""
+    """What a command found: for a reader, for a program, and whether every check passed.
+
+    A command that runs a script has the exit code of the script.
+    """
 
     text: str
     data: dict[str, Any] = field(default_factory=dict)
     ok: bool = True
+    code: int | None = None

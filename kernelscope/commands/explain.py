@@ -18,7 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> Answer:
     """Explains each point: a sentence, samples on both sides, and what it adds up to."""
-    from ..decomposition.explanation import explain
+    from ..decomposition.explaining import explain
     from . import telling
     from .opening import open_run, queries
 

@@ -48,11 +48,11 @@ def open_run(options: argparse.Namespace) -> Run:
     from torch import nn
 
     from ..losses import named_loss
-    from ..run.opening import load
-    from ..storage import Store
+    from ..run.opening import RUN, load, run_store
 
-    _look_for_a_run(options.run)
-    meta = Store.open(options.run, kind="run", verify="size").meta
+    if not options.run.strip():
+        raise StoreError(f"There is no folder {options.run!r}. {RUN}")
+    meta = run_store(Path(options.run), verify="size").meta
     if options.model is None and meta.get("architecture") is None:
         name = str((meta.get("fingerprint") or {}).get("model") or "Model")
         raise ModelError(
@@ -71,18 +71,6 @@ def open_run(options: argparse.Namespace) -> Run:
     loss = None if options.loss is None else named(options.loss, "--loss")
     data = None if options.data is None else made(options.data, "--data")
     return load(options.run, model=model, data=data, loss=loss)
-
-
-def _look_for_a_run(folder: str) -> None:
-    path = Path(folder)
-    if not folder.strip() or not path.exists():
-        raise StoreError(f"There is no folder {folder!r}. Name the folder of a recorded run, such as runs/train.")
-    if not path.is_dir():
-        raise StoreError(f"{folder} is a file, and a run is a folder. Name the folder that was recorded into.")
-    if not (path / "manifest.json").exists():
-        inside = sorted(str(found.parent) for found in path.glob("*/manifest.json"))[:5]
-        there = f"In it are {', '.join(inside)}: name one." if inside else "Name the folder that was recorded into."
-        raise StoreError(f"{folder} holds no run: there is no manifest.json in it. {there}")
 
 
 def named(word: str, flag: str) -> Any:

@@ -57,20 +57,26 @@ def run(options: argparse.Namespace) -> Answer:
     keep = int(options.keep) if options.keep.isdecimal() else options.keep
     notes = {"script": " ".join([script.name, *words])}
     recording = AutoRecording(out, keep=keep, overwrite=options.overwrite, notes=notes)
-    watched, left = Watched(), 1
+    watched, left = Watched(), 0
     try:
         with watched, recording:
             left = run_as_main(script, words, quiet=options.json)
     except KeyboardInterrupt:
         sys.stderr.write(f"kernelscope: {_kept(recording, out)}\n")
         raise
+    except RecordingError:
+        # A script that ended itself before it trained is not one in which nothing could be found.
+        if not left or _run_of(recording) is not None:
+            raise
+        sys.stderr.write(f"kernelscope: {script} ended with exit code {left}. {_kept(recording, out)}\n")
+        return Answer("", {"script": str(script), "exit": left, "run": None, "steps": 0}, False, left)
     seconds = time.perf_counter() - begun
     data: dict[str, Any] = {"script": str(script), "exit": left, "seconds": round(seconds, 2)}
     if watched.error is not None:
         return _raised(watched.error, recording, script, out, data)
     ended = f" It ended with exit code {left}." if left else ""
     if recording.stood_down:
-        return Answer(f"{script} records itself, so it was run as it is.{ended}", {**data, "run": None}, not left)
+        return Answer(f"{script} records itself, so it was run as it is.{ended}", {**data, "run": None}, not left, left)
     recorded = recording.run
     lines = [
         f"Recorded {script} in {seconds:.1f} s.{ended}",
@@ -81,7 +87,7 @@ def run(options: argparse.Namespace) -> Answer:
     flags = "" if recorded.meta.get("architecture") is not None else " --model module:function"
     flags += "" if recorded.loss.name is not None else " --loss module:function"
     lines.append(f"Next: kernelscope report {out}{flags}")
-    return Answer("\n".join(lines), {**data, "run": str(out), **recorded.info()}, not left)
+    return Answer("\n".join(lines), {**data, "run": str(out), **recorded.info()}, not left, left)
 
 
 def _raised(error: BaseException, recording: AutoRecording, script: Path, out: Path, data: dict[str, Any]) -> Answer:
@@ -90,7 +96,7 @@ def _raised(error: BaseException, recording: AutoRecording, script: Path, out: P
     sys.stderr.write(f"{shown(error)}kernelscope: {kept}\n")
     sys.stderr.flush()
     what = f"{script} raised {type(error).__name__}: {error}".rstrip(": ")
-    return Answer("", {**data, "error": f"{what}. {kept}", "kind": type(error).__name__,
+    return Answer("", {**data, "exit": 1, "error": f"{what}. {kept}", "kind": type(error).__name__,
                        "run": None if run is None else str(out), "steps": 0 if run is None else len(run)}, False)
 
 

@@ -21,13 +21,16 @@ def run(options: argparse.Namespace) -> Answer:
     import time
     from dataclasses import replace
 
-    from ..decomposition.explanation import explain
+    from ..decomposition.explaining import explain
     from ..decomposition.wording import counted
     from ..report import Report
+    from ..storage.files import folder_of
     from . import telling
     from .opening import open_run, queries
 
     begun = time.perf_counter()
+    # A page that cannot be written is refused before anything is computed.
+    folder_of(Path(options.out))
     recorded = open_run(options)
     asked = queries(recorded, options)
     why = replace(explain(recorded, asked.x, targets=asked.targets), names=asked.names)

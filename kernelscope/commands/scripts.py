@@ -34,9 +34,10 @@ def run_as_main(script: Path, words: list[str], quiet: bool) -> int:
             try:
                 runpy.run_path(str(script), run_name="__main__")
             except SystemExit as leaving:
-                if isinstance(leaving.code, str):
-                    sys.stderr.write(leaving.code + "\n")
-                return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+                if leaving.code is None or isinstance(leaving.code, int):
+                    return int(leaving.code or 0)
+                sys.stderr.write(f"{leaving.code}\n")
+                return 1
     return 0
 
 

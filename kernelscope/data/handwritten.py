@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import TensorDataset
 
+from ..arguments import what_came
 from ..errors import DataError
 
 TEST_SIZE = 360
@@ -78,8 +79,8 @@ def digits(split: str = "train", seed: int = 0, flat: bool = True) -> Digits:
         >>> len(train), train.x.shape, train.y[:5]
         (1437, torch.Size([1437, 64]), tensor([0, 1, 2, 3, 4]))
     """
-    if split not in ("train", "test", "all"):
-        raise DataError(f"The digits have the splits 'train', 'test' and 'all'; {split!r} is none of them.")
+    if not isinstance(split, str) or split not in ("train", "test", "all"):
+        raise DataError(f"The digits have the splits 'train', 'test' and 'all'; {what_came(split)} is none of them.")
     images, labels = _stored()
     ids = np.arange(len(labels))
     if split != "all":

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..arguments import as_choice, as_switch, what_came
 from ..errors import DataError, NonFiniteError, OutOfBudget
 from ..network import cast, exact_arithmetic, random_state
 from ..run.run import Run
@@ -29,7 +30,7 @@ from .ledger import Ledger
 from .output import output_functional
 from .quadrature import Quadrature
 from .query_side import QuerySide
-from .questions import as_queries, as_targets, checked_memory, checked_place, checked_run
+from .questions import as_queries, as_targets, as_words, checked_memory, checked_place, checked_run
 from .result import Decomposition
 from .sweep import PartSweep, Segment, outputs_only, sweep
 from .training_side import TrainingSide
@@ -116,6 +117,7 @@ def decompose(
     run = checked_run(run)
     _check_choices(run, weights, rule, dtype)
     memory = checked_memory(memory)
+    quiet = None if progress is None else not as_switch(progress, "progress")
     place = checked_place(device, next(iter(run.network.parameters.values())).device)
     displacement = rule == "displacement"
     # A network that draws random numbers where it should not must not draw the user's.
@@ -139,7 +141,7 @@ def decompose(
             segments = _segments(run, unroller, trajectory, plan.length)
             # tqdm measures the first steps and then tells the time that is left.
             bar = tqdm(total=plan.passes * len(run), desc=f"decompose ({plan.bytes / 2**20:.0f} MiB)", unit="step",
-                       disable=None if progress is None else not progress)
+                       disable=quiet)
             with bar:
                 for start in range(0, len(side), plan.block):
                     end = min(start + plan.block, len(side))
@@ -164,8 +166,8 @@ def decompose(
 
 
 def _check_choices(run: Run, weights: str, rule: str, dtype: torch.dtype) -> None:
-    if weights not in ("trained", "average"):
-        raise DataError(f'weights must be "trained" or "average"; {weights!r} came.')
+    as_choice(weights, "weights", ("trained", "average"))
+    as_choice(rule, "rule", ("recorded", "displacement"))
     if weights == "average" and not run.has_average:
         raise DataError(
             "This run holds no averaged weights. Record with record(..., average=averaged_model) to explain them."
@@ -175,10 +177,11 @@ def _check_choices(run: Run, weights: str, rule: str, dtype: torch.dtype) -> Non
             "Averaged weights were stored at the first and the last step, so only the whole run can explain them. "
             'Decompose the run itself, not a slice, or pass weights="trained".'
         )
-    if rule not in ("recorded", "displacement"):
-        raise DataError(f'rule must be "recorded" or "displacement"; {rule!r} came.')
-    if dtype not in (torch.float64, torch.float32):
-        raise DataError(f"The ledger is kept in float64 or float32; {dtype} came. float64 is the default.")
+    if not isinstance(dtype, torch.dtype) or dtype not in (torch.float64, torch.float32):
+        came = dtype if isinstance(dtype, torch.dtype) else what_came(dtype)
+        raise DataError(
+            f"The ledger is kept in torch.float64 or torch.float32; {came} came. torch.float64 is the default."
+        )
 
 
 def _final_outputs(trajectory: Trajectory, averaged: AveragedTrajectory | None, queries: tuple[Tensor, ...]) -> Any:
@@ -198,7 +201,7 @@ def _groups(run: Run, groups: bool | Sequence[str] | None) -> tuple[list[str], T
     """The names of the groups, and the group of each sample."""
     if groups is None or groups is False:
         return [], None
-    labels = run.labels if groups is True else [str(word) for word in groups]
+    labels = run.labels if groups is True else as_words(groups, "groups")
     if labels is None:
         return [], None
     if len(labels) != run.size:

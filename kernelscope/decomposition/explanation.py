@@ -13,27 +13,22 @@ percentage of their sum would mean little, and none is given.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
 
+from ..arguments import as_count, as_whole, what_came
 from ..errors import DataError
-from ..result import Check, CheckRow, Result, as_float64
-from . import wording
+from ..result import Check, CheckRow, Result, as_float64, rows_of
+from . import tables, wording
 from .gallery import gallery
-from .questions import as_queries, as_targets, checked_count, checked_run
-from .result import CHANNELS, Decomposition
-from .targets import class_targets
+from .result import Decomposition
 from .wording import CANCELLATION_LIMIT
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from ..run.run import Run
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -70,9 +65,9 @@ class Explanation(Result):
 
     def __getitem__(self, queries: int | slice | list[int] | Tensor) -> Self:
         """The explanations of some of the queries."""
-        rows = torch.arange(len(self))[queries].reshape(-1)
+        rows = rows_of(queries, len(self))
         ledger = self.decomposition[rows]
-        samples = _shown(ledger, self.k)
+        samples = shown(ledger, self.k)
         kept = torch.isin(self.samples, samples)
         pick = lambda words, places: None if words is None else [words[i] for i in places.tolist()]
         return replace(self, decomposition=ledger, inputs=self.inputs[rows], samples=self.samples[kept],
@@ -96,7 +91,7 @@ class Explanation(Result):
 
     def net(self, query: int = 0) -> float:
         r"""The cancellation ratio :math:`|\sum_i c_i| / \sum_i |c_i|`: 1 when all pull one way, 0 when they cancel."""
-        shares = self.shares[query]
+        shares = self.shares[self.decomposition.place(query)]
         total = float(shares.abs().sum())
         return abs(float(shares.sum())) / total if total > 0 else 0.0
 
@@ -106,6 +101,7 @@ class Explanation(Result):
 
     def unmoved(self, query: int = 0) -> bool:
         """Whether no step of the run changed the explained output, as with a learning rate of zero."""
+        query = self.decomposition.place(query)
         path = self.decomposition.path[query, 0]
         return not bool(self.shares[query].any()) and bool((path == path[0]).all())
 
@@ -119,6 +115,7 @@ class Explanation(Result):
 
     def class_name(self, index: int) -> str:
         """The word for a class."""
+        index = as_count(index, "index")
         return self.classes[index] if index < len(self.classes) else str(index)
 
     def probabilities(self, query: int = 0) -> Tensor | None:
@@ -131,7 +128,7 @@ class Explanation(Result):
 
         One output z that tells two classes apart stands for the logits (0, z).
         """
-        outputs = self.decomposition.outputs
+        query, outputs = self.decomposition.place(query), self.decomposition.outputs
         if self.kind == "output" or (self.kind == "margin" and outputs is None):
             return None
         one = self.decomposition.path[query] if self.kind == "logit" or outputs is None else outputs[query]
@@ -148,6 +145,7 @@ class Explanation(Result):
     def group_shares(self, query: int = 0) -> Tensor:
         """The contribution of each group, with shape :math:`(G,)`."""
         ledger = self.decomposition
+        query = ledger.place(query)
         if ledger.group_steps is not None and ledger.groups:
             return as_float64(ledger.group_steps[query, 0]).sum(-1)
         if not ledger.labels:
@@ -168,7 +166,7 @@ class Explanation(Result):
 
     def booked(self, query: int = 0) -> Tensor:
         """What the data had added after each number of steps, from none on, with shape :math:`(T + 1,)`."""
-        steps = as_float64(self.decomposition.steps[query, 0])
+        steps = as_float64(self.decomposition.steps[self.decomposition.place(query), 0])
         return torch.cat([steps.new_zeros(1), steps.cumsum(0)])
 
     def learned(self, query: int = 0) -> tuple[int | None, int | None]:
@@ -182,7 +180,7 @@ class Explanation(Result):
         the second the number of steps after which the predicted class never changes. Either is ``None`` when it has no
         meaning: the output ends where it began, nothing is classified.
         """
-        path = as_float64(self.decomposition.path[query, 0])
+        path = as_float64(self.decomposition.path[self.decomposition.place(query), 0])
         left = (path - path[-1]).abs()
         half = None if left[0] == 0 else _stays(left <= left[0] / 2)
         answer, scores = self.answer(query), self._scores(query)
@@ -191,69 +189,27 @@ class Explanation(Result):
 
     def helpful(self, k: int | None = None) -> pd.DataFrame:
         """For each query the samples that pushed the explained output up the most, strongest first."""
-        return self._ranked(self.k if k is None else k, sign=1)
+        return tables.strongest(self, self.k if k is None else k, sign=1)
 
     def harmful(self, k: int | None = None) -> pd.DataFrame:
         """For each query the samples that pushed the explained output down the most, strongest first."""
-        return self._ranked(self.k if k is None else k, sign=-1)
+        return tables.strongest(self, self.k if k is None else k, sign=-1)
 
     def ranked(self, query: int, k: int, sign: int) -> list[int]:
         """Positions of the ``k`` samples with the strongest share of this sign, strongest first."""
-        shares = self.shares[query] * sign
-        order = shares.argsort(descending=True, stable=True)[:k]
+        if as_whole(sign) not in (-1, 1):
+            raise DataError(f"sign must be 1, for what pushed up, or -1, for what pushed down; {what_came(sign)} came.")
+        shares = self.shares[self.decomposition.place(query)] * sign
+        order = shares.argsort(descending=True, stable=True)[:as_count(k, "k", least=1)]
         return order[shares[order] > 0].tolist()
-
-    def _ranked(self, k: int, sign: int) -> pd.DataFrame:
-        import pandas as pd
-
-        rows = [
-            {"query": q, "rank": rank} | self._row(q, i)
-            for q in range(len(self)) for rank, i in enumerate(self.ranked(q, k, sign), start=1)
-        ]
-        return pd.DataFrame(rows, columns=["query", "rank", "sample", "label", "contribution", "percent"])
-
-    def _row(self, query: int, position: int) -> dict[str, Any]:
-        ledger, share = self.decomposition, float(self.shares[query, position])
-        return {
-            "sample": int(ledger.sample_ids[position]),
-            "label": None if ledger.labels is None else ledger.labels[position],
-            "contribution": share,
-            "percent": 100 * share / float(self.shares[query].sum()) if self.divisible(query) else None,
-        }
 
     def by_group(self) -> pd.DataFrame:
         """For each query the contribution of each group of samples, strongest push up first."""
-        import pandas as pd
-
-        names, sizes, rows = self.group_names(), self.group_sizes(), []
-        for query in range(len(self)):
-            shares = self.group_shares(query)
-            total = float(shares.sum()) if self.divisible(query) else None
-            rows += [
-                {"query": query, "group": names[g], "samples": sizes[g], "contribution": float(shares[g]),
-                 "percent": None if total is None else 100 * float(shares[g]) / total}
-                for g in shares.argsort(descending=True, stable=True).tolist()
-            ]
-        return pd.DataFrame(rows, columns=["query", "group", "samples", "contribution", "percent"])
+        return tables.by_group(self)
 
     def over_time(self) -> pd.DataFrame:
         """For each query and step: the explained output, the data share booked so far, the prediction."""
-        import pandas as pd
-
-        frames = []
-        for query in range(len(self)):
-            columns: dict[str, Any] = {
-                "query": query,
-                "step": range(self.steps + 1),
-                "output": self.decomposition.path[query, 0].tolist(),
-                "data": self.booked(query).tolist(),
-            }
-            chances, answer = self.probabilities(query), self.answer(query)
-            if chances is not None and answer is not None:
-                columns["prediction"] = [self.class_name(i) for i in chances.argmax(0).tolist()]
-                columns["probability"] = chances[answer[0]].tolist()
-            frames.append(pd.DataFrame(columns))
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+        return tables.over_time(self)
 
     def balance(self, query: int = 0) -> list[tuple[str, str, float]]:
         """The balance sheet of one query: (name, kind, value) from the initial output to the final one.
@@ -261,17 +217,7 @@ class Explanation(Result):
         One line for each group, one for each other channel. The residual is the exact difference of all other lines,
         computed in rational numbers and then rounded once, so that the sheet closes to the last digit of float64.
         """
-        ledger = self.decomposition
-        shares = self.group_shares(query)
-        lines = [("initial", "initial", float(ledger.initial[query, 0]))]
-        lines += [
-            (self.group_names()[g], "group", float(shares[g]))
-            for g in shares.argsort(descending=True, stable=True).tolist()
-        ]
-        lines += [(name, "channel", float(ledger.channels[name][query, 0])) for name in CHANNELS if name != "data"]
-        final = float(ledger.final[query, 0])
-        residual = Fraction(final) - sum(Fraction(value) for _, _, value in lines)
-        return [*lines, ("residual", "residual", float(residual)), ("final", "final", final)]
+        return tables.balance(self, query)
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each query and training sample: contribution, percentage where it means something, centred rank.
@@ -279,27 +225,12 @@ class Explanation(Result):
         The centred rank is +1 for the sample that pushed up the most, 0 in the middle, -1 for the one that pushed down
         the most; it can be compared between queries however much their contributions cancel.
         """
-        import pandas as pd
-
-        ledger, n = self.decomposition, self.shares.shape[1]
-        frames = []
-        for query in range(len(self)):
-            shares = self.shares[query]
-            rank = torch.empty(n, dtype=torch.float64)
-            rank[shares.argsort(stable=True)] = torch.linspace(-1, 1, n, dtype=torch.float64)
-            frames.append(pd.DataFrame({
-                "query": query,
-                "sample": ledger.sample_ids.tolist(),
-                "label": [None] * n if ledger.labels is None else ledger.labels,
-                "contribution": shares.tolist(),
-                "percent": (100 * shares / shares.sum()).tolist() if self.divisible(query) else [None] * n,
-                "centred_rank": rank.tolist(),
-            }))
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+        return tables.by_sample(self)
 
     def sentence(self, query: int = 0) -> str:
         """Why, in words; every clause is computed from the ledger, and claims less when the ledger holds less."""
-        return " ".join(text for text in wording.clauses(self, query).values() if text)
+        clauses = wording.clauses(self, self.decomposition.place(query))
+        return " ".join(text for text in clauses.values() if text)
 
     def check(self) -> Check:
         """The checks of the ledger, whether groups add up to the data channel, and how much the shares cancel."""
@@ -331,7 +262,7 @@ class Explanation(Result):
             head = f"predicted {said}, p {wording.chance(float(chances[answer[0], -1]))}"
         sides = [
             f"{mark} " + ", ".join(f"#{row['sample']} {row['contribution']:+.2g}" for row in
-                                   (self._row(0, i) for i in self.ranked(0, 2, sign)))
+                                   (tables.row(self, 0, i) for i in self.ranked(0, 2, sign)))
             for mark, sign in (("▲", 1), ("▼", -1)) if self.ranked(0, 1, sign)
         ]
         return f"Explanation({head}; {' '.join(sides)}; residual {self.decomposition.completeness():.1e} of the terms)"
@@ -345,138 +276,7 @@ class Explanation(Result):
         return gallery(self)
 
 
-def explain(
-    run: Run,
-    x: Any,
-    *,
-    targets: Any = None,
-    output: None | str | int | Callable[..., Tensor] = None,
-    k: int = 8,
-    labels: Sequence[str] | None = None,
-    **options: Any,
-) -> Explanation:
-    r"""Says which training samples made the network's answer to each query, and when.
-
-    Args:
-        run: The recorded run.
-        x: The queries, with shape :math:`(q, *)`, or one query without its batch axis; in any form that
-            :func:`kernelscope.decompose` takes.
-        targets: Their true answers, if known, with shape :math:`(q,)`; classes by their index, or in the form of the
-            targets in training.
-        output: What to explain. ``None`` takes the margin of a classifier (predicted class minus runner-up), the logit
-            of the second of two classes that one output tells apart, and the first output of anything else; a number
-            takes that output; a callable takes ``outputs`` and returns :math:`(q, 1)`.
-        k: How many samples to show on each side.
-        labels: A word for each training sample, as a list, an array or a tensor; by default the class of each, where
-            training was on classes, and else whether its target is low, middle or high, by thirds. Samples are grouped
-            by it.
-        options: Passed to :func:`kernelscope.decompose`.
-
-    Raises:
-        DataError: If queries, targets, labels or options do not fit the run.
-
-    Example:
-        >>> import kernelscope as ks, torch.nn.functional as F
-        >>> from torch.utils.data import DataLoader, TensorDataset
-        >>> x, y = torch.eye(4), torch.tensor([0, 0, 1, 1])
-        >>> model, loader = torch.nn.Linear(4, 2), DataLoader(TensorDataset(x, y), batch_size=4)
-        >>> optimizer = torch.optim.SGD(model.parameters(), lr=4.0)
-        >>> with ks.record(model, loader, loss=F.cross_entropy, class_names=["left", "right"]) as recording:
-        ...     for epoch in range(20):
-        ...         for inputs, targets in loader:
-        ...             optimizer.zero_grad()
-        ...             F.cross_entropy(model(inputs), targets).backward()
-        ...             optimizer.step()
-        >>> why = explain(recording.run, x[0], k=2)
-        >>> why.sentence().split(" with")[0]
-        'The network predicts left'
-        >>> why.helpful()[["sample", "label"]].values.tolist()
-        [[0, 'left'], [1, 'left']]
-    """
-    from .exact import decompose
-
-    run, k = checked_run(run), checked_count(k)
-    words = run.labels if labels is None else _words(labels)
-    if words is not None and len(words) != run.size:
-        raise DataError(f"explain needs one label for each of the run's {run.size} samples; got {len(words)}.")
-    queries = as_queries(x, tuple(run.samples.inputs), alike=True)
-    given = as_targets(targets, len(queries[0]))
-    ledger = decompose(run, queries, "answer" if output is None else output, targets=given, groups=words, **options)
-    name = ledger.output_names[0]
-    kind = name if name in ("margin", "logit") else "output"
-    # Where a network has one output, its number tells nobody anything; nor does that of a function of them.
-    single = "explained output" if callable(output) else "output" if _one_quantity(run) else name
-    names = [single] if name == "0" else ledger.output_names
-    if given is not None and run.is_classification:
-        given = class_targets(given, run, ledger.outputs)
-    return from_decomposition(
-        replace(ledger, labels=words, output_names=names), queries, run.sample, kind=kind, classes=run.class_names,
-        targets=given, k=k, column=int(name) if name.isdigit() and not callable(output) else None,
-    )
-
-
-def from_decomposition(
-    ledger: Decomposition,
-    x: Tensor | tuple[Tensor, ...],
-    sample: Callable[[int], tuple[Tensor | tuple[Tensor, ...], Tensor] | None],
-    *,
-    kind: str = "margin",
-    classes: Sequence[str] | None = None,
-    targets: Tensor | None = None,
-    k: int = 8,
-    column: int | None = None,
-) -> Explanation:
-    """Reads an explanation from a ledger that is already there.
-
-    Args:
-        ledger: The decomposition of one output for each query.
-        x: The queries, with shape :math:`(q, *)`, or several inputs of each.
-        sample: From a sample's position in the ledger to its (input, target), or to ``None`` if it is not known.
-        kind: ``"margin"``, ``"logit"`` or ``"output"``.
-        classes: A word for each class.
-        targets: The true answers, if known.
-        k: How many samples to show on each side.
-        column: Which entry of a target of several numbers is the true value of the explained output, if one is.
-
-    Raises:
-        DataError: If the ledger holds more than one output for each query.
-    """
-    if ledger.initial.shape[1] != 1:
-        raise DataError(
-            f"An explanation is of one output for each query; the ledger has {ledger.initial.shape[1]}. "
-            'Decompose with output="margin", or with a callable that returns one column.'
-        )
-    if kind == "margin" and ledger.outputs is not None and not classes:
-        classes = [str(i) for i in range(max(ledger.outputs.shape[1], 2))]
-    classes = [] if kind == "output" else [str(name) for name in classes or []]
-    known = {i: sample(i) for i in _shown(ledger, k).tolist()}
-    pairs = [pair for pair in known.values() if pair is not None]
-    queries = _in_a_row(x)
-    inputs = [_in_a_row(tuple(t[None] for t in _parts(pair[0]))) for pair in pairs]
-    return Explanation(
-        decomposition=ledger,
-        inputs=queries,
-        samples=torch.tensor([i for i, pair in known.items() if pair is not None], dtype=torch.long),
-        sample_inputs=torch.cat(inputs) if inputs else queries[:0],
-        kind=kind,
-        classes=classes,
-        targets=None if targets is None else _in_words(targets, classes, column),
-        k=k,
-        sample_targets=[word for pair in pairs for word in _in_words(pair[1][None], classes, column)],
-    )
-
-
-def _parts(x: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return (x,) if isinstance(x, Tensor) else x
-
-
-def _in_a_row(x: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """A copy of inputs as one tensor; of several the entries in a row, whose shape is that of no picture."""
-    parts = [t.detach().cpu() for t in _parts(x)]
-    return parts[0].clone() if len(parts) == 1 else torch.cat([t.flatten(1) for t in parts], 1).unsqueeze(1)
-
-
-def _shown(ledger: Decomposition, k: int) -> Tensor:
+def shown(ledger: Decomposition, k: int) -> Tensor:
     """Positions of the samples among the ``k`` strongest on either side of some query, ascending."""
     shares = ledger.contributions[:, 0]
     chosen = torch.zeros(shares.shape[1], dtype=torch.bool)
@@ -490,35 +290,3 @@ def _stays(holds: Tensor) -> int:
     """The first place from which on all of ``holds`` is true."""
     broken = (~holds).nonzero().flatten()
     return int(broken[-1]) + 1 if len(broken) else 0
-
-
-def _words(labels: Any) -> list[str]:
-    """Labels as words, whatever holds them: a tensor's repr is no word for a sample."""
-    plain = labels.tolist() if hasattr(labels, "tolist") else labels
-    if not isinstance(plain, Iterable):
-        raise DataError(f"labels must hold a word for each training sample; a {type(labels).__name__} came.")
-    return [str(word.item() if isinstance(word, Tensor) and word.ndim == 0 else word) for word in plain]
-
-
-def _one_quantity(run: Run) -> bool:
-    """Whether each sample has one number as its target, and not the index of a class."""
-    targets = run.samples.targets
-    return targets is not None and targets.is_floating_point() and targets.shape[1:].numel() == 1
-
-
-def _in_words(targets: Tensor, classes: Sequence[str], column: int | None) -> list[str]:
-    """A word for each target; an empty one where it has several entries and none of them is what is explained."""
-    rows = targets.detach().cpu().reshape(len(targets), -1)
-    if classes and rows.shape[1] == len(classes) > 1:
-        rows = rows.argmax(1, keepdim=True)  # probabilities of classes
-    if rows.shape[1] > 1:
-        rows = rows[:, :0] if column is None else rows[:, column:column + 1]
-    return [_word(row[0], classes) if row else "" for row in rows.tolist()]
-
-
-def _word(target: float, classes: Sequence[str]) -> str:
-    if not float(target).is_integer():
-        return wording.number(target)
-    if classes:
-        return classes[int(target)] if 0 <= target < len(classes) else str(int(target))
-    return f"{int(target):,}".replace("-", "−")

@@ -14,6 +14,21 @@ from .result import CHANNELS, Decomposition
 #: Networks with at most this many outputs have them kept along the run.
 OUTPUTS_KEPT = 128
 
+#: What is said of steps that the rule does not explain, by what their recorded gradient norms tell.
+ANOTHER_GRADIENT = (
+    "{count} of {total} steps used another gradient than that of the recorded loss on the recorded batch, or momentum "
+    "of such a gradient (first: {first}); the difference is booked as unattributed. Pass record(..., loss=...) the "
+    "loss that is minimised, with its weights and penalties, keep each batch's rows in their order, and clip all "
+    "gradients together."
+)
+MOVED_BESIDE = (
+    "{count} of {total} steps moved the parameters otherwise than the rule says, although their gradient was that of "
+    "the recorded loss (first: {first}): something beside the optimizer wrote to weights, or to the optimizer's "
+    "states; the difference is booked as unattributed. Leave the `with` block before weights are restored or averaged, "
+    "and bound weights in the network's forward instead of after each step."
+)
+NOT_ASKED = 'All {count} steps are booked as unattributed, as rule="displacement" asks.'
+
 
 class Ledger:
     """The arrays of a decomposition of ``queries`` queries with the outputs named."""
@@ -27,7 +42,8 @@ class Ledger:
         self.magnitude = _zeros(q, c)
         self.group_steps = None if members is None else _zeros(q, c, len(groups), t)
         self.outputs: Tensor | None = None
-        self.unexplained: set[int] = set()
+        # The steps whose gap is more than rounding, and whether the recorded loss led them there.
+        self.unexplained: dict[int, bool | None] = {}
 
     def book(self, channel: str, rows: slice, amounts: Tensor) -> None:
         """Adds amounts, one for each query and output, to a channel."""
@@ -60,13 +76,13 @@ class Ledger:
 
     def notes(self) -> list[str]:
         """What a reader should know."""
-        if not self.unexplained:
-            return []
-        some = ", ".join(str(k) for k in sorted(self.unexplained)[:5])
-        return [
-            f"{len(self.unexplained)} of {len(self.run)} steps moved the parameters otherwise than the rule and the "
-            f"recorded loss say (first: {some}); the difference is booked as unattributed."
-        ]
+        found = []
+        for led, sentence in ((False, ANOTHER_GRADIENT), (True, MOVED_BESIDE), (None, NOT_ASKED)):
+            steps = sorted(k for k, kind in self.unexplained.items() if kind is led)
+            if steps:
+                first = ", ".join(map(str, steps[:5]))
+                found.append(sentence.format(count=len(steps), total=len(self.run), first=first))
+        return found
 
     def result(self, info: dict[str, Any]) -> Decomposition:
         """The finished decomposition."""

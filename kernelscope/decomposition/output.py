@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import as_whole, what_came
 from ..errors import DataError, ModelError
 from ..network import cast, per_sample_losses
 from ..run.run import Run
@@ -54,20 +55,22 @@ def output_functional(output: Any, final: Any, targets: Tensor | None, run: Run,
     Raises:
         DataError: If the network has no such output, or targets are missing or none that the loss takes.
     """
-    if output is None or output == "logits":
+    named = output if isinstance(output, str) else None
+    if output is None or named == "logits":
         all_of_them = OutputFunctional(_rows, None, [])
         return _named(all_of_them, _first(all_of_them, final, count), run.class_names)
-    if hasattr(output, "__index__") and not isinstance(output, bool | Tensor):
-        return _column(output.__index__(), _first(OutputFunctional(_rows, None, []), final, count).shape[1])
-    if output == "margin":
+    index = as_whole(output)
+    if index is not None:
+        return _column(index, _first(OutputFunctional(_rows, None, []), final, count).shape[1])
+    if named == "margin":
         return _margin(final, run)
-    if output == "answer":
+    if named == "answer":
         kind = natural_output(run, final)
         if kind == "margin":
             return _margin(final, run)
         first = _column(0, _first(OutputFunctional(_rows, None, []), final, count).shape[1])
         return replace(first, names=["logit"]) if kind == "logit" else first
-    if output == "loss":
+    if named == "loss":
         targets = fitted_targets(_needed(targets, count), final, run)
         # One number for each query, as for a sample in training: further axes are averaged.
         each = lambda out, side: per_sample_losses(run.loss, out, side, len(side)).unsqueeze(1)
@@ -81,7 +84,7 @@ def output_functional(output: Any, final: Any, targets: Tensor | None, run: Run,
         return _named(given, _first(given, final, count), None)
     raise DataError(
         f"output must be None, one of {', '.join(NAMED)}, the number of an output, or a function of the outputs; "
-        f"{output!r} came. None explains all outputs of the network."
+        f"{what_came(output)} came. None explains all outputs of the network."
     )
 
 
@@ -116,7 +119,7 @@ def _margin(final: Any, run: Run) -> OutputFunctional:
         return OutputFunctional(lambda out, side: out.reshape(-1, 1) * (2 * side - 1), second, ["margin"])
     raise DataError(
         f"A margin needs outputs with shape (n, classes) and two classes or more, or one logit for two classes; this "
-        f"network gives {shape_of(final)}. {_advice(final)}"
+        f"network gives {shape_of(final)}. {advice(final)}"
     )
 
 
@@ -147,7 +150,7 @@ def _rows(values: Any, side: Any = None) -> Tensor:
     if not isinstance(values, Tensor) or values.ndim == 0 or not values.is_floating_point():
         raise ModelError(
             f"The explained output must be a tensor of real numbers with one row for each query; it is "
-            f"{shape_of(values)}. {_advice(values)}"
+            f"{shape_of(values)}. {advice(values)}"
         )
     return values.unsqueeze(1) if values.ndim == 1 else values.flatten(1)
 
@@ -166,7 +169,7 @@ def _first(functional: OutputFunctional, final: Any, count: int) -> Tensor:
     if len(rows) != count:
         raise DataError(
             f"The explained output must have one row for each of the {count} queries, and it has the shape "
-            f"{tuple(rows.shape)}. Pass a function that keeps the rows apart, such as lambda outputs: outputs[:, 0]."
+            f"{tuple(rows.shape)}. {advice(final)}"
         )
     return rows
 
@@ -192,10 +195,13 @@ def _takes_two(function: Callable[..., Any]) -> bool:
     return len([p for p in positional if p.default is p.empty]) >= 2 or any(p.name == "targets" for p in positional)
 
 
-def _advice(values: Any) -> str:
-    """The function that would pick a tensor out of such outputs."""
+def advice(values: Any) -> str:
+    """The function that would pick a number for each query out of such outputs."""
     if isinstance(values, Tensor):
-        return "Pass a function that picks a number for each query, such as output=lambda outputs: outputs[:, :1]."
+        picked = f"outputs{_pick(values)}"
+        if values.ndim > 2:
+            picked += f", one entry of the {tuple(values.shape[1:])} that each query has"
+        return f"Pass a function that picks a number for each query, such as output=lambda outputs: {picked}."
     parts: dict[str, Any] = {}
     if isinstance(values, Mapping):
         parts = {f"[{key!r}]": part for key, part in values.items()}
@@ -203,6 +209,10 @@ def _advice(values: Any) -> str:
         parts = {f".{part.name}": getattr(values, part.name) for part in fields(values)}
     elif isinstance(values, list | tuple):
         parts = {f"[{i}]": part for i, part in enumerate(values)}
-    path = next((path for path, part in parts.items() if isinstance(part, Tensor)), None)
-    return (f"Pass a function that picks a number for each query, such as output=lambda outputs: "
-            f"outputs{path or '...'}[:, :1].")
+    picked = next((f"{path}{_pick(part)}" for path, part in parts.items() if isinstance(part, Tensor)), "...[:, 0]")
+    return f"Pass a function that picks a number for each query, such as output=lambda outputs: outputs{picked}."
+
+
+def _pick(values: Tensor) -> str:
+    """The index of one number for each row, such as that of one position and class."""
+    return f"[:{', 0' * max(values.ndim - 1, 1)}]"

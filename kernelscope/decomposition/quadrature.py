@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..arguments import what_came
 from ..errors import DataError
 
 
@@ -36,15 +37,15 @@ class Quadrature:
     @classmethod
     def parse(cls, name: str) -> Quadrature:
         """The rule called ``"left"``, ``"midpoint"``, ``"gaussM"`` (M nodes) or ``"gonzalez"``."""
-        if name == "left":
+        if isinstance(name, str) and name == "left":
             return cls(name, (0.0,), (1.0,))
-        if name in ("midpoint", "gonzalez"):
+        if isinstance(name, str) and name in ("midpoint", "gonzalez"):
             return cls(name, (0.5,), (1.0,), corrected=name == "gonzalez")
         gauss = re.fullmatch(r"gauss([1-9]\d?)", str(name))
         if gauss:
             nodes, weights = np.polynomial.legendre.leggauss(int(gauss[1]))
             return cls(name, tuple(((nodes + 1) / 2).tolist()), tuple((weights / 2).tolist()))
         raise DataError(
-            f'quadrature must be "gonzalez", "midpoint", "left" or "gaussM" with M from 1 to 99; {name!r} came. '
-            '"gonzalez" is complete to the last digit at the cost of one gradient a step.'
+            'quadrature must be "gonzalez", "midpoint", "left" or "gaussM" with M from 1 to 99; '
+            f'{what_came(name)} came. "gonzalez" is complete to the last digit at the cost of one gradient a step.'
         )

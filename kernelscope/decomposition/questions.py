@@ -5,7 +5,7 @@ All of it is looked at before anything is computed, so that what does not fit en
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ..arguments import as_whole, what_came
 from ..errors import DataError, NonFiniteError
 from ..run.comparing import random_numbers_kept
 from ..run.keeping import bytes_in
@@ -201,11 +202,11 @@ def checked_place(device: Any, usual: torch.device) -> torch.device:
             return place
         problem = "it holds no numbers"
     # torch says by any of these that there is no such device, or none that it was built for.
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError) as error:
         problem = str(error).strip().splitlines()[0][:160]
     raise DataError(
-        f'device={str(device)!r} cannot be computed on here ({problem}). Pass device="cpu", or leave device out: the '
-        "computation is then where the model was."
+        f'device={str(device)[:80]!r} cannot be computed on here ({problem}). Pass device="cpu", or leave device out: '
+        "the computation is then where the model was."
     )
 
 
@@ -229,6 +230,24 @@ def checked_count(k: Any) -> int:
     Raises:
         DataError: If it is no whole number from 1 on.
     """
-    if isinstance(k, bool) or not hasattr(k, "__index__") or k.__index__() < 1:
-        raise DataError(f"k says how many samples are shown on each side, a whole number from 1 on; got k={k!r}.")
-    return int(k.__index__())
+    number = as_whole(k)
+    if number is None or number < 1:
+        raise DataError(
+            f"k says how many samples are shown on each side, a whole number from 1 on; got k={what_came(k)}."
+        )
+    return number
+
+
+def as_words(labels: Any, name: str) -> list[str]:
+    """A word for each training sample, whatever holds them: a tensor's repr is no word for a sample.
+
+    Raises:
+        DataError: If they are one word, or no list at all.
+    """
+    plain = labels.tolist() if hasattr(labels, "tolist") else labels
+    if isinstance(plain, str | bytes | Mapping) or not isinstance(plain, Iterable):
+        raise DataError(
+            f"{name} must hold a word for each training sample, as a list; {what_came(labels)} came. Pass one word for "
+            "each, in the order of the samples."
+        )
+    return [str(word.item() if isinstance(word, Tensor) and word.ndim == 0 else word) for word in plain]

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
-from ..result import Check, CheckRow, Result
+from ..arguments import as_count, as_place
+from ..result import Check, CheckRow, Result, rows_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,7 +85,8 @@ class Decomposition(Result):
         """The ``k`` samples with the largest absolute share in one output of one query, largest first."""
         import pandas as pd
 
-        shares = self.contributions[query, output]
+        k = as_count(k, "k", least=1)
+        shares = self.contributions[self.place(query), self.place_of_output(output)]
         order = shares.abs().argsort(descending=True, stable=True)[:k]
         return pd.DataFrame({
             "sample": self.sample_ids[order].tolist(),
@@ -98,7 +100,7 @@ class Decomposition(Result):
 
     def __getitem__(self, queries: int | slice | list[int] | Tensor) -> Self:
         """The ledgers of some of the queries."""
-        rows = torch.arange(len(self))[queries].reshape(-1)
+        rows = rows_of(queries, len(self))
         return replace(
             self,
             **{name: getattr(self, name)[rows] for name in
@@ -107,6 +109,14 @@ class Decomposition(Result):
             group_steps=None if self.group_steps is None else self.group_steps[rows],
             outputs=None if self.outputs is None else self.outputs[rows],
         )
+
+    def place(self, query: Any) -> int:
+        """The number of a query from 0 on; raises if there is no such query."""
+        return as_place(query, "query", len(self), "queries")
+
+    def place_of_output(self, output: Any) -> int:
+        """The number of an output from 0 on; raises if there is no such output."""
+        return as_place(output, "output", len(self.output_names), "outputs")
 
     def summary(self) -> str:
         """The ledger in one sentence."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..network import Parameters
 from ..run.gradient import Tolerance, used_gradient
+from ..run.numbers import as_held, rounding
 from ..run.rules import Linear, Rule, find_rule
 from ..run.run import Run
 from ..run.step import MicroBatch, Step
@@ -59,7 +60,9 @@ class UnrolledStep:
         explained: Whether the gap is rounding.
         fresh: The momentum that parameters held before this step without any recorded step behind it.
         keys: For each parameter moved, under which key its momentum is carried.
-        silent: The parameters whose gradient was nothing but round-off; it counts as nought.
+        silent: The parameters whose gradient was nothing but round-off, which counts as nought, or was kept at nought.
+        led: Whether the gradient was that of the recorded loss, here and at the earlier steps of the optimizer;
+            ``None`` where no rule is used.
     """
 
     linear: dict[str, Linear]
@@ -70,6 +73,7 @@ class UnrolledStep:
     fresh: dict[str, Tensor | None]
     keys: dict[str, Key]
     silent: frozenset[str] = frozenset()
+    led: bool | None = True
 
 
 class Unroller:
@@ -87,6 +91,10 @@ class Unroller:
         self.displacement = displacement
         # Whether a parameter is without effect is a matter of the network's structure, and asked once for each mode.
         self._silent: dict[tuple[str, tuple[str, ...]], bool] = {}
+        # The first step of each optimizer whose gradient was another one; its momentum carries it on.
+        self._led_astray: dict[int, int] = {}
+        # Whether low-precision arithmetic was seen to round here as it did in training.
+        self._rounds_alike = False
         # A ledger in float32 meets a run in float64 to float32 only.
         self.precision = max(run.precision, side.dtype, key=lambda dtype: torch.finfo(dtype).eps)
         if not displacement:
@@ -104,7 +112,7 @@ class Unroller:
             here, there = rows[k], rows[k + 1]
             moved = {name: there[name] - here[name] for name in self.run.names}
             if self.displacement:
-                yield UnrolledStep({}, [], 1.0, moved, False, {}, {})
+                yield UnrolledStep({}, [], 1.0, moved, False, {}, {}, led=None)
             else:
                 at = [rows[batch.at] for batch in self.run.step(k).batches]
                 yield self._unroll(k, self.run.step(k), state, here, at, moved)
@@ -114,7 +122,8 @@ class Unroller:
         rule = find_rule(step.optimizer)
         fresh = self._take_states(k, step, rule, state)
         keys: dict[str, Key] = {}
-        hyper = {name: group for group in step.groups for name in group["names"] if name not in step.without}
+        hyper = {name: numbers for group, numbers in zip(step.groups, map(as_held, step.groups), strict=True)
+                 for name in group["names"] if name not in step.without}
         moving = list(hyper)
         if not moving:
             return UnrolledStep({}, [], 1.0, moved, not any(bool(gap.any()) for gap in moved.values()), {}, {})
@@ -123,10 +132,11 @@ class Unroller:
         which = [self.run.names.index(name) for name in moving]
         autocast = any(batch.autocast for batch in step.batches)
         used = used_gradient(step, means, which, Tolerance.of(self.precision, autocast))
+        still = frozenset(moving[i] for i in used.still)
         doubtful = self._doubtful(step, moving, which, used.gradient)
         silent = frozenset(name for name in doubtful if self._is_silent(k, step, at, name))
         linear: dict[str, Linear] = {}
-        gap = dict(moved)
+        gap, rounded = dict(moved), {}
         for name, gradient in zip(moving, used.gradient, strict=True):
             if name in silent:
                 gradient = torch.zeros_like(gradient)
@@ -137,17 +147,39 @@ class Unroller:
             momentum = state.momentum.get(key)
             linear[name] = rule.linear(hyper[name], state.age[key], theta[name], gradient, momentum,
                                        state.moments[key])
+            low = rule.rounded(hyper[name], theta[name], gradient, momentum)
             explained, after = linear[name].displacement(theta[name], gradient, momentum)
             if after is not None:
                 state.momentum[key] = after
             gap[name] = moved[name] - explained
+            if low is not None and name not in silent:
+                rounded[name] = low - explained
         clip = used.clip if isinstance(used.clip, float) else dict(zip(moving, used.clip, strict=True))
         missing, moving_by = _norm({n: gap[n] for n in moved if n not in silent}), _norm(moved)
-        close = missing <= _rounding(moving_by, _norm({n: theta[n] for n in moved}), self.precision, rule, autocast)
+        coarse = max(rule.tolerance, *(rounding(group) for group in step.groups))
+        limit = _rounding(moving_by, _norm({n: theta[n] for n in moved}), self.precision, coarse, autocast)
+        close = missing <= limit
+        if rounded and not close:
+            close = self._is_rounded(_norm({n: gap[n] - rounded.get(n, 0.0) for n in moved if n not in silent}),
+                                     _norm(rounded), limit)
         if missing <= 1e-5 * moving_by and not silent:
             # Of so small a gap seven digits are enough, and it is held for every step.
             gap = {name: part.float() for name, part in gap.items()}
-        return UnrolledStep(linear, used.weights, clip, gap, close, fresh, keys, silent)
+        if not used.met and not close:
+            self._led_astray[step.owner] = min(k, self._led_astray.get(step.owner, k))
+        led = k < self._led_astray.get(step.owner, k + 1)
+        return UnrolledStep(linear, used.weights, clip, gap, close, fresh, keys, silent | still, led)
+
+    def _is_rounded(self, missing: float, rounded: float, limit: float) -> bool:
+        """Whether a step misses its low-precision form by no more than can be rounding.
+
+        On the machine that trained in float64 the low precision rounds in the same way to the last digit; from another
+        precision a few numbers fall on the other side of a half. Another machine rounds as much, but elsewhere.
+        """
+        few = 0.0 if self.precision == torch.float64 else 1 / 8
+        if missing <= limit + few * rounded:
+            self._rounds_alike = True
+        return missing <= limit + (few if self._rounds_alike else 2.0) * rounded
 
     def _doubtful(self, step: Step, moving: list[str], which: list[int], gradients: list[Tensor]) -> list[str]:
         """The parameters whose whole gradient may be nothing but round-off.
@@ -189,7 +221,7 @@ class Unroller:
                    for key, value in (stored or {}).items() if key.rpartition("|")[0] == f"{step.owner}|{name}"}
             momentum = own.get(rule.momentum) if rule.momentum else None
             before = _before(name, state) if step.owner in self.run.restarts else None
-            if before is not None and _continues(state.momentum.get(before), momentum):
+            if before is not None and _continues(rule, state, before, own):
                 # The loop went on with the states it had: the chain of recorded steps is whole.
                 state.heir[step.owner, name] = before
                 continue
@@ -217,7 +249,14 @@ def _before(name: str, state: OptimizerState) -> Key | None:
     return (max(owners), name) if owners else None
 
 
-def _continues(recomputed: Tensor | None, stored: Tensor | None) -> bool:
+def _continues(rule: Rule, state: OptimizerState, before: Key, stored: dict[str, Tensor]) -> bool:
+    """Whether stored states are those that the steps before have left."""
+    left: dict[str, Tensor | None] = {**state.moments.get(before, {}), rule.momentum or "": state.momentum.get(before)}
+    return (int(stored.get("step", state.age[before])) == state.age[before]
+            and all(_alike(value, stored.get(word)) for word, value in left.items()))
+
+
+def _alike(recomputed: Tensor | None, stored: Tensor | None) -> bool:
     if recomputed is None or stored is None:
         return recomputed is stored
     return float((recomputed - stored).norm()) <= 1e-3 * float(stored.norm())
@@ -227,10 +266,10 @@ def _norm(parts: Parameters) -> float:
     return sum(float((t.double() ** 2).sum()) for t in parts.values()) ** 0.5
 
 
-def _rounding(step: float, size: float, dtype: torch.dtype, rule: Rule, autocast: bool) -> float:
+def _rounding(step: float, size: float, dtype: torch.dtype, coarse: float, autocast: bool) -> float:
     """The largest gap that the precision of the training can explain, for a step and parameters of these norms."""
     relative = 0.1 if autocast else {torch.float64: 1e-9, torch.float32: 1e-3}.get(dtype, 0.1)
-    return 16 * torch.finfo(dtype).eps * size + max(relative, rule.tolerance) * step
+    return 16 * torch.finfo(dtype).eps * size + max(relative, coarse) * step
 
 
 def sample_weights(step: UnrolledStep, batch: MicroBatch, j: int) -> float:

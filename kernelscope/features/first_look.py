@@ -7,17 +7,17 @@ what was handed in. Every form of input is looked at once.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ..errors import DataError, KernelscopeError, ModelError, NonFiniteError
-from ..layers.batch import Batch, count, pick
+from ..layers import Batch, Function
+from ..layers.batch import count, pick
 from ..nested import leaves
-from ..network import Network, Parameters, hooked_modules
+from ..network import hooked_modules
 
 #: How many samples are looked at.
 FEW = 2
@@ -83,8 +83,7 @@ def check_place(dtype: Any, device: Any, parameters: Iterable[Tensor]) -> tuple[
     return dtype, place
 
 
-def look(network: Network, parameters: Parameters, buffers: Parameters, batch: Batch,
-         values: Callable[[Any, Any], Tensor]) -> Tensor:
+def look(function: Function, batch: Batch) -> Tensor:
     """What is differentiated, for a few samples, with shape (few, c).
 
     Raises:
@@ -94,18 +93,17 @@ def look(network: Network, parameters: Parameters, buffers: Parameters, batch: B
     # Copies, because a network may write to what it is given; and more than one, as some modules ask for.
     args, kwargs, side = pick(batch, torch.arange(FEW) % count(batch))
     given = [t._version for t in leaves((args, kwargs))]
-    state = {**parameters, **{name: b.clone() for name, b in buffers.items()}}
     try:
-        outputs = functional_call(network.module(()), state, args, kwargs)
+        outputs = function.outputs(Batch(args, kwargs, side))
     except _MISFITS as error:
         raise ModelError(
             f"The network cannot be called with {_described(args, kwargs)}: {_first_line(error)}. Points are its "
             "inputs alone: a tuple for several by position, a dictionary for named ones; targets are for a loss."
         ) from error
     if [t._version for t in leaves((args, kwargs))] != given:
-        network.spare_inputs()
+        function.network.spare_inputs()
     try:
-        explained = values(outputs, side)
+        explained = function.values(outputs, side)
     except KernelscopeError:
         raise
     except _MISFITS as error:
@@ -123,7 +121,7 @@ def look(network: Network, parameters: Parameters, buffers: Parameters, batch: B
         raise ModelError(f"Only real numbers are differentiated; {explained.dtype} came. Look at loss= and output=.")
     # Masked logits are minus infinity, which has a gradient: none.
     if bool(explained.isnan().any()):
-        bad = next((name for name, p in parameters.items() if not bool(p.isfinite().all())), None)
+        bad = next((name for name, p in function.parameters.items() if not bool(p.isfinite().all())), None)
         why = f"its parameter {bad!r} is NaN or infinite" if bad else "what it gives is NaN"
         raise NonFiniteError(f"The network cannot be differentiated: {why}. Look at its training, and at loss=.")
     return explained

@@ -271,7 +271,7 @@ class GradientFeatures(FeatureMap):
         batch = Batch(*(mapped(lambda t: t.clone() if t.is_inference() else t,
                                cast(value, self.dtype, self.device)) for value in part))
         if form(batch) not in self._seen:
-            explained = look(self.network, self._parameters, self._buffers, batch, self.explained)
+            explained = look(self._gradients.function, batch)
             self._columns = explained.shape[1] if self._columns is None else self._columns
             self._seen.add(form(batch))
         return batch

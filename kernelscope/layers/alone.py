@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, jacrev, vmap
+from torch.func import jacrev, vmap
 
 from ..nested import mapped
 from ..network import Parameters, gradients_of
@@ -29,12 +29,8 @@ def alone(function: Function, names: list[str], batch: Batch) -> Parameters:
 
 
 def _transformed(function: Function, names: list[str], batch: Batch) -> Parameters:
-    module = function.network.module(function.training)
-    state = {**function.network.parameters, **function.parameters, **function.buffers}
-
     def one(own: Parameters, args: Any, kwargs: Any, side: Any) -> Tensor:
-        args, kwargs, side = mapped(lambda t: t.unsqueeze(0), (args, kwargs, side))
-        return function.values(functional_call(module, {**state, **own}, args, kwargs), side)[0]
+        return function(Batch(*mapped(lambda t: t.unsqueeze(0), (args, kwargs, side))), own)[0]
 
     own = {name: function.parameters[name] for name in names}
     axes = (None, 0, 0, None if batch.side is None else 0)

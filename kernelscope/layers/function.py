@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from ..checkpointing import without_checkpoints
 from ..network import Network, Parameters, gradients_of
 from .batch import Batch, count
 from .watching import Habits, Watch
@@ -38,7 +39,14 @@ class Function:
 
     def __call__(self, batch: Batch, own: Mapping[str, Tensor] | None = None) -> Tensor:
         """The numbers, with shape (n, c); ``own`` stands in for some of the parameters."""
-        return self.values(self._outputs(batch, own or {}), batch.side)
+        return self.values(self.outputs(batch, own), batch.side)
+
+    def outputs(self, batch: Batch, own: Mapping[str, Tensor] | None = None) -> Any:
+        """The network's outputs as they are."""
+        state = {**self.network.parameters, **self.parameters, **(own or {}),
+                 **{name: b.clone() for name, b in self.buffers.items()}}
+        with without_checkpoints():
+            return functional_call(self.network.module(self.training), state, batch.args, batch.kwargs)
 
     def watched(self, names: list[str], batch: Batch, habits: Habits) -> tuple[Watch, Tensor]:
         """The numbers, and what the network does with its parameters on the way to them."""
@@ -46,7 +54,7 @@ class Function:
         watch = Watch({name: own[name] for name in names}, count(batch), habits)
         with torch.enable_grad():
             with watch:
-                outputs = self._outputs(batch, own)
+                outputs = self.outputs(batch, own)
             return watch, self.values(outputs, batch.side)
 
     def plainly(self, names: list[str], batch: Batch) -> Parameters:
@@ -74,8 +82,3 @@ class Function:
             return (explained * weights).sum(1, keepdim=True)
 
         return replace(self, values=probe)
-
-    def _outputs(self, batch: Batch, own: Mapping[str, Tensor]) -> Any:
-        state = {**self.network.parameters, **self.parameters, **own,
-                 **{name: b.clone() for name, b in self.buffers.items()}}
-        return functional_call(self.network.module(self.training), state, batch.args, batch.kwargs)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
+from ..arguments import what_came
 from ..errors import DataError
 from ..result import Result
 from . import style
@@ -52,16 +54,27 @@ def draw(result: Result, ax: Axes | None = None, *, theme: str | None = None, **
         options: What the drawing of this result accepts, such as ``query``.
 
     Raises:
-        DataError: If no drawing is known for this result, or the theme is not known.
+        DataError: If no drawing is known for this result, or one of the options is not known.
     """
+    from matplotlib.axes import Axes
+
     function = drawing_of(result)
     if function is None:
         raise DataError(
             f"No drawing is known for {type(result).__name__}. Use .to_frame() and draw the table, "
             "or register one with kernelscope.plots.drawing."
         )
-    if theme is not None and theme not in style.THEMES:
-        raise DataError(f"A drawing's theme is one of {', '.join(style.THEMES)}; got {theme!r}.")
+    if theme is not None and not (isinstance(theme, str) and theme in style.THEMES):
+        raise DataError(f"A drawing's theme is one of {', '.join(style.THEMES)}; got {what_came(theme)}.")
+    if ax is not None and not isinstance(ax, Axes):
+        raise DataError(
+            f"A result is drawn on matplotlib axes, and {what_came(ax)} came. Pass ax=plt.figure().add_subplot(), one "
+            "of what plt.subplots() gives, or no ax: a figure is made then."
+        )
+    known = [name for name, p in signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    odd = next((name for name in options if name not in known), None)
+    if odd is not None:
+        raise DataError(f"The drawing of {type(result).__name__} has no option {odd!r}. It takes {', '.join(known)}.")
     if theme is not None:
         chosen = style.THEMES[theme]
     else:

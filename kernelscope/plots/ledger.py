@@ -24,6 +24,7 @@ TITLE = 72
 @drawing(Decomposition)
 def draw_decomposition(result: Decomposition, ax: Axes, theme: Theme, *, query: int = 0, output: int = 0) -> None:
     """Draws one output of one query along the run, beside its start plus the data share booked so far."""
+    query, output = result.place(query), result.place_of_output(output)
     path = result.path[query, output]
     booked = result.initial[query, output] + torch.cat([torch.zeros(1), result.steps[query, output].cumsum(0)])
     ax.axhline(0, color=theme.rule, linewidth=0.8)

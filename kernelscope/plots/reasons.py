@@ -30,6 +30,7 @@ def draw_explanation(result: Explanation, ax: Axes, theme: Theme, *, query: int 
 
     Where samples carry no labels, the bars are those of the strongest single samples.
     """
+    query = result.decomposition.place(query)
     bars = strongest(result, query)
     names = [plain(name, NAME) for name, _ in bars]
     values = [value for _, value in bars]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..arguments import as_count, as_path, what_came
 from ..decomposition.explanation import Explanation
 from ..decomposition.wording import ACCOUNTING, CANCELLATION_LIMIT, shortened
 from ..diagnostics.scores import GradientScores
@@ -79,6 +80,9 @@ class Report:
         provenance: More facts to print at the end, by name. Facts that change from day to day make the page change too.
         max_samples: How many training samples the page may show as pictures.
 
+    Raises:
+        DataError: If the title is no text or empty, or something in ``results`` is neither a result nor prose.
+
     Example:
         >>> page = Report("Nothing yet", [])
         >>> page.html() == Report("Nothing yet", []).html()
@@ -90,11 +94,27 @@ class Report:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     max_samples: int = 200
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.title, str) or not self.title.strip():
+            came = "an empty one" if isinstance(self.title, str) else what_came(self.title)
+            raise DataError(f"A page needs a title, as text; {came} came. Pass for example Report(\"Why this digit?\", "
+                            "[why]).")
+        if isinstance(self.results, Result | str) or not isinstance(self.results, Sequence | Mapping):
+            raise DataError(
+                "A report takes a list of results, (heading, result) pairs and strings, or a dictionary of results by "
+                f"heading; {what_came(self.results)} came. Put it into a list: Report(title, [result])."
+            )
+        if not isinstance(self.provenance, Mapping):
+            raise DataError(f"provenance must be a dictionary of facts by name; {what_came(self.provenance)} came. "
+                            'Pass for example provenance={"seed": 0}, or leave it out.')
+        as_count(self.max_samples, "max_samples")
+        self._sections()
+
     def html(self) -> str:
         """The page as text.
 
         Raises:
-            DataError: If something in ``results`` is neither a result nor prose, or the page is too large to open.
+            DataError: If the page is too large to open.
         """
         album = Album(self.max_samples, PICTURE_BYTES)
         lead, sections = self._sections()
@@ -132,8 +152,12 @@ class Report:
         return page
 
     def save(self, path: str | Path) -> Path:
-        """Writes the page to ``path``, all of it or nothing, and returns the path."""
-        path = Path(path)
+        """Writes the page to ``path``, all of it or nothing, and returns the path.
+
+        Raises:
+            StoreError: If there is no such folder, or the file cannot be written there.
+        """
+        path = as_path(path, "The file of a page", 'save("report.html")')
         write_atomically(path, self.html().encode())
         return path
 
@@ -142,7 +166,7 @@ class Report:
         lead: list[str] = []
         sections: list[tuple[str, list[str], Result]] = []
         waiting: list[str] = lead
-        for item in items:
+        for place, item in enumerate(items):
             match item:
                 case str():
                     if waiting is not lead or not sections:
@@ -155,8 +179,8 @@ class Report:
                     waiting = []
                 case _:
                     raise DataError(
-                        "A report takes results, (heading, result) pairs and strings; "
-                        f"item {items.index(item)} is a {type(item).__name__}."
+                        f"A report takes results, (heading, result) pairs and strings; item {place} is "
+                        f"{what_came(item)}. Leave it out, or write what it says as a string."
                     )
         return lead, sections
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..arguments import what_came
 from ..errors import DataError
 
 #: Losses under which a number between 0 and 1 is the probability of the second of two classes.
@@ -86,8 +87,11 @@ def checked_names(names: Any) -> list[str] | None:
     if names is None:
         return None
     if isinstance(names, str) or not isinstance(names, Sequence) and not hasattr(names, "tolist"):
-        raise DataError(f"class_names must be a list with a word for each class; a {type(names).__name__} came.")
-    words = list(names)
+        raise DataError(
+            f"class_names must be a list with a word for each class; {what_came(names)} came. Pass for example "
+            'class_names=["cat", "dog"], or leave it out.'
+        )
+    words = list(names.reshape(-1)) if hasattr(names, "reshape") else list(names)
     odd = next((word for word in words if not isinstance(word, str)), None)
     if odd is not None or not words:
         came = f"{odd!r} is among them" if words else "none came"

@@ -86,7 +86,8 @@ def _as_data_set(data: Any) -> Any:
     if isinstance(data, list | tuple) and data and all(isinstance(t, Tensor) for t in data) and len(
             {len(t) if t.ndim else 0 for t in data}) == 1:
         data = TensorDataset(*data)
-    if isinstance(data, str) or not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
+    listed = hasattr(data, "__getitem__") and hasattr(data, "__len__") and getattr(data, "ndim", 1) != 0
+    if isinstance(data, str | bytes) or not listed:
         raise DataError(
             f"data must be the training set: a torch data set with a length, its loader, or a pair of tensors; a "
             f"{type(data).__name__} came. Leave data= out where there is none: the run keeps its own copy."

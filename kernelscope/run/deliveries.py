@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import what_came
 from ..errors import DataError
 from ..nested import leaves
 
@@ -32,7 +33,13 @@ class Delivery:
     def targets(self, rows: slice) -> Tensor:
         """The targets of some rows."""
         if self._targets is None:
-            self._targets = self._split(self._batch)[1]
+            parts = self._split(self._batch)
+            if not isinstance(parts, list | tuple) or len(parts) < 2:
+                raise DataError(
+                    f"batch= must give (inputs, targets) for each batch, and it gave {what_came(parts)}. Pass "
+                    "batch=lambda b: (inputs, targets), or leave it out where the targets come last in a batch."
+                )
+            self._targets = parts[1]
         count = len(self.ids)
         if not isinstance(self._targets, Tensor) or self._targets.ndim == 0 or len(self._targets) != count:
             came = f"of shape {tuple(self._targets.shape)}" if isinstance(self._targets, Tensor) else (

@@ -3,12 +3,14 @@ r"""Which gradient an optimizer was given, told from its recorded norms.
 The recorder keeps the norm of each parameter's gradient at the step, not the gradient. Recomputing the mean gradient
 :math:`g_j` of each forward pass then tells the rest: with several passes the weights :math:`w_j` follow one after the
 other from :math:`|w_1g_1 + \dots + w_jg_j|`; a ratio of norms that is the same for all parameters is a scale (clipping
-by norm, a summed loss, loss scaling); an even cut at the largest recorded entry is clipping by value. Nothing else is
-guessed: what remains is found as a step that the rule does not explain.
+by norm, a summed loss, loss scaling); an even cut at the largest recorded entry is clipping by value; a norm of nought
+where the samples have a gradient is that of a parameter that was frozen while its gradient was kept and cleared.
+Nothing else is guessed: what remains is found as a step that the rule does not explain.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,11 +28,15 @@ class UsedGradient:
         weights: :math:`w_j`, one for each forward pass.
         clip: :math:`\kappa`: a number, or a tensor for each parameter.
         gradient: The gradient used, for each parameter.
+        still: The places of the parameters that were frozen, whose gradient is nought.
+        met: Whether it has the recorded norms, as far as they tell.
     """
 
     weights: list[float]
     clip: float | list[Tensor]
     gradient: list[Tensor]
+    still: frozenset[int]
+    met: bool
 
 
 @dataclass(frozen=True)
@@ -39,13 +45,14 @@ class Tolerance:
 
     equal: float  # a ratio this close to a round number is that number
     alike: float  # ratios of all parameters that differ by no more than this are one ratio
+    near: float  # norms that differ by no more than this are those of the same gradient
 
     @classmethod
     def of(cls, dtype: torch.dtype, autocast: bool) -> Tolerance:
         """The tolerance of a recording made in ``dtype``."""
         if autocast or dtype in (torch.bfloat16, torch.float16):
-            return cls(2e-2, 1e-1)
-        return cls(1e-12, 1e-7) if dtype == torch.float64 else cls(2e-5, 2e-3)
+            return cls(2e-2, 1e-1, 1e-1)
+        return cls(1e-12, 1e-7, 1e-9) if dtype == torch.float64 else cls(2e-5, 2e-3, 1e-3)
 
 
 def used_gradient(step: Step, means: Sequence[Sequence[Tensor]], which: Sequence[int],
@@ -58,13 +65,39 @@ def used_gradient(step: Step, means: Sequence[Sequence[Tensor]], which: Sequence
         which: The places of those parameters among all recorded ones, to read ``step.norms``.
         tolerance: How closely norms can be met.
     """
+    target = step.norms[list(which)].double()
+    still = _still(target, means, tolerance)
+    means = [[torch.zeros_like(g) if i in still else g for i, g in enumerate(mean)] for mean in means]
     weights = _weights(step, means, which, tolerance)
     total = [sum(w * g for w, g in zip(weights, parts, strict=True)) for parts in zip(*means, strict=True)]
-    target = step.norms[list(which)].double()
     clip = _clip(target, step.largest, total, tolerance)
-    if isinstance(clip, float):
-        return UsedGradient(weights, clip, total if clip == 1.0 else [clip * t for t in total])
-    return UsedGradient(weights, clip, [k * t for k, t in zip(clip, total, strict=True)])
+    if not isinstance(clip, float):
+        total = [k * t for k, t in zip(clip, total, strict=True)]
+    elif clip != 1.0:
+        total = [clip * t for t in total]
+    return UsedGradient(weights, clip, total, still, _is_met(step, target, total, clip, tolerance))
+
+
+def _is_met(step: Step, target: Tensor, total: Sequence[Tensor], clip: float | list[Tensor],
+            tolerance: Tolerance) -> bool:
+    """Whether the gradient used has the norms, and the largest entry, that were recorded."""
+    if clip != 1.0 and int((target != 0).sum()) == 1:
+        # There is a factor that meets a single norm, whatever the gradient is.
+        return False
+    met = float((target - _norms(total)).norm()) <= tolerance.near * float(target.norm())
+    if math.isclose(float(step.norms.double().norm()), float(target.norm()), rel_tol=1e-12):
+        # The largest entry is that of all gradients together, of which these are all.
+        largest = max((float(t.abs().max()) for t in total if t.numel()), default=0.0)
+        met = met and abs(largest - step.largest) <= tolerance.near * step.largest
+    return met
+
+
+def _still(target: Tensor, means: Sequence[Sequence[Tensor]], tolerance: Tolerance) -> frozenset[int]:
+    """The places where the recorded gradient is nought and the recomputed one is not."""
+    if bool(target.all()):
+        return frozenset()
+    norms = _norms([sum(parts) for parts in zip(*means, strict=True)])
+    return frozenset(((target == 0) & (norms > tolerance.equal * norms.norm())).nonzero().flatten().tolist())
 
 
 def _norms(tensors: Sequence[Tensor]) -> Tensor:

@@ -37,7 +37,8 @@ def warn_of_another_loss(subject: Subject, loss: Loss, samples: Samples, step: S
     dtype = next(iter(leaves.values())).dtype
     which = [subject.names.index(name) for name in moving]
     used = used_gradient(step, means, which, Tolerance.of(dtype, any(b.autocast for b in step.batches)))
-    actual = [parameters[name].grad for name in moving]
+    held = [parameters[name].grad for name in moving]
+    actual = [g.to_dense() if g is not None and g.is_sparse else g for g in held]
     size = sum(float((a.double() ** 2).sum()) for a in actual if a is not None) ** 0.5
     gap = sum(float(((a - u).double() ** 2).sum()) for a, u in zip(actual, used.gradient, strict=True)
               if a is not None) ** 0.5

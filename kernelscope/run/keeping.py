@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Self
 
+from ..arguments import as_whole, what_came
 from ..errors import RecordingError
 from ..storage import MemoryStore, Segment, Store
 from .segments import Chunk, decode, encode
@@ -46,15 +47,16 @@ class Keep:
     @classmethod
     def parse(cls, keep: int | str) -> Self:
         """Reads ``"all"``, a number of steps, or a size with its unit."""
-        if keep == "all":
+        if isinstance(keep, str) and keep == "all":
             return cls(1, None, keep)
-        if isinstance(keep, int) and not isinstance(keep, bool) and keep >= 1:
-            return cls(keep, None, keep)
+        every = as_whole(keep)
+        if every is not None and every >= 1:
+            return cls(every, None, every)
         budget = bytes_in(keep) if isinstance(keep, str) else None
         if budget is not None:
             return cls(1, budget, keep)
         raise RecordingError(
-            f'keep must be "all", a number of steps from 1 on, or a size such as "200MB"; {keep!r} came. '
+            f'keep must be "all", a number of steps from 1 on, or a size such as "200MB"; {what_came(keep)} came. '
             'keep="all" stores the parameters at every step.'
         )
 

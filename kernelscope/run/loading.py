@@ -14,6 +14,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
 
+from ..arguments import what_came
 from ..errors import RecordingError
 
 Deliver = Callable[[Any, list[int]], None]
@@ -123,7 +124,7 @@ class _TappedIterator:
         if self._under_way is None:
             batch = next(self._inner)
             assert self._tap_of.ids is not None
-            ids = _listed(self._tap_of.ids(batch))
+            ids = self._tap_of.ids(batch)
         else:
             if self._at_once:
                 # Without workers a batch is drawn when it is asked for; one that failed leaves its ids behind.
@@ -155,12 +156,12 @@ def _listed(ids: Any) -> Any:
 
 def as_integers(ids: Any) -> list[int]:
     """Sample ids as a list of whole numbers."""
-    values = _listed(ids)
     try:
-        return [operator.index(value) for value in values]
+        return [operator.index(value) for value in _listed(ids)]
     except TypeError:
+        came = repr(list(ids)[:3]) if isinstance(ids, list | tuple) else what_came(ids)
         raise RecordingError(
-            f"Sample ids must be whole numbers, one for each row of the batch; came {values[:3]!r}. "
+            f"Sample ids must be whole numbers, one for each row of the batch; {came} came. "
             "Let the sampler give indices, or pass ids=lambda batch: ... that returns whole numbers."
         ) from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,20 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..architecture import rebuild
-from ..errors import DataError, ModelError
+from ..arguments import as_path
+from ..errors import DataError, ModelError, StoreError
 from ..losses import Loss, named_loss
 from ..network import Network
 from ..storage import Store
+from ..storage.manifest import NAME
+from ..storage.store import Verify
 from .comparing import compare_samples
 from .run import Run
 from .validating import Validator
+
+#: What a run is, and the way to one.
+RUN = ("A run is the folder that kernelscope.record(..., out=...) or the command kernelscope record wrote: name that "
+       "folder, such as runs/train.")
 
 
 def load(path: str | Path, model: nn.Module | None = None, data: Any = None,
@@ -40,7 +48,8 @@ def load(path: str | Path, model: nn.Module | None = None, data: Any = None,
         DataError: If ``data`` does not hold the samples that the run was trained on, or something that they cannot be
             told from.
     """
-    store = Store.open(path, kind="run")
+    path = as_path(path, "The folder of a run", 'kernelscope.load("runs/digits")')
+    store = run_store(path)
     meta = store.meta
     Validator(meta, path)
     expected = {entry["name"]: tuple(entry["shape"]) for entry in meta["parameters"] + meta["frozen"]}
@@ -59,6 +68,30 @@ def load(path: str | Path, model: nn.Module | None = None, data: Any = None,
     if data is not None:
         compare_samples(run, data)
     return run
+
+
+def run_store(path: Path, verify: Verify = "sha256") -> Store:
+    """The store of a run.
+
+    Raises:
+        StoreError: If there is none, with what a run is.
+    """
+    # os.path says no where a path cannot be looked at, as where it is too long.
+    if not os.path.exists(path):
+        raise StoreError(f"There is no folder {str(path)!r}. {RUN}")
+    if not os.path.isdir(path):
+        raise StoreError(f"{path} is a file, and no run. {RUN}")
+    if not os.path.lexists(path / NAME):
+        inside = sorted(str(found.parent) for found in path.glob(f"*/{NAME}"))[:5]
+        raise StoreError(f"{path} is no run: there is no {NAME} in it. "
+                         + (f"In it are {', '.join(inside)}: name one." if inside else RUN))
+    store = Store.open(path, verify=verify)
+    if store.kind != "run":
+        name = store.meta.get("class") if store.kind == "result" else None
+        known = name in ("Decomposition", "Explanation")
+        way = f"Open it with kernelscope.{name}.load({str(path)!r})." if known else RUN
+        raise StoreError(f"{path} is no run: what is stored in it is of the kind {store.kind!r}. {way}")
+    return store
 
 
 def _loss(meta: dict[str, Any], loss: Callable[..., Tensor] | None, path: str | Path) -> Loss:

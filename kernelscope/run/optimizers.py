@@ -2,18 +2,24 @@ r"""The optimizers that move the recorded parameters.
 
 Each is told apart by itself, because the id of one that is gone may be given to the next, and named by the number of
 the first step it made. What is the same for many of its steps, its plan, is looked up anew when its groups change.
+
+States that are not those which its last step left (cleared, restored, edited by hand) follow from no recorded step. An
+optimizer that goes on from such states counts as another one, whose states at its first step are stored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .rules import hyperparameters, rule_name
+from .numbers import hyperparameters
+from .rules import RULES, Rule, rule_name
+from .step import Step
 from .subject import Subject
 from .surroundings import moved_while_frozen
 
@@ -42,10 +48,46 @@ class Plan:
         """The names and numbers of a group, made anew when one of them has changed."""
         seen, plain = self.known.get(i, ({}, {}))
         now = {key: value for key, value in group.items() if key != "params"}
-        if any(isinstance(value, Tensor) for value in now.values()) or now != seen:
+        if any(_may_change(value) for value in now.values()) or now != seen:
             plain = {"names": self.names[i], **hyperparameters(group)}
             self.known[i] = now, plain
         return plain
+
+
+@dataclass
+class Seen:
+    """An optimizer that has made a step.
+
+    Attributes:
+        optimizer: The optimizer.
+        first: The number of its first step.
+        words: The names of the states that tell whether others were put in their place.
+        left: These states as its last step left them, and how often each had been written to; ``None`` if it made none.
+    """
+
+    optimizer: torch.optim.Optimizer
+    first: int
+    words: tuple[str, str]
+    left: tuple[list[Tensor], list[int]] | None = None
+
+    def look(self) -> tuple[list[Tensor], list[int]]:
+        """The states as they are, one for each parameter."""
+        one, other = self.words
+        states = [s[one] if s.get(one) is not None else s.get(other) for s in self.optimizer.state.values()]
+        held = [t for t in states if t is not None]
+        return held, [t._version for t in held]
+
+    def goes_on(self) -> bool:
+        """Whether the states are those that the last step left."""
+        if self.left is None:
+            return False
+        (now, writes), (before, written) = self.look(), self.left
+        return writes == written and len(now) == len(before) and all(map(is_, now, before))
+
+
+def _may_change(value: Any) -> bool:
+    """Whether a number may be another one without being another object."""
+    return isinstance(value, Tensor) or (isinstance(value, tuple) and any(isinstance(item, Tensor) for item in value))
 
 
 class Optimizers:
@@ -58,7 +100,7 @@ class Optimizers:
     def __init__(self, subject: Subject):
         self._subject = subject
         self._plans: dict[int, Plan] = {}
-        self._seen: list[tuple[torch.optim.Optimizer, int]] = []
+        self._seen: dict[int, Seen] = {}
 
     def __len__(self) -> int:
         return len(self._seen)
@@ -88,21 +130,32 @@ class Optimizers:
         return Plan(optimizer, held, rule_name(optimizer), names, frozen)
 
     def first_step(self, optimizer: torch.optim.Optimizer) -> int | None:
-        """The number of the first step of an optimizer, or ``None`` if it has made none."""
-        return next((first for seen, first in self._seen if seen is optimizer), None)
+        """The number of the first step since which an optimizer goes on from its own states, or ``None``."""
+        seen = self._seen.get(id(optimizer))
+        return seen.first if seen is not None and seen.goes_on() else None
 
-    def add(self, optimizer: torch.optim.Optimizer, step: int) -> None:
-        """Takes note of the first step of an optimizer."""
-        self._seen.append((optimizer, step))
+    def add(self, optimizer: torch.optim.Optimizer, step: Step) -> None:
+        """Takes note of a step that is the first of an optimizer, or the first after its states were replaced."""
+        rule = RULES.get(step.optimizer, Rule())
+        momentum, *moments = rule.momentum or "", *rule.moments, ""
+        # An optimizer that is held keeps its id to itself.
+        self._seen[id(optimizer)] = Seen(optimizer, step.owner, (momentum, moments[0]))
+
+    def end(self, optimizer: torch.optim.Optimizer) -> None:
+        """Takes note of the states that a step has left."""
+        seen = self._seen.get(id(optimizer))
+        if seen is not None:
+            seen.left = seen.look()
 
     def states(self) -> Iterator[tuple[str, Tensor]]:
         """The states of all optimizers, as ``owner|parameter|name``: a replay needs all, whichever moves first."""
-        for optimizer, first in self._seen:
-            for p in (p for group in optimizer.param_groups for p in group["params"]):
+        for seen in self._seen.values():
+            for p in (p for group in seen.optimizer.param_groups for p in group["params"]):
                 name = self._subject.name(p)
-                for key, value in optimizer.state.get(p, {}).items() if name is not None else ():
+                for key, value in seen.optimizer.state.get(p, {}).items() if name is not None else ():
                     if value is not None:
-                        yield f"{first}|{name}|{key}", torch.as_tensor(value)
+                        value = torch.as_tensor(value)
+                        yield f"{seen.first}|{name}|{key}", value.to_dense() if value.is_sparse else value
 
     def forget(self) -> None:
         """Lets go of all of them."""

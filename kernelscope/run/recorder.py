@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ..arguments import as_function, as_path, as_switch, what_came
+from ..errors import DataError, RecordingError
 from ..losses import Loss
 from .classes import checked_names
 from .keeping import Keep
@@ -41,6 +43,10 @@ def record(
     accumulation. The model, the loader and the random state are left exactly as they would be without recording. One
     network is recorded: its modules and frozen parameters stay as they are until the block ends.
 
+    A sample's id is its place in the data set that the loader reads, ``loader.dataset``. Of a ``Subset`` this is the
+    place in the subset, so that the sample behind id i is ``subset.dataset[subset.indices[i]]``; of a ``ConcatDataset``
+    the parts follow each other. Other ids are given by ``ids``, as from a data set that yields one with each sample.
+
     Args:
         model: The network that is trained, as the loop calls it; of one that is compiled or spread over devices the
             network within is recorded.
@@ -56,7 +62,8 @@ def record(
         average: A module with averaged weights (``torch.optim.swa_utils.AveragedModel`` or a copy) that the loop
             updates; afterwards ``decompose(..., weights="average")`` explains it.
         batch: ``batch -> (inputs, targets)`` for loaders that give something else than ``(..., targets)``.
-        ids: ``batch -> whole numbers`` for loaders whose samples have no index, a number of its own for each sample.
+        ids: ``batch -> whole numbers``, one of its own for each sample: for loaders whose samples have no index, or
+            to have other ids than places.
         class_names: A word for each class.
         commit_every: Seconds after which recorded steps are brought to the disk; ``0`` commits every step.
         overwrite: Whether a run in ``out`` may be replaced.
@@ -85,6 +92,24 @@ def record(
         >>> recording.run
         Run(in memory: 3 steps of SGD, 12 samples, 4 parameters)
     """
-    place = Place(None if out is None else Path(out), commit_every, overwrite, resume)
-    return Recording(model, loader, Loss(loss), place=place, keep=Keep.parse(keep), average=average,
-                     split=batch or split_batch, ids=ids, class_names=checked_names(class_names), notes=notes or {})
+    _check_modules(model, average)
+    if notes is not None and not isinstance(notes, dict):
+        raise DataError(f'notes must be a dictionary of plain data; {what_came(notes)} came. Pass for example '
+                        'notes={"seed": 0}.')
+    folder = None if out is None else as_path(out, "out, the folder to record into,", 'out="runs/digits"')
+    place = Place(folder, commit_every, as_switch(overwrite, "overwrite"), as_switch(resume, "resume"))
+    return Recording(
+        model, loader, Loss(loss), place=place, keep=Keep.parse(keep), average=average,
+        split=split_batch if batch is None else as_function(batch, "batch", "of a batch that gives (inputs, targets)"),
+        ids=None if ids is None else as_function(ids, "ids", "of a batch that gives a whole number for each sample"),
+        class_names=checked_names(class_names), notes=notes or {},
+    )
+
+
+def _check_modules(model: Any, average: Any) -> None:
+    for name, module in (("model", model), ("average", average)):
+        if not isinstance(module, nn.Module) and not (module is None and name == "average"):
+            way = f"Make one of it: {module.__name__}(...)." if isinstance(module, type) else (
+                "Pass the network that the loop calls." if name == "model" else
+                "Pass torch.optim.swa_utils.AveragedModel(model) or copy.deepcopy(model).")
+            raise RecordingError(f"{name} must be a torch.nn.Module; {what_came(module)} came. {way}")

@@ -253,6 +253,7 @@ class Recording:
         return (args[0], watched, *args[2:]), {key: item for key, item in kwargs.items() if key != "closure"}
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        self._optimizers.end(optimizer)
         self._tape.end()
 
     def _note_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -269,7 +270,7 @@ class Recording:
         step = self._made(plan, tape.step)
         if step.owner == tape.step:
             self._look_at_the_first(step)
-            self._optimizers.add(optimizer, step.owner)
+            self._optimizers.add(optimizer, step)
         tape.keep_samples(passes.fresh)
         passes.fresh = []
         tape.keep_start(step, self._optimizers)

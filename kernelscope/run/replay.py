@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..errors import DataError, KernelscopeError, RuleError
 from ..network import exact_arithmetic, flatten, gradients_of, random_state
 from .gradient import Tolerance, used_gradient
+from .numbers import BESIDE, as_held
 from .precision import reduced
 from .rules import RULES
 
@@ -133,7 +134,8 @@ def _split(key: str) -> tuple[int, str, str]:
 
 def _set_numbers(step: Step, optimizer: torch.optim.Optimizer) -> None:
     for group, recorded in zip(optimizer.param_groups, step.groups, strict=True):
-        group.update({name: _number(value) for name, value in recorded.items() if name != "names"})
+        numbers = {name: value for name, value in recorded.items() if name != "names"}
+        group.update({name: _number(value) for name, value in as_held(numbers).items() if name != BESIDE})
 
 
 def _number(value: Any) -> Any:

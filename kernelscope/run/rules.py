@@ -10,7 +10,8 @@ preconditioners are given. With the gradient :math:`\hat g_k` used at step k,
 
 :math:`A_k` and :math:`B_k` are diagonal (or, for Muon, a matrix that multiplies from one side). They depend on all
 samples; the ledger treats them as recorded, which makes it linear and exact. The recorder asks a rule which numbers to
-store, the decomposition asks the same rule for the coefficients of a step.
+store, the decomposition asks the same rule for the coefficients of a step. Where torch computes with numbers that may
+be tensors, a rule does so in the same order, since tensors round in their own precision, and takes a float at the end.
 
 Source: the update rules as implemented by ``torch.optim``; the convention of recorded preconditioners is that of
 ExPLAIND (arXiv 2505.20076).
@@ -102,6 +103,13 @@ class Rule:
         """The states behind A and B before the first step."""
         return {name: torch.zeros_like(parameter) for name in self.moments}
 
+    def rounded(self, hyper: Hyper, theta: Tensor, gradient: Tensor, momentum: Tensor | None) -> Tensor | None:
+        """The step with the rounding of low-precision arithmetic inside the optimizer; ``None`` if it has none.
+
+        The arguments are those of :meth:`linear`.
+        """
+        return None
+
     def linear(self, hyper: Hyper, age: int, theta: Tensor, gradient: Tensor, momentum: Tensor | None,
                state: State) -> Linear:
         """The coefficients of the parameter's step number ``age`` (from 1); ``state`` is advanced in place.
@@ -128,7 +136,7 @@ class SGD(Rule):
     momentum = "momentum_buffer"
 
     def linear(self, hyper, age, theta, gradient, momentum, state):  # noqa: D102
-        lr, mu = hyper["lr"], hyper["momentum"]
+        lr, mu = float(hyper["lr"]), hyper["momentum"]
         form = Linear(sign=_sign(hyper), coupled=hyper["weight_decay"])
         if mu == 0:
             return replace(form, c=lr)
@@ -157,8 +165,9 @@ class Adam(Rule):
         v = _second_moment(state, "exp_avg_sq", d, beta2)
         if hyper["amsgrad"]:
             v = state["max_exp_avg_sq"] = torch.maximum(state["max_exp_avg_sq"], v)
-        after = Diagonal(1 / ((v / (1 - beta2**age)).sqrt() + hyper["eps"]))
-        return replace(form, a=beta1, b=1 - beta1, e=lr / (1 - beta1**age), after=after)
+        after = Diagonal(1 / (v.sqrt() / float((1 - beta2**age) ** 0.5) + hyper["eps"]))
+        a = float(beta1)
+        return replace(form, a=a, b=1 - a, e=float(lr / (1 - beta1**age)), after=after)
 
 
 class AdamW(Adam):
@@ -188,7 +197,7 @@ class NAdam(Rule):
         state["mu_product"] = state["mu_product"] * mu
         product = float(state["mu_product"])
         after = Diagonal(1 / ((v / (1 - beta2**age)).sqrt() + hyper["eps"]))
-        c, e = lr * (1 - mu) / (1 - product), lr * mu_next / (1 - product * mu_next)
+        c, e = float(lr * (1 - mu) / (1 - product)), float(lr * mu_next / (1 - product * mu_next))
         return replace(form, a=beta1, b=1 - beta1, c=c, e=e, after=after)
 
 
@@ -203,7 +212,7 @@ class RAdam(Rule):
         lr, (beta1, beta2) = hyper["lr"], hyper["betas"]
         form = _decayed(hyper)
         v = _second_moment(state, "exp_avg_sq", form.direction(theta, gradient), beta2)
-        e = lr / (1 - beta1**age)
+        e = float(lr) / (1 - beta1**age)
         rho_inf = 2 / (1 - beta2) - 1
         rho = rho_inf - 2 * age * beta2**age / (1 - beta2**age)
         if rho <= 5.0:
@@ -225,7 +234,7 @@ class Adamax(Rule):
         form = _decayed(hyper)
         d = form.direction(theta, gradient)
         u = state["exp_inf"] = torch.maximum(state["exp_inf"] * beta2, d.abs() + hyper["eps"])
-        return replace(form, a=beta1, b=1 - beta1, e=lr / (1 - beta1**age), after=Diagonal(1 / u))
+        return replace(form, a=beta1, b=1 - beta1, e=float(lr / (1 - beta1**age)), after=Diagonal(1 / u))
 
 
 class RMSprop(Rule):
@@ -240,7 +249,7 @@ class RMSprop(Rule):
         return {name: torch.zeros_like(parameter) for name in names}
 
     def linear(self, hyper, age, theta, gradient, momentum, state):  # noqa: D102
-        lr, alpha = hyper["lr"], hyper["alpha"]
+        lr, alpha = float(hyper["lr"]), hyper["alpha"]
         form = _decayed(hyper)
         d = form.direction(theta, gradient)
         v = _second_moment(state, "square_avg", d, alpha)
@@ -266,7 +275,7 @@ class Adagrad(Rule):
         form = _decayed(hyper)
         d = form.direction(theta, gradient)
         state["sum"] = state["sum"] + d * d
-        lr = hyper["lr"] / (1 + (age - 1) * hyper["lr_decay"])
+        lr = float(hyper["lr"] / (1 + (age - 1) * hyper["lr_decay"]))
         return replace(form, c=lr, after=Diagonal(1 / (state["sum"].sqrt() + hyper["eps"])))
 
 
@@ -283,27 +292,43 @@ class Adadelta(Rule):
         v = _second_moment(state, "square_avg", d, rho)
         scale = ((state["acc_delta"] + eps) / (v + eps)).sqrt()
         state["acc_delta"] = state["acc_delta"] * rho + (1 - rho) * (scale * d) ** 2
-        return replace(form, c=hyper["lr"], after=Diagonal(scale))
+        return replace(form, c=float(hyper["lr"]), after=Diagonal(scale))
 
 
 class Muon(Rule):
     r"""Muon: momentum, then a Newton-Schulz polynomial, which is odd and so a matrix times its argument.
 
     :math:`NS(M) = Q M` with :math:`Q = \prod_j (aI + bG_j + cG_j^2) / |M|` and :math:`G_j = X_jX_j^T`. torch runs the
-    polynomial in bfloat16; the difference to Q M in float64 is rounding, and the ledger books it there.
+    polynomial in bfloat16; the difference to Q M in float64 is rounding, and the ledger books it there. The polynomial
+    raises small singular values by up to :math:`a^5`, and what bfloat16 rounded off with them: on a matrix of low rank
+    the difference is a fifth of the step and more.
     """
 
     optimizer = "Muon"
     momentum = "momentum_buffer"
-    tolerance = 0.1
 
     def linear(self, hyper, age, theta, gradient, momentum, state):  # noqa: D102
-        lr, mu = hyper["lr"], hyper["momentum"]
-        mean = (1 - mu) * gradient if momentum is None else mu * momentum + (1 - mu) * gradient
-        # lerp(gradient, buffer, mu): the Nesterov look-ahead is again a mean of the two.
-        c, e = (1 - mu, mu) if hyper["nesterov"] else (0.0, 1.0)
-        update = c * gradient + e * mean
+        mu, (c, e) = hyper["momentum"], self._parts(hyper)
+        update = self._update(hyper, gradient, momentum)
         after = newton_schulz(update, hyper["ns_coefficients"], hyper["ns_steps"], hyper["eps"])
+        length = self._length(hyper, theta)
+        return Linear(a=mu, b=1 - mu, c=length * c, e=length * e, after=after, decoupled=_shrinkage(hyper))
+
+    def rounded(self, hyper, theta, gradient, momentum):  # noqa: D102
+        update = self._update(hyper, gradient, momentum)
+        turned = newton_schulz_in_bfloat16(update, hyper["ns_coefficients"], hyper["ns_steps"], hyper["eps"])
+        return -self._length(hyper, theta) * turned.to(theta) - _shrinkage(hyper) * theta
+
+    def _parts(self, hyper: Hyper) -> tuple[float, float]:
+        # lerp(gradient, buffer, mu): the Nesterov look-ahead is again a mean of the two.
+        return (1 - hyper["momentum"], hyper["momentum"]) if hyper["nesterov"] else (0.0, 1.0)
+
+    def _update(self, hyper: Hyper, gradient: Tensor, momentum: Tensor | None) -> Tensor:
+        mu, (c, e) = hyper["momentum"], self._parts(hyper)
+        mean = (1 - mu) * gradient if momentum is None else mu * momentum + (1 - mu) * gradient
+        return c * gradient + e * mean
+
+    def _length(self, hyper: Hyper, theta: Tensor) -> float:
         rows, columns = theta.shape
         match hyper["adjust_lr_fn"]:
             case None | "original":
@@ -312,8 +337,7 @@ class Muon(Rule):
                 scale = 0.2 * math.sqrt(max(rows, columns))
             case _:
                 scale = 1.0
-        return Linear(a=mu, b=1 - mu, c=lr * scale * c, e=lr * scale * e, after=after,
-                      decoupled=lr * hyper["weight_decay"])
+        return float(hyper["lr"] * scale)
 
 
 def newton_schulz(matrix: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> OneSided:
@@ -332,16 +356,35 @@ def newton_schulz(matrix: Tensor, coefficients: tuple[float, float, float], step
     return OneSided(q, left)
 
 
+def newton_schulz_in_bfloat16(matrix: Tensor, coefficients: tuple[float, float, float], steps: int,
+                              eps: float) -> Tensor:
+    """NS(M) by the same operations in the same order as in torch, so that it is rounded in the same way."""
+    a, b, c = coefficients
+    left = matrix.shape[0] <= matrix.shape[1]
+    x = matrix.bfloat16() if left else matrix.bfloat16().T
+    x = x / x.norm().clamp(min=eps)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x if left else x.T
+
+
 def _decayed(hyper: Hyper) -> Linear:
     """Sign and decay, coupled or decoupled, as most optimizers of torch write them."""
     decay = hyper["weight_decay"]
     if hyper.get("decoupled_weight_decay"):
-        return Linear(sign=_sign(hyper), decoupled=hyper["lr"] * decay)
+        return Linear(sign=_sign(hyper), decoupled=_shrinkage(hyper))
     return Linear(sign=_sign(hyper), coupled=decay)
 
 
+def _shrinkage(hyper: Hyper) -> float:
+    """By how much decoupled decay shortens a parameter; torch multiplies by one less it, rounded."""
+    part = hyper["lr"] * hyper["weight_decay"]
+    return 1 - float(1 - part) if isinstance(part, Tensor) else part
+
+
 def _second_moment(state: State, name: str, d: Tensor, beta: float) -> Tensor:
-    state[name] = state[name] * beta + (1 - beta) * d * d
+    state[name] = state[name] * float(beta) + float(1 - beta) * d * d
     return state[name]
 
 
@@ -382,18 +425,3 @@ def find_rule(name: str) -> Rule:
         f"gradients here. Train with one of {', '.join(sorted(RULES))}, or call decompose(..., rule=\"displacement\"), "
         "which books the whole step of this run as unattributed."
     )
-
-
-def hyperparameters(group: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers and switches of a parameter group, as plain data."""
-    plain: dict[str, Any] = {}
-    for key, value in group.items():
-        if key in ("params", "param_names"):
-            continue
-        if isinstance(value, Tensor):
-            value = value.item()
-        if isinstance(value, list | tuple):
-            value = [item.item() if isinstance(item, Tensor) else item for item in value]
-        if isinstance(value, bool | int | float | str | list | None):
-            plain[key] = value
-    return plain

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import DataError
+from ..arguments import as_place, as_switch, as_whole, what_came
+from ..errors import DataError, OutOfRange
 from ..losses import Loss
 from ..network import Network, Parameters, unflatten
 from ..storage import MemoryStore, Store
@@ -66,9 +67,15 @@ class Run:
                 )
             return Run(self.store, self.network, self.loss, self._index, self.start + start,
                        self.start + max(start, stop))
-        if not -len(self) <= key < len(self):
-            raise IndexError(f"This run has {len(self)} steps, so step {key} does not exist.")
-        return self.step(self.start + key % len(self))
+        place = as_whole(key)
+        if place is None:
+            raise DataError(
+                f"A run is asked for a step by its number, or for several by a slice; {what_came(key)} came. "
+                "Use run[0] or run[a:b]."
+            )
+        if not -len(self) <= place < len(self):
+            raise OutOfRange(f"This run has {len(self)} steps, so step {place} does not exist.")
+        return self.step(self.start + place % len(self))
 
     def __repr__(self) -> str:
         rules = sorted({step.optimizer for step in self._index.steps[self.start:self.stop]})
@@ -157,7 +164,7 @@ class Run:
 
     def sample(self, i: int) -> tuple[Any, Tensor] | None:
         """The input (of several, a tuple) and the target of sample i, or ``None`` if training never drew it."""
-        return self.samples.sample(i)
+        return self.samples.sample(as_place(i, "i", self.size, "samples"))
 
     def step(self, k: int) -> Step:
         """Step k of the recording."""
@@ -188,7 +195,7 @@ class Run:
 
     def parameters(self, k: int | None = None) -> Parameters:
         """The parameters at the start of step k of this run, by name; without k after its last step."""
-        k = self.stop if k is None else self.start + k
+        k = self.stop if k is None else self.start + as_place(k, "k", len(self) + 1, "parameter vectors of the run")
         return self.named(self.trajectory(k, k)[0])
 
     def named(self, row: Tensor) -> Parameters:
@@ -270,6 +277,7 @@ class Run:
 
     def save(self, path: str | Path, overwrite: bool = False) -> Path:
         """Copies the whole recording into the folder ``path``."""
+        overwrite = as_switch(overwrite, "overwrite")
         with Store.create(path, kind="run", meta=self.meta, overwrite=overwrite) as store:
             for segment in self.store.segments:
                 store.append(self.store.read(segment), segment.meta)

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import what_came
 from ..errors import RecordingError, StoreExists
 from ..losses import Loss
 from ..network import Parameters
 from ..storage import MemoryStore, Store
-from ..storage.files import disk_errors
+from ..storage.files import disk_errors, make_folder
 from ..storage.manifest import exists
 from .averages import Average
 from .faults import non_finite
@@ -69,9 +70,15 @@ class Place:
             raise RecordingError("resume=True takes up a run in a folder, and none is named. Pass out=... as well.")
         if not isinstance(self.commit_every, int | float) or not self.commit_every >= 0:
             raise RecordingError(
-                f"commit_every must be a number of seconds from 0 on; {self.commit_every!r} came. With 0 every step is "
-                "brought to the disk at once."
+                f"commit_every must be a number of seconds from 0 on; {what_came(self.commit_every)} came. With 0 "
+                "every step is brought to the disk at once."
             )
+
+
+def _is_there(out: Path) -> bool:
+    # A name that no folder can have is refused as one that cannot be written.
+    with disk_errors(out, 0):
+        return exists(out)
 
 
 class Tape:
@@ -112,7 +119,7 @@ class Tape:
         """The first chunk, where the recording begins or is taken up."""
         out, subject = self._place.out, self._subject
         # A folder in which no step was committed is as good as none.
-        if out is not None and exists(out) and Store.open(out, "run").segments:
+        if out is not None and _is_there(out) and Store.open(out, "run").segments:
             if self._place.resume:
                 store, run, step = take_up(out, subject.network, loss, self._meta, subject.row, self._samples)
                 self._named = self._samples.size
@@ -125,7 +132,7 @@ class Tape:
                 )
         if out is not None:
             with disk_errors(out, 0):
-                out.mkdir(parents=True, exist_ok=True)
+                make_folder(out)
         return Chunk(first=0)
 
     def keep_surroundings(self, buffers: Parameters | None) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import StoreCorrupt
+from .numbers import BESIDE, are_types
 from .rules import RULES
 from .samples import MOST
 from .segments import Chunk
@@ -126,6 +127,8 @@ class Validator:
                      if isinstance(usual, tuple) else isinstance(value, str | bool | int | float | None))
             if not alike:
                 self._refuse(f"{name} of {optimizer[:100]} at step {k} is {str(value)[:100]!r}")
+        if not are_types(group.get(BESIDE, {}), group):
+            self._refuse(f"the numbers that {optimizer[:100]} held as tensors at step {k} are of no known type")
 
     def _batch(self, k: int, batch: MicroBatch) -> None:
         if batch.at > k or not all(isinstance(name, str) for name in batch.training):

@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import secrets
+import shlex
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,7 +29,7 @@ BINARY = getattr(os, "O_BINARY", 0)
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     """Put ``data`` at ``path`` so that a reader finds the old file or the new one, whole, whatever happens meanwhile.
 
-    Folders on the way are made. A link at ``path`` is replaced, not followed.
+    Its folder must be there. A link at ``path`` is replaced, not followed.
 
     Args:
         path: Where the file goes.
@@ -36,7 +37,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
 
     Raises:
         StoreFull: The disk has no room; the old file is intact.
-        StoreError: The file cannot be written there; the old file is intact.
+        StoreError: The file cannot be written there, or there is no such folder; the old file is intact.
 
     Example:
         >>> from kernelscope.storage import write_atomically
@@ -50,12 +51,45 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
             f"{str(target)!r} holds a zero character, and no file name can. Rename it; nothing was written."
         )
     with disk_errors(target, len(data)):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.is_dir():
-            raise StoreError(f"{target} is a folder, and a file should be written there. Name a file inside it.")
+        folder_of(target)
         # Two processes that write the same page must not share a part: one would rename the other's half.
         part = target.with_name(f"{target.name[:48]}.{secrets.token_hex(4)}{PART}")
         write_file(target, [data], part=part, commit=True)
+
+
+def folder_of(target: Path) -> Path:
+    """The folder of a file that is to be written.
+
+    Raises:
+        StoreError: If there is no such folder, or the file is one.
+    """
+    if target.is_dir():
+        raise StoreError(f"{target} is a folder, and a file should be written there. Name a file inside it.")
+    if not target.parent.is_dir():
+        raise StoreError(f"There is no folder {target.parent} to write {target.name} into. {_making(target.parent)}")
+    return target.parent
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder, and the one it lies in where that is missing too.
+
+    Raises:
+        StoreError: If more is missing: such a path is more often mistyped than meant.
+    """
+    if "\0" in str(folder):
+        raise StoreError(f"{str(folder)!r} holds a zero character, and no folder's name can. Rename it.")
+    above = folder.parent.parent
+    if not folder.parent.is_dir() and not above.is_dir():
+        raise StoreError(
+            f"There is no folder {above}, so {folder} cannot be made in it. {_making(above)} The folder itself and "
+            "the one it lies in are made where they are missing."
+        )
+    folder.parent.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
+
+
+def _making(folder: Path) -> str:
+    return f"Check the path, or make the folder first: mkdir -p {shlex.quote(str(folder))}."
 
 
 def write_file(

@@ -19,9 +19,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from ..arguments import as_path
 from ..errors import StoreBusy, StoreCorrupt, StoreError, StoreExists
 from . import manifest as manifests
-from .files import ask_for_room, disk_errors, read_file, write_file
+from .files import ask_for_room, disk_errors, make_folder, read_file, write_file
 from .lock import WriterLock
 from .manifest import Manifest, Segment
 from .segment import blocks, dense, hashed, layout, unpack
@@ -66,7 +67,7 @@ class Store:
         """Start a store, and write to it.
 
         Args:
-            path: The folder; it is made if need be.
+            path: The folder; it is made if need be, and the one it lies in.
             kind: What the store holds, in one word; asked for when it is opened.
             meta: What the store says about itself, as far as JSON can say it.
             overwrite: Replace a store that is there already. The old one stays until the new one is committed.
@@ -82,7 +83,7 @@ class Store:
         with disk_errors(folder, len(start.encode())):
             if not overwrite:
                 _refuse_if_taken(folder)
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             lock = WriterLock(folder)
             try:
                 # Somebody may have come first.
@@ -326,8 +327,9 @@ class Store:
 
 
 def _folder(path: str | os.PathLike[str]) -> Path:
+    path = as_path(path, "A stored folder", '"runs/digits"')
     try:
-        return Path(path).resolve()
+        return path.resolve()
     except (OSError, ValueError, RuntimeError) as error:
         raise StoreError(f"{str(path)[:200]!r} is not a path: {error}. Nothing was written.") from error
 

@@ -114,8 +114,8 @@ def _plain(value: Any, where: str, depth: int) -> Any:
 def corrupt(where: Path, what: str) -> StoreCorrupt:
     """The error for bytes that are not what was written."""
     return StoreCorrupt(
-        f"{where} is damaged: {what}. The disk, a copy or an editor changed it after it was written; its other files "
-        "may be sound. Restore it from a copy; nothing was changed."
+        f"{where} is damaged: {what}. The disk, a copy or an editor changed it after it was written, or another "
+        "program wrote it; the other files beside it may be sound. Restore it from a copy; nothing was changed."
     )
 
 
