@@ -8,8 +8,9 @@ Each contender runs in a process of its own at the setting (a chunk or batch siz
 256 points. A first run on 32 points is not counted. The time is the shortest of three runs or more; on two threads the
 processor's time is that of both. Memory is the peak of the resident set above what the process held before. The error
 is that of the kernel of the first 128 points (of a ResNet-18, 8) against Jacobians in float64, relative in the
-Frobenius norm; a contender that is off by more than 1e-3 is called wrong. The limit is the time that the counted
-operations would take at the rate of matrix products, measured just before; the share is how much of it is reached.
+Frobenius norm; a contender that is off by more than 1e-3, or by 1e-5 in scores, is called wrong. The limit is the time
+that the counted operations would take at the rate of matrix products, measured just before; the share is how much of it
+is reached.
 
     python benchmarks/tangent.py [--quick] [--save] [--only kernels|scores|memory|gpu ...]
 """
@@ -45,8 +46,8 @@ QUICK = [("mlp", 256, 10), ("cnn", 256, 10), ("transformer", 256, 10), ("resnet"
 #: Budgets and points of the memory section.
 BUDGETS, MANY = ("1GB", "300MB"), 4096
 
-#: From which error on a contender is called wrong.
-WRONG = 1e-3
+#: From which error on a kernel is called wrong, and scores.
+WRONG, WRONG_SCORES = 1e-3, 1e-5
 
 
 def contend_kernels(task: dict[str, Any]) -> dict[str, Any]:
@@ -221,8 +222,9 @@ def score_table(row: dict[str, Any]) -> str:
         if "failed" in cell:
             lines.append(f"| {name} | fails: {cell['failed']} | | | | |")
             continue
+        wrong = " **wrong**" if not cell["error"] < WRONG_SCORES else ""
         lines.append(f"| {name} | {1e3 * cell['core']:.1f} | {1e3 * cell['wall']:.1f} | {ratio(cell, ours)} "
-                     f"| {cell['error']:.0e} | {cell['setting']} |")
+                     f"| {cell['error']:.0e}{wrong} | {cell['setting']} |")
     return "\n".join([*lines, "", limit(ours)])
 
 

@@ -96,9 +96,12 @@ def look(function: Function, batch: Batch) -> Tensor:
     try:
         outputs = function.outputs(Batch(args, kwargs, side))
     except _MISFITS as error:
+        flat = all(t.ndim == 1 for t in leaves(args))
+        single = " A single point needs an axis before its own: x[None]." if flat else ""
         raise ModelError(
             f"The network cannot be called with {_described(args, kwargs)}: {_first_line(error)}. Points are its "
             "inputs alone: a tuple for several by position, a dictionary for named ones; targets are for a loss."
+            f"{single}"
         ) from error
     if [t._version for t in leaves((args, kwargs))] != given:
         function.network.spare_inputs()

@@ -62,7 +62,10 @@ class Gram:
         return out
 
     def blocks(self, points: Points, others: Points) -> Iterator[tuple[slice, slice, Tensor]]:
-        """The kernel matrix in blocks, each with its rows and columns; between them the arithmetic is the caller's."""
+        """The kernel matrix in blocks, each with its rows and columns; between them the arithmetic is the caller's.
+
+        Of points with themselves a block is computed once, and comes a second time transposed.
+        """
         with undisturbed(self._device):
             _, each = self._gatherer.measure(points, min(len(points), len(others)), self._full)
         entry = self._dtype.itemsize * (self._columns or 1) ** 2
@@ -72,7 +75,7 @@ class Gram:
             rows = slice(i, min(i + side, len(points)))
             with undisturbed(self._device):
                 left = self._tile(points, rows, side, self._memory)
-            for j in range(0, len(others), side):
+            for j in range(i if others is points else 0, len(others), side):
                 columns = slice(j, min(j + side, len(others)))
                 with undisturbed(self._device):
                     same = others is points and columns == rows
@@ -83,6 +86,8 @@ class Gram:
                     if same:
                         mirror(block)
                 yield rows, columns, block
+                if others is points and not same:
+                    yield columns, rows, block.permute(2, 3, 0, 1) if self._full else block.T
 
     def _by_panels(self, points: Points, others: Points, groups: Groups, out: dict[str, Tensor], room: int,
                    most: int) -> None:

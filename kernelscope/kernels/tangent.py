@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..arguments import as_switch
 from ..data.points import Points
 from ..errors import DataError
 from ..features.gradient import EVERYTHING, GradientFeatures, Groups
@@ -92,7 +93,7 @@ class Tangent(Kernel):
             raise DataError(f'outputs must be "trace" (summed over outputs) or "full" (all pairs); {outputs!r} came.')
         self.features = GradientFeatures(model, output=output, loss=loss, parameters=parameters, dtype=dtype,
                                          device=device, memory=memory, precision=precision)
-        self.outputs, self.cosine, self._checks = outputs, cosine, check
+        self.outputs, self.cosine, self._checks = outputs, as_switch(cosine, "cosine"), as_switch(check, "check")
 
     def __repr__(self) -> str:
         what = "losses" if self.targets else "outputs"
