@@ -1,0 +1,41 @@
+"""The one interface of all solvers: from a problem to coefficients."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from .problem import Problem
+from .solution import Solution
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a solver will take, counted before it begins.
+
+    Attributes:
+        operations: Multiplications and additions.
+        memory: Bytes.
+        passes: Readings of all points; where it depends on the data, about how many.
+    """
+
+    operations: float
+    memory: float
+    passes: float
+
+
+class Solver(ABC):
+    """Finds the coefficients of a kernel machine."""
+
+    @abstractmethod
+    def solve(self, problem: Problem) -> Solution:
+        """The solution for each ridge of the problem.
+
+        Raises:
+            NonFiniteError: If the kernel gives NaN or infinite values.
+            OutOfBudget: If it does not fit into the problem's memory; said before the first pass.
+        """
+
+    @abstractmethod
+    def cost(self, problem: Problem) -> Cost:
+        """What it will take."""

@@ -1,0 +1,110 @@
+r"""What a kernel machine is fitted to.
+
+Among the functions :math:`f = \sum_j \alpha_j\, k(\cdot, z_j)` of p centers the one is sought that minimises
+
+.. math:: \frac1n \sum_i w_i\, |f(x_i) - y_i|^2 + \lambda\, \|f\|_H^2, \qquad \|f\|_H^2 = \alpha^T K_{zz}\, \alpha.
+
+Its coefficients solve :math:`(K_{zx} W K_{xz} + n\lambda K_{zz})\,\alpha = K_{zx} W y`. The matrix :math:`K_{xz}` is read in
+blocks of rows and never kept; one reading of all rows is a *pass*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..data.points import Points
+from ..features.base import points_between
+from ..kernels.base import Kernel
+
+#: The share of the memory that a block of rows may fill.
+SHARE = 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A kernel, points with targets, centers, and how smooth the machine shall be.
+
+    Attributes:
+        kernel: The kernel.
+        x: The points.
+        y: Their targets, with shape (n, c).
+        z: The centers; the same object as ``x`` where every point is a center.
+        ridge: The ridge, one or several from the same passes.
+        weights: The weights of the points, with shape (n,) and mean 1; ``None`` where all are 1.
+        intercept: Whether a constant is added that costs nothing.
+        memory: About how many bytes may be used.
+    """
+
+    kernel: Kernel
+    x: Points
+    y: Tensor
+    z: Points
+    ridge: tuple[float, ...] = (0.0,)
+    weights: Tensor | None = None
+    intercept: bool = False
+    memory: int = 10**9
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The number of points n and of centers p."""
+        return len(self.x), len(self.z)
+
+    @property
+    def square(self) -> bool:
+        """Whether every point is a center."""
+        return self.x is self.z
+
+    @property
+    def outputs(self) -> int:
+        """The number of outputs c."""
+        return self.y.shape[1]
+
+    def gram(self) -> Tensor:
+        """The kernel matrix of the centers, with shape (p, p), in the precision of the targets."""
+        return self.kernel(self.z).to(self.y.dtype)
+
+    def rows(self, each: int = 0) -> Iterator[tuple[slice, Tensor]]:
+        """Blocks of rows of :math:`K_{xz}`, with shape (b, p); ``each`` bytes more are needed for a row."""
+        n, p = self.shape
+        step = max(1, min(n, int(SHARE * self.memory // (p * self.y.dtype.itemsize + each))))
+        for i in range(0, n, step):
+            part = slice(i, min(i + step, n))
+            yield part, self.kernel(points_between(self.x, part.start, part.stop), self.z).to(self.y.dtype)
+
+    def weighed(self, values: Tensor, part: slice = slice(None)) -> Tensor:
+        """Rows of values times the weights of their points."""
+        return values if self.weights is None else values * self.weights[part, None]
+
+    def mean(self) -> Tensor:
+        """The weighted mean of the targets, with shape (c,)."""
+        return self.weighed(self.y).mean(0)
+
+    def gradient(self, alpha: Tensor) -> tuple[Tensor, float]:
+        """In one pass: half the gradient of the mean squared error by the coefficients, (p, c), and the error itself.
+
+        With an intercept it is the best one for these coefficients that is meant.
+        """
+        n, p = self.shape
+        total = alpha.new_zeros(p, self.outputs)
+        error, column, missing = 0.0, alpha.new_zeros(p, 1), alpha.new_zeros(self.outputs)
+        for part, block in self.rows():
+            rest = block @ alpha - self.y[part]
+            heavy = self.weighed(rest, part)
+            total += block.T @ heavy
+            error += float((heavy * rest).sum())
+            if self.intercept:
+                missing += heavy.sum(0)
+                ones = torch.ones(len(rest), 1, dtype=rest.dtype, device=rest.device)
+                column += block.T @ self.weighed(ones, part)
+        if self.intercept:
+            total -= column * (missing / n)
+            error -= float(missing.square().sum()) / n
+        return total / n, error / n
+
+    def predict(self, alpha: Tensor) -> Tensor:
+        r""":math:`K_{xz}\alpha`, with shape (n, c), in one pass."""
+        return torch.cat([block @ alpha for _, block in self.rows()])
