@@ -1,7 +1,13 @@
 """Kernels: functions of two points."""
 
+from .arc_cosine import ArcCosine, ReLUNTK
+from .bandwidth import median_bandwidth
 from .base import Kernel, Product, Scaled, Sum, Transposed
+from .dot_product import Cosine, Polynomial
 from .of_features import FeatureKernel
+from .stationary import Cauchy, Dispersal, Gaussian, Laplacian, Matern, RationalQuadratic
 from .tangent import Tangent
 
-__all__ = ["FeatureKernel", "Kernel", "Product", "Scaled", "Sum", "Tangent", "Transposed"]
+__all__ = ["ArcCosine", "Cauchy", "Cosine", "Dispersal", "FeatureKernel", "Gaussian", "Kernel", "Laplacian", "Matern",
+           "Polynomial", "Product", "RationalQuadratic", "ReLUNTK", "Scaled", "Sum", "Tangent", "Transposed",
+           "median_bandwidth"]

@@ -85,6 +85,10 @@ class Kernel(ABC):
             found.append(block[0, :, 0].diagonal() if block.ndim == 4 else block[0, 0])
         return torch.stack(found)
 
+    def fitted(self, x: Any) -> Kernel:
+        """The kernel with what it leaves to points taken from x, as a bandwidth; itself where it leaves nothing."""
+        return self
+
     @property
     def T(self) -> Kernel:
         r"""The kernel with its arguments exchanged, :math:`k^T(x, z) = k(z, x)`."""
@@ -125,6 +129,12 @@ class _Composed(Kernel):
 
     def columns_of(self, x: Any) -> int | None:
         return next((c for part in self.parts if (c := part.columns_of(x)) is not None), None)
+
+    def fitted(self, x: Any) -> Kernel:
+        other = object.__new__(type(self))
+        points = self.points(x)
+        other.__dict__.update(self.__dict__, parts=tuple(part.fitted(points) for part in self.parts))
+        return other
 
     def _both(self, x: Any, z: Any) -> tuple[Points, Points | None]:
         return self.points(x), None if z is None else self.points(z)

@@ -56,11 +56,28 @@ class Preconditioner(ABC):
 
 
 class Full(Preconditioner):
-    """The inverse by an eigendecomposition of the centers' kernel matrix, in its orthonormal basis."""
+    r"""The inverse by eigendecompositions, in an orthonormal basis of the centers' span.
 
-    def __init__(self, problem: Problem):
-        self._basis, self._values = orthonormal(problem.gram())
-        self._p = len(problem.z)
+    In that basis the matrix is :math:`F^T W F/n + \lambda` for the features F of all points. Features of ``sample`` points
+    for each center stand in for them: with s of them its condition is about :math:`(1 + \sqrt{p/s})^2/(1 - \sqrt{p/s})^2`,
+    whatever the kernel and the ridge are.
+    """
+
+    def __init__(self, problem: Problem, sample: int = 4):
+        basis, _ = orthonormal(problem.gram())
+        n, p = problem.shape
+        some = torch.randperm(n, generator=torch.Generator().manual_seed(0))[:sample * p].sort().values
+        square, first = basis.new_zeros(basis.shape[1], basis.shape[1]), basis.new_zeros(basis.shape[1])
+        for part, block in problem.some_rows(some):
+            features = block @ basis
+            weighed = problem.weighed(features, some[part])
+            square += weighed.T @ features
+            first += weighed.sum(0)
+        square, first = square / len(some), first / len(some)
+        if problem.intercept:
+            square -= first[:, None] * first
+        values, vectors = torch.linalg.eigh(square)
+        self._basis, self._values = basis @ vectors, values.clamp(min=0.0)
 
     def lift(self, b: Tensor) -> Tensor:
         return self._basis @ b
@@ -72,7 +89,8 @@ class Full(Preconditioner):
         return b
 
     def apply(self, r: Tensor, ridges: Tensor) -> Tensor:
-        return r / (self._values[:, None] / self._p + ridges)
+        floor = float(self._values[-1]) * torch.finfo(r.dtype).eps
+        return r / (self._values[:, None] + ridges).clamp(min=floor)
 
 
 class TwoLevel(Preconditioner):

@@ -69,13 +69,20 @@ class Problem:
 
     def rows(self, each: int = 0) -> Iterator[tuple[slice, Tensor]]:
         """Blocks of rows of :math:`K_{xz}`, with shape (b, p); ``each`` bytes more are needed for a row."""
-        n, p = self.shape
+        yield from self._blocks(self.x, each)
+
+    def some_rows(self, numbers: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Blocks of the rows of some points; the slices count among the numbers."""
+        yield from self._blocks(self.x.chosen(numbers.tolist()), 0)
+
+    def _blocks(self, points: Points, each: int) -> Iterator[tuple[slice, Tensor]]:
+        n, p = len(points), len(self.z)
         step = max(1, min(n, int(SHARE * self.memory // (p * self.y.dtype.itemsize + each))))
         for i in range(0, n, step):
             part = slice(i, min(i + step, n))
-            yield part, self.kernel(points_between(self.x, part.start, part.stop), self.z).to(self.y.dtype)
+            yield part, self.kernel(points_between(points, part.start, part.stop), self.z).to(self.y.dtype)
 
-    def weighed(self, values: Tensor, part: slice = slice(None)) -> Tensor:
+    def weighed(self, values: Tensor, part: slice | Tensor = slice(None)) -> Tensor:
         """Rows of values times the weights of their points."""
         return values if self.weights is None else values * self.weights[part, None]
 
