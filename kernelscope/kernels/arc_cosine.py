@@ -17,7 +17,7 @@ from ..arguments import as_count, what_came
 from ..errors import DataError
 from .bandwidth import number
 from .closed_form import ClosedForm
-from .distances import Side, angles, for_angles, own_angles, root
+from .distances import Lacks, Side, for_angles, lacks, own_lacks, root
 
 
 class _Angular(ClosedForm):
@@ -28,19 +28,29 @@ class _Angular(ClosedForm):
     def _side(self, vectors: Tensor, center: Tensor | None, left: bool) -> Side:
         return for_angles(vectors)
 
-    def _pairs(self, rows: Side, columns: Side, same: bool, out: Tensor | None = None) -> Tensor:
-        return angles(rows, columns, same, out)
-
-    def _values(self, t: Tensor, rows: Side, columns: Side) -> Tensor:
-        return self._of(t, rows.lengths[:, None], columns.lengths[None], rows.vectors.shape[1])
+    def _block(self, rows: Side, columns: Side, same: bool, out: Tensor | None = None) -> Tensor:
+        pairs, i, j, near = lacks(rows, columns, same, out)
+        a, b, d = rows.lengths, columns.lengths, rows.vectors.shape[1]
+        found = self._of(pairs, a[:, None], b, d)
+        if len(i):
+            found.index_put_((i, j), self._of(near, a[i], b[j], d))
+        if same:
+            found.diagonal().copy_(self._of(own_lacks(a), a, a, d))
+        return found
 
     def _diagonal(self, vectors: Tensor) -> Tensor:
         lengths = vectors.norm(dim=1)
-        return self._of(own_angles(lengths), lengths, lengths, vectors.shape[1])
+        return self._of(own_lacks(lengths), lengths, lengths, vectors.shape[1])
 
     @abstractmethod
-    def _of(self, angle: Tensor, a: Tensor, b: Tensor, d: int) -> Tensor:
-        """The kernel of vectors in d dimensions with this angle and these lengths."""
+    def _of(self, pairs: Lacks, a: Tensor, b: Tensor, d: int) -> Tensor:
+        """The kernel of vectors in d dimensions with these angles and lengths."""
+
+
+def angle_of(pairs: Lacks) -> tuple[Tensor, Tensor, Tensor]:
+    """The angles, their sines and cosines: exact at both ends, as the arc cosine is not."""
+    sine, cosine = root(pairs.lack * pairs.excess), (pairs.excess - pairs.lack) / 2
+    return torch.atan2(sine, cosine), sine, cosine
 
 
 class ArcCosine(_Angular):
@@ -74,11 +84,11 @@ class ArcCosine(_Angular):
     def __repr__(self) -> str:
         return f"ArcCosine(order={self.order})"
 
-    def _of(self, angle: Tensor, a: Tensor, b: Tensor, d: int) -> Tensor:
+    def _of(self, pairs: Lacks, a: Tensor, b: Tensor, d: int) -> Tensor:
+        angle, sine, cosine = angle_of(pairs)
         rest = math.pi - angle
         if self.order == 0:
             return rest / math.pi
-        cosine, sine = angle.cos(), angle.sin()
         if self.order == 1:
             return a * b * (sine + rest * cosine) / math.pi
         return (a * b).square() * (3 * sine * cosine + rest * (1 + 2 * cosine.square())) / math.pi
@@ -122,31 +132,26 @@ class ReLUNTK(_Angular):
     def __repr__(self) -> str:
         return f"ReLUNTK(depth={self.depth}, W_std={self.W_std:.6g}, b_std={self.b_std:g})"
 
-    def _of(self, angle: Tensor, a: Tensor, b: Tensor, d: int) -> Tensor:
-        w = self.W_std**2
-        a, b = a / math.sqrt(d), b / math.sqrt(d)
-        # What the cosine lacks to 1, and what it exceeds -1 by.
-        lack, excess = 2 * (angle / 2).sin().square(), 2 * (angle / 2).cos().square()
-        a, b, lack, excess = self._dense(a, b, lack, excess)
-        tangent = a * b * (1 - lack)
-        for layer in range(self.depth):
-            if layer or self.b_std:
-                angle = 2 * torch.atan2(root(lack), root(excess))
-            tangent = tangent * (w / 2) * (1 - angle / math.pi)
-            # (sin - theta cos) / pi is what the ReLU adds to the cosine.
-            lack = (lack - (angle.sin() - angle * angle.cos()) / math.pi).clamp(min=0)
-            a, b, lack, excess = self._dense(a / math.sqrt(2), b / math.sqrt(2), lack, 2 - lack)
-            tangent = tangent + a * b * (1 - lack)
+    def _of(self, pairs: Lacks, a: Tensor, b: Tensor, d: int) -> Tensor:
+        w, (a, b, pairs) = self.W_std**2, self._dense(a / math.sqrt(d), b / math.sqrt(d), pairs)
+        tangent = a * b * (1 - pairs.lack)
+        for _ in range(self.depth):
+            angle, sine, cosine = angle_of(pairs)
+            tangent = tangent * ((w / 2) * (1 - angle / math.pi))
+            # The cosine after a ReLU is (sin + (pi - angle) cos) / pi.
+            lack = (pairs.lack - (sine - angle * cosine) / math.pi).clamp(min=0)
+            a, b, pairs = self._dense(a / math.sqrt(2), b / math.sqrt(2), Lacks(lack, 2 - lack))
+            tangent = tangent + a * b * (1 - pairs.lack)
         return tangent
 
-    def _dense(self, a: Tensor, b: Tensor, lack: Tensor, excess: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The lengths and cosine of pairs after weights and biases."""
+    def _dense(self, a: Tensor, b: Tensor, pairs: Lacks) -> tuple[Tensor, Tensor, Lacks]:
+        """The lengths and angles of pairs after weights and biases."""
         w, c = self.W_std**2, self.b_std**2
         if not c:
-            return self.W_std * a, self.W_std * b, lack, excess
-        wide, high = (w * a.square() + c).sqrt(), (w * b.square() + c).sqrt()
-        length, old = wide * high, w * a * b
-        # The differences of lengths, each as a sum of terms that are not negative.
+            return self.W_std * a, self.W_std * b, pairs
+        high, wide = (w * a.square() + c).sqrt(), (w * b.square() + c).sqrt()
+        length, old = high * wide, w * a * b
+        # Each a sum of terms that are not negative, divided by the new lengths.
         more = c * (w * (a.square() + b.square()) + c) / (length + old) + c
         gap = c * w * (a - b).square() / (length + old + c)
-        return wide, high, (old * lack + gap) / length, (old * excess + more) / length
+        return high, wide, Lacks((old * pairs.lack + gap) / length, (old * pairs.excess + more) / length)

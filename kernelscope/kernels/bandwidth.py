@@ -3,6 +3,7 @@ r"""Bandwidths: the length that distances are measured by."""
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from numbers import Real
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from ..arguments import what_came
 from ..data.points import as_points
 from ..errors import DataError
 from .closed_form import ClosedForm
-from .distances import by_difference
+from .distances import Side, by_difference
 from .vectors import read
 
 Self = TypeVar("Self", bound="WithBandwidth")
@@ -100,6 +101,30 @@ class WithBandwidth(ClosedForm):
         self._check_ready()
         return self._multiplied(x, z, v, slope=True)
 
+    @abstractmethod
+    def _pairs(self, rows: Side, columns: Side, same: bool, out: Tensor | None) -> Tensor:
+        r"""A number for each pair of vectors, over :math:`b^2`, of which the kernel is a function."""
+
+    @abstractmethod
+    def _values(self, t: Tensor) -> Tensor:
+        """The function."""
+
+    @abstractmethod
+    def _values_(self, t: Tensor) -> Tensor:
+        """The same, which writes over its argument."""
+
+    def _block(self, rows: Side, columns: Side, same: bool, out: Tensor | None = None) -> Tensor:
+        t = self._pairs(rows, columns, same, out)
+        return self._values(t) if out is None else self._values_(t)
+
+    def _slope(self, rows: Side, columns: Side, same: bool, out: Tensor) -> Tensor:
+        # t falls by 2 t / b.
+        t = self._pairs(rows, columns, same, out)
+        with torch.enable_grad():
+            leaf = t.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(self._values(leaf).sum(), leaf)
+        return slope.mul_(t).mul_(-2 / self._length(t))
+
     def _check_ready(self) -> None:
         if self.bandwidth is None:
             raise DataError(
@@ -117,7 +142,9 @@ class WithBandwidth(ClosedForm):
         return self.bandwidth.to(vectors) if isinstance(self.bandwidth, Tensor) else self.bandwidth
 
     def _said(self) -> str:
-        return "bandwidth=None" if self.bandwidth is None else f"bandwidth={float(self.bandwidth):.6g}"
+        if self.bandwidth is None:
+            return "bandwidth=None"
+        return f"bandwidth={self.bandwidth.item() if isinstance(self.bandwidth, Tensor) else self.bandwidth:.6g}"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._said()})"
@@ -127,9 +154,9 @@ def _checked(bandwidth: Any) -> float | Tensor | None:
     if bandwidth is None or (isinstance(bandwidth, str) and bandwidth == "median"):
         return None
     if isinstance(bandwidth, Tensor) and bandwidth.numel() == 1 and not bandwidth.is_complex():
-        if 0 < float(bandwidth) < math.inf:
+        if 0 < bandwidth.item() < math.inf:
             return bandwidth.reshape(())
-        bandwidth = float(bandwidth)
+        bandwidth = bandwidth.item()
     return number(bandwidth, "bandwidth", 'a positive number, a tensor of one, or "median"')
 
 

@@ -20,7 +20,7 @@ from ..progress import counting
 from .base import Kernel, check_vector
 from .distances import Side
 from .tiling import LARGE, SQUARE, TILE, Cut, pieces, planned
-from .vectors import checked, common, read
+from .vectors import checked, common, flat, read
 
 #: How many numbers each entry takes while it is differentiated.
 TAPE = 16
@@ -70,7 +70,7 @@ class ClosedForm(Kernel):
         self._check_ready()
         points = self.points(x)
         bands = pieces(0, len(points), self._cut(points, points, SQUARE, self._buffers).band)
-        return torch.cat([self._diagonal(read(points, rows).flatten(1)) for rows in bands])
+        return torch.cat([self._diagonal(flat(read(points, rows))) for rows in bands])
 
     def gradient(self, x: Any, z: Any, v: Tensor) -> Tensor:
         r"""The gradient of :math:`(K v)_i = \sum_j k(x_i, z_j) v_j` by the point :math:`x_i`.
@@ -106,7 +106,7 @@ class ClosedForm(Kernel):
                 for columns in pieces(0, len(right), cut.columns):
                     far = read(right, columns)
                     dtype = common(raw, far)
-                    near, other = raw.flatten(1).to(dtype), far.flatten(1).to(raw.device, dtype)
+                    near, other = flat(raw).to(dtype), flat(far).to(raw.device, dtype)
                     if center is None:
                         center = self._center(other)
                     slopes = self._slopes(near, other, center, v2[columns].to(near))
@@ -123,16 +123,8 @@ class ClosedForm(Kernel):
         """Vectors of one side, as their product is taken."""
 
     @abstractmethod
-    def _pairs(self, rows: Side, columns: Side, same: bool, out: Tensor | None = None) -> Tensor:
-        """The number that each pair of vectors has, of which the kernel is a function."""
-
-    @abstractmethod
-    def _values(self, t: Tensor, rows: Side, columns: Side) -> Tensor:
-        """The kernel from these numbers, by operations that can be differentiated."""
-
-    def _values_(self, t: Tensor, rows: Side, columns: Side) -> Tensor:
-        """The same, which may write over its argument."""
-        return self._values(t, rows, columns)
+    def _block(self, rows: Side, columns: Side, same: bool, out: Tensor | None = None) -> Tensor:
+        """The kernel of all pairs: in memory that may be written over, or by operations that can be differentiated."""
 
     @abstractmethod
     def _diagonal(self, vectors: Tensor) -> Tensor:
@@ -158,18 +150,18 @@ class ClosedForm(Kernel):
         near = whole(x)
         far = near if z is None else whole(z)
         dtype = common(near, far)
-        far = far.flatten(1).to(near.device, dtype)
-        near = far if z is None else near.flatten(1).to(dtype)
+        far = flat(far).to(near.device, dtype)
+        near = far if z is None else flat(near).to(dtype)
         center = self._center(far.detach())
         rows, columns = self._side(near, center, True), self._side(far, center, False)
-        return self._values(self._pairs(rows, columns, z is None), rows, columns)
+        return self._block(rows, columns, z is None)
 
     def _slopes(self, near: Tensor, far: Tensor, center: Tensor | None, v: Tensor) -> Tensor:
         """The gradients by the vectors of the rows, with shape (r, c, d), for v with shape (m, c)."""
         with torch.enable_grad():
             near = near.detach().requires_grad_()
             rows, columns = self._side(near, center, True), self._side(far, center, False)
-            y = (self._values(self._pairs(rows, columns, False), rows, columns) @ v).sum(0)
+            y = (self._block(rows, columns, False) @ v).sum(0)
             # One output at a time: what all of them keep at once would not fit where one does.
             each = [torch.autograd.grad(output, near, retain_graph=True)[0] for output in y]
         return torch.stack(each, 1)
@@ -185,7 +177,8 @@ class ClosedForm(Kernel):
                 if v2 is None:
                     v2 = v.reshape(len(v), -1).to(block)
                     total = block.new_zeros(len(left), v2.shape[1])
-                total[rows].addmm_(block, v2[columns])
+                # What remembers a tile for its derivative needs one that stays.
+                total[rows].addmm_(block.clone() if v2.requires_grad else block, v2[columns])
                 done(block.numel())
         return total.reshape(len(left), *v.shape[1:])
 
@@ -208,11 +201,12 @@ class ClosedForm(Kernel):
             for high in pieces(0, wide.stop if halved else len(left), cut.band):
                 near = far if halved and high == wide else read(left, high)
                 dtype = common(near, far)
-                far2 = far.flatten(1).to(near.device, dtype)
+                far2 = flat(far).to(near.device, dtype)
                 if memory is None:
                     memory, center = far2.new_empty(cut.rows * cut.columns), self._center(far2)
-                all_rows = self._side(near.flatten(1).to(dtype), center, True)
-                all_columns = self._side(far2, center, False)
+                with torch.no_grad():
+                    all_rows = self._side(flat(near).to(dtype), center, True)
+                    all_columns = self._side(far2, center, False)
                 for rows in pieces(high.start, high.stop, cut.rows):
                     some = all_rows.part(slice(rows.start - high.start, rows.stop - high.start))
                     for columns in pieces(wide.start, wide.stop, cut.columns):
@@ -228,14 +222,11 @@ class ClosedForm(Kernel):
     def _tile(self, rows: Side, columns: Side, same: bool, memory: Tensor, slope: bool) -> Tensor:
         shape = len(rows.vectors), len(columns.vectors)
         with torch.no_grad():
-            t = self._pairs(rows, columns, same, memory[:shape[0] * shape[1]].view(shape))
-            block = self._slope(t, rows, columns) if slope else self._values_(t, rows, columns)
+            out = memory[:shape[0] * shape[1]].view(shape)
+            block = (self._slope if slope else self._block)(rows, columns, same, out)
             # A product of a matrix with its transpose may be symmetric only up to rounding.
             return block.triu_().add_(block.triu(1).T) if same else block
 
-    def _slope(self, t: Tensor, rows: Side, columns: Side) -> Tensor:
-        r"""The derivative by the bandwidth b of a kernel of :math:`t / b^2`."""
-        with torch.enable_grad():
-            t = t.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(self._values(t, rows, columns).sum(), t)
-        return slope.mul_(t.detach()).mul_(-2 / float(self._numbers[0]))
+    def _slope(self, rows: Side, columns: Side, same: bool, out: Tensor) -> Tensor:
+        """The derivative by the bandwidth, of a kernel that has one."""
+        raise NotImplementedError

@@ -7,6 +7,7 @@ the pairs that are close (or, for angles, nearly parallel) are computed once mor
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -65,33 +66,46 @@ def squared_distances(rows: Side, columns: Side, unit: Any, same: bool, out: Ten
     if same:
         # One vector is no close pair with itself.
         found.fill_diagonal_(torch.inf)
-    flagged = found.detach().amin(1) < CLOSE * (rows.lengths + columns.lengths.max()).detach()
-    some = flagged.nonzero()[:, 0]
-    if len(some):
-        limit = CLOSE * (rows.lengths[some, None] + columns.lengths).detach()
-        i, j = (found.detach()[some] < limit).nonzero(as_tuple=True)
-        _mend_distances(found, rows.vectors, columns.vectors, unit, some[i], j)
+    x, z, values = rows.vectors, columns.vectors, found.detach()
+    sizes = rows.lengths.detach(), columns.lengths.detach()
+    some = (values.amin(1) < CLOSE * (sizes[0] + sizes[1].max())).nonzero()[:, 0]
+    pairs = _where(lambda i: values[i] < CLOSE * (sizes[0][i, None] + sizes[1]), some, values)
+    if pairs is None:
+        for part in torch.arange(len(x), device=x.device).split(_rows(values)):
+            found[part] = (by_difference(x[part], z) / unit).square()
+    else:
+        for i, j in _parts(*pairs, x.shape[1], values):
+            found.index_put_((i, j), ((x[i] - z[j]) / unit).square().sum(1))
     return found.fill_diagonal_(0.0) if same else found
 
 
-def _mend_distances(found: Tensor, x: Tensor, z: Tensor, unit: Any, i: Tensor, j: Tensor) -> None:
-    if len(i) > MANY * found.numel():
-        found.copy_((by_difference(x, z) / unit).square())
-        return
-    for some in _parts(len(i), found.numel(), x.shape[1]):
-        near, far = i[some], j[some]
-        found.index_put_((near, far), ((x[near] - z[far]) / unit).square().sum(1))
+def _where(close: Callable[[Tensor], Tensor], some: Tensor, values: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The pairs, of some rows, that are close; ``None`` for so many that all are better computed from differences."""
+    rows, columns, count = [some[:0]], [some[:0]], 0
+    for part in some.split(_rows(values)):
+        i, j = close(part).nonzero(as_tuple=True)
+        count += len(i)
+        if count > MANY * values.numel():
+            return None
+        rows.append(part[i])
+        columns.append(j)
+    return torch.cat(rows), torch.cat(columns)
+
+
+def _rows(values: Tensor) -> int:
+    """How many rows are looked at a time, so that they take little memory beside the tile."""
+    return max(1, len(values) // 8)
+
+
+def _parts(i: Tensor, j: Tensor, d: int, values: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pairs, as many at a time as take little memory beside the tile."""
+    step = max(1, values.numel() // (8 * d))
+    return zip(i.split(step), j.split(step), strict=True)
 
 
 def by_difference(x: Tensor, z: Tensor) -> Tensor:
     """Distances without a matrix product."""
     return torch.cdist(x, z, compute_mode="donot_use_mm_for_euclid_dist")
-
-
-def _parts(count: int, entries: int, d: int) -> list[slice]:
-    """Pairs, as many at a time as fill no more memory than a tile."""
-    step = max(1, entries // (2 * d))
-    return [slice(start, start + step) for start in range(0, count, step)]
 
 
 # -- angles ----------------------------------------------------------------------------------------------------------
@@ -104,35 +118,38 @@ def for_angles(vectors: Tensor) -> Side:
     return Side(units, units, lengths)
 
 
-def angles(rows: Side, columns: Side, same: bool, out: Tensor | None = None) -> Tensor:
-    r"""Angles between vectors in :math:`[0, \pi]`, with shape (r, c)."""
+class Lacks(NamedTuple):
+    r"""What cosines lack to 1, and what they exceed -1 by: :math:`|u - v|^2 / 2` and :math:`|u + v|^2 / 2`."""
+
+    lack: Tensor
+    excess: Tensor
+
+
+def lacks(rows: Side, columns: Side, same: bool, out: Tensor | None = None) -> tuple[Lacks, Tensor, Tensor, Lacks]:
+    """Those of all pairs, the rows and columns of the pairs that are nearly parallel, and those of these once more."""
     cosines = product(rows, columns, out)
+    x, z = rows.vectors, columns.vectors
     if same:
-        # Nought is far from both ends, and is overwritten below.
+        # Nought is far from both ends; what a vector has with itself, the kernel knows.
         cosines.fill_diagonal_(0.0)
     values, edge = cosines.detach(), 1 - CLOSE
     some = ((values.amax(1) > edge) | (values.amin(1) < -edge)).nonzero()[:, 0]
-    i, j = (values[some].abs() > edge).nonzero(as_tuple=True)
-    if len(i) > MANY * cosines.numel():
-        chord, rest = (by_difference(rows.vectors, z) for z in (columns.vectors, -columns.vectors))
-        found = _angle(chord, rest)
-    else:
-        cosines.index_put_((some[i], j), cosines.new_zeros(()))
-        found = _angle((1 - cosines).sqrt(), (1 + cosines).sqrt())
-        for part in _parts(len(i), cosines.numel(), rows.vectors.shape[1]):
-            near, far = some[i[part]], j[part]
-            x, z = rows.vectors[near], columns.vectors[far]
-            found.index_put_((near, far), _angle(root((x - z).square().sum(1)), root((x + z).square().sum(1))))
-    if same:
-        found.diagonal().copy_(own_angles(rows.lengths))
-    return found
+    pairs = _where(lambda i: values[i].abs() > edge, some, values)
+    if pairs is None:
+        nought = (rows.lengths == 0)[:, None] | (columns.lengths == 0)
+        every = (torch.where(nought, 1.0, by_difference(x, w).square() / 2) for w in (z, -z))
+        return Lacks(*every), some[:0], some[:0], _lacks(x[:0], z[:0])
+    i, j = pairs
+    cosines.index_put_((i, j), cosines.new_zeros(()))
+    parts = [_lacks(x[a], z[b]) for a, b in _parts(i, j, x.shape[1], values)]
+    return Lacks(1 - cosines, 1 + cosines), i, j, Lacks(*(torch.cat(each) for each in zip(*parts, strict=True)))
 
 
-def own_angles(lengths: Tensor) -> Tensor:
-    """The angle of each vector with itself: nought, but a right one for the vector of length nought, as with others."""
-    return torch.where(lengths > 0, 0.0, torch.pi / 2).to(lengths)
+def _lacks(x: Tensor, z: Tensor) -> Lacks:
+    return Lacks((x - z).square().sum(1) / 2, (x + z).square().sum(1) / 2)
 
 
-def _angle(chord: Tensor, rest: Tensor) -> Tensor:
-    r""":math:`2 \arctan(|u - v| / |u + v|)`, which is exact at both ends, as the arc cosine is not."""
-    return torch.atan2(chord, rest).mul(2)
+def own_lacks(lengths: Tensor) -> Lacks:
+    """Those of each vector with itself: a right angle for the vector of length nought, as it has with all others."""
+    lack = (lengths == 0).to(lengths)
+    return Lacks(lack, 2 - lack)

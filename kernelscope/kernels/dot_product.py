@@ -38,13 +38,13 @@ class Polynomial(WithBandwidth):
         scaled = vectors / self._length(vectors)
         return Side(scaled, scaled, scaled[:, 0])
 
-    def _pairs(self, rows: Side, columns: Side, same: bool, out: Tensor | None = None) -> Tensor:
+    def _pairs(self, rows: Side, columns: Side, same: bool, out: Tensor | None) -> Tensor:
         return product(rows, columns, out)
 
-    def _values(self, t: Tensor, rows: Side, columns: Side) -> Tensor:
+    def _values(self, t: Tensor) -> Tensor:
         return (t + self.offset) ** self.degree
 
-    def _values_(self, t: Tensor, rows: Side, columns: Side) -> Tensor:
+    def _values_(self, t: Tensor) -> Tensor:
         return t.add_(self.offset).pow_(self.degree)
 
     def _diagonal(self, vectors: Tensor) -> Tensor:
@@ -70,17 +70,11 @@ class Cosine(ClosedForm):
     def _side(self, vectors: Tensor, center: Tensor | None, left: bool) -> Side:
         return for_angles(vectors)
 
-    def _pairs(self, rows: Side, columns: Side, same: bool, out: Tensor | None = None) -> Tensor:
+    def _block(self, rows: Side, columns: Side, same: bool, out: Tensor | None = None) -> Tensor:
         found = product(rows, columns, out)
         if same:
             found.diagonal().copy_(rows.lengths > 0)
-        return found
-
-    def _values(self, t: Tensor, rows: Side, columns: Side) -> Tensor:
-        return t
-
-    def _values_(self, t: Tensor, rows: Side, columns: Side) -> Tensor:
-        return t.clamp_(-1, 1)
+        return found if out is None else found.clamp_(-1, 1)
 
     def _diagonal(self, vectors: Tensor) -> Tensor:
         return (vectors != 0).any(1).to(vectors)

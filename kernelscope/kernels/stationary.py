@@ -29,7 +29,7 @@ class Stationary(WithBandwidth):
         assert center is not None
         return for_distances(vectors, center, self._length(vectors), left)
 
-    def _pairs(self, rows: Side, columns: Side, same: bool, out: Tensor | None = None) -> Tensor:
+    def _pairs(self, rows: Side, columns: Side, same: bool, out: Tensor | None) -> Tensor:
         return squared_distances(rows, columns, self._length(rows.vectors), same, out)
 
     def _diagonal(self, vectors: Tensor) -> Tensor:
@@ -56,10 +56,10 @@ class Gaussian(Stationary):
     def __init__(self, bandwidth: float | str | Tensor | None = None, memory: int | str = "1GB"):
         super().__init__(bandwidth, memory)
 
-    def _values(self, t: Tensor, rows: Side, columns: Side) -> Tensor:
+    def _values(self, t: Tensor) -> Tensor:
         return (-t / 2).exp()
 
-    def _values_(self, t: Tensor, rows: Side, columns: Side) -> Tensor:
+    def _values_(self, t: Tensor) -> Tensor:
         return t.mul_(-LOG2E / 2).exp2_()
 
 
@@ -80,10 +80,10 @@ class Laplacian(Stationary):
     def __init__(self, bandwidth: float | str | Tensor | None = None, memory: int | str = "1GB"):
         super().__init__(bandwidth, memory)
 
-    def _values(self, t: Tensor, rows: Side, columns: Side) -> Tensor:
+    def _values(self, t: Tensor) -> Tensor:
         return (-root(t)).exp()
 
-    def _values_(self, t: Tensor, rows: Side, columns: Side) -> Tensor:
+    def _values_(self, t: Tensor) -> Tensor:
         return t.sqrt_().mul_(-LOG2E).exp2_()
 
 
@@ -114,12 +114,12 @@ class Matern(Stationary):
             raise DataError(f"nu must be 0.5, 1.5 or 2.5; {nu!r} came. Gaussian() is the kernel of infinite nu.")
         self.nu = float(nu)
 
-    def _values(self, t: Tensor, rows: Side, columns: Side) -> Tensor:
+    def _values(self, t: Tensor) -> Tensor:
         t = root(2 * self.nu * t)
         decay = (-t).exp()
         return decay if self.nu == 0.5 else (1 + t if self.nu == 1.5 else 1 + t + t.square() / 3) * decay
 
-    def _values_(self, t: Tensor, rows: Side, columns: Side) -> Tensor:
+    def _values_(self, t: Tensor) -> Tensor:
         t.mul_(2 * self.nu).sqrt_()
         decay = t.mul(-LOG2E).exp2_()
         if self.nu == 0.5:
@@ -151,10 +151,10 @@ class RationalQuadratic(Stationary):
         super().__init__(bandwidth, memory)
         self.alpha = number(alpha, "alpha", "a positive number")
 
-    def _values(self, t: Tensor, rows: Side, columns: Side) -> Tensor:
+    def _values(self, t: Tensor) -> Tensor:
         return (1 + t / (2 * self.alpha)) ** -self.alpha
 
-    def _values_(self, t: Tensor, rows: Side, columns: Side) -> Tensor:
+    def _values_(self, t: Tensor) -> Tensor:
         return t.div_(2 * self.alpha).log1p_().mul_(-self.alpha * LOG2E).exp2_()
 
     def _said(self) -> str:
@@ -177,10 +177,10 @@ class Cauchy(Stationary):
     def __init__(self, bandwidth: float | str | Tensor | None = None, memory: int | str = "1GB"):
         super().__init__(bandwidth, memory)
 
-    def _values(self, t: Tensor, rows: Side, columns: Side) -> Tensor:
+    def _values(self, t: Tensor) -> Tensor:
         return 1 / (1 + t)
 
-    def _values_(self, t: Tensor, rows: Side, columns: Side) -> Tensor:
+    def _values_(self, t: Tensor) -> Tensor:
         return t.add_(1).reciprocal_()
 
 
@@ -203,11 +203,11 @@ class Dispersal(Stationary):
         super().__init__(bandwidth, memory)
         self.exponent = number(exponent, "exponent", "a positive number of at most 2", most=2.0)
 
-    def _values(self, t: Tensor, rows: Side, columns: Side) -> Tensor:
+    def _values(self, t: Tensor) -> Tensor:
         apart = t > 0
         return torch.where(apart, (-torch.where(apart, t, 1.0) ** (self.exponent / 2)).exp(), 1.0)
 
-    def _values_(self, t: Tensor, rows: Side, columns: Side) -> Tensor:
+    def _values_(self, t: Tensor) -> Tensor:
         return t.pow_(self.exponent / 2).mul_(-LOG2E).exp2_()
 
     def _said(self) -> str:

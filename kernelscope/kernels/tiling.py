@@ -13,7 +13,10 @@ from ..budget import as_words
 from ..errors import OutOfBudget
 
 #: The sides of a tile on a processor, of a tile of a symmetric matrix, and of one on a GPU.
-TILE, SQUARE, LARGE = (256, 1024), (512, 512), (4096, 4096)
+TILE, SQUARE, LARGE = (512, 1024), (512, 512), (4096, 4096)
+
+#: How many bytes a tile and what is computed of it fill on a processor: about what its caches hold.
+CACHE = 8 * 2**20
 
 #: How many copies of its numbers a point takes while it is prepared and kept.
 COPIES = 8
@@ -47,8 +50,10 @@ def planned(count: int, d: int, size: int, buffers: int, memory: int, sides: tup
     """
     point = COPIES * (d + 2) * size
     rows, columns = sides
-    while buffers * size * rows * columns > memory // 2 and max(rows, columns) > LEAST:
-        rows, columns = (rows // 2, columns) if rows >= columns else (rows, columns // 2)
+    room = memory // 2 if sides == LARGE else min(memory // 2, CACHE)
+    while buffers * size * rows * columns > room and columns > LEAST:
+        # The tiles of a symmetric matrix are square, so that each has its mirror image.
+        rows, columns = (columns // 2, columns // 2) if rows == columns else (rows, columns // 2)
     # A band of rows and one of columns share what the tile leaves.
     band = min((memory - buffers * size * rows * columns) // (2 * point), count)
     if band < min(LEAST, count):
