@@ -17,7 +17,7 @@ from ..arguments import as_count, what_came
 from ..errors import DataError
 from .bandwidth import number
 from .closed_form import ClosedForm
-from .distances import Lacks, Side, for_angles, lacks, own_lacks, root
+from .distances import Lacks, Side, Steepness, for_distances, lacks, own_lacks, root, units
 
 
 class _Angular(ClosedForm):
@@ -25,15 +25,20 @@ class _Angular(ClosedForm):
 
     _buffers = 8
 
+    #: How fast the kernel falls with the squared distance of unit vectors.
+    _steepness = Steepness(1 / 2, 1 / 2)
+
+    def _center(self, vectors: Tensor) -> Tensor:
+        return units(vectors)[0].mean(0)
+
     def _side(self, vectors: Tensor, center: Tensor | None, left: bool) -> Side:
-        return for_angles(vectors)
+        assert center is not None
+        u, lengths = units(vectors)
+        return for_distances(u, center, 1.0, left)._replace(lengths=lengths)
 
     def _block(self, rows: Side, columns: Side, same: bool, out: Tensor | None = None) -> Tensor:
-        pairs, i, j, near = lacks(rows, columns, same, out)
         a, b, d = rows.lengths, columns.lengths, rows.vectors.shape[1]
-        found = self._of(pairs, a[:, None], b, d)
-        if len(i):
-            found.index_put_((i, j), self._of(near, a[i], b[j], d))
+        found = self._of(lacks(rows, columns, self._steepness, same, out), a[:, None], b, d)
         if same:
             found.diagonal().copy_(self._of(own_lacks(a), a, a, d))
         return found
@@ -80,6 +85,8 @@ class ArcCosine(_Angular):
         if isinstance(order, bool) or order not in (0, 1, 2):
             raise DataError(f"order must be 0, 1 or 2; {what_came(order)} came. 1 is the kernel of ReLU features.")
         self.order = int(order)
+        if order:
+            self._steepness = Steepness(1.0)
 
     def __repr__(self) -> str:
         return f"ArcCosine(order={self.order})"

@@ -7,24 +7,28 @@ the pairs that are close (or, for angles, nearly parallel) are computed once mor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-#: A pair is computed from its difference where its squared distance is less than this share of |x|^2 + |z|^2.
+#: How many units in the last place an entry may be off before it is computed from a difference.
+TOLERATED = 32
+
+#: Beyond which share of |x|^2 + |z|^2 a squared distance is exact enough for a kernel of any bandwidth.
 CLOSE = 1e-2
 
 #: From which share of close pairs on all pairs are computed from differences.
-MANY = 1 / 8
+MANY = 1 / 4
 
 
 class Side(NamedTuple):
-    """The vectors of rows or of columns, what is multiplied for their entries, and their (squared) lengths."""
+    """The vectors of rows or of columns, what is multiplied for their entries, its squares, and their own lengths."""
 
     vectors: Tensor
     operand: Tensor
+    squares: Tensor
     lengths: Tensor
 
     def part(self, some: slice) -> Side:
@@ -57,39 +61,43 @@ def for_distances(vectors: Tensor, center: Tensor, unit: Any, left: bool) -> Sid
     squares = moved.square().sum(1)
     ones = torch.ones_like(squares)
     columns = (-2 * moved, squares[:, None], ones[:, None]) if left else (moved, ones[:, None], squares[:, None])
-    return Side(vectors, torch.cat(columns, 1), squares)
+    return Side(vectors, torch.cat(columns, 1), squares, squares)
 
 
-def squared_distances(rows: Side, columns: Side, unit: Any, same: bool, out: Tensor | None = None) -> Tensor:
+class Steepness(NamedTuple):
+    r"""How fast a function of the squared distance s falls: by at most :math:`a s^{q - 1}`, for q up to 1."""
+
+    a: float
+    q: float = 1.0
+
+    def limit(self, sizes: Tensor) -> Tensor:
+        """The squared distances below which a product is not exact enough, for these :math:`|x|^2 + |z|^2`."""
+        off = self.a / TOLERATED * sizes
+        if self.q < 1:
+            return torch.minimum(off ** (1 / (1 - self.q)), CLOSE * sizes)
+        return torch.where(off > 1, CLOSE * sizes, 0.0)
+
+
+def squared_distances(rows: Side, columns: Side, unit: Any, steepness: Steepness, same: bool,
+                      out: Tensor | None = None) -> Tensor:
     """Squared distances in a unit, with shape (r, c), at least nought; ``same`` says that rows are columns."""
     found = product(rows, columns, out)
     if same:
         # One vector is no close pair with itself.
         found.fill_diagonal_(torch.inf)
     x, z, values = rows.vectors, columns.vectors, found.detach()
-    sizes = rows.lengths.detach(), columns.lengths.detach()
-    some = (values.amin(1) < CLOSE * (sizes[0] + sizes[1].max())).nonzero()[:, 0]
-    pairs = _where(lambda i: values[i] < CLOSE * (sizes[0][i, None] + sizes[1]), some, values)
-    if pairs is None:
-        for part in torch.arange(len(x), device=x.device).split(_rows(values)):
-            found[part] = (by_difference(x[part], z) / unit).square()
-    else:
-        for i, j in _parts(*pairs, x.shape[1], values):
-            found.index_put_((i, j), ((x[i] - z[j]) / unit).square().sum(1))
-    return found.fill_diagonal_(0.0) if same else found
-
-
-def _where(close: Callable[[Tensor], Tensor], some: Tensor, values: Tensor) -> tuple[Tensor, Tensor] | None:
-    """The pairs, of some rows, that are close; ``None`` for so many that all are better computed from differences."""
-    rows, columns, count = [some[:0]], [some[:0]], 0
+    near, far = rows.squares.detach(), columns.squares.detach()
+    limits = steepness.limit(near + far.max())
+    some = (values.amin(1) < limits).nonzero()[:, 0] if bool(limits.any()) else limits.new_empty(0, dtype=torch.long)
     for part in some.split(_rows(values)):
-        i, j = close(part).nonzero(as_tuple=True)
-        count += len(i)
-        if count > MANY * values.numel():
-            return None
-        rows.append(part[i])
-        columns.append(j)
-    return torch.cat(rows), torch.cat(columns)
+        a, b = (values[part] < steepness.limit(near[part, None] + far)).nonzero(as_tuple=True)
+        if len(a) > MANY * len(part) * len(z):
+            found[part] = (by_difference(x[part], z) / unit).square()
+            continue
+        for i, j in _parts(part[a], b, x.shape[1], values):
+            found.index_put_((i, j), _squares(x, i, z, j) / unit**2)
+    found.clamp_(min=0)
+    return found.fill_diagonal_(0.0) if same else found
 
 
 def _rows(values: Tensor) -> int:
@@ -99,8 +107,14 @@ def _rows(values: Tensor) -> int:
 
 def _parts(i: Tensor, j: Tensor, d: int, values: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Pairs, as many at a time as take little memory beside the tile."""
-    step = max(1, values.numel() // (8 * d))
+    step = max(1, values.numel() // (4 * d))
     return zip(i.split(step), j.split(step), strict=True)
+
+
+def _squares(x: Tensor, i: Tensor, z: Tensor, j: Tensor, sign: int = 1) -> Tensor:
+    """The squared lengths of x - z, or of x + z, for some pairs."""
+    gaps = x.index_select(0, i).sub_(z.index_select(0, j), alpha=sign)
+    return torch.linalg.vecdot(gaps, gaps)
 
 
 def by_difference(x: Tensor, z: Tensor) -> Tensor:
@@ -111,11 +125,10 @@ def by_difference(x: Tensor, z: Tensor) -> Tensor:
 # -- angles ----------------------------------------------------------------------------------------------------------
 
 
-def for_angles(vectors: Tensor) -> Side:
+def units(vectors: Tensor) -> tuple[Tensor, Tensor]:
     """Vectors brought to length 1, and their lengths; one of length nought is left as it is."""
     lengths = root(vectors.square().sum(1))
-    units = vectors / torch.where(lengths > 0, lengths, 1.0)[:, None]
-    return Side(units, units, lengths)
+    return vectors / torch.where(lengths > 0, lengths, 1.0)[:, None], lengths
 
 
 class Lacks(NamedTuple):
@@ -125,28 +138,22 @@ class Lacks(NamedTuple):
     excess: Tensor
 
 
-def lacks(rows: Side, columns: Side, same: bool, out: Tensor | None = None) -> tuple[Lacks, Tensor, Tensor, Lacks]:
-    """Those of all pairs, the rows and columns of the pairs that are nearly parallel, and those of these once more."""
-    cosines = product(rows, columns, out)
-    x, z = rows.vectors, columns.vectors
-    if same:
-        # Nought is far from both ends; what a vector has with itself, the kernel knows.
-        cosines.fill_diagonal_(0.0)
-    values, edge = cosines.detach(), 1 - CLOSE
-    some = ((values.amax(1) > edge) | (values.amin(1) < -edge)).nonzero()[:, 0]
-    pairs = _where(lambda i: values[i].abs() > edge, some, values)
-    if pairs is None:
-        nought = (rows.lengths == 0)[:, None] | (columns.lengths == 0)
-        every = (torch.where(nought, 1.0, by_difference(x, w).square() / 2) for w in (z, -z))
-        return Lacks(*every), some[:0], some[:0], _lacks(x[:0], z[:0])
-    i, j = pairs
-    cosines.index_put_((i, j), cosines.new_zeros(()))
-    parts = [_lacks(x[a], z[b]) for a, b in _parts(i, j, x.shape[1], values)]
-    return Lacks(1 - cosines, 1 + cosines), i, j, Lacks(*(torch.cat(each) for each in zip(*parts, strict=True)))
-
-
-def _lacks(x: Tensor, z: Tensor) -> Lacks:
-    return Lacks((x - z).square().sum(1) / 2, (x + z).square().sum(1) / 2)
+def lacks(rows: Side, columns: Side, steepness: Steepness, same: bool, out: Tensor | None = None) -> Lacks:
+    """Those of all pairs of unit vectors, prepared for distances, for a function that is so steep at either end."""
+    lack = squared_distances(rows, columns, 1.0, steepness, same, out).div_(2)
+    nought = rows.lengths == 0, columns.lengths == 0
+    if bool(nought[0].any()) or bool(nought[1].any()):
+        lack = torch.where(nought[0][:, None] | nought[1], 1.0, lack)
+    excess = 2 - lack
+    # At the other end nothing is gained by a center.
+    edge = float(steepness.limit(rows.squares.new_tensor(2.0)))
+    values = excess.detach()
+    some = (values.amin(1) < edge).nonzero()[:, 0]
+    for part in some.split(_rows(values)):
+        a, b = (values[part] < edge).nonzero(as_tuple=True)
+        for i, j in _parts(part[a], b, rows.vectors.shape[1], values):
+            excess.index_put_((i, j), _squares(rows.vectors, i, columns.vectors, j, -1) / 2)
+    return Lacks(lack, excess)
 
 
 def own_lacks(lengths: Tensor) -> Lacks:

@@ -7,7 +7,7 @@ from torch import Tensor
 from ..arguments import as_count
 from .bandwidth import WithBandwidth, number
 from .closed_form import ClosedForm
-from .distances import Side, for_angles, product
+from .distances import Side, product, units
 
 
 class Polynomial(WithBandwidth):
@@ -36,7 +36,7 @@ class Polynomial(WithBandwidth):
 
     def _side(self, vectors: Tensor, center: Tensor | None, left: bool) -> Side:
         scaled = vectors / self._length(vectors)
-        return Side(scaled, scaled, scaled[:, 0])
+        return Side(scaled, scaled, scaled[:, 0], scaled[:, 0])
 
     def _pairs(self, rows: Side, columns: Side, same: bool, out: Tensor | None) -> Tensor:
         return product(rows, columns, out)
@@ -68,7 +68,8 @@ class Cosine(ClosedForm):
     """
 
     def _side(self, vectors: Tensor, center: Tensor | None, left: bool) -> Side:
-        return for_angles(vectors)
+        u, lengths = units(vectors)
+        return Side(u, u, lengths, lengths)
 
     def _block(self, rows: Side, columns: Side, same: bool, out: Tensor | None = None) -> Tensor:
         found = product(rows, columns, out)

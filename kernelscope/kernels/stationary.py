@@ -7,13 +7,14 @@ formula is written twice: as it can be differentiated, and as it writes over the
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 
 import torch
 from torch import Tensor
 
 from ..errors import DataError
 from .bandwidth import WithBandwidth, number
-from .distances import Side, for_distances, root, squared_distances
+from .distances import Side, Steepness, for_distances, root, squared_distances
 
 #: Powers of two are cheaper than those of e.
 LOG2E = math.log2(math.e)
@@ -21,6 +22,11 @@ LOG2E = math.log2(math.e)
 
 class Stationary(WithBandwidth):
     """A kernel of the squared distance in bandwidths, :math:`s = r^2 / b^2`."""
+
+    @property
+    @abstractmethod
+    def _steepness(self) -> Steepness:
+        """How fast the kernel falls with s."""
 
     def _center(self, vectors: Tensor) -> Tensor:
         return vectors.mean(0, dtype=torch.float64).to(vectors.dtype)
@@ -30,7 +36,7 @@ class Stationary(WithBandwidth):
         return for_distances(vectors, center, self._length(vectors), left)
 
     def _pairs(self, rows: Side, columns: Side, same: bool, out: Tensor | None) -> Tensor:
-        return squared_distances(rows, columns, self._length(rows.vectors), same, out)
+        return squared_distances(rows, columns, self._length(rows.vectors), self._steepness, same, out)
 
     def _diagonal(self, vectors: Tensor) -> Tensor:
         return vectors.new_ones(len(vectors))
@@ -56,6 +62,10 @@ class Gaussian(Stationary):
     def __init__(self, bandwidth: float | str | Tensor | None = None, memory: int | str = "1GB"):
         super().__init__(bandwidth, memory)
 
+    @property
+    def _steepness(self) -> Steepness:
+        return Steepness(1 / 2)
+
     def _values(self, t: Tensor) -> Tensor:
         return (-t / 2).exp()
 
@@ -79,6 +89,10 @@ class Laplacian(Stationary):
 
     def __init__(self, bandwidth: float | str | Tensor | None = None, memory: int | str = "1GB"):
         super().__init__(bandwidth, memory)
+
+    @property
+    def _steepness(self) -> Steepness:
+        return Steepness(1 / 2, 1 / 2)
 
     def _values(self, t: Tensor) -> Tensor:
         return (-root(t)).exp()
@@ -113,6 +127,10 @@ class Matern(Stationary):
         if isinstance(nu, bool) or nu not in (0.5, 1.5, 2.5):
             raise DataError(f"nu must be 0.5, 1.5 or 2.5; {nu!r} came. Gaussian() is the kernel of infinite nu.")
         self.nu = float(nu)
+
+    @property
+    def _steepness(self) -> Steepness:
+        return {0.5: Steepness(1 / 2, 1 / 2), 1.5: Steepness(3 / 2), 2.5: Steepness(5 / 6)}[self.nu]
 
     def _values(self, t: Tensor) -> Tensor:
         t = root(2 * self.nu * t)
@@ -151,6 +169,10 @@ class RationalQuadratic(Stationary):
         super().__init__(bandwidth, memory)
         self.alpha = number(alpha, "alpha", "a positive number")
 
+    @property
+    def _steepness(self) -> Steepness:
+        return Steepness(1 / 2)
+
     def _values(self, t: Tensor) -> Tensor:
         return (1 + t / (2 * self.alpha)) ** -self.alpha
 
@@ -177,6 +199,10 @@ class Cauchy(Stationary):
     def __init__(self, bandwidth: float | str | Tensor | None = None, memory: int | str = "1GB"):
         super().__init__(bandwidth, memory)
 
+    @property
+    def _steepness(self) -> Steepness:
+        return Steepness(1.0)
+
     def _values(self, t: Tensor) -> Tensor:
         return 1 / (1 + t)
 
@@ -202,6 +228,10 @@ class Dispersal(Stationary):
     def __init__(self, exponent: float = 1.0, bandwidth: float | str | Tensor | None = None, memory: int | str = "1GB"):
         super().__init__(bandwidth, memory)
         self.exponent = number(exponent, "exponent", "a positive number of at most 2", most=2.0)
+
+    @property
+    def _steepness(self) -> Steepness:
+        return Steepness(self.exponent / 2, self.exponent / 2)
 
     def _values(self, t: Tensor) -> Tensor:
         apart = t > 0
