@@ -27,6 +27,10 @@ MOVED_BESIDE = (
     "states; the difference is booked as unattributed. Leave the `with` block before weights are restored or averaged, "
     "and bound weights in the network's forward instead of after each step."
 )
+RESTORED = (
+    "The optimizer went on from restored states at step {first}; what their momentum moved is booked beside the "
+    "momentum at the start, since no step before left it."
+)
 NOT_ASKED = 'All {count} steps are booked as unattributed, as rule="displacement" asks.'
 
 
@@ -44,6 +48,8 @@ class Ledger:
         self.outputs: Tensor | None = None
         # The steps whose gap is more than rounding, and whether the recorded loss led them there.
         self.unexplained: dict[int, bool | None] = {}
+        # The steps that went on from a momentum which was put in the place of the one before.
+        self.restored: set[int] = set()
 
     def book(self, channel: str, rows: slice, amounts: Tensor) -> None:
         """Adds amounts, one for each query and output, to a channel."""
@@ -82,6 +88,9 @@ class Ledger:
             if steps:
                 first = ", ".join(map(str, steps[:5]))
                 found.append(sentence.format(count=len(steps), total=len(self.run), first=first))
+        if self.restored:
+            first = ", ".join(map(str, sorted(self.restored)[:5]))
+            found.append(RESTORED.format(first=first))
         return found
 
     def result(self, info: dict[str, Any]) -> Decomposition:

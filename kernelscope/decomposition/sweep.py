@@ -147,6 +147,8 @@ class PartSweep:
         self.ledger.book("rounding" if unrolled.explained else "unattributed", self.rows, gap)
         if not unrolled.explained:
             self.ledger.unexplained[k] = unrolled.led
+        if unrolled.restored:
+            self.ledger.restored.add(k)
         directions = {name: self._adjoint(name, p[name], theta[name], unrolled) for name in unrolled.linear}
         directions = {name: rows for name, rows in directions.items() if name not in unrolled.silent}
         scales = {name: rule.sign for name, rule in unrolled.linear.items()}

@@ -63,6 +63,7 @@ class UnrolledStep:
         silent: The parameters whose gradient was nothing but round-off, which counts as nought, or was kept at nought.
         led: Whether the gradient was that of the recorded loss, here and at the earlier steps of the optimizer;
             ``None`` where no rule is used.
+        restored: Whether it went on from a momentum that is not the one which the steps before it left.
     """
 
     linear: dict[str, Linear]
@@ -74,6 +75,7 @@ class UnrolledStep:
     keys: dict[str, Key]
     silent: frozenset[str] = frozenset()
     led: bool | None = True
+    restored: bool = False
 
 
 class Unroller:
@@ -120,7 +122,10 @@ class Unroller:
     def _unroll(self, k: int, step: Step, state: OptimizerState, theta: Parameters, at: list[Parameters],
                 moved: Parameters) -> UnrolledStep:
         rule = find_rule(step.optimizer)
+        moved_before = {name for _, name in state.age}
         fresh = self._take_states(k, step, rule, state)
+        restored = any(found is not None and name in moved_before and bool(found.any())
+                       for name, found in fresh.items())
         keys: dict[str, Key] = {}
         hyper = {name: numbers for group, numbers in zip(step.groups, map(as_held, step.groups), strict=True)
                  for name in group["names"] if name not in step.without}
@@ -168,7 +173,7 @@ class Unroller:
         if not used.met and not close:
             self._led_astray[step.owner] = min(k, self._led_astray.get(step.owner, k))
         led = k < self._led_astray.get(step.owner, k + 1)
-        return UnrolledStep(linear, used.weights, clip, gap, close, fresh, keys, silent | still, led)
+        return UnrolledStep(linear, used.weights, clip, gap, close, fresh, keys, silent | still, led, restored)
 
     def _is_rounded(self, missing: float, rounded: float, limit: float) -> bool:
         """Whether a step misses its low-precision form by no more than can be rounding.
