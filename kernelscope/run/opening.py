@@ -18,6 +18,7 @@ from ..storage import Store
 from ..storage.manifest import NAME
 from ..storage.store import Verify
 from .comparing import compare_samples
+from .index import RunIndex
 from .run import Run
 from .validating import Validator
 
@@ -68,6 +69,20 @@ def load(path: str | Path, model: nn.Module | None = None, data: Any = None,
     if data is not None:
         compare_samples(run, data)
     return run
+
+
+def contents(path: Path) -> dict[str, Any]:
+    """What a stored run holds, in plain data as from :meth:`Run.info`; no network is made, so no code is needed.
+
+    Raises:
+        StoreError: If the folder is no run, or not the bytes that were written.
+    """
+    store = run_store(path)
+    index = RunIndex(store)
+    code = [name for name, known in (("model", store.meta.get("architecture")),
+                                     ("loss", named_loss(store.meta.get("loss"), store.meta.get("loss_options") or {})))
+            if known is None]
+    return index.info(0, index.length) | {"files": len(store.segments), "needs": code}
 
 
 def run_store(path: Path, verify: Verify = "sha256") -> Store:

@@ -411,7 +411,7 @@ def rule_name(optimizer: torch.optim.Optimizer) -> str:
 
 def _as_written(kind: type, part: str) -> Any:
     """A method of a class, out of the wrappers of torch, which may lie around an inherited one once more."""
-    function = getattr(kind, part, None)
+    function: Any = getattr(kind, part, None)
     while hasattr(function, "__wrapped__") and function.__globals__["__name__"].partition(".")[0] == "torch":
         function = function.__wrapped__
     return function
