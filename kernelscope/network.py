@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -174,10 +174,15 @@ def hooked_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
     found = []
     for name, module in model.named_modules():
         own = [hook for table in (module._forward_hooks, module._forward_pre_hooks) for hook in table.values()
-               if not getattr(hook, "__module__", "").startswith(__package__)]
+               if not getattr(hook, "__module__", "").startswith(__package__) and not does_nothing(hook)]
         if own:
             found.append((name, module))
     return found
+
+
+def does_nothing(hook: Any) -> bool:
+    """Whether a hook is what a copy of a module has in the place of a recording's."""
+    return getattr(hook, "__func__", None) is nullcontext.__exit__
 
 
 def training_flags(model: nn.Module) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ from ..losses import KNOWN
 from ..nested import leaves
 from ..network import get_random_state
 from . import precision
+from .hooks import Hook
 from .keeping import Keep
 from .loading import LoaderTap, accompanied
 from .loss_calls import LossCall, same_values, target_of
@@ -221,8 +222,7 @@ class AutoRecording:
         first = next((p for p in module.parameters() if p.requires_grad), None)
         if first is None or not tensors or id(module) not in self._buffers:
             return
-        hooks = [inspect.unwrap(hook) for hook in module._forward_hooks.values()]
-        if any(isinstance(getattr(hook, "__self__", None), Recording) for hook in hooks):
+        if any(isinstance(hook, Hook) for hook in module._forward_hooks.values()):
             self.stood_down = True
             self._stop_listening()
             return

@@ -41,7 +41,8 @@ class LoaderTap:
             )
         self._kind = kind
         # len, attributes and isinstance stay the loader's; only its iterator is accompanied.
-        self.loader.__class__ = type(kind.__name__, (kind,), {"__iter__": accompanied(self, kind), "_tapped": True})
+        self.loader.__class__ = type(kind.__name__, (kind,), {
+            "__iter__": accompanied(self, kind), "_tapped": True, "__reduce_ex__": _untapped(kind)})
 
     def close(self) -> None:
         """Leaves the loader as it was."""
@@ -55,6 +56,20 @@ class LoaderTap:
         sampler = getattr(kept, "_index_sampler", None)
         if isinstance(sampler, _TappedSampler):
             kept._index_sampler = sampler.inner  # type: ignore[union-attr]
+
+
+def _untapped(kind: type[Any]) -> Callable[[Any, Any], Any]:
+    """The ``__reduce_ex__`` of a tapped loader: copied or pickled it is of its own kind, and nobody listens to it."""
+
+    def reduce(loader: Any, protocol: Any) -> Any:
+        tapped, loader.__class__ = loader.__class__, kind
+        try:
+            # In later protocols a pickler compares the class with that of the loader, which is tapped by then.
+            return loader.__reduce_ex__(1)
+        finally:
+            loader.__class__ = tapped
+
+    return reduce
 
 
 def accompanied(tap: LoaderTap, kind: type[Any],
