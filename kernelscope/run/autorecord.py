@@ -171,10 +171,15 @@ class AutoRecording:
             self._pending = (loader, batch, ids)
         elif _same_samples(loader.dataset, self._dataset):
             self._other = None
+            self._refuse_another_order(loader)
             self._recording.deliver(batch, ids)
         else:
             self._other = loader.dataset
             self._recording.forget()
+
+    def _refuse_another_order(self, loader: DataLoader[Any]) -> None:
+        if id(loader) in self._taps:
+            self._taps[id(loader)].order.refuse()
 
     def _tapped(self, name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         signature = inspect.signature(function)
@@ -262,6 +267,7 @@ class AutoRecording:
         if first.delivered is None or first.rows != len(first.delivered[2]):
             raise self._without_samples(first)
         loader, batch, _ = first.delivered
+        self._refuse_another_order(loader)
         call = self._loss_of(first)
         split = target_of(call, batch, first.outputs)
         if split is None:

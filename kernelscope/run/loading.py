@@ -16,17 +16,23 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from ..arguments import what_came
 from ..errors import RecordingError
+from .order import Order
 
 Deliver = Callable[[Any, list[int]], None]
 
 
 class LoaderTap:
-    """Tells ``deliver(batch, ids)`` of each batch as the loop receives it."""
+    """Tells ``deliver(batch, ids)`` of each batch as the loop receives it.
+
+    Attributes:
+        order: What was seen of the order of samples, where ids come from the sampler.
+    """
 
     def __init__(self, loader: DataLoader[Any], deliver: Deliver, ids: Callable[[Any], Any] | None):
         self.loader = loader
         self.deliver = deliver
         self.ids = ids
+        self.order = Order()
         self._kind: type | None = None
         if ids is None:
             _refuse_unnamed(loader)
@@ -88,7 +94,8 @@ def accompanied(tap: LoaderTap, kind: type[Any],
         # The iterator takes its sampler from the loader when it is made; a loader forbids the plain assignment.
         loader.__dict__["batch_sampler"] = tapped
         try:
-            inner = make(loader)
+            with tap.order.watched(loader):
+                inner = make(loader)
         finally:
             loader.__dict__["batch_sampler"] = own
         if tapped.under_way is None:

@@ -45,7 +45,9 @@ def record(
 
     A sample's id is its place in the data set that the loader reads, ``loader.dataset``. Of a ``Subset`` this is the
     place in the subset, so that the sample behind id i is ``subset.dataset[subset.indices[i]]``; of a ``ConcatDataset``
-    the parts follow each other. Other ids are given by ``ids``, as from a data set that yields one with each sample.
+    the parts follow each other. The loader's ``collate_fn`` keeps the order of the samples, row j of a batch being the
+    j-th that was drawn; of the first batches this is checked, on copies. Other ids are given by ``ids``, as from a data
+    set that yields one with each sample.
 
     Args:
         model: The network that is trained, as the loop calls it; of one that is compiled or spread over devices the
