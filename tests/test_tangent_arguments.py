@@ -60,6 +60,7 @@ REFUSED = {
     "nothing for points": (lambda: kernel()(None), DataError, "NoneType came"),
     "points without values": (lambda: kernel()(X.to("meta")), DataError, "only a shape"),
     "columns without values": (lambda: kernel()(X, X.to("meta")), DataError, "only a shape"),
+    "points in a list": (lambda: kernel()(list(X)), ModelError, r"these 5 tensors are points.*torch\.stack"),
     "targets for outputs": (lambda: kernel()((X, Y)), ModelError, "inputs alone"),
     "points in any order": (lambda: kernel()(DataLoader(TensorDataset(X, Y), shuffle=True)), DataError, "shuffles"),
     "unknown outputs": (lambda: kernel(outputs="foo"), DataError, "'foo' came"),

@@ -98,6 +98,9 @@ def look(function: Function, batch: Batch) -> Tensor:
     except _MISFITS as error:
         flat = all(t.ndim == 1 for t in leaves(args))
         single = " A single point needs an axis before its own: x[None]." if flat else ""
+        if len(args) > 1 and len({t.shape for t in leaves(args)}) == 1:
+            single = (f" If these {len(args)} tensors are points, and not inputs side by side, put them together: "
+                      "torch.stack(x), or torch.cat(x) for batches.")
         raise ModelError(
             f"The network cannot be called with {_described(args, kwargs)}: {_first_line(error)}. Points are its "
             "inputs alone: a tuple for several by position, a dictionary for named ones; targets are for a loss."
