@@ -102,8 +102,10 @@ class Network:
             raise ModelError(f"A state is what model.state_dict() gives, and a {type(state).__name__} came.")
         held = {**self.parameters, **self.buffers}
         # Of parameters that are one, a state dictionary has every name; a module may keep some buffers to itself.
-        missing = [name for name in self.parameters if name not in state]
         known = {*held, *self._skeleton.state_dict()}
+        own = {plain_name(name): name for name in known}
+        state = {own.get(plain_name(name), name): value for name, value in state.items()}
+        missing = [name for name in self.parameters if name not in state]
         wrong = [name for name, value in state.items() if name not in known or (
             name in held and (not isinstance(value, Tensor) or value.shape != held[name].shape))]
         if missing or wrong:
@@ -130,6 +132,16 @@ class Network:
             and not isinstance(child, nn.modules.instancenorm._InstanceNorm)
             for name, child in self._skeleton.named_modules()
         )
+
+
+def plain_name(name: Any) -> str:
+    """The name of a parameter without what ``torch.compile`` puts before the names of the module it compiles.
+
+    Example:
+        >>> plain_name("_orig_mod.0.weight"), plain_name("body._orig_mod.bias")
+        ('0.weight', 'body.bias')
+    """
+    return str(name).replace("_orig_mod.", "")
 
 
 def _no_flattening() -> None:

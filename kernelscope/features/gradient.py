@@ -25,7 +25,7 @@ from ..layers.strips import strips
 from ..layers.tiles import pack, squared_norms, tile_cost
 from ..losses import Loss
 from ..nested import mapped
-from ..network import Network, Parameters, cast, undisturbed
+from ..network import Network, Parameters, cast, plain_name, undisturbed
 from .base import FeatureMap
 from .explained import Explained
 from .first_look import check_finite, check_module, check_place, look
@@ -51,7 +51,8 @@ class GradientFeatures(FeatureMap):
         loss: A per-sample loss; its gradients are taken instead of those of outputs, and points are pairs of inputs
             and targets.
         parameters: The names of the parameters (or of modules, for all of theirs) to differentiate by; without it all
-            that require a gradient.
+            that require a gradient. Those of a module made by ``torch.compile`` are the names within it, and its own,
+            with ``_orig_mod.``, are known too.
         dtype: The precision to compute in; without it that of the parameters.
         device: Where to compute; without it where the parameters are.
         memory: About how much may be used, a number of bytes or a size such as ``"1GB"``.
@@ -289,11 +290,9 @@ def _selected(network: Network, parameters: Sequence[str] | None) -> list[str]:
                 f"{next(iter(network.parameters), 'weight')!r}; {f'a {type(odd[0]).__name__}' if odd else 'none'} came."
             )
     names = network.trainable if parameters is None else [
-        name for name in network.parameters
-        if any(name == wanted or name.startswith(f"{wanted}.") for wanted in parameters)]
+        name for name in network.parameters if any(_is_of(name, wanted) for wanted in parameters)]
     unknown = [] if parameters is None else [
-        wanted for wanted in parameters
-        if not any(name == wanted or name.startswith(f"{wanted}.") for name in network.parameters)]
+        wanted for wanted in parameters if not any(_is_of(name, wanted) for name in network.parameters)]
     if unknown:
         raise DataError(
             f"The network has no parameter or module {unknown[0]!r}. It has {', '.join(list(network.parameters)[:8])}"
@@ -302,3 +301,8 @@ def _selected(network: Network, parameters: Sequence[str] | None) -> list[str]:
     if not names:
         raise ModelError("No parameter requires a gradient, so there are no features. Select some with parameters=.")
     return names
+
+
+def _is_of(name: str, wanted: str) -> bool:
+    """Whether a parameter has a name, or belongs to the module of that name, compiled or not."""
+    return f"{plain_name(name)}.".startswith(f"{plain_name(f'{wanted}.')}")

@@ -55,7 +55,8 @@ class Tangent(Kernel):
         model: The network.
         outputs: ``"trace"`` or ``"full"``.
         output: What is differentiated: ``None`` for all outputs, the number of one, or a function of the outputs.
-        loss: A per-sample loss, differentiated instead of the outputs.
+        loss: A per-sample loss, differentiated instead of the outputs. It is given the outputs; of a network that
+            answers with a dictionary or an object that has ``logits``, the logits, as a tensor.
         cosine: Whether gradients are brought to length 1 first; then each entry is between -1 and 1, and 0 for a
             gradient that is nought.
         parameters: Names of parameters or modules to differentiate by; without it all that require a gradient.
@@ -131,7 +132,10 @@ class Tangent(Kernel):
         return block
 
     def by_parameter(self, x: Any, z: Any = None) -> dict[str, Tensor]:
-        """The kernel by each parameter alone; without ``cosine`` their sum is the kernel."""
+        """The kernel by each parameter alone; without ``cosine`` their sum is the kernel.
+
+        Parameters have their names within the module; those of ``torch.compile(model)`` are called as in ``model``.
+        """
         return self._by({name: (name,) for name in self.features.names}, x, z)
 
     def by_layer(self, x: Any, z: Any = None) -> dict[str, Tensor]:
