@@ -132,7 +132,7 @@ class QuerySide:
     def _by_layers(self, parameters: Parameters, buffers: Parameters) -> list[Tensor]:
         function = Function(self.network, parameters, buffers, self.functional)
         if self._layers is None:
-            self._layers = ModuleGradients(function, self.names)
+            self._layers = ModuleGradients(function, self.names, beside=False)
         rows = self._layers.at(function).rows_anyway(Batch(self.inputs, {}, self.functional.side))
         return [rows[name].reshape(-1, *parameters[name].shape) for name in self.names]
 

@@ -187,7 +187,7 @@ class TrainingSide:
         function = Function(self.run.network, parameters, buffers, losses, batch.training)
         key = batch.training, tuple(moving)
         if key not in self._layers:
-            self._layers[key] = ModuleGradients(function, moving)
+            self._layers[key] = ModuleGradients(function, moving, beside=False)
         rows = self._layers[key].at(function).rows_anyway(Batch(inputs, {}, targets))
         return {name: found.flatten(0, 1) for name, found in rows.items()}
 
