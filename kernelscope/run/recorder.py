@@ -69,8 +69,8 @@ def record(
         class_names: A word for each class.
         commit_every: Seconds after which recorded steps are brought to the disk; ``0`` commits every step.
         overwrite: Whether a run in ``out`` may be replaced.
-        resume: Whether the run in ``out`` is taken up again, at the step whose parameters the model holds; where there
-            is none yet, one is begun.
+        resume: Whether the run in ``out`` is taken up again, at the step whose parameters the model holds and with the
+            data it was recorded with, in the same order; where there is none yet, one is begun.
         notes: Plain data to keep with the run.
 
     Returns:

@@ -95,6 +95,8 @@ class Recording:
         average = None if self._averaged is None else Average(self._averaged, subject.dtype)
         self._tape = Tape(subject, samples, self._place, self._keep, average, meta, self._loss)
         self._run = self._tape.earlier
+        if self._run is not None:
+            self._passes.forms.take_up(self._run)
         self._tape.keep_surroundings(self._earlier)
         try:
             self._attach()
@@ -265,6 +267,7 @@ class Recording:
         if changed is not None:
             raise another_network(tape.step, changed)
         tape.raise_failure()
+        passes.forms.tell()
         tape.forget_what_was_broken_off()
         step = self._made(plan, tape.step)
         if step.owner == tape.step:
