@@ -26,6 +26,10 @@ Parameters = dict[str, Tensor]
 Inputs = tuple[Any, ...]
 
 
+#: What is said of a module that can be computed in one precision and not in another.
+MADE_ALONE = "makes tensors of {own} in its forward, which do not go together with {asked} ({problem})"
+
+
 class Network:
     r"""A module seen as :math:`f(\theta, b, x)`.
 
