@@ -47,7 +47,7 @@ class Gradients:
                 for name in names}
 
 
-def capture(function: Function, plan: Plan, names: list[str], batch: Batch, beside: bool = True) -> Gradients:
+def capture(function: Function, plan: Plan, names: list[str], batch: Batch) -> Gradients:
     """The gradients by the parameters in ``names`` that the plan finds from their uses.
 
     Args:
@@ -55,7 +55,6 @@ def capture(function: Function, plan: Plan, names: list[str], batch: Batch, besi
         plan: What was observed of it.
         names: The parameters.
         batch: The samples.
-        beside: Whether every batch is checked for samples that depend on those beside them.
 
     Raises:
         OtherUses: If the network does not do with these samples what was planned for.
@@ -67,7 +66,7 @@ def capture(function: Function, plan: Plan, names: list[str], batch: Batch, besi
     watch, explained = function.watched(names, batch, plan.habits)
     if tuple(use.sign for use in watch.uses) != plan.signs:
         raise OtherUses(OTHER)
-    if beside or watch.by_content or len(explained) not in plan.sizes:
+    if watch.by_content or len(explained) not in plan.sizes:
         check_alone(function, plan, names, batch, watch, explained)
         plan.sizes.add(len(explained))
     gradients = _backward(explained, watch.uses, plan.layouts)

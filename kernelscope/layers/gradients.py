@@ -29,12 +29,10 @@ class ModuleGradients:
     Args:
         function: The network at its parameters, and what is taken from its outputs.
         names: The parameters to differentiate by.
-        beside: Whether every batch is checked for samples that depend on those beside them; one that sorts or selects
-            samples is checked anyway.
     """
 
-    def __init__(self, function: Function, names: list[str], beside: bool = True):
-        self.function, self.names, self._beside = function, list(names), beside
+    def __init__(self, function: Function, names: list[str]):
+        self.function, self.names = function, list(names)
         self._plans: dict[Any, Plan] = {}
 
     def at(self, function: Function) -> ModuleGradients:
@@ -74,7 +72,7 @@ class ModuleGradients:
             ModelError: If a sample depends on those beside it.
         """
         plan = self.plan(batch)
-        found = capture(self.function, plan, self.names, batch, self._beside)
+        found = capture(self.function, plan, self.names, batch)
         rest = [name for name in self.names if name in plan.elsewhere]
         if rest:
             rows = alone(self.function, rest, batch)

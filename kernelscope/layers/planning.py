@@ -134,7 +134,7 @@ class Planner:
         """The parameters whose gradients by their uses are not those of automatic differentiation."""
         probe = self.function.probed()
         try:
-            rows = capture(probe, plan, self.names, batch, beside=False).by_name(self.names, probe.parameters)
+            rows = capture(probe, plan, self.names, batch).by_name(self.names, probe.parameters)
         except RuntimeError:
             # Uses whose gradients do not even have one shape.
             return set(self.names) - plan.elsewhere
