@@ -203,6 +203,26 @@ def test_outputs_may_be_wrapped_and_the_advice_says_how_to_reach_them(form):
             ks.decompose(wrapped, X[:2], output=output)
 
 
+def test_a_function_may_give_numbers_in_another_precision(run):
+    halves = ks.decompose(run, X[:2], output=lambda outputs: outputs.float()[:, :1])
+    whole = ks.decompose(run, X[:2], output=lambda outputs: outputs[:, :1])
+    torch.testing.assert_close(halves.contributions, whole.contributions, rtol=1e-5, atol=1e-7)
+    assert halves.completeness() <= 1e-12
+
+
+@pytest.mark.parametrize("function", [
+    lambda outputs: (outputs > 0).float()[:, :1], lambda outputs: outputs[:, 0] * 0 + 2,
+])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_of_a_constant_every_share_is_nought(run, function, dtype):
+    d = ks.decompose(run, X[:2], output=function, dtype=dtype)
+    assert d.contributions.shape == (2, 1, 12)
+    assert not d.contributions.any()
+    why = ks.explain(run, X[:2], output=function, dtype=dtype)
+    assert not why.decomposition.contributions.any()
+    assert why.sentence()
+
+
 # -- targets -----------------------------------------------------------------------------------------------------------
 
 

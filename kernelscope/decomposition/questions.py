@@ -130,7 +130,7 @@ def _is_array(x: Any) -> bool:
 
 def _tensor(x: Any) -> Tensor:
     if isinstance(x, Tensor):
-        return x.detach()
+        return _usable(x)
     array = np.asarray(x)
     if array.dtype.kind not in "biufc":
         raise DataError(
@@ -139,6 +139,11 @@ def _tensor(x: Any) -> Tensor:
         )
     # A copy: an array may be read backwards, or forbid to be written.
     return torch.tensor(array.copy())
+
+
+def _usable(x: Tensor) -> Tensor:
+    """The tensor; a copy of one that was made in inference mode, which takes no part in a gradient."""
+    return x.detach().clone() if x.is_inference() else x.detach()
 
 
 def _stacked(data: Any, count: int) -> tuple[Tensor, ...]:
@@ -171,7 +176,7 @@ def as_targets(targets: Any, count: int) -> Tensor | None:
     if targets is None:
         return None
     try:
-        given = targets.detach() if isinstance(targets, Tensor) else torch.as_tensor(np.asarray(targets))
+        given = _usable(targets) if isinstance(targets, Tensor) else torch.as_tensor(np.asarray(targets))
     # What is no array of numbers is refused by one of these.
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(

@@ -19,6 +19,7 @@ from ..run.numbers import as_held, rounding
 from ..run.rules import Linear, Rule, find_rule
 from ..run.run import Run
 from ..run.step import MicroBatch, Step
+from .non_finite import refuse_non_finite
 from .training_side import TrainingSide
 from .trajectory import Stretch, Trajectory
 
@@ -134,6 +135,8 @@ class Unroller:
             return UnrolledStep({}, [], 1.0, moved, not any(bool(gap.any()) for gap in moved.values()), {}, {})
         means = [self.side.mean_gradient(batch, k, parameters, moving)
                  for batch, parameters in zip(step.batches, at, strict=True)]
+        for batch, parameters, mean in zip(step.batches, at, means, strict=True):
+            refuse_non_finite(self.side, batch, k, parameters, mean, moving)
         which = [self.run.names.index(name) for name in moving]
         autocast = any(batch.autocast for batch in step.batches)
         used = used_gradient(step, means, which, Tolerance.of(self.precision, autocast))
