@@ -1,9 +1,9 @@
 """Does each sample stand for itself, and where it was observed to stand?
 
 What was observed on three samples is true of a batch of others unless the network treats them by what they hold, or by
-what stands beside them. So some of a batch are given to the network by themselves: a few of the first batch of a size; or, if
-it was seen to sort, to select, to branch or to make one number of all samples, all of every batch in two parts, and some
-one by one.
+what stands beside them. So some of a batch are given to the network by themselves: a few of the first batch of a size;
+or, if it was seen to sort, to select, to branch or to make one number of all samples, all of every batch in two parts,
+and some one by one.
 """
 
 from __future__ import annotations
