@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 import kernelscope as ks
-from kernelscope.errors import RecordingError
+from kernelscope.errors import ModelError, RecordingError
 from kernelscope.run.autorecord import AutoRecording
 from kernelscope.run.order import moved_row
 
@@ -181,3 +181,54 @@ def test_a_script_is_refused_for_the_order_of_its_training_set_only():
     assert len(recording.run) == 3
     with pytest.raises(RecordingError, match="collate_fn changes the order"), AutoRecording():
         train(nn.Linear(3, 3), DataLoader(points(), batch_size=4, collate_fn=by_size))
+
+
+class SequenceFirst(nn.Module):
+    """A network of sequences whose second axis are the samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.last = nn.GRU(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.last(self.inner(x)[0][-1])
+
+
+class SamplesFirst(nn.Module):
+    """The same network as it is recorded."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = SequenceFirst()
+
+    def forward(self, x):
+        return self.inner(x.transpose(0, 1))
+
+
+def recorded_sequences(model, form):
+    generator = torch.Generator().manual_seed(2)
+    x, y = torch.randn(12, 4, 3, generator=generator), torch.arange(12) % 2
+    loader = DataLoader(TensorDataset(x, y), batch_size=4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ks.record(model, loader, loss=F.cross_entropy) as recording:
+        for inputs, targets in loader:
+            optimizer.zero_grad()
+            F.cross_entropy(model(form(inputs)), targets).backward()
+            optimizer.step()
+    return recording.run, x
+
+
+@pytest.mark.parametrize("form", [
+    lambda x: x.transpose(0, 1), lambda x: x.transpose(0, 1).contiguous(), lambda x: x.double().transpose(0, 1)])
+def test_sequences_as_long_as_the_batch_are_not_taken_for_samples(form):
+    model = SequenceFirst().to(form(torch.zeros(1, 1)).dtype)
+    with pytest.raises(RecordingError, match="first two axes were exchanged.*wrap the network in a module"):
+        recorded_sequences(model, form)
+    run, x = recorded_sequences(SamplesFirst(), lambda x: x)
+    assert ks.decompose(run, x[:4]).completeness() < 1e-12
+
+
+def test_rows_that_are_no_samples_are_told_when_they_are_asked_about():
+    run, x = recorded_sequences(SequenceFirst(), lambda x: (2 * x).transpose(0, 1))
+    with pytest.raises(ModelError, match=r"gave 4 rows of outputs for 2 queries.*Samples must stand along the first"):
+        ks.decompose(run, x[:4].transpose(0, 1))

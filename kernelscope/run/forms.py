@@ -131,7 +131,7 @@ class _Earlier:
     """
 
     def __init__(self, run: Run):
-        batches = [batch for step in run for batch in step.batches]
+        batches = [batch for k in range(len(run)) for batch in run.step(k).batches]
         columns = torch.cat([batch.columns for batch in batches]) if batches else torch.zeros(0)
         self.repeats = len(columns) - len(columns.unique())
         drawn = [(batch.columns, batch.drawn) for batch in batches if batch.drawn is not None]
