@@ -148,3 +148,13 @@ def test_queries_of_another_shape_are_refused_for_that():
     run, _, _, _ = trained("upcast", diary=False)
     with pytest.raises(DataError, match=r"cannot take these queries.*the queries have \[\(2, 4\)\]"):
         ks.decompose(run, torch.zeros(2, 4))
+
+
+def test_a_loss_that_fits_nothing_is_no_matter_of_precision_where_steps_are_booked_whole(tmp_path):
+    model, x = nn.Linear(3, 3), numbers(3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    train(model, x, LABELS, optimizer, loss=F.cross_entropy, diary=False, out=tmp_path / "run")
+    run = ks.load(tmp_path / "run", loss=lambda outputs, targets: outputs.sum())
+    d = ks.decompose(run, x[:2], rule="displacement")
+    assert d.info["dtype"] == "float64"
+    assert complete(d) <= 1e-12

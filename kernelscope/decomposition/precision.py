@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..errors import ModelError
+from ..errors import KernelscopeError, ModelError
 from ..network import MADE_ALONE, cast
 from ..run.run import Run
 from .training_side import TrainingSide
@@ -22,7 +22,7 @@ OWN = (
 )
 
 #: What torch, and a network's own code, raise where precisions do not go together.
-_MISFITS = (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, AssertionError)
+_MISFITS = (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, AssertionError, KernelscopeError)
 
 
 def ledger_precision(run: Run, asked: torch.dtype | None, queries: tuple[Tensor, ...],
@@ -57,6 +57,9 @@ def _problem(run: Run, dtype: torch.dtype, queries: tuple[Tensor, ...], device: 
         for batch in run.step(k).batches[:1] if len(run) else ():
             # A pass may have been made before the first step of a slice.
             TrainingSide(run, dtype, device, 0).mean_gradient(batch, k, parameters, run.names)
+    except torch.OutOfMemoryError:
+        # Half the numbers would fit, for another reason.
+        raise
     except _MISFITS as error:
         return (str(error).strip().splitlines() or [type(error).__name__])[0][:160].rstrip(".")
     return None
