@@ -65,11 +65,11 @@ class Items:
                 return self.collate(samples)
             # What collating says of samples that do not fit together.
             except (RuntimeError, TypeError, ValueError, KeyError) as error:
-                own = (" They are read in groups of another size than the batches of the loader, so samples of all "
-                       "batches must go together: by a collate_fn that pads, say." if self.batched else "")
+                besides = (" They are read in groups of another size than the batches of the loader, so samples of all "
+                           "batches must go together: by a collate_fn that pads, say." if self.batched else "")
                 raise DataError(
                     f"The samples {numbers[0]} to {numbers[-1]} could not be put together ({error}). Pass a loader "
-                    f"whose collate_fn can, or a data set of tensors of one shape.{own}"
+                    f"whose collate_fn can, or a data set of tensors of one shape.{besides}"
                 ) from error
 
 
