@@ -64,6 +64,7 @@ class UnrolledStep:
         silent: The parameters whose gradient was nothing but round-off, which counts as nought, or was kept at nought.
         led: Whether the gradient was that of the recorded loss, here and at the earlier steps of the optimizer;
             ``None`` where no rule is used.
+        turned: Whether it is the step that the negative gradients, here and before, would have made.
         restored: Whether it went on from a momentum that is not the one which the steps before it left.
     """
 
@@ -76,6 +77,7 @@ class UnrolledStep:
     keys: dict[str, Key]
     silent: frozenset[str] = frozenset()
     led: bool | None = True
+    turned: bool = False
     restored: bool = False
 
 
@@ -144,7 +146,7 @@ class Unroller:
         doubtful = self._doubtful(step, moving, which, used.gradient)
         silent = frozenset(name for name in doubtful if self._is_silent(k, step, at, name))
         linear: dict[str, Linear] = {}
-        gap, rounded = dict(moved), {}
+        gap, rounded, turned = dict(moved), {}, dict(moved)
         for name, gradient in zip(moving, used.gradient, strict=True):
             if name in silent:
                 gradient = torch.zeros_like(gradient)
@@ -160,6 +162,8 @@ class Unroller:
             if after is not None:
                 state.momentum[key] = after
             gap[name] = moved[name] - explained
+            # Moments are even in the gradients and momenta odd, so all but decay turns round with them.
+            turned[name] = moved[name] + explained + 2 * linear[name].decoupled * theta[name]
             if low is not None and name not in silent:
                 rounded[name] = low - explained
         clip = used.clip if isinstance(used.clip, float) else dict(zip(moving, used.clip, strict=True))
@@ -173,10 +177,12 @@ class Unroller:
         if missing <= 1e-5 * moving_by and not silent:
             # Of so small a gap seven digits are enough, and it is held for every step.
             gap = {name: part.float() for name, part in gap.items()}
+        opposite = not close and used.met and _norm({n: turned[n] for n in moved if n not in silent}) <= limit
         if not used.met and not close:
             self._led_astray[step.owner] = min(k, self._led_astray.get(step.owner, k))
         led = k < self._led_astray.get(step.owner, k + 1)
-        return UnrolledStep(linear, used.weights, clip, gap, close, fresh, keys, silent | still, led, restored)
+        return UnrolledStep(linear, used.weights, clip, gap, close, fresh, keys, silent | still, led,
+                            opposite, restored)
 
     def _is_rounded(self, missing: float, rounded: float, limit: float) -> bool:
         """Whether a step misses its low-precision form by no more than can be rounding.
