@@ -140,6 +140,17 @@ def test_a_single_norm_which_any_gradient_has_up_to_a_factor_excuses_no_loss():
     assert ANOTHER in note
 
 
+@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+def test_in_float64_a_penalty_too_small_to_see_is_no_rounding(kind):
+    def slightly(k, model, x, y):
+        return F.mse_loss(model(x), y) + 2e-11 * sum((p**2).sum() for p in model.parameters())
+
+    run = another_loop(slightly, kind=kind)
+    (note,) = notes_of(run)
+    assert ANOTHER in note or BESIDE in note
+    assert not ks.decompose(run, queries()).channels["rounding"].abs().max() > 1e-14
+
+
 @pytest.mark.filterwarnings("ignore:At the first step the gradient differs")
 def test_an_edit_before_a_strange_gradient_is_told_apart_from_it():
     def both(k, model, x, y):
