@@ -329,6 +329,9 @@ def test_the_result_says_itself_and_becomes_a_table(model):
     found = ks.gradient_scores(model, test, train, loss=F.cross_entropy)
     assert repr(found).startswith("GradientScores(5 test samples by 13 training samples, products of loss gradients: ")
     assert f"to {float(found.scores.max()):+.3g})" in repr(found)
+    # A negative number bears the sign of subtraction, in sentences as on pages.
+    low = f"−{abs(float(found.scores.min())):.3g}"
+    assert f"from {low} to" in repr(found)
     table = found.to_frame(k=2)
     first = table[table["query"] == 0].iloc[0]
     assert first["sample"] == int(found.scores[0].argmax())
@@ -397,7 +400,8 @@ def test_a_page_shows_every_test_sample_up_to_a_number_and_says_how_many_it_leav
         row = found.scores[query]
         for extreme in (row.argmax(), row.argmin()):
             assert f'<td class="number">{int(extreme)}</td>' in case
-            assert f'<td class="number">{float(row[extreme]):.4g}</td>' in case
+            score = f"{float(row[extreme]):.4g}".replace("-", "−")
+            assert f'<td class="number">{score}</td>' in case
 
 
 def test_some_of_the_test_samples_are_a_result_too(model):

@@ -13,6 +13,7 @@ from ..decomposition.result import CHANNELS, Decomposition
 from ..decomposition.wording import counted, shortened
 from ..diagnostics.scores import GradientScores
 from ..result import Result
+from ..text import with_minus
 from .album import Album
 from .balance import sheet
 from .facts import STATUS, facts, verdict
@@ -82,7 +83,7 @@ def _cells(table: Any) -> dict[str, Any]:
     """A table as text."""
     return {
         "columns": [str(column) for column in table.columns],
-        "rows": [[f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row]
+        "rows": [[with_minus(f"{cell:.4g}") if isinstance(cell, float) else str(cell) for cell in row]
                  for row in table.itertuples(index=False)],
     }
 

@@ -19,6 +19,7 @@ from ..errors import DataError, OutOfRange
 from ..losses import Loss
 from ..network import Network, Parameters, unflatten
 from ..storage import MemoryStore, Store
+from ..text import shown
 from .classes import MOST_CLASSES, QUANTITIES, class_count, class_indices, thirds
 from .index import RunIndex
 from .replay import replay
@@ -79,7 +80,7 @@ class Run:
 
     def __repr__(self) -> str:
         rules = sorted({step.optimizer for step in self._index.steps[self.start:self.stop]})
-        where = "in memory" if self.store.path is None else str(self.store.path)
+        where = "in memory" if self.store.path is None else shown(str(self.store.path))
         return (f"Run({where}: {len(self)} steps of {', '.join(rules) or 'no optimizer'}, "
                 f"{self.size} samples, {self.parameter_count} parameters)")
 
