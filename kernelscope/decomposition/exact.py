@@ -70,8 +70,9 @@ def decompose(
 
     Args:
         run: The recorded run, or a slice of it.
-        x: The queries, with shape :math:`(q, *)`, as the network takes them: a tensor or an array, a tuple of them for
-            a network of several inputs, or a data set whose samples hold the inputs first.
+        x: The queries, with shape :math:`(q, *)`, as the network takes them: a tensor or an array, a list of single
+            points, a tuple of tensors for a network of several inputs, or a data set, or a loader that does not
+            shuffle, whose samples hold the inputs first.
         output: What is explained: ``None`` for all outputs, a number for the one of this index, ``"margin"`` (predicted
             class minus runner-up, both as in the end), ``"answer"`` (the margin of several classes, the logit of two,
             or the first output), ``"loss"``, or a function of ``(outputs)`` or ``(outputs, targets)``.
