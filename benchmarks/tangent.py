@@ -186,7 +186,7 @@ def main() -> None:
 
 def save(found: dict[str, Any]) -> None:
     """Keeps the figures as data and as a page."""
-    machine = {"processor": processor(), "torch": torch.__version__}
+    machine = {"processor": f"{os.cpu_count()} cores, {processor()}", "torch": f"torch {torch.__version__}"}
     if torch.cuda.is_available():
         machine["gpu"] = torch.cuda.get_device_name()
     RESULTS.mkdir(exist_ok=True)
