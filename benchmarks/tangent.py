@@ -40,8 +40,7 @@ RESULTS = Path(__file__).parent / "results"
 SECTIONS = ("kernels", "scores", "memory", "gpu")
 
 #: Network, points, outputs.
-PROBLEMS = [(kind, n, 10) for kind in ("mlp", "cnn", "transformer") for n in (256, 1024)] + [
-    ("resnet", 8, 10), ("resnet", 16, 10), ("resnet", 32, 1)]
+PROBLEMS = [(kind, n, 10) for kind in ("mlp", "cnn", "transformer") for n in (256, 1024)] + [("resnet", 8, 1)]
 QUICK = [("mlp", 256, 10), ("cnn", 256, 10), ("transformer", 256, 10), ("resnet", 8, 1)]
 
 #: Budgets and points of the memory section.
