@@ -194,10 +194,6 @@ class Samples:
         """The targets of the samples that were seen, in the order in which they were."""
         return None if self.targets is None else self.targets[:self._count]
 
-    def target_list(self) -> list[Any]:
-        """The target of each sample as plain numbers, ``None`` where training never drew it."""
-        return self.in_order([] if self.held_targets is None else self.held_targets.tolist())
-
     def in_order(self, held: list[Any]) -> list[Any]:
         """Something for each sample, ``None`` where training never drew it, from that for each that was seen."""
         rows = self._rows[:self.size].tolist()
