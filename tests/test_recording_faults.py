@@ -29,6 +29,7 @@ from kernelscope.run import writer as writers
 from kernelscope.run.rows import Rows
 from kernelscope.run.segments import Chunk
 from kernelscope.storage import MemoryStore, Store
+from tests.interruptions import keyboard
 from tests.training import Points, Truth, network, split, step
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -333,12 +334,11 @@ def test_a_recording_is_taken_up_only_where_it_fits(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+@pytest.mark.timeout(300, method="thread")
 @pytest.mark.parametrize("tries", [25, pytest.param(300, marks=pytest.mark.slow)])
 def test_control_c_at_any_moment_keeps_every_step_that_ended(tmp_path, tries):
-    dice = random.Random(1)
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     points = Points()
-    try:
+    with keyboard(1, 0.0005, 0.05) as keys:
         for turn in range(tries):
             model, _, optimizer = tools(turn)
             rows, out = [], tmp_path / str(turn) if turn % 2 else None
@@ -346,13 +346,14 @@ def test_control_c_at_any_moment_keeps_every_step_that_ended(tmp_path, tries):
             try:
                 with recording:
                     while True:
-                        if len(rows) == 1:
-                            signal.setitimer(signal.ITIMER_REAL, dice.uniform(0.0005, 0.05))
+                        if rows:
+                            keys.press()
                         rows.append(row_of(model))
                         optimizer.zero_grad()
                         F.mse_loss(model(points.x), points.y).backward()
                         optimizer.step()
             except KeyboardInterrupt:
+                keys.heard()
                 # An optimizer that is interrupted as it begins may leave torch without gradients.
                 torch.set_grad_enabled(True)
             run = recording.run
@@ -362,9 +363,6 @@ def test_control_c_at_any_moment_keeps_every_step_that_ended(tmp_path, tries):
             assert all(torch.equal(a, b) for a, b in zip(run.trajectory(0, len(run)), rows, strict=False))
             if out is not None:
                 assert len(ks.load(out)) == len(run) == recording.acknowledged
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 # Full disks
