@@ -30,6 +30,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from tangents.measuring import Memory
 from torch import nn
 from torch.func import functional_call, grad, vmap
 from torch.utils.data import DataLoader, TensorDataset
@@ -64,23 +65,6 @@ def train(kind: str, out: Path) -> None:
             optimizer.zero_grad()
             F.cross_entropy(model(x), y).backward()
             optimizer.step()
-
-
-class Memory:
-    """The peak of the resident set above its size at the start, in MiB."""
-
-    def __enter__(self) -> Memory:
-        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-        self.before = self._read("VmRSS")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.peak = (self._read("VmHWM") - self.before) / 1024
-
-    @staticmethod
-    def _read(name: str) -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
 def by_kernelscope(run: ks.Run, kind: str, x: torch.Tensor, y: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

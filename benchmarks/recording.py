@@ -111,13 +111,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few steps and turns, to see that it runs")
     parser.add_argument("--save", action="store_true", help="keep the figures in benchmarks/results")
     options = parser.parse_args()
-    turns = 3 if options.quick else 7
+    turns = 3 if options.quick else 5
     rows = []
     for threads in (1,) if options.quick else (1, 2):
         for batch in (64, 256):
             for keep in (20, "all"):
                 for disk in (False, True):
-                    steps = 20 if options.quick else (38400 if keep == 20 else 12800) // batch
+                    steps = 20 if options.quick else (9600 if keep == 20 else 6400) // batch
                     rows.append(measure(batch, keep, disk, threads, steps, turns))
                     print(table(rows[-1:]).splitlines()[-1], flush=True)
     print(f"\n{table(rows)}\n")

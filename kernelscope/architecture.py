@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import UnsafeFile
+from .network import does_nothing
 
 DEEPEST = 32  # nested Sequentials
 MOST_MODULES = 10_000
@@ -268,7 +269,7 @@ def _compare(model: nn.Module, rebuilt: nn.Module) -> None:
     pairs = zip(model.named_modules(remove_duplicate=False), rebuilt.named_modules(remove_duplicate=False), strict=True)
     for (name, module), (other_name, other) in pairs:
         mine, theirs = vars(module), vars(other)
-        hooked = any(mine[hooks] for hooks in _HOOKS)
+        hooked = any(not does_nothing(hook) for hooks in _HOOKS for hook in mine[hooks].values())
         changed = any(not _equal(mine.get(key, ...), theirs[key]) for key in theirs.keys() - _INTERNAL)
         overridden = any(callable(mine[key]) for key in mine.keys() - theirs.keys())
         mode = (name, module.training, module._non_persistent_buffers_set)

@@ -12,11 +12,12 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from . import __version__
 from .commands import NAMES, Answer
 from .errors import KernelscopeError
+from .text import escaped, shown
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
@@ -48,15 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = _options(words)
         answer = _answer(options)
-        text = json.dumps(answer.data, indent=2, ensure_ascii=False, allow_nan=False) if options.json else answer.text
+        text = _json(answer.data, indent=2) if options.json else shown(answer.text, keep="\n\t")
         if text:
             print(text)
         sys.stdout.flush()
         return answer.code if answer.code is not None else DONE if answer.ok else FAILED
     except (_Usage, KernelscopeError) as error:
         if options.json:
-            print(json.dumps({"error": str(error), "kind": type(error).__name__.strip("_")}, ensure_ascii=False))
-        print(f"kernelscope: {error}", file=sys.stderr)
+            print(_json({"error": str(error), "kind": type(error).__name__.strip("_")}))
+        print(shown(f"kernelscope: {error}", keep="\n\t"), file=sys.stderr)
         return REFUSED
     except SystemExit as leaving:  # argparse has printed its help
         return leaving.code if isinstance(leaving.code, int) else DONE
@@ -67,6 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has gone (as in "| head"); python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+
+
+def _json(data: Any, indent: int | None = None) -> str:
+    return escaped(json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=False))
 
 
 def _answer(options: argparse.Namespace) -> Answer:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -24,6 +24,10 @@ from .nested import mapped
 
 Parameters = dict[str, Tensor]
 Inputs = tuple[Any, ...]
+
+
+#: What is said of a module that can be computed in one precision and not in another.
+MADE_ALONE = "makes tensors of {own} in its forward, which do not go together with {asked} ({problem})"
 
 
 class Network:
@@ -102,8 +106,10 @@ class Network:
             raise ModelError(f"A state is what model.state_dict() gives, and a {type(state).__name__} came.")
         held = {**self.parameters, **self.buffers}
         # Of parameters that are one, a state dictionary has every name; a module may keep some buffers to itself.
-        missing = [name for name in self.parameters if name not in state]
         known = {*held, *self._skeleton.state_dict()}
+        own = {plain_name(name): name for name in known}
+        state = {own.get(plain_name(name), name): value for name, value in state.items()}
+        missing = [name for name in self.parameters if name not in state]
         wrong = [name for name, value in state.items() if name not in known or (
             name in held and (not isinstance(value, Tensor) or value.shape != held[name].shape))]
         if missing or wrong:
@@ -130,6 +136,16 @@ class Network:
             and not isinstance(child, nn.modules.instancenorm._InstanceNorm)
             for name, child in self._skeleton.named_modules()
         )
+
+
+def plain_name(name: Any) -> str:
+    """The name of a parameter without what ``torch.compile`` puts before the names of the module it compiles.
+
+    Example:
+        >>> plain_name("_orig_mod.0.weight"), plain_name("body._orig_mod.bias")
+        ('0.weight', 'body.bias')
+    """
+    return str(name).replace("_orig_mod.", "")
 
 
 def _no_flattening() -> None:
@@ -174,10 +190,15 @@ def hooked_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
     found = []
     for name, module in model.named_modules():
         own = [hook for table in (module._forward_hooks, module._forward_pre_hooks) for hook in table.values()
-               if not getattr(hook, "__module__", "").startswith(__package__)]
+               if not getattr(hook, "__module__", "").startswith(__package__) and not does_nothing(hook)]
         if own:
             found.append((name, module))
     return found
+
+
+def does_nothing(hook: Any) -> bool:
+    """Whether a hook is what a copy of a module has in the place of a recording's."""
+    return getattr(hook, "__func__", None) is nullcontext.__exit__
 
 
 def training_flags(model: nn.Module) -> tuple[str, ...]:

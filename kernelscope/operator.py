@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import linalg
 from .data.points import Points
-from .errors import DataError
+from .errors import DataError, OutOfRange
 from .features.base import points_between
 from .kernels.base import Kernel
 from .linalg import Eigenpairs, Estimate
@@ -28,7 +28,7 @@ class KernelOperator:
     Args:
         kernel: The kernel.
         x: The points of the rows.
-        z: The points of the columns; without it they are x, and the operator is square.
+        z: The points of the columns; without it, or where it is x itself, they are x, and the operator is square.
         progress: Whether a bar is shown; only on a terminal, and for what takes long, if not given.
 
     Example:
@@ -49,7 +49,7 @@ class KernelOperator:
             )
         self.kernel = kernel
         self.x: Points = kernel.points(x)
-        self.z: Points = self.x if z is None else kernel.points(z)
+        self.z: Points = self.x if z is None or z is x else kernel.points(z)
         self.progress = progress
         self._columns = kernel.columns_of(self.z)
 
@@ -223,5 +223,6 @@ def _numbers(key: Any, count: int) -> Sequence[int]:
     numbers = [int(i) for i in found.flatten().tolist()]
     bad = next((i for i in numbers if not -count <= i < count), None)
     if bad is not None:
-        raise DataError(f"There are {count} points, so point {bad} does not exist. Count from 0.")
+        # An IndexError too, by which a loop over the rows ends.
+        raise OutOfRange(f"There are {count} points, so point {bad} does not exist. Count from 0.")
     return [i % count for i in numbers]

@@ -19,6 +19,7 @@ from torch import Tensor
 from .arguments import as_place, as_switch, as_whole, what_came
 from .errors import DataError, StoreCorrupt
 from .storage import Store
+from .text import shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,9 +112,9 @@ class Result(ABC):
         checks = "".join(
             f"<li>{html.escape(row.status)}: {html.escape(row.sentence)}</li>" for row in self.check().rows
         )
-        return (
+        return shown(
             f'<div class="kernelscope"><p>{summary}</p><details><summary>table</summary>{table}</details>'
-            f"<details><summary>checks</summary><ul>{checks}</ul></details></div>"
+            f"<details><summary>checks</summary><ul>{checks}</ul></details></div>", keep="\n\t"
         )
 
     def save(self, path: str | Path, overwrite: bool = False) -> Path:

@@ -34,6 +34,11 @@ def named(i):
     return {"x": X[i], "labels": Y[i]}
 
 
+def pandas(values):
+    library = pytest.importorskip("pandas")
+    return library.DataFrame(values.numpy()) if values.ndim == 2 else library.Series(values.numpy(), name="y")
+
+
 def array(path, values):
     np.save(path, values.numpy())
     return path
@@ -47,6 +52,7 @@ SOURCES = {
     "tensors": lambda _: (X, Y),
     "list of tensors, as a loader gives it": lambda _: [X, Y],
     "arrays": lambda _: (X.numpy(), Y.numpy()),
+    "tables": lambda _: (pandas(X), pandas(Y)),
     "memory maps": lambda folder: tuple(np.load(array(folder / name, values), mmap_mode="r")
                                         for name, values in (("x.npy", X), ("y.npy", Y))),
     "files": lambda folder: (array(folder / "x.npy", X), array(folder / "y.npy", Y)),
@@ -68,6 +74,11 @@ NAMED = {
     "batch of a tokenizer": lambda _: UserDict(x=X, labels=Y),
     "data set of dictionaries": lambda _: Samples(named),
     "loader of dictionaries": lambda _: DataLoader(Samples(named), batch_size=4),
+    "dictionary of tables": lambda _: {"x": pandas(X), "labels": pandas(Y)},
+    "dictionary and targets": lambda _: ({"x": X}, Y),
+    "batch of a tokenizer and a file": lambda folder: [UserDict(x=X), array(folder / "y.npy", Y)],
+    "data set of dictionaries and targets": lambda _: Samples(lambda i: ({"x": X[i]}, Y[i])),
+    "loader of dictionaries and targets": lambda _: DataLoader(Samples(lambda i: ({"x": X[i]}, Y[i])), batch_size=4),
     "file of tensors": lambda folder: tensors(folder / "all.safetensors", slice(None)),
     "files of tensors": lambda folder: [tensors(folder / f"{i}.safetensors", slice(i, i + 4)) for i in range(0, N, 4)],
 }

@@ -84,6 +84,26 @@ def test_info_gives_the_same_to_a_program(run, capsys):
     assert answer(capsys, "info", run) == ks.load(run).info()
 
 
+def test_info_needs_no_code_of_ones_own(own, monkeypatch, capsys):
+    monkeypatch.setattr(opening, "open_run", None)
+    assert main(["info", own]) == 0
+    said = capsys.readouterr().out
+    for words in ("6 of SGD", "1,437, of which training drew 1,437", "650 in float32", "Own, which has code of its own",
+                  "the checksums of", "--model module:Own and --loss module:function"):
+        assert words in said
+    run = ks.load(own, model=Own(), loss=nn.CrossEntropyLoss(torch.ones(10)))
+    assert answer(capsys, "info", own) == run.info()
+
+
+def test_info_looks_at_every_byte(tmp_path, capsys):
+    run = record(tmp_path / "run", Own())
+    segment = next((tmp_path / "run").glob("*.safetensors"))
+    content = bytearray(segment.read_bytes())
+    content[-1] ^= 1
+    segment.write_bytes(content)
+    assert segment.name in refused(capsys, "info", run)
+
+
 def test_a_folder_that_holds_no_run_is_named(tmp_path, capsys):
     assert str(tmp_path / "none") in refused(capsys, "info", str(tmp_path / "none"))
 
@@ -366,12 +386,48 @@ def test_a_module_that_fails_is_a_sentence(own, module, text, name, words, capsy
     assert words in answer(capsys, *asked, code=2)["error"]
 
 
-def test_a_file_in_the_place_of_a_module_is_answered_with_the_module(own, capsys):
-    assert "--model train:Own." in refused(capsys, "info", own, "--model", "train.py:Own", "--loss", "a:b")
+def test_a_file_is_read_where_it_is_with_what_lies_beside_it(own, module, tmp_path, capsys):
+    import sys
+
+    (tmp_path / "scr").mkdir()
+    (tmp_path / "scr" / "torch.py").write_text("import torch.nn\nfrom beside_it import Own, loss\n",
+                                               encoding="utf-8")
+    (tmp_path / "scr" / "beside_it.py").write_text(IMPORTED, encoding="utf-8")
+    path, there = sys.path[:], str(tmp_path / "scr" / "torch.py")
+    for file in ("scr/torch.py", there):
+        named = ["--model", f"{file}:Own", "--loss", f"{file}:loss"]
+        # torch is there already, and the file of the same name beside it is not taken for it.
+        assert answer(capsys, "check", own, *named, "--data", "kernelscope.data:digits")["ok"]
+    assert set(sys.path) - set(path) <= {str(tmp_path)}
+    del sys.modules[there], sys.modules["beside_it"]
+
+
+def test_a_file_that_fails_or_lacks_the_name_is_a_sentence(own, module, capsys):
+    module("of_ones_own", "def f():\n    return 1 / 0\nf()")
+    said = refused(capsys, "explain", own, "--model", "of_ones_own.py:Own", "--loss", "torch.nn.functional:l1_loss")
+    assert "it raised ZeroDivisionError at line 2 of of_ones_own.py" in said
+    module("of_ones_own", "x = 1")  # a file that failed is read again
+    said = refused(capsys, "explain", own, "--model", "of_ones_own.py:Own", "--loss", "torch.nn.functional:l1_loss")
+    assert "has no attribute 'Own'" in said
+
+
+@pytest.mark.parametrize("word", ["scr/net:Own", "./scr/net:Own", "scr/absent:Own", "absent.py:Own"])
+def test_the_advice_for_a_path_is_followed(own, module, word, tmp_path, capsys):
+    import sys
+
+    (tmp_path / "scr").mkdir()
+    (tmp_path / "scr" / "net.py").write_text(IMPORTED, encoding="utf-8")
+    said = refused(capsys, "info", own, "--model", word, "--loss", "torch.nn.functional:cross_entropy")
+    advised = re.search(r"--model (\S+:Own)\.", said)[1]
+    for name in ("scr/absent", "absent"):
+        (tmp_path / f"{name}.py").write_text(IMPORTED, encoding="utf-8")
+    assert answer(capsys, "info", own, "--model", advised, "--loss", "torch.nn.functional:cross_entropy")["steps"] == 6
+    for name in ("scr", "scr.absent", "absent", str(tmp_path / "scr" / "net.py")):
+        sys.modules.pop(name, None)
 
 
 @pytest.mark.parametrize(("word", "sentence"), [
-    ("no-colon", "takes module:function"),
+    ("no-colon", "takes module:function or file.py:function"),
     ("absent_module:f", "No module named 'absent_module'"),
     ("torch:absent_function", "has no attribute 'absent_function'"),
     ("torch:flatten", "must be callable without arguments"),

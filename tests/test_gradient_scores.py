@@ -329,6 +329,9 @@ def test_the_result_says_itself_and_becomes_a_table(model):
     found = ks.gradient_scores(model, test, train, loss=F.cross_entropy)
     assert repr(found).startswith("GradientScores(5 test samples by 13 training samples, products of loss gradients: ")
     assert f"to {float(found.scores.max()):+.3g})" in repr(found)
+    # A negative number bears the sign of subtraction, in sentences as on pages.
+    low = f"−{abs(float(found.scores.min())):.3g}"
+    assert f"from {low} to" in repr(found)
     table = found.to_frame(k=2)
     first = table[table["query"] == 0].iloc[0]
     assert first["sample"] == int(found.scores[0].argmax())
@@ -373,7 +376,8 @@ def test_scores_are_a_section_of_a_report(model):
     page = ks.Report("Scores", [ks.gradient_scores(model, test, train, loss=F.cross_entropy)]).html()
     assert "Which samples pull the same way" in page
     assert "nor what would change without it" in page
-    assert page.count("<svg") == 1
+    assert page.count("<svg") == page.count("<h3>Test sample ") == TESTS
+    assert "not shown" not in page
     assert "All scores are finite" in page
     # Words of the decomposition stand where it does.
     assert "<dt>proponent</dt>" in page
@@ -381,6 +385,23 @@ def test_scores_are_a_section_of_a_report(model):
     assert "What these numbers are not" not in page
     outputs = ks.gradient_scores(model, test[0], train[0], loss=None)
     assert "that raises the outputs for a sample" in ks.Report("Scores", [outputs]).html()
+
+
+def test_a_page_shows_every_test_sample_up_to_a_number_and_says_how_many_it_leaves_out(model):
+    found = ks.gradient_scores(model, samples(15, 1), samples(SAMPLES, 2), loss=F.cross_entropy)
+    page = ks.Report("Scores", [found]).html()
+    assert "Showing 12 of 15 test samples; 3 are not shown" in page
+    assert page.count("<h3>Test sample ") == 12
+    for query in range(12):
+        case = page.split("<h3>Test sample ")[1 + query]
+        assert case.startswith(f"{query}, labelled {int(found.query_labels[query])}</h3>")
+        ups = int((found.scores[query] > 0).sum())
+        assert f"{ups} proponent" in case
+        row = found.scores[query]
+        for extreme in (row.argmax(), row.argmin()):
+            assert f'<td class="number">{int(extreme)}</td>' in case
+            score = f"{float(row[extreme]):.4g}".replace("-", "−")
+            assert f'<td class="number">{score}</td>' in case
 
 
 def test_some_of_the_test_samples_are_a_result_too(model):

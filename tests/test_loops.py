@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
 
 import kernelscope as ks
+from kernelscope.errors import RecordingError
 from tests.oracles import Diary, displacements, explicit_shares
 from tests.recordings import (
     assert_the_explicit_shares,
@@ -449,6 +450,15 @@ def test_averaged_weights_are_explained_by_the_recursion_of_the_average(how, kin
     trained = ks.decompose(run, queries())
     assert torch.allclose(trained.final, model(queries()).detach(), rtol=1e-12)
     assert complete(trained) <= 1e-12
+
+
+@pytest.mark.parametrize(("other", "sentence"), [
+    (lambda: network(hidden=5), r"its '0.weight' has the shape \(5, 3\) in place of \(4, 3\)"),
+    (lambda: nn.Sequential(*network()[:2]), "it lacks '2.weight'"),
+])
+def test_an_average_of_another_network_is_refused_before_the_loop(other, sentence):
+    with pytest.raises(RecordingError, match=sentence):
+        ks.record(network(), points(), loss=F.mse_loss, average=other())
 
 
 def test_an_average_that_began_elsewhere_books_its_start_as_momentum():

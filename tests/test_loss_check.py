@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import kernelscope as ks
 from kernelscope.errors import RecordingError
@@ -85,6 +86,42 @@ def test_an_odd_loss_is_refused_at_the_first_step(name, kind):
     case, loss, pattern = ODD[name]
     with pytest.raises(RecordingError, match=pattern):
         train(case, loss, kind)
+
+
+@pytest.mark.parametrize(("loss", "width"), [(F.cross_entropy, 2), (F.binary_cross_entropy_with_logits, 1),
+                                              (lambda o, y: F.cross_entropy(o, y, reduction="none"), 2)])
+def test_a_loader_that_gives_its_targets_first_is_told_to_say_where_they_stand(loss, width):
+    x = torch.randn(6, 3)
+    y = torch.arange(6) % 2 if width == 2 else (torch.arange(6.0) % 2)[:, None]
+    model, loader = nn.Linear(3, width), DataLoader(TensorDataset(y, x), batch_size=6)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def loop(**options):
+        with ks.record(model, loader, loss=loss, **options) as recording:
+            for targets, inputs in loader:
+                loss(model(inputs), targets).mean().backward()
+                optimizer.step()
+        return recording.run
+
+    with pytest.raises(RecordingError) as refused:
+        loop()
+    said = str(refused.value)
+    assert f"the network received the shape (6, 3), its outputs had the shape (6, {width}), the targets (6, 3)" in said
+    assert said.index("batch=lambda b: (b[1], b[0])") < said.index("loss=...")
+    # What is advised works.
+    assert torch.equal(loop(batch=lambda b: (b[1], b[0])).samples.targets, y)
+
+
+def test_targets_that_are_broadcast_because_they_are_the_inputs_are_named_in_the_warning():
+    x, y = torch.randn(6, 3), torch.randn(6, 1)
+    model, loader = nn.Linear(3, 1), DataLoader(TensorDataset(y, x), batch_size=6)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.warns(UserWarning) as said:  # noqa: PT030, PT031
+        with ks.record(model, loader, loss=F.mse_loss):
+            for targets, inputs in loader:
+                F.mse_loss(model(inputs), targets).backward()
+                optimizer.step()
+    assert any("batch=lambda b: (b[1], b[0])" in str(warning.message) for warning in said)
 
 
 def means_of_tokens(outputs, y):

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import kernelscope as ks
+from tests.networks import Recurrent
 from tests.oracles import Diary
 from tests.recordings import (
     assert_the_explicit_shares,
@@ -52,15 +53,6 @@ class ScaledDotProduct(nn.Module):
     def forward(self, tokens):
         h = self.embed(tokens)
         return self.head(F.scaled_dot_product_attention(self.q(h), self.k(h), self.v(h), is_causal=True))[:, -1, :2]
-
-
-class Recurrent(nn.Module):
-    def __init__(self, kind):
-        super().__init__()
-        self.embed, self.cells, self.head = nn.Embedding(7, 3), kind(3, 4, batch_first=True), nn.Linear(4, 2)
-
-    def forward(self, tokens):
-        return self.head(self.cells(self.embed(tokens))[0][:, -1])
 
 
 def images(n=8):

@@ -101,10 +101,54 @@ def test_a_gradient_of_another_loss_is_named_and_so_is_the_momentum_it_leaves(ki
 
 
 @pytest.mark.filterwarnings("ignore:At the first step the gradient differs")
+@pytest.mark.parametrize("kind", ["SGD", "AdamW", "RMSprop", "Adagrad"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_loop_that_minimises_the_negative_of_the_loss_is_told_so(kind, dtype):
+    model = network().to(dtype)
+    x, y = (t.to(dtype) for t in points())
+    optimizer = optimizer_of(kind, model)
+    with ks.record(model, (x, y), loss=F.mse_loss) as recording:
+        for ids in batches(8, 4):
+            recording.batch(ids)
+            optimizer.zero_grad()
+            (-F.mse_loss(model(x[ids]), y[ids])).backward()
+            optimizer.step()
+    (note,) = ks.decompose(recording.run, queries(dtype=dtype)).info["notes"]
+    assert note.startswith("8 of 8 steps went exactly the opposite way (first: 0, 1, 2")
+    assert "minimised the negative of the recorded loss" in note
+
+
+def test_a_step_that_was_taken_back_is_not_taken_for_a_negative_loss():
+    before = []
+
+    def take_back(model, optimizer, k):
+        before.append([p.detach().clone() for p in model.parameters()])
+        if k == 4:
+            with torch.no_grad():
+                for p, q in zip(model.parameters(), before[2], strict=True):
+                    p.copy_(q)
+
+    (note,) = notes_of(trained("SGD", after_step=take_back))
+    assert BESIDE in note
+    assert "had the norms of that of the recorded loss" in note
+
+
+@pytest.mark.filterwarnings("ignore:At the first step the gradient differs")
 def test_a_single_norm_which_any_gradient_has_up_to_a_factor_excuses_no_loss():
     run = another_loop(penalised, nn.Linear(3, 2, bias=False).double())
     (note,) = notes_of(run)
     assert ANOTHER in note
+
+
+@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+def test_in_float64_a_penalty_too_small_to_see_is_no_rounding(kind):
+    def slightly(k, model, x, y):
+        return F.mse_loss(model(x), y) + 2e-11 * sum((p**2).sum() for p in model.parameters())
+
+    run = another_loop(slightly, kind=kind)
+    (note,) = notes_of(run)
+    assert ANOTHER in note or BESIDE in note
+    assert not ks.decompose(run, queries()).channels["rounding"].abs().max() > 1e-14
 
 
 @pytest.mark.filterwarnings("ignore:At the first step the gradient differs")

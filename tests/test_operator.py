@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch.utils.data import TensorDataset
 
 from kernelscope import KernelOperator
-from kernelscope.errors import DataError
+from kernelscope.errors import DataError, NonFiniteError, OutOfRange
 from kernelscope.features import base as features_base
 from kernelscope.kernels import FeatureKernel, base
 from tests import laws, operator_laws
@@ -83,3 +84,31 @@ def test_an_operator_needs_a_kernel():
 def test_an_operator_tells_what_it_is():
     K = KernelOperator(FeatureKernel(Waves(), outputs="full"), vectors(3))
     assert repr(K).endswith("shape=(3, 2, 3, 2))")
+
+
+@pytest.mark.parametrize("form", [lambda x: x, lambda x: x.numpy(), lambda x: (x,), lambda x: TensorDataset(x)])
+def test_points_that_are_given_twice_are_the_same_points(form):
+    x = form(vectors(9))
+    twice, once = KernelOperator(Laplacian(), x, x), KernelOperator(Laplacian(), x)
+    assert twice.symmetric
+    assert float(twice.trace()) == float(once.trace())
+    assert_close(twice.eigenpairs(2).values, once.eigenpairs(2).values)
+
+
+def test_a_loop_over_the_rows_ends():
+    x = vectors(5)
+    for operator in (KernelOperator(Laplacian(), x), KernelOperator(Laplacian(), x, vectors(3)).T):
+        rows = list(operator)
+        assert len(rows) == operator.shape[0]
+        assert_close(torch.cat([row.dense() for row in rows]), operator.dense())
+        with pytest.raises(OutOfRange, match="does not exist"):
+            operator[len(rows)]
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf"), -float("inf")])
+def test_a_factor_that_is_no_finite_number_is_refused(factor):
+    for multiply in (lambda: Laplacian() * factor, lambda: factor * Laplacian(), lambda: Laplacian() / (1 / factor)):
+        with pytest.raises(DataError, match="finite number|other than nought"):
+            multiply()
+    with pytest.raises(NonFiniteError, match="Look at where"):
+        Laplacian() * factor

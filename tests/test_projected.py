@@ -197,7 +197,7 @@ def test_more_dimensions_are_nearer_by_the_root_of_their_number():
 def test_the_error_is_told():
     features = Projected(Monomials(), 100, kind="sparse", seed=2)
     assert repr(features) == ("Projected(Monomials(9 features), 100, kind='sparse', seed=2: "
-                              "inner products off by 10.0% to 14.1% rms)")
+                              "products of two vectors off by 10.0% to 14.1% rms, sums over outputs by less)")
     most = "Inner products of projected features are off by at most 14.1% of the lengths (rms)."
     assert str(features.error()) == most
     said = str(features.error(vectors(5)))
@@ -225,6 +225,13 @@ def test_a_projection_of_a_projection_and_of_a_scale_are_projections():
 def test_what_is_no_projection_is_refused(options, match):
     with pytest.raises(DataError, match=match):
         Projected(Monomials(), **options)
+
+
+def test_a_module_is_told_how_it_is_projected():
+    with pytest.raises(DataError, match=r"a Sequential came.*Projected\(GradientFeatures\(model\), 8\)"):
+        Projected(make("a perceptron"), 8)
+    with pytest.raises(DataError, match="the class GradientFeatures came"):
+        Projected(GradientFeatures, 8)
 
 
 # -- strips ----------------------------------------------------------------------------------------------------------

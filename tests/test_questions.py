@@ -75,6 +75,8 @@ def test_queries_may_come_as_tensors_arrays_and_data_sets(run):
     truth = ks.decompose(run, X[:4]).contributions
     numbers = X[:4].numpy()
     for x in (numbers, numbers[::-1][::-1], [X[:4]], (numbers,), TensorDataset(X[:4], CLASSES[:4]),
+              list(X[:4]), list(numbers), DataLoader(TensorDataset(X[:4], CLASSES[:4]), batch_size=3),
+              DataLoader(X[:4], batch_size=3), DataLoader(TensorDataset(X[:5]), batch_size=4, drop_last=True),
               TensorDataset(X[:4]), Items(*X[:4]), Items(*((a, 7, "name") for a in numbers))):
         assert torch.equal(ks.decompose(run, x).contributions, truth)
     whole = torch.randint(0, 5, (2, 3))
@@ -89,7 +91,11 @@ def test_queries_may_come_as_tensors_arrays_and_data_sets(run):
     (7, "a int came"),
     ("points.npy", "a str came"),
     ({"x": X}, "a dict came. Pass its tensors as a tuple"),
-    (DataLoader(TensorDataset(X), batch_size=2), r"a DataLoader came. Pass its data set, loader.dataset"),
+    (DataLoader(TensorDataset(X), batch_size=2, shuffle=True), r"loader shuffles.*loader.dataset.*shuffle=False"),
+    (DataLoader([{"x": X[0]}, {"x": X[1]}]), "the 1 input of the network first, as tensors; this one gives a dict"),
+    (DataLoader(TensorDataset(X[:1]), batch_size=2, drop_last=True), "loader gives no sample at all"),
+    ([X[0], X[0, :2]], r"as \(3,\) in training; point 0 has \(3,\) and point 1 \(2,\)"),
+    ([X[0], 7], "a list came"),
     ([X, CLASSES], "takes 1 input and 2 came.*the inputs alone"),
     (Items({"x": X[0]}), "Items holds a dict. Pass a tensor"),
     (Items(), "Items holds nothing"),
@@ -201,6 +207,26 @@ def test_outputs_may_be_wrapped_and_the_advice_says_how_to_reach_them(form):
     for output in (None, 0, "margin"):
         with pytest.raises(KernelscopeError, match=f"output=lambda outputs: {advice}"):
             ks.decompose(wrapped, X[:2], output=output)
+
+
+def test_a_function_may_give_numbers_in_another_precision(run):
+    halves = ks.decompose(run, X[:2], output=lambda outputs: outputs.float()[:, :1])
+    whole = ks.decompose(run, X[:2], output=lambda outputs: outputs[:, :1])
+    torch.testing.assert_close(halves.contributions, whole.contributions, rtol=1e-5, atol=1e-7)
+    assert halves.completeness() <= 1e-12
+
+
+@pytest.mark.parametrize("function", [
+    lambda outputs: (outputs > 0).float()[:, :1], lambda outputs: outputs[:, 0] * 0 + 2,
+])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_of_a_constant_every_share_is_nought(run, function, dtype):
+    d = ks.decompose(run, X[:2], output=function, dtype=dtype)
+    assert d.contributions.shape == (2, 1, 12)
+    assert not d.contributions.any()
+    why = ks.explain(run, X[:2], output=function, dtype=dtype)
+    assert not why.decomposition.contributions.any()
+    assert why.sentence()
 
 
 # -- targets -----------------------------------------------------------------------------------------------------------

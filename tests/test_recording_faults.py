@@ -13,7 +13,7 @@ import resource
 import signal
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from subprocess import PIPE, Popen
 
@@ -29,6 +29,7 @@ from kernelscope.run import writer as writers
 from kernelscope.run.rows import Rows
 from kernelscope.run.segments import Chunk
 from kernelscope.storage import MemoryStore, Store
+from tests.interruptions import keyboard
 from tests.training import Points, Truth, network, split, step
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -333,12 +334,11 @@ def test_a_recording_is_taken_up_only_where_it_fits(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+@pytest.mark.timeout(300, method="thread")
 @pytest.mark.parametrize("tries", [25, pytest.param(300, marks=pytest.mark.slow)])
 def test_control_c_at_any_moment_keeps_every_step_that_ended(tmp_path, tries):
-    dice = random.Random(1)
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     points = Points()
-    try:
+    with keyboard(1, 0.0005, 0.05) as keys:
         for turn in range(tries):
             model, _, optimizer = tools(turn)
             rows, out = [], tmp_path / str(turn) if turn % 2 else None
@@ -346,13 +346,14 @@ def test_control_c_at_any_moment_keeps_every_step_that_ended(tmp_path, tries):
             try:
                 with recording:
                     while True:
-                        if len(rows) == 1:
-                            signal.setitimer(signal.ITIMER_REAL, dice.uniform(0.0005, 0.05))
+                        if rows:
+                            keys.press()
                         rows.append(row_of(model))
                         optimizer.zero_grad()
                         F.mse_loss(model(points.x), points.y).backward()
                         optimizer.step()
             except KeyboardInterrupt:
+                keys.heard()
                 # An optimizer that is interrupted as it begins may leave torch without gradients.
                 torch.set_grad_enabled(True)
             run = recording.run
@@ -362,9 +363,6 @@ def test_control_c_at_any_moment_keeps_every_step_that_ended(tmp_path, tries):
             assert all(torch.equal(a, b) for a, b in zip(run.trajectory(0, len(run)), rows, strict=False))
             if out is not None:
                 assert len(ks.load(out)) == len(run) == recording.acknowledged
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 # Full disks
@@ -399,7 +397,7 @@ def test_a_full_disk_ends_the_loop_and_loses_no_step(tmp_path, monkeypatch, afte
         if not caught.value.__notes__:
             raise caught.value
     run = recording.run
-    assert "all of them are in recording.run" in caught.value.__notes__[0]
+    assert "all of them are in recording.run: make room and call" in caught.value.__notes__[0]
     assert len(rows) - 1 <= len(run) <= len(rows)
     assert all(torch.equal(a, b) for a, b in zip(run.trajectory(0, len(run)), rows, strict=False))
     if recording.acknowledged:
@@ -433,6 +431,32 @@ def test_a_disk_that_was_full_for_a_while_is_tried_again(tmp_path, monkeypatch):
                         failures += 1
     assert failures > 5
     assert len(recording.run) == len(ks.load(tmp_path / "run")) >= 30
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_recording_whose_folder_was_taken_by_another_says_so_and_keeps_its_steps(tmp_path, busy):
+    points, out = Points(), tmp_path / "run"
+    (model, _, optimizer), (other, _, others) = tools(0), tools(1)
+    early = ks.record(other, (points.x, points.y), loss=F.mse_loss, out=out, commit_every=0)
+    with ExitStack() as stack:
+        with pytest.raises(StoreError) as caught:  # noqa: PT012
+            with ks.record(model, (points.x, points.y), loss=F.mse_loss, out=out, commit_every=100,
+                           overwrite=busy) as late:
+                stack.enter_context(early)
+                for _ in range(3):
+                    step(other, others, points.x, points.y, Truth(), None)
+                early._tape.writer.drain()
+                if not busy:
+                    stack.close()
+                step(model, optimizer, points.x, points.y, Truth(), None)
+    said = f"{caught.value} {' '.join(caught.value.__notes__)}"
+    assert ("has one writer at a time. Choose another folder" if busy else "Another recording has put its run") in said
+    assert f"None of the 1 recorded steps is in {out}, and all of them are in recording.run: call" in said
+    assert "Store." not in said
+    assert "room" not in said
+    assert len(ks.load(out)) == 3
+    late.run.save(tmp_path / "other")
+    assert len(ks.load(tmp_path / "other")) == 1
 
 
 def test_an_error_of_the_loop_is_told_before_the_one_of_the_disk(tmp_path, monkeypatch):

@@ -1,5 +1,8 @@
 """For every optimizer the ledger is that of explicit unrolling, where each sample keeps its own copy of each buffer."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -269,3 +272,65 @@ def test_a_rule_that_is_no_linear_step_is_refused_by_name():
     assert not d.contributions.any()
     assert complete(d) <= 1e-12
     assert torch.allclose(d.channels["unattributed"], d.final - d.initial, rtol=1e-10)
+
+
+SUBCLASSES = """
+import functools
+import torch
+from kernelscope.run.rules import rule_name
+
+class Plain(torch.optim.SGD): pass
+class Deeper(Plain):
+    def __init__(self, params): super().__init__(params, lr=0.5)
+class PlainMuon(torch.optim.Muon): pass
+class PlainAdamW(torch.optim.AdamW): pass
+class Own(torch.optim.SGD):
+    def step(self, closure=None): return super().step(closure)
+class Wrapped(torch.optim.SGD):
+    @torch.no_grad()
+    @functools.wraps(torch.optim.SGD.step)
+    def step(self, closure=None): pass
+class Gathering(torch.optim.SGD):
+    def _init_group(self, *lists): return super()._init_group(*lists)
+class Mine:
+    class SGD(torch.optim.SGD):
+        def step(self, closure=None): return None
+Mine.SGD.__qualname__ = "SGD"
+
+def name(kind): return rule_name(kind([torch.nn.Parameter(torch.zeros(2, 2))]))
+
+for _ in range(2):  # before anyone made an SGD, and after
+    found = [name(kind) for kind in (Deeper, Plain, PlainMuon, PlainAdamW, Own, Wrapped, Gathering, Mine.SGD)]
+    assert found == ["SGD", "SGD", "Muon", "AdamW", "Own", "Wrapped", "Gathering", "__main__.SGD"], found
+    assert [name(kind) for kind in (torch.optim.SGD, torch.optim.Muon)] == ["SGD", "Muon"]
+"""
+
+
+def test_a_class_that_inherits_the_whole_update_is_known_by_its_parent_and_no_other_is():
+    # In a process of its own: torch wraps the steps of a class when the first of its instances is made.
+    done = subprocess.run([sys.executable, "-c", SUBCLASSES], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_subclass_without_a_step_of_its_own_has_the_shares_of_its_parent():
+    kinds = torch.optim.SGD, type("Renamed", (torch.optim.SGD,), {})
+    ledgers = []
+    for kind in kinds:
+        torch.manual_seed(0)
+        model = network()
+        run, _ = train(model, *points(), kind(model.parameters(), lr=0.1, momentum=0.9), diary=False)
+        ledgers.append(ks.decompose(run, queries()))
+    assert torch.equal(ledgers[0].contributions, ledgers[1].contributions)
+
+
+def test_a_class_with_a_step_of_its_own_is_not_said_to_be_nonlinear():
+    class Halved(torch.optim.SGD):
+        def step(self, closure=None):
+            return super().step(closure)
+
+    model = network()
+    with pytest.warns(UserWarning, match="Halved"):
+        run, _ = train(model, *points(), Halved(model.parameters(), lr=0.1), diary=False, steps=2)
+    with pytest.raises(ks.errors.RuleError, match=r"Halved .* class of its own, whose step is not known") as refused:
+        ks.decompose(run, queries())
+    assert "no linear function" not in str(refused.value)

@@ -60,6 +60,7 @@ def test_states_that_were_cleared_count_no_longer(kind, keep):
     assert [step.owner for step in run] == [0] * 4 + [4] * 4
     d = assert_exact(run, notes)
     assert not d.channels["momentum"].any()
+    assert d.info["notes"] == []
 
 
 WAYS = {
@@ -109,7 +110,9 @@ def test_states_that_were_restored_bring_their_momentum(kind, keep):
     assert complete(whole) <= 1e-12
     assert share_of(whole, "rounding") <= 1e-12
     assert not whole.channels["unattributed"].any()
-    assert bool(whole.channels["momentum"].any()) == (kind in ("SGD", "Adam"))
+    brings = kind in ("SGD", "Adam")
+    assert bool(whole.channels["momentum"].any()) == brings
+    assert any("restored states at step 5;" in note for note in whole.info["notes"]) == brings
     assert_exact(run[5:], cut(notes, 5), momentum=held["states"])
 
 

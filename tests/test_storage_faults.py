@@ -4,6 +4,7 @@ Run as a script this file is the server that forks the processes to be killed: t
 """
 
 import errno
+import itertools
 import json
 import os
 import random
@@ -22,6 +23,7 @@ from kernelscope.errors import StoreBusy, StoreCorrupt, StoreError, StoreFull, U
 from kernelscope.storage import MemoryStore, Store
 from kernelscope.storage import files as storage_files
 from kernelscope.storage import manifest as manifests
+from tests.interruptions import keyboard
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -373,35 +375,28 @@ def test_a_writer_that_could_not_even_repair_itself_looks_again_before_it_goes_o
 
 # An interruption between opening a file and taking hold of it leaves the closing to Python, which warns.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+@pytest.mark.timeout(300, method="thread")
 @pytest.mark.parametrize("tries", [60, pytest.param(600, marks=pytest.mark.slow)])
 def test_control_c_at_any_moment_leaves_a_whole_store(tmp_path, tries):
-    dice = random.Random(0)
     folder = tmp_path / "s"
-    interrupted = 0
-    with Store.create(folder, "run", {}) as store:
-        before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-        try:
-            for _ in range(tries):
-                acknowledged = state(store)[1]
-                try:
-                    signal.setitimer(signal.ITIMER_REAL, dice.uniform(0.0001, 0.006))
-                    for step in range(1000):
-                        store.append(number(step), {"step": step})
-                        acknowledged.append((step, step))
-                except KeyboardInterrupt:
-                    interrupted += 1
-                # The second look may be the one that repairs, and is never interrupted.
-                store.commit({})
-                found = state(store)[1]
-                assert acknowledged == found[: len(acknowledged)]
-                assert len(found) <= len(acknowledged) + 1
-                assert state(Store.open(folder))[1] == found
-                assert set(os.listdir(folder)) == {*store._manifest.files, "writer.lock"}
-                store.truncate(min(3, len(found)))
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
-    assert interrupted == tries
+    with Store.create(folder, "run", {}) as store, keyboard(0, 0.0001, 0.006) as keys:
+        for _ in range(tries):
+            acknowledged = state(store)[1]
+            try:
+                for step in itertools.count():
+                    keys.press()
+                    store.append(number(step), {"step": step})
+                    acknowledged.append((step, step))
+            except KeyboardInterrupt:
+                keys.heard()
+            # The second look may be the one that repairs, and is never interrupted.
+            store.commit({})
+            found = state(store)[1]
+            assert acknowledged == found[: len(acknowledged)]
+            assert len(found) <= len(acknowledged) + 1
+            assert state(Store.open(folder))[1] == found
+            assert set(os.listdir(folder)) == {*store._manifest.files, "writer.lock"}
+            store.truncate(min(3, len(found)))
 
 
 # Power

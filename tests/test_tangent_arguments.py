@@ -60,6 +60,7 @@ REFUSED = {
     "nothing for points": (lambda: kernel()(None), DataError, "NoneType came"),
     "points without values": (lambda: kernel()(X.to("meta")), DataError, "only a shape"),
     "columns without values": (lambda: kernel()(X, X.to("meta")), DataError, "only a shape"),
+    "points in a list": (lambda: kernel()(list(X)), ModelError, r"these 5 tensors are points.*torch\.stack"),
     "targets for outputs": (lambda: kernel()((X, Y)), ModelError, "inputs alone"),
     "points in any order": (lambda: kernel()(DataLoader(TensorDataset(X, Y), shuffle=True)), DataError, "shuffles"),
     "unknown outputs": (lambda: kernel(outputs="foo"), DataError, "'foo' came"),
@@ -118,3 +119,19 @@ def test_points_of_any_form_give_the_same_kernel(form):
                          ids=["word", "list", "tuple", "generator"])
 def test_parameters_are_selected_by_names_in_any_form(names):
     assert torch.allclose(kernel(parameters=names)(X), kernel().by_layer(X)["0"], rtol=1e-4)
+
+
+def test_a_compiled_module_has_the_names_of_the_module_within():
+    compiled = torch.compile(MODEL, backend="eager")
+    k = ks.kernels.Tangent(compiled)
+    assert list(k.by_parameter(X)) == [name for name, _ in MODEL.named_parameters()]
+    for names in (["_orig_mod.0"], ["0"], ["_orig_mod.0.weight", "0.bias"]):
+        assert torch.equal(ks.kernels.Tangent(compiled, parameters=names)(X), kernel(parameters=["0"])(X))
+        assert torch.equal(kernel(parameters=names)(X), kernel(parameters=["0"])(X))
+    state = {name: 2 * value for name, value in MODEL.state_dict().items()}
+    for known in (state, {f"_orig_mod.{name}": value for name, value in state.items()}):
+        assert torch.equal(k.at(known)(X), kernel().at(state)(X))
+        assert torch.equal(kernel().at(known)(X), kernel().at(state)(X))
+    part = torch.nn.Sequential(torch.compile(MODEL[0], backend="eager"), *MODEL[1:])
+    for names in (["0"], ["0._orig_mod.weight", "0.bias"]):
+        assert torch.allclose(ks.kernels.Tangent(part, parameters=names)(X), kernel(parameters=["0"])(X))

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import kernelscope as ks
+from kernelscope.errors import ModelError
 
 WORDS, WIDTH, CLASSES, N, LONGEST = 11, 6, 3, 9, 7
 
@@ -153,3 +154,22 @@ def test_every_token_of_a_language_model_is_an_output():
         loss, list(model.parameters()), retain_graph=True)]) for loss in losses])
     assert torch.allclose(ks.kernels.Tangent(model, loss=each)((ids, ids)), J @ J.T, rtol=0, atol=1e-10)
     assert ks.kernels.Tangent(model, outputs="full")(ids[:2]).shape == (2, 5 * WORDS, 2, 5 * WORDS)
+
+
+@pytest.mark.parametrize("form", [Output, dict])
+@pytest.mark.parametrize("loss", [lambda o, y: F.cross_entropy(o["logits"], y, reduction="none"),
+                                  lambda o, y: F.cross_entropy(o.logits, y, reduction="none")])
+def test_a_loss_of_whole_answers_is_told_that_it_is_given_the_logits(form, loss):
+    x = padded(*sentences())
+    with pytest.raises(ModelError, match=r"answers with a (Output|dict).*given the logits.*\(2, 3\).*lambda logits"):
+        ks.gradient_scores(Classifier(form), x, loss=loss)
+
+
+def test_labels_beside_a_dictionary_are_those_within_it(model):
+    x = padded(*sentences())
+    labels = x.pop("labels")
+    within, beside = ({**x, "labels": labels}, (x, labels))
+    k = ks.kernels.Tangent(model, loss=F.cross_entropy)
+    assert torch.equal(k(beside), k(within))
+    scores = ks.gradient_scores(model, beside, loss=F.cross_entropy)
+    assert torch.equal(scores.labels, labels)

@@ -7,6 +7,9 @@ from .opening import run_arguments
 
 HELP = "say what a recorded run holds"
 
+#: How code is named that a run does not keep.
+WAYS = {"model": "--model module:{}", "loss": "--loss module:function"}
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Takes a run."""
@@ -14,24 +17,33 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> Answer:
-    """Opens the run and says its numbers."""
+    """Says the numbers of the run; its network is made only where code was named, to be compared with it."""
+    from ..run.opening import contents
     from . import telling
-    from .opening import open_run
+    from .opening import folder, open_run
 
-    about = open_run(options).info()
+    place = folder(options)
+    if options.model or options.loss or options.data:
+        open_run(options)
+    about = contents(place)
     rate = about["learning_rate"]
     environment, loss = about["environment"] or {}, about["loss"] or "a function of its own"
+    files, needs = about.pop("files"), about.pop("needs")
+    own = str((about["fingerprint"] or {}).get("model") or "Model")
     kept = "every step" if about["rows"] == about["steps"] + 1 else "the others are replayed"
     rows = {
         "steps": f"{about['steps']:,} of {', '.join(about['rules'])}",
         "rate": "" if rate is None else f"{rate[0]:g}" if rate[0] == rate[1] else f"{rate[0]:g} to {rate[1]:g}",
         "samples": f"{about['samples']:,}, of which training drew {about['samples_drawn']:,}",
         "parameters": f"{about['parameters']:,} in {about['dtype']}",
+        "network": f"{own}, which has code of its own" if "model" in needs else "",
         "loss": loss,
         "stored": f"{about['rows']:,} parameter vectors ({kept}), {telling.size(about['bytes'])}",
         "complete": "yes" if about["complete"] else "no; it was cut short, and the steps here were acknowledged",
+        "checks": f"the checksums of {'the one file' if files == 1 else f'all {files:,} files'} agree",
         "made with": ", ".join(f"{key} {value}" for key, value in environment.items()),
         "notes": ", ".join(f"{key} {value}" for key, value in (about["notes"] or {}).items()),
+        "code": "" if not needs else "to ask the run, name " + " and ".join(WAYS[name].format(own) for name in needs),
     }
     lines = [f"{name:10}  {words}" for name, words in rows.items() if words]
     return Answer("\n".join([telling.near(options.run), *lines]), about)

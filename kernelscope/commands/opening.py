@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, ModelError, NonFiniteError, StoreError, UnsafeFile
-from .scripts import Imported, imported
+from .scripts import Imported, dotted, imported, is_file
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,7 @@ HARDEST, OTHERS, SEED = 6, 6, 0
 def run_arguments(parser: argparse.ArgumentParser) -> None:
     """What every command takes that opens a run."""
     parser.add_argument("run", metavar="RUN", help="the folder of a recorded run")
-    code = "only for a run whose folder does not describe it; imported from the current folder"
+    code = "only for a run whose folder does not describe it; as module:name or path/to/file.py:name"
     parser.add_argument("--model", metavar="MODULE:FUNCTION", help=f"what makes the model; {code}")
     parser.add_argument("--loss", metavar="MODULE:FUNCTION", help=f"the per-sample loss; {code}")
     parser.add_argument("--data", metavar="MODULE:FUNCTION", help="what makes the training set, to be compared with it")
@@ -35,6 +35,19 @@ def query_arguments(parser: argparse.ArgumentParser) -> None:
     asked = parser.add_mutually_exclusive_group()
     asked.add_argument("--input", metavar="FILE", help=f"points as the network takes them ({', '.join(KINDS)})")
     asked.add_argument("--sample", metavar="ID", type=int, nargs="+", help="training samples, by their ids")
+
+
+def folder(options: argparse.Namespace) -> Path:
+    """The folder that was named.
+
+    Raises:
+        StoreError: If no name was given at all.
+    """
+    if not options.run.strip():
+        from ..run.opening import RUN
+
+        raise StoreError(f"There is no folder {options.run!r}. {RUN}")
+    return Path(options.run)
 
 
 def open_run(options: argparse.Namespace) -> Run:
@@ -48,11 +61,9 @@ def open_run(options: argparse.Namespace) -> Run:
     from torch import nn
 
     from ..losses import named_loss
-    from ..run.opening import RUN, load, run_store
+    from ..run.opening import load, run_store
 
-    if not options.run.strip():
-        raise StoreError(f"There is no folder {options.run!r}. {RUN}")
-    meta = run_store(Path(options.run), verify="size").meta
+    meta = run_store(folder(options), verify="size").meta
     if options.model is None and meta.get("architecture") is None:
         name = str((meta.get("fingerprint") or {}).get("model") or "Model")
         raise ModelError(
@@ -74,17 +85,26 @@ def open_run(options: argparse.Namespace) -> Run:
 
 
 def named(word: str, flag: str) -> Any:
-    """What ``module:name`` stands for; the module is imported, from the current folder first.
+    """What ``module:name`` or ``path/to/file.py:name`` stands for.
+
+    A module is imported, from the current folder first; a file is read where it is, and finds what lies beside it.
 
     Example:
         >>> named("math:sqrt", "--loss")(9.0)
         3.0
     """
-    module, colon, name = word.partition(":")
+    module, colon, name = word.rpartition(":")
     if not (module and colon and name.replace(".", "_").isidentifier()):
-        raise DataError(f"{flag} takes module:function, for example {flag} train:make; {word!r} came.")
-    if module.endswith(".py"):
-        raise DataError(f"{flag} takes the name of a module and not of its file: {flag} {module[:-3]}:{name}.")
+        raise DataError(f"{flag} takes module:function or file.py:function, for example {flag} train:make; {word!r} "
+                        "came.")
+    if is_file(module) and not Path(module).is_file():
+        raise DataError(f"{flag} {word} cannot be used: there is no file {module} in {Path.cwd()}. Name a file by its "
+                        f"path, or a module as Python imports it, with dots: {flag} {dotted(module)}:{name}.")
+    if not is_file(module) and dotted(module) != module:
+        beside = Path(f"{module}.py").is_file()
+        way = f"the file, {flag} {module}.py:{name}" if beside else f"the module, {flag} {dotted(module)}:{name}"
+        raise DataError(f"{flag} {word} cannot be used: a module is named with dots, and a file with its ending. Name "
+                        f"{way}.")
     try:
         with Imported(word, flag):
             value = imported(module)
@@ -92,16 +112,17 @@ def named(word: str, flag: str) -> Any:
                 value = getattr(value, part)
     except DataError as error:
         if isinstance(error.__cause__, ImportError | AttributeError):
+            places = f"beside the file, in {Path.cwd()}" if is_file(module) else f"in {Path.cwd()}"
             raise DataError(
-                f"{flag} {word} cannot be used: {error.__cause__}. The module is looked for in {Path.cwd()} and among "
-                "the installed ones."
+                f"{flag} {word} cannot be used: {error.__cause__}. Modules are looked for {places} and among the "
+                "installed ones."
             ) from error.__cause__
         raise
     return value
 
 
 def made(word: str, flag: str) -> Any:
-    """What the function ``module:name`` returns; a module or a data set that is there already is taken as it is."""
+    """What the function that a word names returns; a module or a data set that is there already is taken as it is."""
     from torch import nn
 
     value = named(word, flag)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import os
 import runpy
 import sys
@@ -79,16 +80,17 @@ class Imported:
     """A block in which a module of the user's own is read or called: what it raises becomes a sentence.
 
     Args:
-        word: What was asked for, as ``module:name``.
+        word: What was asked for, as ``module:name`` or ``file.py:name``.
         flag: The option it was asked with.
     """
 
     def __init__(self, word: str, flag: str):
-        self._what, self._module = f"{flag} {word}", word.partition(":")[0]
+        self._what, self._module = f"{flag} {word}", word.rpartition(":")[0]
 
     def __enter__(self) -> None:
         self._held = contextlib.ExitStack()
-        self._held.enter_context(_arguments([_file_of(self._module)], None))
+        beside = str(Path(self._module).resolve().parent) if is_file(self._module) else None
+        self._held.enter_context(_arguments([_file_of(self._module)], beside))
         self._held.enter_context(contextlib.redirect_stdout(sys.stderr))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
@@ -111,17 +113,47 @@ class Imported:
 
 
 def imported(module: str) -> Any:
-    """A module, looked for in the current folder first."""
+    """A module by its name, looked for in the current folder first; or a file, read as a module once."""
     # A console script does not look into the current folder by itself.
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
-    return importlib.import_module(module)
+    if not is_file(module):
+        return importlib.import_module(module)
+    # Under its whole path no module is known that could be another one.
+    path = str(Path(module).resolve())
+    if path not in sys.modules:
+        spec = importlib.util.spec_from_file_location(path, path)
+        assert spec is not None
+        assert spec.loader is not None
+        made = sys.modules[path] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(made)
+        except BaseException:
+            del sys.modules[path]
+            raise
+    return sys.modules[path]
+
+
+def is_file(module: str) -> bool:
+    """Whether a word names a file and not a module."""
+    return module.endswith(".py")
+
+
+def dotted(module: str) -> str:
+    """A path as Python names a module.
+
+    Example:
+        >>> dotted("scr/h0.py"), dotted("./h0"), dotted("package.h0")
+        ('scr.h0', 'h0', 'package.h0')
+    """
+    parts = module.removesuffix(".py").replace(os.sep, "/").split("/")
+    return ".".join(part for part in parts if part not in ("", "."))
 
 
 def _file_of(module: str) -> str:
     """The file of a module as a script's name: what it would find in ``sys.argv`` if it were run without words."""
-    file = Path(*module.split(".")).with_suffix(".py")
+    file = Path(module) if is_file(module) else Path(*module.split(".")).with_suffix(".py")
     return str(file) if file.is_file() else f"{module.rpartition('.')[2]}.py"
 
 

@@ -130,31 +130,64 @@ def columns_of(x: Any) -> list[Column] | dict[str, Column] | None:
     found: list[Column] | dict[str, Column]
     if isinstance(x, Mapping | tuple | list) and not x:
         raise DataError(f"There are no points: an empty {type(x).__name__} came. Pass at least one tensor.")
+    x = _as_array(x)
     if isinstance(x, Mapping):
         found = {str(name): _column(value, f"the entry {str(name)!r}") for name, value in x.items()}
-    elif _is_column(x):
+    elif is_column(x):
         paths = _paths(x)
         if paths and paths[0].suffix == ".safetensors":
             found = _by_name(paths)
         else:
             found = [_column(x, "the points")]
     # One tensor, and the rest are none: these are columns, of which some are no tensors yet, and no samples.
-    elif isinstance(x, tuple | list) and (all(_is_column(value) for value in x)
-                                          or any(isinstance(value, Tensor | np.ndarray) for value in x)):
+    elif isinstance(x, tuple | list) and (all(is_column(value) for value in x)
+                                          or any(isinstance(_as_array(value), Tensor | np.ndarray) for value in x)):
         found = [_column(value, f"entry {place} of the points") for place, value in enumerate(x)]
     else:
         return None
     each = list(found.values()) if isinstance(found, dict) else found
     if any(not column.shape for column in each) or len({column.shape[0] for column in each}) > 1:
         raise DataError(
-            f"Each point needs one row of each tensor; they have shapes {[tuple(column.shape) for column in each]}. "
-            "A single point needs a leading axis: x[None]."
+            f"Each point needs one row of each tensor; they have shapes {_shapes(each)}. "
+            f"A single point needs a leading axis: x[None].{_OF_A_LIST if isinstance(x, list) else ''}"
         )
     return found
 
 
-def _is_column(x: Any) -> bool:
-    return isinstance(x, Tensor | np.ndarray | str | Path) or _paths(x) is not None
+#: What a list of tensors may have been meant for.
+_OF_A_LIST = (" The tensors of a list are inputs of one network, side by side; points that come one by one are put "
+              "together by torch.stack(x), and batches of them by torch.cat(x).")
+
+
+def _shapes(columns: Sequence[Column]) -> str:
+    """The shapes of the first columns; a list of points taken for columns has many."""
+    shown = ", ".join(str(tuple(column.shape)) for column in columns[:4])
+    return f"{shown}, and {len(columns) - 4} more" if len(columns) > 4 else shown
+
+
+def _as_array(x: Any) -> Any:
+    """A table or a series of numbers, as those of pandas are, as an array; anything else as it is.
+
+    Raises:
+        DataError: If it holds something else than numbers.
+    """
+    if isinstance(x, Tensor | np.ndarray | type) or not callable(getattr(x, "to_numpy", None)):
+        return x
+    values = x.to_numpy()
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
+        kinds: Any = getattr(getattr(x, "dtypes", None), "items", tuple)()
+        odd = [f"{str(name)!r} ({kind})" for name, kind in kinds if getattr(kind, "kind", "O") not in "biuf"]
+        what = f"its column {odd[0]} does not" if odd else f"this one holds {getattr(values, 'dtype', 'other things')}"
+        raise DataError(
+            f"A {type(x).__name__} of points holds numbers in every column, and {what}. Choose columns of numbers, or "
+            "make them numbers of one kind first, as x.astype('float32') does."
+        )
+    return values
+
+
+def is_column(x: Any) -> bool:
+    """Whether something is one column: a tensor, an array, a table, or the path of files."""
+    return isinstance(_as_array(x), Tensor | np.ndarray | str | Path) or _paths(x) is not None
 
 
 def _paths(x: Any) -> list[Path] | None:
@@ -167,6 +200,7 @@ def _paths(x: Any) -> list[Path] | None:
 
 
 def _column(x: Any, what: str) -> Column:
+    x = _as_array(x)
     if isinstance(x, Tensor | np.ndarray):
         return InMemory(x)
     paths = _paths(x)

@@ -42,7 +42,7 @@ class Items:
 
     def __init__(self, data: Any, collate: Callable[[list[Any]], Any] = default_collate,
                  order: Sequence[int] | None = None):
-        self.data, self.collate = data, collate
+        self.data, self.collate, self.batched = data, collate, order is not None
         self.order = range(len(data)) if order is None or order == list(range(len(data))) else order
         # Nothing but tensors need not be put together one by one.
         plain = isinstance(data, TensorDataset) and type(data).__getitem__ is TensorDataset.__getitem__
@@ -65,9 +65,11 @@ class Items:
                 return self.collate(samples)
             # What collating says of samples that do not fit together.
             except (RuntimeError, TypeError, ValueError, KeyError) as error:
+                besides = (" They are read in groups of another size than the batches of the loader, so samples of all "
+                           "batches must go together: by a collate_fn that pads, say." if self.batched else "")
                 raise DataError(
                     f"The samples {numbers[0]} to {numbers[-1]} could not be put together ({error}). Pass a loader "
-                    "whose collate_fn can, or a data set of tensors of one shape."
+                    f"whose collate_fn can, or a data set of tensors of one shape.{besides}"
                 ) from error
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, NonFiniteError
-from .columns import Column, InMemory, chosen, columns_of
+from .columns import Column, InMemory, chosen, columns_of, is_column
 from .items import items_of
 
 #: The entry of a dictionary that holds targets, as tokenizers and trainers name it.
@@ -68,8 +68,9 @@ def as_points(x: Any, targets: bool = False) -> Points:
     Args:
         x: One of these.
 
-            - A tensor or an array with one row for each point; a tuple of them, for a network of several inputs and
-              for targets; a dictionary of them, whose entries the network takes by name.
+            - A tensor, an array or a table of numbers with one row for each point; a tuple of them, for a network of
+              several inputs and for targets; a dictionary of them, whose entries the network takes by name. Targets
+              stand beside a dictionary, ``(inputs, targets)``, or in it as its entry ``labels``.
             - The path of an ``.npy`` file instead of a tensor, or a list of such paths, one after the other. Or the
               path of a ``.safetensors`` file, or a list of them, instead of a dictionary. They are read in parts.
             - A map-style data set, or a sequence of samples; or a loader that does not shuffle, whose order,
@@ -90,6 +91,8 @@ def as_points(x: Any, targets: bool = False) -> Points:
     """
     if isinstance(x, Points):
         return x
+    if _is_beside(x) and is_column(x[1]):
+        x = _with_targets(x, targets)
     columns = columns_of(x)
     if columns is not None:
         return _of_columns(columns, targets)
@@ -120,8 +123,26 @@ def _counted(count: int, read: Callable[[Sequence[int]], Part]) -> Points:
     return Points(count, read)
 
 
+def _is_beside(x: Any) -> bool:
+    """Whether something beside inputs by name came."""
+    return isinstance(x, list | tuple) and len(x) == 2 and isinstance(x[0], Mapping) and not isinstance(x[1], Mapping)
+
+
+def _with_targets(x: Any, targets: bool) -> dict[Any, Any]:
+    """Inputs by name and the targets beside them as one dictionary."""
+    inputs, side = x
+    if not targets:
+        raise DataError("Inputs by name came with something beside them, and without a loss points are inputs alone. "
+                        "Pass the dictionary.")
+    if LABELS in inputs:
+        raise DataError(f"Targets came twice: beside a dictionary, and as its entry {LABELS!r}. Leave one of them out.")
+    return {**inputs, LABELS: side}
+
+
 def _inputs(batch: Any, targets: bool) -> Any:
     """A batch of a data set; without its target where inputs alone are asked for."""
+    if _is_beside(batch):
+        return _with_targets(batch, targets) if targets else _inputs(batch[0], targets)
     if targets or not isinstance(batch, Mapping | list | tuple) or len(batch) < 2:
         return batch
     if isinstance(batch, Mapping):

@@ -24,10 +24,11 @@ from tqdm import tqdm
 
 from ..arguments import as_choice, as_switch, what_came
 from ..errors import DataError, NonFiniteError, OutOfBudget
-from ..network import cast, exact_arithmetic, random_state
+from ..network import cast, undisturbed
 from ..run.run import Run
 from .ledger import Ledger
 from .output import output_functional
+from .precision import ledger_precision
 from .quadrature import Quadrature
 from .query_side import QuerySide
 from .questions import as_queries, as_targets, as_words, checked_memory, checked_place, checked_run
@@ -54,7 +55,7 @@ def decompose(
     weights: str = "trained",
     rule: str = "recorded",
     groups: bool | Sequence[str] | None = None,
-    dtype: torch.dtype = torch.float64,
+    dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     memory: int | str = 2**29,
     progress: bool | None = None,
@@ -69,8 +70,9 @@ def decompose(
 
     Args:
         run: The recorded run, or a slice of it.
-        x: The queries, with shape :math:`(q, *)`, as the network takes them: a tensor or an array, a tuple of them for
-            a network of several inputs, or a data set whose samples hold the inputs first.
+        x: The queries, with shape :math:`(q, *)`, as the network takes them: a tensor or an array, a list of single
+            points, a tuple of tensors for a network of several inputs, or a data set, or a loader that does not
+            shuffle, whose samples hold the inputs first.
         output: What is explained: ``None`` for all outputs, a number for the one of this index, ``"margin"`` (predicted
             class minus runner-up, both as in the end), ``"answer"`` (the margin of several classes, the logit of two,
             or the first output), ``"loss"``, or a function of ``(outputs)`` or ``(outputs, targets)``.
@@ -79,8 +81,9 @@ def decompose(
         weights: ``"trained"``, or ``"average"`` for the averaged weights that were recorded beside them.
         rule: ``"recorded"``, or ``"displacement"`` to book every step as unattributed.
         groups: A word for each training sample, or ``True`` for their labels, to book shares by group and step too.
-        dtype: The precision of the ledger. ``float64`` also serves runs trained in ``float32``; ``float32`` is faster
-            and closes to 1e-5.
+        dtype: The precision of the ledger. ``float64``, which also serves runs trained in ``float32``, if not given,
+            and ``float32`` where the network makes tensors that allow no other; ``float32`` is faster and closes to
+            1e-5.
         device: Where to compute; where the model was when it was recorded or loaded, if not given.
         memory: About how many bytes the computation may use beside the run itself, as a number or as ``"1GB"``.
         progress: Whether a bar is shown; only on a terminal if not given.
@@ -90,6 +93,8 @@ def decompose(
 
     Raises:
         DataError: If queries, targets or options do not fit the run.
+        ModelError: If the network is no function of a query, or cannot be computed in the precision asked for.
+        NonFiniteError: If a query, a sample's gradient or the ledger is NaN or infinite.
         RuleError: If the optimizer's step cannot be unrolled and ``rule`` is ``"recorded"``.
 
     References:
@@ -121,13 +126,15 @@ def decompose(
     place = checked_place(device, next(iter(run.network.parameters.values())).device)
     displacement = rule == "displacement"
     # A network that draws random numbers where it should not must not draw the user's.
-    with exact_arithmetic(), torch.no_grad(), random_state(None, place):
-        queries = cast(as_queries(x, tuple(run.samples.inputs)), dtype, place)
+    with undisturbed(place):
+        given_queries = as_queries(x, tuple(run.samples.inputs))
+        dtype, own_precision = ledger_precision(run, dtype, given_queries, place)
+        queries = cast(given_queries, dtype, place)
         trajectory = Trajectory(run, dtype, place)
         averaged = AveragedTrajectory(trajectory) if weights == "average" else None
         final = _final_outputs(trajectory, averaged, queries)
         given = cast(as_targets(targets, len(queries[0])), dtype, place)
-        functional = output_functional(output, final, given, run, len(queries[0]))
+        functional = output_functional(output, final, given, run, len(queries[0])).to(dtype)
         side = QuerySide(run.network, queries, functional, run.names)
         training = TrainingSide(run, dtype, place, memory // 4)
         words, members = _groups(run, groups)
@@ -160,12 +167,12 @@ def decompose(
         "run": {key: about[key] for key in ("path", "steps", "rules", "samples", "parameters", "loss", "dtype")},
         "first_step": run.start, "rule": rule, "weights": weights, "quadrature": rules.name,
         "dtype": str(dtype).removeprefix("torch."), "engine": {"training": training.way, "queries": side.way},
-        "notes": [note for note in (training.note, side.note) if note] + ledger.notes(),
+        "notes": [note for note in (own_precision, training.note, side.note) if note] + ledger.notes(),
         "seconds": round(time.perf_counter() - begun, 3), "bytes": needed,
     })
 
 
-def _check_choices(run: Run, weights: str, rule: str, dtype: torch.dtype) -> None:
+def _check_choices(run: Run, weights: str, rule: str, dtype: torch.dtype | None) -> None:
     as_choice(weights, "weights", ("trained", "average"))
     as_choice(rule, "rule", ("recorded", "displacement"))
     if weights == "average" and not run.has_average:
@@ -177,7 +184,7 @@ def _check_choices(run: Run, weights: str, rule: str, dtype: torch.dtype) -> Non
             "Averaged weights were stored at the first and the last step, so only the whole run can explain them. "
             'Decompose the run itself, not a slice, or pass weights="trained".'
         )
-    if not isinstance(dtype, torch.dtype) or dtype not in (torch.float64, torch.float32):
+    if dtype is not None and (not isinstance(dtype, torch.dtype) or dtype not in (torch.float64, torch.float32)):
         came = dtype if isinstance(dtype, torch.dtype) else what_came(dtype)
         raise DataError(
             f"The ledger is kept in torch.float64 or torch.float32; {came} came. torch.float64 is the default."

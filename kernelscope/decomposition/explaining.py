@@ -79,21 +79,22 @@ def explain(
     words = run.labels if labels is None else as_words(labels, "labels")
     if words is not None and len(words) != run.size:
         raise DataError(f"explain needs one label for each of the run's {run.size} samples; got {len(words)}.")
-    queries = as_queries(x, tuple(run.samples.inputs), alike=True)
-    given = as_targets(targets, len(queries[0]))
-    asked = "answer" if output is None else _one_number(output) if callable(output) else output
-    ledger = decompose(run, queries, asked, targets=given, groups=words, **options)
-    name = ledger.output_names[0]
-    kind = name if name in ("margin", "logit") else "output"
-    # Where a network has one output, its number tells nobody anything; nor does that of a function of them.
-    single = "explained output" if callable(output) else "output" if _one_quantity(run) else name
-    names = [single] if name == "0" else ledger.output_names
-    if given is not None and run.is_classification:
-        given = class_targets(given, run, ledger.outputs)
-    return from_decomposition(
-        replace(ledger, labels=words, output_names=names), queries, run.sample, kind=kind, classes=run.class_names,
-        targets=given, k=k, column=int(name) if name.isdigit() and not callable(output) else None,
-    )
+    with torch.inference_mode(False):
+        queries = as_queries(x, tuple(run.samples.inputs), alike=True)
+        given = as_targets(targets, len(queries[0]))
+        asked = "answer" if output is None else _one_number(output) if callable(output) else output
+        ledger = decompose(run, queries, asked, targets=given, groups=words, **options)
+        name = ledger.output_names[0]
+        kind = name if name in ("margin", "logit") else "output"
+        # Where a network has one output, its number tells nobody anything; nor does that of a function of them.
+        single = "explained output" if callable(output) else "output" if _one_quantity(run) else name
+        names = [single] if name == "0" else ledger.output_names
+        if given is not None and run.is_classification:
+            given = class_targets(given, run, ledger.outputs)
+        return from_decomposition(
+            replace(ledger, labels=words, output_names=names), queries, run.sample, kind=kind, classes=run.class_names,
+            targets=given, k=k, column=int(name) if name.isdigit() and not callable(output) else None,
+        )
 
 
 def _check_options(options: Mapping[str, Any]) -> None:

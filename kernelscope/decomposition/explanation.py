@@ -261,7 +261,7 @@ class Explanation(Result):
             said = wording.shortened(self.class_name(answer[0]))
             head = f"predicted {said}, p {wording.chance(float(chances[answer[0], -1]))}"
         sides = [
-            f"{mark} " + ", ".join(f"#{row['sample']} {row['contribution']:+.2g}" for row in
+            f"{mark} " + ", ".join(f"#{row['sample']} {wording.signed(row['contribution'])}" for row in
                                    (tables.row(self, 0, i) for i in self.ranked(0, 2, sign)))
             for mark, sign in (("▲", 1), ("▼", -1)) if self.ranked(0, 1, sign)
         ]

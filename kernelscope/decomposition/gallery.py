@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from .. import pictures
-from .wording import shortened, sides, signed
+from ..text import shown
+from .wording import is_long, shortened, sides, signed
 
 if TYPE_CHECKING:
     from .explanation import Explanation
@@ -25,7 +26,7 @@ def gallery(why: Explanation) -> str:
         blocks += [f"<p>{escape(why.sentence(query))}</p>", _groups(why, query), _samples(why, query)]
     if len(why) > MOST_QUERIES:
         blocks.append(f"<p>Showing {MOST_QUERIES} of {len(why)} queries; why[i] shows query i.</p>")
-    return f'<div class="kernelscope">{"".join(blocks)}</div>'
+    return shown(f'<div class="kernelscope">{"".join(blocks)}</div>', keep="\n\t")
 
 
 def _marked(share: float) -> str:
@@ -33,7 +34,7 @@ def _marked(share: float) -> str:
 
 
 def _title(name: str) -> str:
-    return f' title="{escape(name)}"' if shortened(name) != name else ""
+    return f' title="{escape(name)}"' if is_long(name) else ""
 
 
 def _groups(why: Explanation, query: int) -> str:

@@ -22,10 +22,22 @@ ANOTHER_GRADIENT = (
     "gradients together."
 )
 MOVED_BESIDE = (
-    "{count} of {total} steps moved the parameters otherwise than the rule says, although their gradient was that of "
-    "the recorded loss (first: {first}): something beside the optimizer wrote to weights, or to the optimizer's "
-    "states; the difference is booked as unattributed. Leave the `with` block before weights are restored or averaged, "
-    "and bound weights in the network's forward instead of after each step."
+    "{count} of {total} steps moved the parameters otherwise than the rule says, although their gradient had the norms "
+    "of that of the recorded loss (first: {first}): something beside the optimizer wrote to weights, or to the "
+    "optimizer's states, or entries of the gradient changed their signs; the difference is booked as unattributed. "
+    "Leave the `with` block before weights are restored or averaged, and bound weights in the network's forward "
+    "instead of after each step."
+)
+OPPOSITE = (
+    "{count} of {total} steps went exactly the opposite way (first: {first}): the loop minimised the negative of the "
+    "recorded loss; twice each step is booked as unattributed. Pass record(..., loss=...) the loss that is minimised, "
+    "with its sign, or let the optimizer maximize=True the recorded one."
+)
+#: How a step is marked that is the opposite of what the recorded loss asks for.
+TURNED = "turned"
+RESTORED = (
+    "The optimizer went on from restored states at step {first}; what their momentum moved is booked beside the "
+    "momentum at the start, since no step before left it."
 )
 NOT_ASKED = 'All {count} steps are booked as unattributed, as rule="displacement" asks.'
 
@@ -43,7 +55,9 @@ class Ledger:
         self.group_steps = None if members is None else _zeros(q, c, len(groups), t)
         self.outputs: Tensor | None = None
         # The steps whose gap is more than rounding, and whether the recorded loss led them there.
-        self.unexplained: dict[int, bool | None] = {}
+        self.unexplained: dict[int, bool | str | None] = {}
+        # The steps that went on from a momentum which was put in the place of the one before.
+        self.restored: set[int] = set()
 
     def book(self, channel: str, rows: slice, amounts: Tensor) -> None:
         """Adds amounts, one for each query and output, to a channel."""
@@ -77,11 +91,15 @@ class Ledger:
     def notes(self) -> list[str]:
         """What a reader should know."""
         found = []
-        for led, sentence in ((False, ANOTHER_GRADIENT), (True, MOVED_BESIDE), (None, NOT_ASKED)):
-            steps = sorted(k for k, kind in self.unexplained.items() if kind is led)
+        for led, sentence in ((False, ANOTHER_GRADIENT), (TURNED, OPPOSITE), (True, MOVED_BESIDE),
+                               (None, NOT_ASKED)):
+            steps = sorted(k for k, kind in self.unexplained.items() if kind == led)
             if steps:
                 first = ", ".join(map(str, steps[:5]))
                 found.append(sentence.format(count=len(steps), total=len(self.run), first=first))
+        if self.restored:
+            first = ", ".join(map(str, sorted(self.restored)[:5]))
+            found.append(RESTORED.format(first=first))
         return found
 
     def result(self, info: dict[str, Any]) -> Decomposition:

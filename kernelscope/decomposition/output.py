@@ -38,6 +38,10 @@ class OutputFunctional:
         """The explained numbers, with shape (n, c)."""
         return self.function(outputs, side)
 
+    def to(self, dtype: torch.dtype) -> OutputFunctional:
+        """The same numbers in the precision of the ledger, whatever a function of the user's own gives."""
+        return replace(self, function=lambda outputs, side: self.function(outputs, side).to(dtype))
+
 
 def output_functional(output: Any, final: Any, targets: Tensor | None, run: Run, count: int) -> OutputFunctional:
     """Makes the functional that ``decompose(..., output=)`` asks for.

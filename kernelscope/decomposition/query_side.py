@@ -69,7 +69,15 @@ class QuerySide:
         """The network's outputs, and the explained numbers with shape :math:`(q, c)`."""
         with torch.no_grad():
             raw = self.network(parameters, buffers, self.inputs)
-            return raw, self.functional(raw, self.functional.side)
+            rows = self.functional(raw, self.functional.side)
+        if len(rows) != len(self):
+            raise ModelError(
+                f"The network gave {len(rows)} rows of outputs for {len(self)} "
+                f"{'query' if len(self) == 1 else 'queries'}, so they do not belong to queries. Samples must stand "
+                "along the first axis of inputs and outputs: wrap a network that has them along another axis in a "
+                "module whose forward exchanges the axes, train and record that one."
+            )
+        return raw, rows
 
     def gradients(self, parameters: Parameters, buffers: Parameters) -> list[Tensor]:
         """The gradients of all explained numbers, for each parameter with shape :math:`(q c, *)`."""
@@ -100,7 +108,7 @@ class QuerySide:
             if problem is None:
                 break
             notes.append(f"queries not {way}: {problem}")
-        self.note = "; ".join(notes)
+        self._layers, self.note = two._layers, "; ".join(notes)
 
     def _check_that_each_stands_alone(self, parameters: Parameters, buffers: Parameters) -> None:
         """Refuses a network whose output is no function of the query, by what was seen of it."""
@@ -119,7 +127,7 @@ class QuerySide:
         try:
             alone = torch.cat([self.part(slice(q, q + 1)).outputs(parameters, buffers)[1] for q in range(len(self))])
             problem = "its output changes with the queries beside it"
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, ModelError) as error:
             alone = torch.full_like(together, torch.inf)
             problem = str(error).strip().splitlines()[0][:160]
         if _apart(together, alone):
@@ -131,9 +139,13 @@ class QuerySide:
 
     def _by_layers(self, parameters: Parameters, buffers: Parameters) -> list[Tensor]:
         function = Function(self.network, parameters, buffers, self.functional)
+        queries = Batch(self.inputs, {}, self.functional.side)
         if self._layers is None:
+            # The first queries decide whether this is the way.
             self._layers = ModuleGradients(function, self.names)
-        rows = self._layers.at(function).rows_anyway(Batch(self.inputs, {}, self.functional.side))
+            rows = self._layers.rows(queries)
+        else:
+            rows = self._layers.at(function).rows_anyway(queries)
         return [rows[name].reshape(-1, *parameters[name].shape) for name in self.names]
 
     def _vectorised(self, parameters: Parameters, buffers: Parameters) -> list[Tensor]:
@@ -171,8 +183,8 @@ def _disagreement(side: QuerySide, parameters: Parameters, buffers: Parameters, 
                   scale: float) -> str | None:
     try:
         found = side.gradients(parameters, buffers)
-    # torch.func reports what it cannot transform by these.
-    except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+    # torch.func reports what it cannot transform by the last of these.
+    except (ModelError, RuntimeError, NotImplementedError, ValueError, TypeError) as error:
         return str(error).strip().splitlines()[0][:160]
     gap = max(float((a - b).abs().max()) for a, b in zip(truth, found, strict=True))
     return None if gap <= AGREEMENT[truth[0].dtype] * scale else "they depend on each other"

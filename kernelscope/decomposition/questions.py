@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..arguments import as_whole, what_came
+from ..data.items import items_of
 from ..errors import DataError, NonFiniteError
 from ..run.comparing import random_numbers_kept
 from ..run.keeping import bytes_in
@@ -50,15 +51,15 @@ def as_queries(x: Any, like: tuple[Tensor, ...], alike: bool = False) -> tuple[T
     """Queries as tensors with one row for each, one tensor for each input of the network.
 
     Args:
-        x: A tensor or an array, a tuple of them where the network takes several inputs, or a data set whose samples
-            hold the inputs first.
+        x: A tensor or an array; a tuple of them where the network takes several inputs, or a list of single points
+            where it takes one; or a data set, or a loader that does not shuffle, whose samples hold the inputs first.
         like: The training inputs.
         alike: Whether each must have the shape of a training sample; one without its leading axis may come then.
 
     Raises:
         DataError: If they are nothing of the kind, not finite, or of another shape than the training inputs.
     """
-    parts = _parts(x, max(len(like), 1))
+    parts = _points(x, like[0]) if len(like) == 1 and _are_points(x, like[0]) else _parts(x, max(len(like), 1))
     if like and len(parts) != len(like):
         inputs = f"{len(like)} inputs" if len(like) > 1 else "1 input"
         raise DataError(
@@ -104,14 +105,47 @@ def _compare_shapes(parts: tuple[Tensor, ...], like: tuple[Tensor, ...]) -> None
         raise DataError(f"explain needs queries shaped like the run's samples, {needed}; got {came}.")
 
 
+def _are_points(x: Any, like: Tensor) -> bool:
+    """Whether this is a list of points without a leading axis, each as the network takes one in a batch."""
+    return isinstance(x, list) and bool(x) and all(_is_array(t) and np.ndim(t) == like.ndim - 1 for t in x)
+
+
+def _points(x: list[Any], like: Tensor) -> tuple[Tensor, ...]:
+    points = [_tensor(t) for t in x]
+    odd = next((i for i, t in enumerate(points) if t.shape != points[0].shape), None)
+    if odd is not None:
+        raise DataError(
+            f"The points of a list must have one shape, as {tuple(like.shape[1:])} in training; point 0 has "
+            f"{tuple(points[0].shape)} and point {odd} {tuple(points[odd].shape)}. Ask for those of one shape at a "
+            "time."
+        )
+    return (torch.stack(points),)
+
+
+def _loaded(loader: DataLoader[Any], count: int) -> tuple[Tensor, ...]:
+    """The inputs of all samples of a loader, in its order."""
+    items = items_of(loader)
+    assert items is not None
+    if not len(items):
+        raise DataError("The loader gives no sample at all. Pass one over those points of which you want to know why.")
+    batch = items.batch(range(len(items)))
+    parts = (batch,) if _is_array(batch) else tuple(batch[:count]) if isinstance(batch, list | tuple) else ()
+    if len(parts) != count or not all(_is_array(t) for t in parts):
+        raise DataError(
+            f"The batches of a loader must hold the {count} input{'s' * (count > 1)} of the network first, as tensors; "
+            f"this one gives a {type(batch).__name__}. Pass a tensor with one row for each query."
+        )
+    return tuple(_tensor(t) for t in parts)
+
+
 def _parts(x: Any, count: int) -> tuple[Tensor, ...]:
     if isinstance(x, list | tuple) and x and all(_is_array(t) for t in x):
         return tuple(_tensor(t) for t in x)
     if _is_array(x):
         return (_tensor(x),)
     if isinstance(x, DataLoader):
-        way = "Pass its data set, loader.dataset, or the inputs of a batch, next(iter(loader))[0]."
-    elif isinstance(x, list | tuple):
+        return _loaded(x, count)
+    if isinstance(x, list | tuple):
         way = "Use torch.tensor(x), with a row for each query." if x else "Pass a row for each query."
     elif isinstance(x, Mapping):
         way = "Pass its tensors as a tuple, in the order of the network's arguments."
@@ -130,7 +164,7 @@ def _is_array(x: Any) -> bool:
 
 def _tensor(x: Any) -> Tensor:
     if isinstance(x, Tensor):
-        return x.detach()
+        return _usable(x)
     array = np.asarray(x)
     if array.dtype.kind not in "biufc":
         raise DataError(
@@ -139,6 +173,11 @@ def _tensor(x: Any) -> Tensor:
         )
     # A copy: an array may be read backwards, or forbid to be written.
     return torch.tensor(array.copy())
+
+
+def _usable(x: Tensor) -> Tensor:
+    """The tensor; a copy of one that was made in inference mode, which takes no part in a gradient."""
+    return x.detach().clone() if x.is_inference() else x.detach()
 
 
 def _stacked(data: Any, count: int) -> tuple[Tensor, ...]:
@@ -171,7 +210,7 @@ def as_targets(targets: Any, count: int) -> Tensor | None:
     if targets is None:
         return None
     try:
-        given = targets.detach() if isinstance(targets, Tensor) else torch.as_tensor(np.asarray(targets))
+        given = _usable(targets) if isinstance(targets, Tensor) else torch.as_tensor(np.asarray(targets))
     # What is no array of numbers is refused by one of these.
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..network import Parameters
-from .ledger import Ledger
+from .ledger import TURNED, Ledger
 from .quadrature import Quadrature
 from .query_side import QuerySide
 from .training_side import Products, TrainingSide, rows_of
@@ -146,7 +146,9 @@ class PartSweep:
         gap = _dots(p, unrolled.gap)
         self.ledger.book("rounding" if unrolled.explained else "unattributed", self.rows, gap)
         if not unrolled.explained:
-            self.ledger.unexplained[k] = unrolled.led
+            self.ledger.unexplained[k] = TURNED if unrolled.turned else unrolled.led
+        if unrolled.restored:
+            self.ledger.restored.add(k)
         directions = {name: self._adjoint(name, p[name], theta[name], unrolled) for name in unrolled.linear}
         directions = {name: rows for name, rows in directions.items() if name not in unrolled.silent}
         scales = {name: rule.sign for name, rule in unrolled.linear.items()}

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
+from ..errors import ModelError
 from ..layers import Batch, Function, ModuleGradients
 from ..network import Parameters, cast, gradients_of, per_sample_losses, random_state
 from ..run.replay import batch_tensors
@@ -142,8 +143,8 @@ class TrainingSide:
         try:
             products = self._by(way)(batch, k, parameters, list(directions))
             found = products(directions, dict.fromkeys(directions, 1.0))[:, :truth.shape[1]]
-        # torch.func reports what it cannot transform by these.
-        except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+        # torch.func reports what it cannot transform by the last of these.
+        except (ModelError, RuntimeError, NotImplementedError, ValueError, TypeError) as error:
             return str(error).strip().splitlines()[0][:160]
         gap = float((found - truth).abs().max())
         limit = AGREEMENT[self.dtype] * max(float(truth.abs().max()), torch.finfo(self.dtype).tiny)
@@ -186,9 +187,13 @@ class TrainingSide:
         losses = lambda outputs, side: per_sample_losses(self.run.loss, outputs, side, len(side)).unsqueeze(1)
         function = Function(self.run.network, parameters, buffers, losses, batch.training)
         key = batch.training, tuple(moving)
-        if key not in self._layers:
+        samples = Batch(inputs, {}, targets)
+        if key in self._layers:
+            rows = self._layers[key].at(function).rows_anyway(samples)
+        else:
+            # The first batch decides whether this is the way.
             self._layers[key] = ModuleGradients(function, moving)
-        rows = self._layers[key].at(function).rows_anyway(Batch(inputs, {}, targets))
+            rows = self._layers[key].rows(samples)
         return {name: found.flatten(0, 1) for name, found in rows.items()}
 
     def _transformed_rows(self, batch: MicroBatch, parameters: Parameters, buffers: Parameters,

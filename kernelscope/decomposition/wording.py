@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..text import shown
 from .result import COMPLETE
 
 if TYPE_CHECKING:
@@ -110,13 +111,19 @@ def counted(count: int, noun: str) -> str:
 
 
 def shortened(name: str, most: int = LONGEST) -> str:
-    """A name as it fits into a sentence: the middle of a long one is left out.
+    """A name as it fits into a sentence: nothing unseen, and the middle of a long one is left out.
 
     Example:
         >>> shortened("seven"), len(shortened("a" * 5000))
         ('seven', 48)
     """
-    return name if len(name) <= most else f"{name[:most - 16]}…{name[-15:]}"
+    name = shown(name)
+    return f"{name[:most - 16]}…{name[-15:]}" if is_long(name, most) else name
+
+
+def is_long(name: str, most: int = LONGEST) -> bool:
+    """Whether a name is cut where it stands in a sentence."""
+    return len(name) > most
 
 
 def small(value: float) -> str:

@@ -57,7 +57,9 @@ def gradient_scores(model: nn.Module, test: Any, train: Any = None, *, loss: Cal
         train: Training samples; without them they are the test samples.
         loss: A per-sample loss; a function of ``torch.nn.functional`` is asked for ``reduction="none"``. With ``None``
             gradients of outputs are compared, and samples are inputs alone: positive then means that a step which
-            raises the outputs of the one raises those of the other, added up over the outputs.
+            raises the outputs of the one raises those of the other, added up over the outputs. A loss is given the
+            outputs; of a network that answers with a dictionary or an object that has ``logits``, the logits, as a
+            tensor.
         output: With ``loss=None``, the number of one output, or a function of the outputs; without it all of them.
         cosine: Whether gradients are brought to length 1 first, so that large losses do not outweigh all others.
         by: ``"parameter"`` or ``"layer"`` to keep also the scores by each of them alone.

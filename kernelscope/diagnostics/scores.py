@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..result import Check, CheckRow, Result
+from ..text import with_minus
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -144,8 +145,9 @@ class GradientScores(Result):
         n, m = self.scores.shape
         what = self.kind.replace(" ", "s ", 1)
         times = f", {len(self.rates)} checkpoints" if len(self.rates) > 1 else ""
-        extent = f"{float((self.scores > 0).double().mean()):.0%} positive, from {float(self.scores.min()):+.3g} to " \
-                 f"{float(self.scores.max()):+.3g}" if self.scores.numel() else "none"
+        span = with_minus(f"from {float(self.scores.min()):+.3g} to {float(self.scores.max()):+.3g}") \
+            if self.scores.numel() else ""
+        extent = f"{float((self.scores > 0).double().mean()):.0%} positive, {span}" if span else "none"
         return f"{n:,} test samples by {m:,} training samples, {what}{times}: {extent}"
 
     def to_frame(self, k: int | None = 5) -> pd.DataFrame:
@@ -176,14 +178,15 @@ class GradientScores(Result):
         if self.parts is not None and not self.cosine:
             gap = float((torch.stack(list(self.parts.values())).sum(0) - self.scores).abs().max()) / (size or 1.0)
             rows.append(CheckRow("parts", "pass" if gap <= limit else "fail", gap, limit,
-                                 f"The parts add up to the scores, to {gap:.1e} of the largest."))
+                                 f"The parts add up to the scores, to {with_minus(f'{gap:.1e}')} of the largest."))
         if self.cosine:
             most = size / (sum(map(abs, self.rates)) or 1.0)
             rows.append(CheckRow("bound", "pass" if most <= 1 + ROUNDED else "fail", most, 1.0,
                                  f"The largest cosine is {most:.6g}; none can be above 1."))
         if self.error is not None:
             rows.append(CheckRow("exactness", "pass" if self.error <= limit else "warn", self.error, limit,
-                                 f"A random corner differs from float64 Jacobians by {self.error:.1e} of the largest."))
+                                 "A random corner differs from float64 Jacobians by "
+                                 f"{with_minus(f'{self.error:.1e}')} of the largest."))
         return Check(tuple(rows))
 
 

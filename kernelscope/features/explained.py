@@ -20,7 +20,7 @@ class Explained:
 
     Attributes:
         output: ``None`` for all outputs, the number of one, or a function of the outputs.
-        loss: A per-sample loss, taken instead.
+        loss: A per-sample loss, taken instead; of outputs that have logits it is given these.
 
     Raises:
         DataError: If both are given, or an output is asked for that there cannot be.
@@ -39,8 +39,7 @@ class Explained:
     def __call__(self, outputs: Any, side: Any) -> Tensor:
         """What is differentiated, with shape (n, c)."""
         if self.loss is not None:
-            losses = per_sample_losses(self.loss, _tensor_of(outputs), side, len(leaves(side)[0]))
-            return losses.unsqueeze(1)
+            return self._losses(self.loss, outputs, side).unsqueeze(1)
         if callable(self.output):
             outputs = self.output(outputs)
         values = _tensor_of(outputs)
@@ -50,6 +49,20 @@ class Explained:
                 raise DataError(f"output={self.output} asks for one of {values.shape[1]} outputs. Count from 0.")
             return values[:, [self.output]]
         return values
+
+    @staticmethod
+    def _losses(loss: Loss, outputs: Any, side: Any) -> Tensor:
+        taken = _tensor_of(outputs)
+        try:
+            return per_sample_losses(loss, taken, side, len(leaves(side)[0]))
+        except (IndexError, KeyError, TypeError, AttributeError) as error:
+            if taken is outputs:
+                raise
+            raise ModelError(
+                f"The network answers with a {type(outputs).__name__}, of which the loss is given the logits, a tensor "
+                f"of shape {tuple(taken.shape)}, and it failed on them ({error}). Write it for them: "
+                "loss=lambda logits, targets: ..."
+            ) from error
 
 
 def _tensor_of(outputs: Any) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from ..errors import DataError, KernelscopeError, ModelError, NonFiniteError
 from ..layers import Batch, Function
 from ..layers.batch import count, pick
 from ..nested import leaves
-from ..network import hooked_modules
+from ..network import MADE_ALONE, cast, hooked_modules
 
 #: How many samples are looked at.
 FEW = 2
@@ -41,6 +42,12 @@ def check_module(model: Any) -> None:
     blank = next((name for name, p in model.named_parameters() if nn.parameter.is_lazy(p)), None)
     if blank is not None:
         raise ModelError(f"The parameter {blank!r} has no shape yet. Call the module once, so that it is made.")
+    counting = next((name for name, m in model.named_modules() if getattr(m, "scale_grad_by_freq", False)), None)
+    if counting is not None:
+        raise ModelError(
+            f"The table {counting or 'itself'!r} has scale_grad_by_freq=True, which divides by how often a row comes "
+            "in a batch, so a sample has no gradient of its own. Set it to False on a copy of the module."
+        )
     hooked = []
     for name, module in hooked_modules(model):
         kinds = [type(hook) for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())]
@@ -96,8 +103,14 @@ def look(function: Function, batch: Batch) -> Tensor:
     try:
         outputs = function.outputs(Batch(args, kwargs, side))
     except _MISFITS as error:
+        made = _made_alone(function, Batch(args, kwargs, side), error)
+        if made is not None:
+            raise ModelError(made) from error
         flat = all(t.ndim == 1 for t in leaves(args))
         single = " A single point needs an axis before its own: x[None]." if flat else ""
+        if len(args) > 1 and len({t.shape for t in leaves(args)}) == 1:
+            single = (f" If these {len(args)} tensors are points, and not inputs side by side, put them together: "
+                      "torch.stack(x), or torch.cat(x) for batches.")
         raise ModelError(
             f"The network cannot be called with {_described(args, kwargs)}: {_first_line(error)}. Points are its "
             "inputs alone: a tuple for several by position, a dictionary for named ones; targets are for a loss."
@@ -128,6 +141,24 @@ def look(function: Function, batch: Batch) -> Tensor:
         why = f"its parameter {bad!r} is NaN or infinite" if bad else "what it gives is NaN"
         raise NonFiniteError(f"The network cannot be differentiated: {why}. Look at its training, and at loss=.")
     return explained
+
+
+def _made_alone(function: Function, batch: Batch, error: BaseException) -> str | None:
+    """What is to be said where the network can be computed in the precision of its parameters and in no other."""
+    first = next(iter(function.parameters.values()))
+    own = next(iter(function.network.parameters.values())).dtype
+    if first.dtype == own:
+        return None
+    parameters, buffers, args, kwargs = (cast(value, own, first.device) for value in (
+        function.parameters, function.buffers, batch.args, batch.kwargs))
+    try:
+        replace(function, parameters=parameters, buffers=buffers).outputs(Batch(args, kwargs, batch.side))
+    except _MISFITS:
+        return None
+    asked, kept = (str(kind).removeprefix("torch.") for kind in (first.dtype, own))
+    made = MADE_ALONE.format(own=kept, asked=asked, problem=_first_line(error))
+    return (f"The network cannot be computed in {asked}: it {made}. Pass dtype=torch.{kept}, or make such tensors with "
+            "dtype=x.dtype.")
 
 
 def check_finite(tensors: Iterable[Tensor], what: str, first: int | None = None) -> None:

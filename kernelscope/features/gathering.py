@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..budget import as_words
 from ..data.points import Points
-from ..layers import Batch, Gradients, ModuleGradients
+from ..errors import OutOfBudget
+from ..layers import Batch, Gradients, ModuleGradients, OtherUses
 from ..layers.factors import distinct
 from ..layers.tiles import Joined, Tile, pack
 from .first_look import check_finite
@@ -40,8 +42,36 @@ class Gatherer:
         self._unit: dict[Any, tuple[int, int]] = {}
 
     def few(self, points: Points) -> Gradients:
-        """The gradients of the first points."""
-        return self.gradients(self.batch(points, 0, min(FEW, len(points))))
+        """The gradients of the first points; of few enough that even formed ones would have room."""
+        return self.of(points, 0, max(1, min(FEW, len(points), self.memory // (4 * self._formed(points)))))
+
+    def of(self, points: Points, start: int, stop: int) -> Gradients:
+        """The gradients of some points; by themselves, if the network treats them otherwise than the first.
+
+        Raises:
+            OutOfBudget: If they do not fit in memory.
+        """
+        batch = self.batch(points, start, stop)
+        try:
+            return self.gradients(batch)
+        except OtherUses:
+            self.gradients.give_up(batch)
+            self._unit.clear()
+        needed = (stop - start) * self._formed(points)
+        if needed > self.memory:
+            raise OutOfBudget(
+                f"The network sorts or selects samples, so each is differentiated by itself, and {stop - start} at a "
+                f"time take {as_words(needed)}, where memory allows {as_words(self.memory)}. Raise memory, or pass "
+                "points for which the network does the same in calls of their own."
+            )
+        return self.gradients(batch)
+
+    def _formed(self, points: Points) -> int:
+        """The bytes that the gradients of one point take as they are."""
+        function = self.gradients.function
+        with torch.no_grad():
+            columns = function(self.batch(points, 0, 1)).shape[1]
+        return columns * sum(function.parameters[name].nbytes for name in self.gradients.names)
 
     def some(self, points: Points, full: bool = False) -> Iterator[tuple[int, int]]:
         """Ranges of points that can be differentiated at a time."""
@@ -56,7 +86,7 @@ class Gatherer:
         step = self._step(graph, stop - start, room)
         joined = Joined(stop - start)
         for i in range(start, stop, step):
-            found = self.gradients(self.batch(points, i, min(i + step, stop)))
+            found = self.of(points, i, min(i + step, stop))
             joined.add(pack(found, count, full, self._rounded))
         check_finite(joined.tile.tensors(), "The gradient", start)
         return joined.tile
@@ -65,7 +95,6 @@ class Gatherer:
         """The bytes that a sample takes while it is differentiated, and when it is kept."""
         key = count.bit_length(), full
         if key not in self._unit:
-            probe = self.batch(points, 0, min(FEW, len(points)))
             function = self.gradients.function
             kept: dict[int, int] = {}
 
@@ -73,9 +102,9 @@ class Gatherer:
                 kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
                 return t
 
-            self.gradients.plan(probe)
+            self.gradients.plan(self.batch(points, 0, min(FEW, len(points))))
             with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-                found = self.gradients(probe)
+                found = self.few(points)
             own = {p.untyped_storage().data_ptr() for p in (*function.parameters.values(), *function.buffers.values())}
             graph = sum(size for place, size in kept.items() if place not in own)
             factors = sum(t.nbytes for t in distinct(found.factors.values()))

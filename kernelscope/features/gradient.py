@@ -10,6 +10,7 @@ differentiation, forward and backward, and never hold a gradient of more than on
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -20,12 +21,12 @@ from ..data.points import Points, as_points
 from ..errors import DataError, ModelError, OutOfBudget
 from ..layers import Batch, Function, ModuleGradients, Outer
 from ..layers.batch import form
-from ..layers.jacobian import pull, push
+from ..layers.jacobian import pull, push, way_to_push
 from ..layers.strips import strips
 from ..layers.tiles import pack, squared_norms, tile_cost
 from ..losses import Loss
 from ..nested import mapped
-from ..network import Network, Parameters, cast, undisturbed
+from ..network import Network, Parameters, cast, plain_name, undisturbed
 from .base import FeatureMap
 from .explained import Explained
 from .first_look import check_finite, check_module, check_place, look
@@ -51,7 +52,8 @@ class GradientFeatures(FeatureMap):
         loss: A per-sample loss; its gradients are taken instead of those of outputs, and points are pairs of inputs
             and targets.
         parameters: The names of the parameters (or of modules, for all of theirs) to differentiate by; without it all
-            that require a gradient.
+            that require a gradient. Those of a module made by ``torch.compile`` are the names within it, and its own,
+            with ``_orig_mod.``, are known too.
         dtype: The precision to compute in; without it that of the parameters.
         device: Where to compute; without it where the parameters are.
         memory: About how much may be used, a number of bytes or a size such as ``"1GB"``.
@@ -90,6 +92,9 @@ class GradientFeatures(FeatureMap):
         self._gatherer = Gatherer(self._gradients, self._batch, self.memory,
                                   torch.bfloat16 if self.precision == "bf16" else None)
         self._seen: set[Any] = set()
+        self._ways: dict[Any, str | None] = {}
+        ends = list(accumulate((self._parameters[name].numel() for name in self.names), initial=0))
+        self._firsts = dict(zip(self.names, ends, strict=False))
 
     # -- what the features are ---------------------------------------------------------------------------------------
 
@@ -156,33 +161,30 @@ class GradientFeatures(FeatureMap):
         with undisturbed(self.device):
             blocks = []
             for i, j in self._gatherer.some(points):
-                rows = self._gradients.rows(self._batch(points, i, j))
+                rows = self._gatherer.of(points, i, j).by_name(self.names, self._parameters)
                 each = [rows[name].reshape(j - i, self.columns_of(points), -1) for name in self.names]
                 blocks.append(torch.cat(each, 2))
             return torch.cat(blocks)
 
     def parts(self, x: Any) -> Iterator[tuple[slice, Tensor, Tensor]]:
         points = self.points(x)
-        firsts, end = {}, 0
-        for name, shape in zip(self.names, self.shapes, strict=True):
-            firsts[name], end = end, end + shape.numel()
         with undisturbed(self.device):
             batches = list(self._gatherer.some(points))
         for i, j in batches:
             with undisturbed(self.device):
-                found = self._gradients(self._batch(points, i, j))
+                found = self._gatherer.of(points, i, j)
             # Between two parts the arithmetic is the caller's own.
             for piece, factor in found.factors.items():
                 for samples, numbers, values in strips(factor, int(PART * self.memory)):
-                    yield slice(i + samples.start, i + samples.stop), firsts[piece.name] + piece.start + numbers, values
+                    rows = slice(i + samples.start, i + samples.stop)
+                    yield rows, self._firsts[piece.name] + piece.start + numbers, values
 
     def push(self, x: Any, u: Tensor) -> Tensor:
         self._check_u(u)
         points = self.points(x)
         with undisturbed(self.device):
             directions = u.to(self.device, self.dtype).reshape(self.size, -1).T
-            found = [push(self._gradients.function, self.names, self._batch(points, i, j), directions)
-                     for i, j in self._gatherer.some(points)]
+            found = [self._pushed(points, i, j, directions) for i, j in self._gatherer.some(points)]
         check_finite(found, "A gradient times u")
         return torch.cat(found).reshape(len(points), -1, *u.shape[1:])
 
@@ -218,7 +220,7 @@ class GradientFeatures(FeatureMap):
         found: dict[str, list[Tensor]] = {group: [] for group in groups}
         with undisturbed(self.device):
             for i, j in self._gatherer.some(points, full):
-                each = self._gradients(self._batch(points, i, j))
+                each = self._gatherer.of(points, i, j)
                 own = {piece: squared_norms(factor, full) for piece, factor in each.factors.items()}
                 nought = each.values.new_zeros(each.values.shape if full else len(each.values))
                 for group, names in groups.items():
@@ -255,11 +257,28 @@ class GradientFeatures(FeatureMap):
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
+    def _pushed(self, points: Points, start: int, stop: int, directions: Tensor) -> Tensor:
+        batch = self._batch(points, start, stop)
+        key = form(batch)
+        if key not in self._ways:
+            self._ways[key] = way_to_push(self._gradients.function, self.names, batch)
+        way = self._ways[key]
+        if way is not None:
+            return push(self._gradients.function, self.names, batch, directions, way)
+        found = self._gatherer.of(points, start, stop)
+        total = found.values.new_zeros(*found.values.shape, len(directions))
+        for piece, factor in found.factors.items():
+            for samples, numbers, values in strips(factor, int(PART * self.memory)):
+                total[samples] += values @ directions.T[self._firsts[piece.name] + piece.start + numbers]
+        return total
+
     def _inner(self, x: Any, z: Any, full: bool, groups: Groups) -> dict[str, Tensor]:
         points = self.points(x)
         others = points if z is None else self.points(z)
         with undisturbed(self.device):
-            return self._gram(points, full).whole(points, others, groups)
+            found = self._gram(points, full).whole(points, others, groups)
+        check_finite(found.values(), "A product of gradients")
+        return found
 
     def _gram(self, points: Points, full: bool) -> Gram:
         return Gram(self._gatherer, self.columns_of(points) if full else None, self.dtype, self.device,
@@ -289,11 +308,9 @@ def _selected(network: Network, parameters: Sequence[str] | None) -> list[str]:
                 f"{next(iter(network.parameters), 'weight')!r}; {f'a {type(odd[0]).__name__}' if odd else 'none'} came."
             )
     names = network.trainable if parameters is None else [
-        name for name in network.parameters
-        if any(name == wanted or name.startswith(f"{wanted}.") for wanted in parameters)]
+        name for name in network.parameters if any(_is_of(name, wanted) for wanted in parameters)]
     unknown = [] if parameters is None else [
-        wanted for wanted in parameters
-        if not any(name == wanted or name.startswith(f"{wanted}.") for name in network.parameters)]
+        wanted for wanted in parameters if not any(_is_of(name, wanted) for name in network.parameters)]
     if unknown:
         raise DataError(
             f"The network has no parameter or module {unknown[0]!r}. It has {', '.join(list(network.parameters)[:8])}"
@@ -302,3 +319,8 @@ def _selected(network: Network, parameters: Sequence[str] | None) -> list[str]:
     if not names:
         raise ModelError("No parameter requires a gradient, so there are no features. Select some with parameters=.")
     return names
+
+
+def _is_of(name: str, wanted: str) -> bool:
+    """Whether a parameter has a name, or belongs to the module of that name, compiled or not."""
+    return f"{plain_name(name)}.".startswith(f"{plain_name(f'{wanted}.')}")

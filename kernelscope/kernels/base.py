@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from math import isfinite
 from numbers import Real
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..data.points import Points, as_points
-from ..errors import DataError
+from ..errors import DataError, NonFiniteError
 from ..features.base import BLOCK, check_factor, points_between
 from ..progress import counting
 
@@ -105,6 +106,9 @@ class Kernel(ABC):
     __rmul__ = __mul__
 
     def __truediv__(self, other: Real | float) -> Kernel:
+        if isinstance(other, Real) and not other:
+            raise DataError("A kernel is divided by a number other than nought; 0 came. Multiply it by 0 instead, or "
+                            "look at where the number comes from.")
         return Scaled(self, 1 / float(other)) if isinstance(other, Real) else NotImplemented
 
     def __neg__(self) -> Kernel:
@@ -207,9 +211,16 @@ class Product(_Composed):
 
 
 class Scaled(_Composed):
-    r""":math:`a\, k(x, z)`."""
+    r""":math:`a\, k(x, z)`.
+
+    Raises:
+        NonFiniteError: If the factor is NaN or infinite.
+    """
 
     def __init__(self, kernel: Kernel, factor: float):
+        if not isfinite(factor):
+            raise NonFiniteError(f"A kernel is multiplied by a finite number; {factor} came, and every entry would be "
+                                 "NaN or infinite. Look at where the number comes from.")
         self.parts, self.factor = (kernel,), factor
         self.symmetric = kernel.symmetric
 

@@ -55,7 +55,8 @@ class Tangent(Kernel):
         model: The network.
         outputs: ``"trace"`` or ``"full"``.
         output: What is differentiated: ``None`` for all outputs, the number of one, or a function of the outputs.
-        loss: A per-sample loss, differentiated instead of the outputs.
+        loss: A per-sample loss, differentiated instead of the outputs. It is given the outputs; of a network that
+            answers with a dictionary or an object that has ``logits``, the logits, as a tensor.
         cosine: Whether gradients are brought to length 1 first; then each entry is between -1 and 1, and 0 for a
             gradient that is nought.
         parameters: Names of parameters or modules to differentiate by; without it all that require a gradient.
@@ -131,7 +132,10 @@ class Tangent(Kernel):
         return block
 
     def by_parameter(self, x: Any, z: Any = None) -> dict[str, Tensor]:
-        """The kernel by each parameter alone; without ``cosine`` their sum is the kernel."""
+        """The kernel by each parameter alone; without ``cosine`` their sum is the kernel.
+
+        Parameters have their names within the module; those of ``torch.compile(model)`` are called as in ``model``.
+        """
         return self._by({name: (name,) for name in self.features.names}, x, z)
 
     def by_layer(self, x: Any, z: Any = None) -> dict[str, Tensor]:
@@ -159,6 +163,8 @@ class Tangent(Kernel):
         right = left if z is None else self.points(z)
         check_vector(self, left, right, v)
         v = v.to(self.features.device, self.features.dtype)
+        if self._checks:
+            print(self.check(left, right))  # noqa: T201
         if not self.cosine:
             return self._times(left, right, v)
         # To bring gradients to length 1, what they are multiplied by is divided instead.
@@ -183,7 +189,10 @@ class Tangent(Kernel):
         return (found > 0).to(found) if self.cosine else found
 
     def check(self, x: Any, z: Any = None) -> Agreement:
-        """Compares a random corner of the kernel with the products of float64 Jacobians by plain differentiation."""
+        """Compares a random corner of the kernel, and a product with it, with float64 Jacobians by plain autograd.
+
+        The product is made as those of large operators are, from a product with the gradients on either side.
+        """
         x = self.points(x)
         z = x if z is None else self.points(z)
         generator = torch.Generator().manual_seed(0)
@@ -191,12 +200,13 @@ class Tangent(Kernel):
         left, right = some(x), some(z)
         exact = self.features.jacobian(left), self.features.jacobian(right)
         truth = torch.tensordot(exact[0], exact[1], ([2], [2]))
+        v = torch.randn(truth.shape[2:], generator=generator, dtype=truth.dtype).to(truth)
+        product = self.features.push(left, self.features.pull(right, v.to(self.features.dtype))).double()
+        gaps = [_relative(product - torch.tensordot(truth, v, 2), torch.tensordot(truth.abs(), v.abs(), 2))]
         if not self.full:
             truth = truth.diagonal(dim1=1, dim2=3).sum(-1)
-        found = self.features.inner(left, right, self.full).double()
-        scale = float(truth.abs().max())
-        gap = float((found - truth).abs().max())
-        return Agreement(gap / scale if scale else gap, min(len(left), len(right)))
+        gaps.append(_relative(self.features.inner(left, right, self.full).double() - truth, truth))
+        return Agreement(max(gaps), min(len(left), len(right)))
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -237,3 +247,8 @@ class Tangent(Kernel):
         """One over the lengths of gradients, and 0 for a gradient that is nought."""
         lengths = self.features.squares(points, self.full).sqrt()
         return torch.where(lengths > 0, 1 / lengths, 0.0)
+
+
+def _relative(gap: Tensor, truth: Tensor) -> float:
+    scale = float(truth.abs().max())
+    return float(gap.abs().max()) / (scale or 1.0)

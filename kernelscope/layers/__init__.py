@@ -5,5 +5,7 @@ from .capture import Gradients
 from .factors import Factor, Outer, Rows, merge
 from .function import Function, Values
 from .gradients import ModuleGradients
+from .plan import OtherUses
 
-__all__ = ["Batch", "Factor", "Function", "Gradients", "ModuleGradients", "Outer", "Rows", "Values", "merge"]
+__all__ = ["Batch", "Factor", "Function", "Gradients", "ModuleGradients", "OtherUses", "Outer", "Rows", "Values",
+           "merge"]

@@ -8,33 +8,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..errors import ModelError
 from ..network import Parameters
 from .batch import Batch
+from .beside import check_alone
 from .factors import Factor, Outer, merge
 from .function import Function
 from .layout import Layout
+from .plan import OTHER, OtherUses, Plan
 from .rules import Rule, Seen
-from .watching import Habits, Piece, Use
-
-
-class OtherUses(ModelError):
-    """A network does not do with some samples what was observed of it on others."""
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """How the gradients of a network are found, for inputs of one form."""
-
-    habits: Habits
-    signs: tuple[object, ...]
-    layouts: tuple[tuple[Layout, Layout], ...]
-    notes: tuple[str, ...]
-
-    @property
-    def elsewhere(self) -> frozenset[str]:
-        """The parameters that are differentiated by themselves."""
-        return self.habits.elsewhere
+from .watching import Piece, Use
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,18 +50,25 @@ class Gradients:
 def capture(function: Function, plan: Plan, names: list[str], batch: Batch) -> Gradients:
     """The gradients by the parameters in ``names`` that the plan finds from their uses.
 
+    Args:
+        function: What is differentiated.
+        plan: What was observed of it.
+        names: The parameters.
+        batch: The samples.
+
     Raises:
         OtherUses: If the network does not do with these samples what was planned for.
+        ModelError: If a sample depends on those beside it.
     """
     if not plan.signs:
         with torch.no_grad():
             return Gradients(function(batch), {})
     watch, explained = function.watched(names, batch, plan.habits)
     if tuple(use.sign for use in watch.uses) != plan.signs:
-        raise OtherUses(
-            "The network uses its parameters in another way for these inputs than for the first three samples, so "
-            "their gradients cannot be found together. Pass inputs that take the same branches, in calls of their own."
-        )
+        raise OtherUses(OTHER)
+    if watch.by_content or len(explained) not in plan.sizes:
+        check_alone(function, plan, names, batch, watch, explained)
+        plan.sizes.add(len(explained))
     gradients = _backward(explained, watch.uses, plan.layouts)
     parts: dict[Piece, list[Factor]] = {}
     with torch.no_grad():

@@ -48,11 +48,11 @@ class Function:
         with without_checkpoints():
             return functional_call(self.network.module(self.training), state, batch.args, batch.kwargs)
 
-    def watched(self, names: list[str], batch: Batch, habits: Habits) -> tuple[Watch, Tensor]:
-        """The numbers, and what the network does with its parameters on the way to them."""
+    def watched(self, names: list[str], batch: Batch, habits: Habits, graph: bool = True) -> tuple[Watch, Tensor]:
+        """The numbers, and what the network does with its parameters on the way; ``graph`` to differentiate them."""
         own = {name: p.detach() for name, p in self.parameters.items()}
         watch = Watch({name: own[name] for name in names}, count(batch), habits)
-        with torch.enable_grad():
+        with torch.set_grad_enabled(graph):
             with watch:
                 outputs = self.outputs(batch, own)
             return watch, self.values(outputs, batch.side)

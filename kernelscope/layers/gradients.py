@@ -11,14 +11,16 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from ..errors import ModelError
 from ..network import Parameters
 from .alone import alone
 from .batch import Batch, form, some
-from .capture import Gradients, OtherUses, Plan, capture
+from .capture import Gradients, capture
 from .factors import Rows
 from .function import Function
+from .plan import Plan
 from .planning import Planner
-from .watching import Piece
+from .watching import Habits, Piece
 
 
 class ModuleGradients:
@@ -56,8 +58,19 @@ class ModuleGradients:
             self._plans[key] = Planner(self.function, self.names).plan(some(batch))
         return self._plans[key]
 
+    def give_up(self, batch: Batch) -> None:
+        """From now on differentiates samples like these by themselves."""
+        plan = self._plans[form(batch)]
+        notes = (f"{name}: samples are not where the first three of them were" for name in self.names)
+        self._plans[form(batch)] = Plan(Habits(frozenset(self.names)), (), (), (*plan.notes, *notes))
+
     def __call__(self, batch: Batch) -> Gradients:
-        """The gradients of every sample by every piece of the parameters."""
+        """The gradients of every sample by every piece of the parameters.
+
+        Raises:
+            OtherUses: If the network does not do with these samples what it did with the first three.
+            ModelError: If a sample depends on those beside it.
+        """
         plan = self.plan(batch)
         found = capture(self.function, plan, self.names, batch)
         rest = [name for name in self.names if name in plan.elsewhere]
@@ -72,8 +85,8 @@ class ModuleGradients:
         return self(batch).by_name(self.names, self.function.parameters)
 
     def rows_anyway(self, batch: Batch) -> Parameters:
-        """The rows; of samples with which the network does something else than planned, one sample at a time."""
+        """The rows; of samples that cannot be found together, one after the other, each beside all others."""
         try:
             return self.rows(batch)
-        except OtherUses:
-            return alone(self.function, self.names, batch)
+        except ModelError:
+            return self.function.plainly(self.names, batch)

@@ -7,8 +7,11 @@ from torch import Tensor
 from torch.func import jvp
 
 from ..network import Parameters, flatten, unflatten
-from .batch import Batch
+from .batch import Batch, some
 from .function import Function
+
+#: How closely forward and backward products must agree, relative to the sum of absolute terms.
+AGREEMENT = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
 def pull(function: Function, names: list[str], batch: Batch, weights: Tensor, total: Tensor) -> None:
@@ -25,19 +28,55 @@ def pull(function: Function, names: list[str], batch: Batch, weights: Tensor, to
                                     for g, p in zip(found, leaves.values(), strict=True)])
 
 
-def push(function: Function, names: list[str], batch: Batch, directions: Tensor) -> Tensor:
-    """The gradients times each of r directions, with shape (r, p): shape (n, c, r)."""
+def push(function: Function, names: list[str], batch: Batch, directions: Tensor, way: str) -> Tensor:
+    """The gradients times each of r directions, with shape (r, p): shape (n, c, r).
+
+    Args:
+        function: What is differentiated.
+        names: The parameters.
+        batch: The samples.
+        directions: The directions.
+        way: ``"forward"``, the forward derivative, or ``"twice"``, the derivative of a backward pass.
+    """
     own = {name: function.parameters[name] for name in names}
     shapes = [p.shape for p in own.values()]
     found = []
     for direction in directions:
         tangents = dict(zip(names, unflatten(direction, shapes), strict=True))
-        try:
+        if way == "forward":
             found.append(jvp(lambda moving: function(batch, moving), (own,), (tangents,))[1])
-        # An operation without a forward derivative; the derivative of a backward pass has the same value.
-        except (RuntimeError, NotImplementedError):
+        else:
             found.append(_pushed_twice(function, batch, tangents))
     return torch.stack(found, 2).detach()
+
+
+def way_to_push(function: Function, names: list[str], batch: Batch) -> str | None:
+    """The first way whose products are those of the backward pass; ``None`` if there is none.
+
+    A forward derivative goes through what a network computes under ``torch.no_grad`` and past its gradient hooks, and
+    some operations have none.
+    """
+    few = some(batch)
+    generator = torch.Generator().manual_seed(0)
+    size = sum(function.parameters[name].numel() for name in names)
+    like = next(iter(function.parameters.values()))
+    u = torch.randn(1, size, generator=generator).to(like)
+    with torch.no_grad():
+        explained = function(few)
+    v = torch.randn(*explained.shape, 1, generator=generator).to(explained)
+    total = torch.zeros(size, 1, dtype=explained.dtype, device=explained.device)
+    pull(function, names, few, v, total)
+    limit = AGREEMENT.get(explained.dtype, AGREEMENT[torch.float32])
+    for way in ("forward", "twice"):
+        try:
+            pushed = push(function, names, few, u, way)
+        # An operation without this derivative.
+        except (RuntimeError, NotImplementedError):
+            continue
+        gap = float(((pushed * v).sum() - (total.T * u).sum()).abs())
+        if gap <= limit * float((pushed.abs() * v.abs()).sum() + (total.T * u).abs().sum()):
+            return way
+    return None
 
 
 def _pushed_twice(function: Function, batch: Batch, tangents: Parameters) -> Tensor:

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from ..errors import ModelError
 from .batch import OBSERVED, Batch, pick, shaken
-from .capture import Plan, capture
+from .beside import DEPENDS
+from .capture import capture
 from .function import Function
 from .layout import Layout, observe, same
+from .plan import Plan
 from .watching import Habits, Use, Watch
 
 #: How closely factors must meet plain automatic differentiation, relative to the largest gradient.
@@ -46,7 +48,7 @@ class Planner:
                     raise RuntimeError("it is broadcast in another way")
             except (RuntimeError, IndexError, TypeError) as error:
                 if not habits.spread:
-                    raise
+                    return self._nothing(notes, f"the network cannot be watched ({str(error).splitlines()[0]})")
                 # The module minds that what was one for all is given to each.
                 names = {p.name for i in habits.spread for p in watch.uses[i].pieces.values()}
                 notes |= dict.fromkeys(names, f"its output is shared by all samples ({str(error).splitlines()[0]})")
@@ -54,9 +56,7 @@ class Planner:
                 continue
             signs = tuple(use.sign for use in watch.uses)
             if signs != tuple(use.sign for use in other.uses):
-                names = set(self.names)
-                notes |= dict.fromkeys(names, "what the network does depends on its inputs")
-                return Plan(Habits(frozenset(names)), (), (), _told(notes))
+                return self._nothing(notes, "what the network does depends on its inputs")
             learned = self._learn(watch, other, habits, notes)
             if learned == habits:
                 break
@@ -79,12 +79,13 @@ class Planner:
             return self._without(plan, wrong, batch, notes)
         return plan
 
+    def _nothing(self, notes: dict[str, str], why: str) -> Plan:
+        """The plan by which each sample is differentiated by itself."""
+        return Plan(Habits(frozenset(self.names)), (), (), _told(notes | dict.fromkeys(self.names, why)))
+
     def _check_alone(self, explained: Tensor, part: Tensor) -> None:
         if not self.function.training and Layout(0) not in observe(explained, part, OBSERVED, torch.tensor(AGAIN)):
-            raise ModelError(
-                "The outputs of a sample depend on the samples beside it, or on chance, so a sample has no gradient of "
-                "its own. Keep statistics of the batch and random numbers out of the network's eval mode."
-            )
+            raise ModelError(DEPENDS)
 
     def _observe_shaken(self, batch: Batch) -> Plan | None:
         """What is observed at other parameters and inputs; ``None`` if it is not true of the given ones."""
@@ -132,10 +133,13 @@ class Planner:
     def _disagreeing(self, plan: Plan, batch: Batch) -> set[str]:
         """The parameters whose gradients by their uses are not those of automatic differentiation."""
         probe = self.function.probed()
-        found = capture(probe, plan, self.names, batch)
-        rows = found.by_name(self.names, probe.parameters)
+        try:
+            rows = capture(probe, plan, self.names, batch).by_name(self.names, probe.parameters)
+        except RuntimeError:
+            # Uses whose gradients do not even have one shape.
+            return set(self.names) - plan.elsewhere
         truth = probe.plainly(self.names, batch)
-        limit = AGREEMENT.get(found.values.dtype, AGREEMENT[torch.float32])
+        limit = AGREEMENT.get(next(iter(rows.values())).dtype, AGREEMENT[torch.float32])
         size = max((float(t.abs().max()) for t in truth.values() if t.numel()), default=0.0)
         wrong = set()
         for name, true in truth.items():

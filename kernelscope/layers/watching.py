@@ -20,6 +20,16 @@ from torch.overrides import TorchFunctionMode
 from .recurrent import readable, written_out
 from .rules import RULES, Call, Rule
 
+#: Functions of torch by which a network may treat samples by what they, or those beside them, hold: it sorts, selects
+#: or branches.
+BY_CONTENT = frozenset((
+    "argsort", "sort", "msort", "topk", "unique", "unique_consecutive", "searchsorted", "bucketize", "nonzero", "where",
+    "argwhere", "masked_select", "masked_scatter", "masked_scatter_", "index_select", "index_add", "index_add_",
+    "index_put", "index_put_", "index_copy", "index_copy_", "gather", "scatter", "scatter_", "scatter_add",
+    "scatter_add_", "take", "take_along_dim", "__bool__", "__int__", "__float__", "__index__", "__contains__", "item",
+    "tolist", "numpy", "__array__", "_pack_padded_sequence", "randperm", "flip", "roll",
+))
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -71,6 +81,9 @@ class Watch(TorchFunctionMode):
         parameters: The parameters by name.
         count: The number of samples in the batch.
         habits: What is known of the network.
+
+    Attributes:
+        by_content: Whether something was seen by which samples may be treated by what they hold.
     """
 
     parameters: Mapping[str, Tensor]
@@ -78,6 +91,7 @@ class Watch(TorchFunctionMode):
     habits: Habits = Habits()
     uses: list[Use] = field(default_factory=list)
     elsewhere: set[str] = field(default_factory=set)
+    by_content: bool = False
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -89,12 +103,19 @@ class Watch(TorchFunctionMode):
             # Its projections are products like any other; only the function hides them.
             with self:
                 return _ATTENTION(*args, **kwargs)
-        if readable(name := getattr(func, "__name__", ""), args):
+        name = getattr(func, "__name__", "")
+        if name in BY_CONTENT or (name in ("__getitem__", "__setitem__") and _by_tensor(args[1])):
+            self.by_content = True
+        if readable(name, args):
             with self:
                 return written_out(name, args)
         met = [t for t in _tensors(args, kwargs) if id(t) in self._known]
         if not met:
-            return func(*args, **kwargs)
+            output = func(*args, **kwargs)
+            if isinstance(output, Tensor) and output.ndim == 0 and name != "__get__":
+                # One number for all samples, if it is made of samples at all.
+                self.by_content = True
+            return output
         rule = RULES.get(func)
         call = None if rule is None else rule.read(*args, **kwargs)
         if rule is not None and call is not None:
@@ -155,6 +176,10 @@ class Watch(TorchFunctionMode):
                 self._known[id(t)] = t, name
             else:
                 self.elsewhere.add(name)
+
+
+def _by_tensor(index: Any) -> bool:
+    return isinstance(index, Tensor) or (isinstance(index, tuple) and any(isinstance(i, Tensor) for i in index))
 
 
 def _tensors(args: Any, kwargs: Any) -> list[Tensor]:

@@ -14,6 +14,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from ..text import shown
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -127,8 +129,8 @@ def _own_names(svg: str) -> str:
 
 
 def plain(text: str, longest: int = 40) -> str:
-    """A label as it can be drawn: no control characters, which no SVG may hold, and not longer than a line."""
-    text = "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+    """A label as it can be drawn: no letters that no SVG may hold or that turn others round, not longer than a line."""
+    text = shown(text)
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 

@@ -11,7 +11,7 @@ from .. import pictures
 from ..decomposition import wording
 from ..decomposition.explanation import Explanation
 from ..decomposition.result import CHANNELS
-from ..decomposition.wording import certainty, chance, counted, fixed, number, places, shortened, signed
+from ..decomposition.wording import certainty, chance, counted, fixed, is_long, number, places, shortened, signed
 from . import charts
 from .album import Album
 from .balance import sheet
@@ -47,7 +47,7 @@ def explanation(why: Explanation, album: Album, name: str) -> dict[str, Any]:
     return {
         "cases": cases,
         "long_names": max(map(len, names), default=0) > LONG,
-        "cut_names": sorted({name for name in names if shortened(name) != name}),
+        "cut_names": sorted({name for name in names if is_long(name)}),
         "kind": why.kind,
         "classes": [why.class_name(i) for i in (0, 1)] if why.kind == "logit" else [],
         "unit": why.unit,

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..arguments import as_count, as_path, what_came
 from ..decomposition.explanation import Explanation
-from ..decomposition.wording import ACCOUNTING, CANCELLATION_LIMIT, shortened
+from ..decomposition.wording import ACCOUNTING, CANCELLATION_LIMIT, is_long, shortened
 from ..diagnostics.scores import GradientScores
 from ..errors import DataError
 from ..result import Result
 from ..storage import write_atomically
+from ..text import shown
 from .album import Album
 from .comparison import comparisons
 from .facts import words
@@ -211,15 +212,8 @@ def _version() -> str:
 
 
 def _clean(value: Any) -> Any:
-    """Text without what no page may hold: control characters and halves of surrogate pairs, shown as �."""
-    if not isinstance(value, str) or hasattr(value, "__html__"):
-        return value
-    return "".join(letter if letter in "\n\t" or _printable(letter) else "\ufffd" for letter in value)
-
-
-def _printable(letter: str) -> bool:
-    code = ord(letter)
-    return code >= 0x20 and not 0x7F <= code < 0xA0 and not 0xD800 <= code < 0xE000 and code & 0xFFFE != 0xFFFE
+    """Text without what no page may hold and what would turn its numbers round."""
+    return shown(value, keep="\n\t") if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def _environment() -> Environment:
@@ -230,4 +224,5 @@ def _environment() -> Environment:
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )
     made.filters["shortened"] = shortened
+    made.tests["long"] = is_long
     return made

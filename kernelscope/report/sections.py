@@ -13,6 +13,7 @@ from ..decomposition.result import CHANNELS, Decomposition
 from ..decomposition.wording import counted, shortened
 from ..diagnostics.scores import GradientScores
 from ..result import Result
+from ..text import with_minus
 from .album import Album
 from .balance import sheet
 from .facts import STATUS, facts, verdict
@@ -70,25 +71,49 @@ def decomposition(ledger: Decomposition, album: Album, name: str) -> dict[str, A
 def anything(result: Result, album: Album, name: str) -> dict[str, Any]:
     """The view of a result this room knows nothing about: its sentence, its drawing, its table, its checks."""
     table = result.to_frame()
-    rows = [[f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row]
-            for row in table.head(MOST_ROWS).itertuples(index=False)]
     return _checks(result) | {
         "sentence": result.summary(),
         "drawing": Markup(plots.svg(result)) if plots.drawing_of(result) else "",
-        "columns": [str(column) for column in table.columns],
-        "rows": rows,
+        **_cells(table.head(MOST_ROWS)),
         "left_out": f"Showing {MOST_ROWS} of {len(table):,} rows." if len(table) > MOST_ROWS else "",
     }
 
 
+def _cells(table: Any) -> dict[str, Any]:
+    """A table as text."""
+    return {
+        "columns": [str(column) for column in table.columns],
+        "rows": [[with_minus(f"{cell:.4g}") if isinstance(cell, float) else str(cell) for cell in row]
+                 for row in table.itertuples(index=False)],
+    }
+
+
 def scores(result: GradientScores, album: Album, name: str) -> dict[str, Any]:
-    """The view of gradient scores: as any result, with a sentence on what a score is and what it is not."""
-    return anything(result, album, name) | {"sentence": f"{result.extent()}. {result.meaning}"}
+    """The view of gradient scores: what a score is and what it is not, and one drawing and table a test sample."""
+    count = len(result)
+    return _checks(result) | {
+        "sentence": f"{result.extent()}. {result.meaning}",
+        "cases": [_case(result, query) for query in range(min(count, MOST_QUERIES))],
+        "left_out": f"Showing {MOST_QUERIES} of {count:,} test samples; {count - MOST_QUERIES:,} are not shown. They "
+                    f"are a result of their own, scores[{MOST_QUERIES}:]." if count > MOST_QUERIES else "",
+    }
+
+
+def _case(result: GradientScores, query: int) -> dict[str, Any]:
+    label = "" if result.query_labels is None else result.name(result.query_labels[query])
+    row = result.scores[query]
+    return {
+        "headline": f"Test sample {query}{f', labelled {shortened(label)}' if label else ''}",
+        "note": f"{counted(int((row > 0).sum()), 'proponent')}, {counted(int((row < 0).sum()), 'opponent')}",
+        "drawing": Markup(plots.svg(result, query=query)),
+        "caption": plots.title(result, query=query),
+        **_cells(result[[query]].to_frame().drop(columns="query")),
+    }
 
 
 SECTIONS: dict[type, tuple[str, View]] = {
     Explanation: ("explanation.html", explanation),
     Decomposition: ("decomposition.html", decomposition),
-    GradientScores: ("result.html", scores),
+    GradientScores: ("scores.html", scores),
     Result: ("result.html", anything),
 }

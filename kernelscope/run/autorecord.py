@@ -28,6 +28,7 @@ from ..losses import KNOWN
 from ..nested import leaves
 from ..network import get_random_state
 from . import precision
+from .hooks import Hook
 from .keeping import Keep
 from .loading import LoaderTap, accompanied
 from .loss_calls import LossCall, same_values, target_of
@@ -170,10 +171,15 @@ class AutoRecording:
             self._pending = (loader, batch, ids)
         elif _same_samples(loader.dataset, self._dataset):
             self._other = None
+            self._refuse_another_order(loader)
             self._recording.deliver(batch, ids)
         else:
             self._other = loader.dataset
             self._recording.forget()
+
+    def _refuse_another_order(self, loader: DataLoader[Any]) -> None:
+        if id(loader) in self._taps:
+            self._taps[id(loader)].order.refuse()
 
     def _tapped(self, name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         signature = inspect.signature(function)
@@ -221,8 +227,7 @@ class AutoRecording:
         first = next((p for p in module.parameters() if p.requires_grad), None)
         if first is None or not tensors or id(module) not in self._buffers:
             return
-        hooks = [inspect.unwrap(hook) for hook in module._forward_hooks.values()]
-        if any(isinstance(getattr(hook, "__self__", None), Recording) for hook in hooks):
+        if any(isinstance(hook, Hook) for hook in module._forward_hooks.values()):
             self.stood_down = True
             self._stop_listening()
             return
@@ -262,6 +267,7 @@ class AutoRecording:
         if first.delivered is None or first.rows != len(first.delivered[2]):
             raise self._without_samples(first)
         loader, batch, _ = first.delivered
+        self._refuse_another_order(loader)
         call = self._loss_of(first)
         split = target_of(call, batch, first.outputs)
         if split is None:

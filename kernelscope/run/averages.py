@@ -18,7 +18,7 @@ def averaged(model: nn.Module, average: nn.Module) -> list[Tensor]:
     """The averages of the parameters of a model that are trained.
 
     Raises:
-        RecordingError: If one is missing.
+        RecordingError: If one is missing, or has another shape.
     """
     held = dict(network_behind(getattr(average, "module", average)).named_parameters())
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
@@ -26,6 +26,14 @@ def averaged(model: nn.Module, average: nn.Module) -> list[Tensor]:
     if missing:
         raise RecordingError(
             f"The averaged model must have the parameters of the trained one, and it lacks {missing[0]!r}. "
+            "Pass torch.optim.swa_utils.AveragedModel(model) or copy.deepcopy(model)."
+        )
+    own = dict(model.named_parameters())
+    other = next((name for name in trained if held[name].shape != own[name].shape), None)
+    if other is not None:
+        raise RecordingError(
+            f"The averaged model must have the parameters of the trained one, and its {other!r} has the shape "
+            f"{tuple(held[other].shape)} in place of {tuple(own[other].shape)}. "
             "Pass torch.optim.swa_utils.AveragedModel(model) or copy.deepcopy(model)."
         )
     return [held[name] for name in trained]

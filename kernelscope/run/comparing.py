@@ -127,8 +127,9 @@ def _numbers(item: Any) -> list[Tensor]:
 def random_numbers_kept() -> Iterator[None]:
     """Within it a data set may draw; afterwards the user's random states are as they were."""
     state, numbers = random.getstate(), np.random.get_state()  # noqa: NPY002
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=devices):
             yield
     finally:
         random.setstate(state)

@@ -15,10 +15,13 @@ import torch
 from torch import Tensor
 
 from ..arguments import what_came
-from ..errors import DataError
+from ..errors import DataError, RecordingError
 from ..nested import leaves
 
 Split = Callable[[Any], tuple[Any, Any]]
+
+#: Computed inputs with two equal axes that are compared with what was delivered.
+LOOKS = 4
 
 
 class Delivery:
@@ -73,6 +76,7 @@ class Deliveries:
         self._split = split
         self._latest: tuple[Delivery, list[Tensor]] | None = None
         self._older: dict[int, list[tuple[weakref.ref[Tensor], Delivery]]] = {}
+        self._looks = LOOKS
 
     def add(self, ids: Sequence[int], batch: Any) -> None:
         """Takes a batch as the loop receives it."""
@@ -92,7 +96,11 @@ class Deliveries:
         self._older.clear()
 
     def find(self, inputs: tuple[Tensor, ...]) -> tuple[Sequence[int], Tensor] | None:
-        """The ids and the targets behind the inputs of a forward pass, or ``None``."""
+        """The ids and the targets behind the inputs of a forward pass, or ``None``.
+
+        Raises:
+            RecordingError: If the rows of an input are seen to be no samples.
+        """
         if self._latest is not None and any(t is inputs[0] for t in self._latest[1]):
             # The plain loop, which is not to wait.
             return self._latest[0].ids, self._latest[0].targets(slice(None))
@@ -101,9 +109,26 @@ class Deliveries:
                 rows = _rows(x, tensor)
                 if rows is not None:
                     return delivery.ids[rows], delivery.targets(rows)
+        self._refuse_exchanged_axes(inputs[0])
         if self._latest is None or len(self._latest[0].ids) != len_of(inputs[0]):
             return None
         return self._latest[0].ids, self._latest[0].targets(slice(None))
+
+    def _refuse_exchanged_axes(self, x: Tensor) -> None:
+        """Refuses a batch whose second axis are the samples, where the first one is as long and looks like them."""
+        if not self._looks or x.ndim < 2 or x.shape[0] != x.shape[1]:
+            return
+        self._looks -= 1
+        delivered = [t for t, _ in self._at(_place(x))] + (self._latest[1] if self._latest is not None else [])
+        for t in delivered:
+            given = x.detach().to(t)
+            if given.shape == t.shape and torch.equal(given, t.transpose(0, 1)) and not torch.equal(given, t):
+                raise RecordingError(
+                    f"The network is called on a batch whose first two axes were exchanged, {tuple(x.shape)}, so its "
+                    f"{len(x)} rows are no samples although there are as many, and shares would be booked on the wrong "
+                    "ones. Samples must stand along the first axis of inputs and outputs: wrap the network in a module "
+                    "whose forward exchanges the axes, call that one and record it."
+                )
 
     def _at(self, place: int) -> list[tuple[Tensor, Delivery]]:
         latest = [] if self._latest is None else [(t, self._latest[0]) for t in self._latest[1] if _place(t) == place]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import NonFiniteError, RecordingError
+from ..errors import NonFiniteError, RecordingError, StoreError, StoreFull
 
 #: Where the lines are that are nobody's loop.
 NOT_THE_LOOP = tuple(str(Path(file).parent) for file in (torch.__file__, __file__))
@@ -78,6 +78,25 @@ def nothing_recorded(foreign: int, batches: int, unread: bool) -> RecordingError
         f"{batches} batches were delivered, but no optimizer step was seen. A step counts when optimizer.step() of a "
         "torch.optim optimizer runs inside the `with ks.record(...)` block."
     )
+
+
+def rescued(failure: StoreError, out: Path | None, stored: int, steps: int, kept: bool) -> str:
+    """What is left of a recording whose folder failed it.
+
+    Args:
+        failure: What went wrong.
+        out: The folder.
+        stored: The number of steps in it.
+        steps: The number of recorded steps.
+        kept: Whether all of them are in memory.
+    """
+    some = f"{stored} of {steps} recorded steps are safe in {out}" if stored else (
+        f"None of the {steps} recorded steps is in {out}")
+    if not kept:
+        way = ": open them with kernelscope.load, or go on from there with resume=True" if stored else ""
+        return f"{some}{way}."
+    room = "make room and " if isinstance(failure, StoreFull) else ""
+    return f"{some}, and all of them are in recording.run: {room}call recording.run.save(...) with another folder."
 
 
 def no_run_yet() -> RecordingError:

@@ -8,6 +8,7 @@ from ..losses import Loss
 from ..network import exact_arithmetic, gradients_of, random_state
 from .faults import warn
 from .gradient import Tolerance, used_gradient
+from .loss_check import SWAPPED, received
 from .precision import reduced
 from .samples import Samples
 from .step import Step
@@ -24,10 +25,11 @@ def warn_of_another_loss(subject: Subject, loss: Loss, samples: Samples, step: S
     if not moving:
         return
     leaves = {name: parameters[name].detach().clone().requires_grad_() for name in moving}
-    means = []
+    means, swapped = [], False
     with exact_arithmetic(), torch.enable_grad():
         for batch in step.batches:
             inputs, targets = samples.read(batch)
+            swapped = swapped or received(inputs, targets)
             with random_state(batch.random, device), reduced(batch.autocast, device):
                 outputs = network(leaves, network.buffers, tuple(x.to(device) for x in inputs), batch.training)
                 value = loss.mean(outputs, targets.to(device))
@@ -45,6 +47,7 @@ def warn_of_another_loss(subject: Subject, loss: Loss, samples: Samples, step: S
     if size > 0 and gap > DIFFERENT * size:
         warn(
             f"At the first step the gradient differs by {gap / size:.0%} from that of the recorded loss, so much of "
-            "this run will be booked as unattributed. Pass record(..., loss=...) the loss that is minimised, with its "
-            "weights and penalties; weight decay of the optimizer and clipping are understood already."
+            f"this run will be booked as unattributed. {f'{SWAPPED} Else pass' if swapped else 'Pass'} record(..., "
+            "loss=...) the loss that is minimised, with its weights and penalties; weight decay of the optimizer and "
+            "clipping are understood already."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections import OrderedDict
 from typing import Any
@@ -96,6 +97,33 @@ class RunIndex:
                     f"{self._where}/{name} holds samples that differ from those before it. It was written by another "
                     "program; nothing of it was used. Record again, or restore the folder from a copy."
                 )
+
+    @property
+    def parameter_count(self) -> int:
+        """The number of recorded parameters P."""
+        return sum(math.prod(entry["shape"]) for entry in self.meta["parameters"])
+
+    def info(self, start: int, stop: int) -> dict[str, Any]:
+        """The steps ``start`` to ``stop - 1`` in plain data: steps, rules, samples, sizes, provenance."""
+        steps = self.steps[start:stop]
+        rates = [group["lr"] for step in steps for group in step.groups if "lr" in group]
+        return {
+            "path": None if self.store.path is None else str(self.store.path),
+            "steps": len(steps),
+            "rules": sorted({step.optimizer for step in steps}),
+            "learning_rate": [min(rates), max(rates)] if rates else None,
+            "samples": self.samples.size,
+            "samples_drawn": int(self.samples.seen.sum()),
+            "parameters": self.parameter_count,
+            "dtype": self.meta["dtype"],
+            "loss": self.meta.get("loss"),
+            "keep": self.meta.get("keep"),
+            "rows": len(self.stored),
+            "bytes": self.store.nbytes,
+            "complete": self.meta.get("complete", False),
+            "averaged_weights": self.average(0) is not None,
+            **{key: self.meta.get(key) for key in ("environment", "fingerprint", "notes")},
+        }
 
     def check_buffers(self, known: Parameters) -> None:
         """Compares the stored buffers with those of the model; raises if they are not the same."""

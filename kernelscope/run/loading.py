@@ -16,17 +16,23 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from ..arguments import what_came
 from ..errors import RecordingError
+from .order import Order
 
 Deliver = Callable[[Any, list[int]], None]
 
 
 class LoaderTap:
-    """Tells ``deliver(batch, ids)`` of each batch as the loop receives it."""
+    """Tells ``deliver(batch, ids)`` of each batch as the loop receives it.
+
+    Attributes:
+        order: What was seen of the order of samples, where ids come from the sampler.
+    """
 
     def __init__(self, loader: DataLoader[Any], deliver: Deliver, ids: Callable[[Any], Any] | None):
         self.loader = loader
         self.deliver = deliver
         self.ids = ids
+        self.order = Order()
         self._kind: type | None = None
         if ids is None:
             _refuse_unnamed(loader)
@@ -41,7 +47,8 @@ class LoaderTap:
             )
         self._kind = kind
         # len, attributes and isinstance stay the loader's; only its iterator is accompanied.
-        self.loader.__class__ = type(kind.__name__, (kind,), {"__iter__": accompanied(self, kind), "_tapped": True})
+        self.loader.__class__ = type(kind.__name__, (kind,), {
+            "__iter__": accompanied(self, kind), "_tapped": True, "__reduce_ex__": _untapped(kind)})
 
     def close(self) -> None:
         """Leaves the loader as it was."""
@@ -55,6 +62,20 @@ class LoaderTap:
         sampler = getattr(kept, "_index_sampler", None)
         if isinstance(sampler, _TappedSampler):
             kept._index_sampler = sampler.inner  # type: ignore[union-attr]
+
+
+def _untapped(kind: type[Any]) -> Callable[[Any, Any], Any]:
+    """The ``__reduce_ex__`` of a tapped loader: copied or pickled it is of its own kind, and nobody listens to it."""
+
+    def reduce(loader: Any, protocol: Any) -> Any:
+        tapped, loader.__class__ = loader.__class__, kind
+        try:
+            # In later protocols a pickler compares the class with that of the loader, which is tapped by then.
+            return loader.__reduce_ex__(1)
+        finally:
+            loader.__class__ = tapped
+
+    return reduce
 
 
 def accompanied(tap: LoaderTap, kind: type[Any],
@@ -73,7 +94,8 @@ def accompanied(tap: LoaderTap, kind: type[Any],
         # The iterator takes its sampler from the loader when it is made; a loader forbids the plain assignment.
         loader.__dict__["batch_sampler"] = tapped
         try:
-            inner = make(loader)
+            with tap.order.watched(loader):
+                inner = make(loader)
         finally:
             loader.__dict__["batch_sampler"] = own
         if tapped.under_way is None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..architecture import rebuild
@@ -18,6 +19,7 @@ from ..storage import Store
 from ..storage.manifest import NAME
 from ..storage.store import Verify
 from .comparing import compare_samples
+from .index import RunIndex
 from .run import Run
 from .validating import Validator
 
@@ -49,25 +51,41 @@ def load(path: str | Path, model: nn.Module | None = None, data: Any = None,
             told from.
     """
     path = as_path(path, "The folder of a run", 'kernelscope.load("runs/digits")')
+    # What is made in inference mode takes no part in a gradient, and a run is asked for gradients.
+    with torch.inference_mode(False):
+        store = run_store(path)
+        meta = store.meta
+        Validator(meta, path)
+        expected = {entry["name"]: tuple(entry["shape"]) for entry in meta["parameters"] + meta["frozen"]}
+        if model is None:
+            if meta.get("architecture") is None:
+                raise ModelError(
+                    f"{path} was recorded from a model with code of its own, which a run does not keep. "
+                    "Pass model=YourModel(...) of the same architecture; its values do not matter."
+                )
+            model = rebuild(meta["architecture"], parameters=expected)
+        network = Network(model)
+        _compare_parameters(network, expected, path)
+        network.trainable = [entry["name"] for entry in meta["parameters"]]
+        run = Run.from_store(store, network, _loss(meta, loss, path))
+        run.restore_surroundings()
+        if data is not None:
+            compare_samples(run, data)
+        return run
+
+
+def contents(path: Path) -> dict[str, Any]:
+    """What a stored run holds, in plain data as from :meth:`Run.info`; no network is made, so no code is needed.
+
+    Raises:
+        StoreError: If the folder is no run, or not the bytes that were written.
+    """
     store = run_store(path)
-    meta = store.meta
-    Validator(meta, path)
-    expected = {entry["name"]: tuple(entry["shape"]) for entry in meta["parameters"] + meta["frozen"]}
-    if model is None:
-        if meta.get("architecture") is None:
-            raise ModelError(
-                f"{path} was recorded from a model with code of its own, which a run does not keep. "
-                "Pass model=YourModel(...) of the same architecture; its values do not matter."
-            )
-        model = rebuild(meta["architecture"], parameters=expected)
-    network = Network(model)
-    _compare_parameters(network, expected, path)
-    network.trainable = [entry["name"] for entry in meta["parameters"]]
-    run = Run.from_store(store, network, _loss(meta, loss, path))
-    run.restore_surroundings()
-    if data is not None:
-        compare_samples(run, data)
-    return run
+    index = RunIndex(store)
+    code = [name for name, known in (("model", store.meta.get("architecture")),
+                                     ("loss", named_loss(store.meta.get("loss"), store.meta.get("loss_options") or {})))
+            if known is None]
+    return index.info(0, index.length) | {"files": len(store.segments), "needs": code}
 
 
 def run_store(path: Path, verify: Verify = "sha256") -> Store:

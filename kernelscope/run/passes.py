@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
+from .forms import Forms
 from .samples import Samples
 from .step import MicroBatch
 
@@ -53,12 +54,14 @@ class Passes:
         batches: The passes, in the order in which their gradients came.
         unknown: How many passes counted whose samples are unknown.
         fresh: Columns, inputs and targets of samples seen for the first time.
+        forms: What is known of the forms in which samples come.
     """
 
     def __init__(self, samples: Samples, norms: Callable[[], Tensor]):
         self.batches: list[MicroBatch] = []
         self.unknown = 0
         self.fresh: list[tuple[Tensor, ...]] = []
+        self.forms = Forms(samples)
         self._samples = samples
         self._norms: Callable[[], Tensor] | None = norms
         self._backward = -1
@@ -104,8 +107,7 @@ class Passes:
         inputs = tuple(x.detach().cpu() for x in this.inputs)
         targets = targets.detach().cpu()
         new, agrees = self._samples.keep(columns, inputs, targets)
-        if not agrees and not self._samples.fixed:
-            self._samples.refuse_namesakes(columns, inputs, targets)
+        self.forms.look(columns, inputs, targets, new, agrees)
         if bool(new.any()):
             self.fresh.append((columns[new], *(x[new] for x in inputs), targets[new]))
         return MicroBatch(

@@ -45,7 +45,9 @@ def record(
 
     A sample's id is its place in the data set that the loader reads, ``loader.dataset``. Of a ``Subset`` this is the
     place in the subset, so that the sample behind id i is ``subset.dataset[subset.indices[i]]``; of a ``ConcatDataset``
-    the parts follow each other. Other ids are given by ``ids``, as from a data set that yields one with each sample.
+    the parts follow each other. The loader's ``collate_fn`` keeps the order of the samples, row j of a batch being the
+    j-th that was drawn; of the first batches this is checked, on copies. Other ids are given by ``ids``, as from a data
+    set that yields one with each sample.
 
     Args:
         model: The network that is trained, as the loop calls it; of one that is compiled or spread over devices the
@@ -67,8 +69,8 @@ def record(
         class_names: A word for each class.
         commit_every: Seconds after which recorded steps are brought to the disk; ``0`` commits every step.
         overwrite: Whether a run in ``out`` may be replaced.
-        resume: Whether the run in ``out`` is taken up again, at the step whose parameters the model holds; where there
-            is none yet, one is begun.
+        resume: Whether the run in ``out`` is taken up again, at the step whose parameters the model holds and with the
+            data it was recorded with, in the same order; where there is none yet, one is begun.
         notes: Plain data to keep with the run.
 
     Returns:

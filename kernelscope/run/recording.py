@@ -26,6 +26,7 @@ from .averages import Average, averaged
 from .classes import compare_names
 from .copy_check import warn_of_other_outputs
 from .gradient_check import warn_of_another_loss
+from .hooks import attach
 from .keeping import Keep
 from .loading import Deliver
 from .loss_check import refuse_other_losses
@@ -38,7 +39,7 @@ from .step import MicroBatch, Step
 from .subject import Subject
 from .surroundings import another_at_the_end, another_network
 from .tape import Place, Tape
-from .wrappers import network_behind, refuse_parts, untraced
+from .wrappers import network_behind, refuse_parts
 
 
 class Recording:
@@ -94,6 +95,8 @@ class Recording:
         average = None if self._averaged is None else Average(self._averaged, subject.dtype)
         self._tape = Tape(subject, samples, self._place, self._keep, average, meta, self._loss)
         self._run = self._tape.earlier
+        if self._run is not None:
+            self._passes.forms.take_up(self._run)
         self._tape.keep_surroundings(self._earlier)
         try:
             self._attach()
@@ -108,8 +111,8 @@ class Recording:
         self._hooks: list[Any] = [
             register_optimizer_step_pre_hook(self._before_step),
             register_optimizer_step_post_hook(self._after_step),
-            self._subject.called.register_forward_pre_hook(untraced(self._before_pass), with_kwargs=True),
-            self._subject.called.register_forward_hook(untraced(self._after_pass), with_kwargs=True),
+            attach(self._subject.called.register_forward_pre_hook, self._before_pass),
+            attach(self._subject.called.register_forward_hook, self._after_pass),
         ]
         self._source.open()
 
@@ -130,7 +133,7 @@ class Recording:
             if store is not None:
                 self._run = self._opened(store)
         except StoreError as failure:
-            rescued = self._rescue(tape)
+            rescued = self._rescue(tape, failure)
             if error is None:
                 failure.add_note(rescued)
                 raise
@@ -153,15 +156,13 @@ class Recording:
             store = Store.open(store.path, "run", "size")
         return Run.from_store(store, self._subject.network, self._loss)
 
-    def _rescue(self, tape: Tape) -> str:
+    def _rescue(self, tape: Tape, failure: StoreError) -> str:
         """Makes a run in memory of what a failed disk holds and what it could not take; says so."""
-        memory, out = tape.rescue(), self._place.out
-        if memory is None:
-            return (f"{self.acknowledged} of {tape.step} recorded steps are safe in {out}: open them with "
-                    "kernelscope.load, or go on from there with resume=True.")
-        self._run = self._opened(memory)
-        return (f"{self.acknowledged} of {len(self._run)} recorded steps are safe in {out}, and all of them are in "
-                "recording.run: make room and call recording.run.save(...) with another folder.")
+        memory = tape.rescue()
+        if memory is not None:
+            self._run = self._opened(memory)
+        steps = tape.step if memory is None else len(self.run)
+        return faults.rescued(failure, self._place.out, self.acknowledged, steps, kept=memory is not None)
 
     @property
     def run(self) -> Run:
@@ -266,6 +267,7 @@ class Recording:
         if changed is not None:
             raise another_network(tape.step, changed)
         tape.raise_failure()
+        passes.forms.tell()
         tape.forget_what_was_broken_off()
         step = self._made(plan, tape.step)
         if step.owner == tape.step:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 def replay(run: Run, anchor: int, first: int, last: int) -> list[Tensor]:
     """The parameter vectors at the steps ``first`` to ``last``, computed from the row stored at ``anchor``."""
     try:
-        return _replay(run, anchor, first, last)
+        with torch.inference_mode(False):
+            return _replay(run, anchor, first, last)
     except KernelscopeError:
         raise
     except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:

@@ -20,7 +20,7 @@ ExPLAIND (arXiv 2505.20076).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -388,6 +388,9 @@ def _second_moment(state: State, name: str, d: Tensor, beta: float) -> Tensor:
     return state[name]
 
 
+#: The methods that make an update: a class that inherits all of them moves parameters as its parent does.
+UPDATE = ("step", "_init_group")
+
 RULES: dict[str, Rule] = {
     rule.optimizer: rule
     for rule in (SGD(), Adam(), AdamW(), NAdam(), RAdam(), Adamax(), RMSprop(), Adagrad(), Adadelta(), Muon())
@@ -395,17 +398,23 @@ RULES: dict[str, Rule] = {
 
 
 def rule_name(optimizer: torch.optim.Optimizer) -> str:
-    """The name under which an optimizer's rule is known: its class, or the class whose step it inherits."""
-    for kind in type(optimizer).__mro__:
+    """The name under which an optimizer's rule is known: its class, or the class whose update it inherits whole."""
+    own = type(optimizer)
+    for kind in own.__mro__:
         known = getattr(torch.optim, kind.__name__, None) is kind
-        if known and _undecorated(type(optimizer).step) is _undecorated(getattr(kind, "step")):  # noqa: B009
+        if known and all(_as_written(own, part) is _as_written(kind, part) for part in UPDATE):
             return kind.__name__
-    return type(optimizer).__qualname__
+    # A class of its own that has the name of one of torch's is not to be taken for it.
+    taken = hasattr(torch.optim, own.__qualname__)
+    return f"{own.__module__}.{own.__qualname__}" if taken else own.__qualname__
 
 
-def _undecorated(function: Callable[..., Any]) -> Callable[..., Any]:
-    # An optimizer's step is wrapped, once per class, when the first instance is made.
-    return getattr(function, "__wrapped__", function)
+def _as_written(kind: type, part: str) -> Any:
+    """A method of a class, out of the wrappers of torch, which may lie around an inherited one once more."""
+    function: Any = getattr(kind, part, None)
+    while hasattr(function, "__wrapped__") and function.__globals__["__name__"].partition(".")[0] == "torch":
+        function = function.__wrapped__
+    return function
 
 
 def find_rule(name: str) -> Rule:
@@ -420,8 +429,12 @@ def find_rule(name: str) -> Rule:
     """
     if name in RULES:
         return RULES[name]
+    why, way = "it is no linear function of recorded gradients here", ""
+    if not hasattr(torch.optim, name):
+        why = "it is a class of its own, whose step is not known to be that of an optimizer of torch"
+        way = " A subclass that leaves step as it is unrolls like its parent."
     raise RuleError(
-        f"The step of {name} cannot be unrolled into shares of its samples: it is no linear function of recorded "
-        f"gradients here. Train with one of {', '.join(sorted(RULES))}, or call decompose(..., rule=\"displacement\"), "
-        "which books the whole step of this run as unattributed."
+        f"The step of {name} cannot be unrolled into shares of its samples: {why}. Train with one of "
+        f"{', '.join(sorted(RULES))}, or call decompose(..., rule=\"displacement\"), which books the whole step of "
+        f"this run as unattributed.{way}"
     )

@@ -19,6 +19,7 @@ from ..errors import DataError, OutOfRange
 from ..losses import Loss
 from ..network import Network, Parameters, unflatten
 from ..storage import MemoryStore, Store
+from ..text import shown
 from .classes import MOST_CLASSES, QUANTITIES, class_count, class_indices, thirds
 from .index import RunIndex
 from .replay import replay
@@ -79,7 +80,7 @@ class Run:
 
     def __repr__(self) -> str:
         rules = sorted({step.optimizer for step in self._index.steps[self.start:self.stop]})
-        where = "in memory" if self.store.path is None else str(self.store.path)
+        where = "in memory" if self.store.path is None else shown(str(self.store.path))
         return (f"Run({where}: {len(self)} steps of {', '.join(rules) or 'no optimizer'}, "
                 f"{self.size} samples, {self.parameter_count} parameters)")
 
@@ -106,7 +107,7 @@ class Run:
     @property
     def parameter_count(self) -> int:
         """The number of recorded parameters P."""
-        return sum(shape.numel() for shape in self.shapes)
+        return self._index.parameter_count
 
     @property
     def dtype(self) -> torch.dtype:
@@ -255,25 +256,7 @@ class Run:
 
     def info(self) -> dict[str, Any]:
         """The run in plain data: steps, rules, samples, sizes, provenance."""
-        steps = self._index.steps[self.start:self.stop]
-        rates = [group["lr"] for step in steps for group in step.groups if "lr" in group]
-        return {
-            "path": None if self.store.path is None else str(self.store.path),
-            "steps": len(self),
-            "rules": sorted({step.optimizer for step in steps}),
-            "learning_rate": [min(rates), max(rates)] if rates else None,
-            "samples": self.size,
-            "samples_drawn": int(self.samples.seen.sum()),
-            "parameters": self.parameter_count,
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "loss": self._index.meta.get("loss"),
-            "keep": self._index.meta.get("keep"),
-            "rows": len(self._index.stored),
-            "bytes": self.store.nbytes,
-            "complete": self.meta.get("complete", False),
-            "averaged_weights": self.has_average,
-            **{key: self._index.meta.get(key) for key in ("environment", "fingerprint", "notes")},
-        }
+        return self._index.info(self.start, self.stop)
 
     def save(self, path: str | Path, overwrite: bool = False) -> Path:
         """Copies the whole recording into the folder ``path``."""

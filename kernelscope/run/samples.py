@@ -124,13 +124,35 @@ class Samples:
             heads = order[(counts.cumsum(0) - counts)[which]]
             differ = [_rows_differ(t, t[heads]) for t in (*inputs, targets)]
             self._refuse(torch.stack(differ).any(0), columns, "two samples of one batch that are not the same")
+        self._refuse(self.others(columns, inputs, targets), columns,
+                     "a sample whose input and target are both others than before")
+
+    def others(self, columns: Tensor, inputs: Sequence[Tensor], targets: Tensor) -> Tensor:
+        """Which rows have another input and another target than those kept, with shape :math:`(n_b,)`."""
+        if self.targets is None or self.targets.shape[1:] != targets.shape[1:]:
+            return torch.zeros(len(columns), dtype=torch.bool)
+        rows = self._row(columns)
+        # Targets are small, and those of a sample in another form are its own.
+        changed = (rows >= 0) & _rows_differ(targets, self.targets[rows.clamp_min(0)])
+        return changed & self.changed(columns, inputs, targets)[0] if bool(changed.any()) else changed
+
+    def changed(self, columns: Tensor, inputs: Sequence[Tensor], targets: Tensor,
+                beyond: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Which rows have another input than the one kept, and which another target, each with shape :math:`(n_b,)`.
+
+        Args:
+            columns: The columns of the samples.
+            inputs: Their inputs.
+            targets: Their targets.
+            beyond: The part of an input's largest number by which it may differ.
+        """
         tables = [*self.inputs, self.targets] if self.targets is not None else []
-        if [t.shape[1:] for t in tables] == [t.shape[1:] for t in (*inputs, targets)]:
-            rows = self._row(columns)
-            *kept, labels = (table[rows.clamp_min(0)] for table in tables)
-            differ = [_rows_differ(a, b) for a, b in zip(inputs, kept, strict=True)]
-            self._refuse((rows >= 0) & torch.stack(differ).any(0) & _rows_differ(targets, labels), columns,
-                         "a sample whose input and target are both others than before")
+        if [t.shape[1:] for t in tables] != [t.shape[1:] for t in (*inputs, targets)]:
+            return torch.zeros(len(columns), dtype=torch.bool), torch.zeros(len(columns), dtype=torch.bool)
+        rows = self._row(columns)
+        *kept, labels = (table[rows.clamp_min(0)] for table in tables)
+        differ = [_rows_differ(a, b, beyond) for a, b in zip(inputs, kept, strict=True)]
+        return (rows >= 0) & torch.stack(differ).any(0), (rows >= 0) & _rows_differ(targets, labels)
 
     def _refuse(self, which: Tensor, columns: Tensor, what: str) -> None:
         if bool(which.any()):
@@ -172,10 +194,6 @@ class Samples:
         """The targets of the samples that were seen, in the order in which they were."""
         return None if self.targets is None else self.targets[:self._count]
 
-    def target_list(self) -> list[Any]:
-        """The target of each sample as plain numbers, ``None`` where training never drew it."""
-        return self.in_order([] if self.held_targets is None else self.held_targets.tolist())
-
     def in_order(self, held: list[Any]) -> list[Any]:
         """Something for each sample, ``None`` where training never drew it, from that for each that was seen."""
         rows = self._rows[:self.size].tolist()
@@ -192,9 +210,13 @@ def _alike(a: Tensor, b: Tensor) -> bool:
     return torch.equal(a, b) or not bool(_rows_differ(a, b).any())
 
 
-def _rows_differ(a: Tensor, b: Tensor) -> Tensor:
+def _rows_differ(a: Tensor, b: Tensor, beyond: float = 0.0) -> Tensor:
     # A number that is none, such as a missing target, is the same as another.
-    return ((a != b) & ~((a != a) & (b != b))).reshape(len(a), -1).any(1)
+    differ = ((a != b) & ~((a != a) & (b != b))).reshape(len(a), -1)
+    if beyond and a.is_floating_point() and differ.any():
+        a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
+        differ &= ~((a - b).abs() <= beyond * b.abs().amax(1, keepdim=True))
+    return differ.any(1)
 
 
 def _grown(table: Tensor, size: int, fill: int, most: int) -> Tensor:

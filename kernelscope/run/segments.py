@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import StoreCorrupt
+from ..storage import joined
 from .precision import REDUCED
 from .step import MicroBatch, Step
 
@@ -99,13 +100,13 @@ def encode(chunk: Chunk) -> dict[str, Tensor]:
     words["modes"] = [list(names) for names in modes]
     for name, parts in (("columns", columns), ("random", random), ("norms", norms)):
         if parts:
-            tensors[name] = torch.cat(parts) if name == "columns" else torch.stack(parts)
+            tensors[name] = joined(parts if name == "columns" else [part[None] for part in parts])
     if chunk.steps:
-        tensors["gradient_norms"] = torch.stack([step.norms for step in chunk.steps])
+        tensors["gradient_norms"] = joined([step.norms[None] for step in chunk.steps])
     # Long rows are written as they lie in memory: to gather them would copy every parameter of every step once more.
     words["rows"], rows = list(chunk.rows), list(chunk.rows.values())
     if rows and rows[0].nbytes < LONG:
-        tensors["rows"] = torch.stack(rows)
+        tensors["rows"] = joined([row[None] for row in rows])
     else:
         tensors |= {f"rows.{k}": row for k, row in chunk.rows.items()}
     if chunk.ids:
@@ -117,7 +118,7 @@ def encode(chunk: Chunk) -> dict[str, Tensor]:
     words["averages"] = list(chunk.averages)
     tensors |= {f"averages.{k}": t for k, t in chunk.averages.items()}
     words["samples"] = len(chunk.samples[0]) if chunk.samples else 0
-    tensors |= {f"samples.{j}": torch.cat(parts) for j, parts in enumerate(zip(*chunk.samples, strict=True))}
+    tensors |= {f"samples.{j}": joined(parts) for j, parts in enumerate(zip(*chunk.samples, strict=True))}
     tensors["words"] = torch.frombuffer(bytearray(json.dumps(words).encode()), dtype=torch.uint8)
     return tensors
 

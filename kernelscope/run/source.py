@@ -71,6 +71,8 @@ class Source:
 
     def deliver(self, batch: Any, ids: list[int]) -> None:
         """Takes note that the loop received a batch of these samples."""
+        if self._tap is not None:
+            self._tap.order.refuse()
         self.batches += 1
         self._deliveries.add(ids, batch)
 

@@ -277,7 +277,14 @@ class Tape:
         if out is None:
             return MemoryStore("run", self._meta)
         empty = exists(out) and not Store.open(out).segments
-        return Store.create(out, kind="run", meta=self._meta, overwrite=self._place.overwrite or empty)
+        try:
+            return Store.create(out, kind="run", meta=self._meta, overwrite=self._place.overwrite or empty)
+        except StoreExists:
+            # There was none when this recording began.
+            raise StoreExists(
+                f"Another recording has put its run into {out} since this one began, and a folder holds one run. Give "
+                "each recording a folder of its own with out=...; what is there is intact."
+            ) from None
 
     # -- the end -----------------------------------------------------------------------------------------------------
 

@@ -6,9 +6,10 @@ the folder holds the old store, after it the new one, and never anything between
 so that what is read is what was written, or an error.
 """
 
+from .copies import joined
 from .files import write_atomically
 from .manifest import Segment
 from .memory import MemoryStore
 from .store import Store
 
-__all__ = ["MemoryStore", "Segment", "Store", "write_atomically"]
+__all__ = ["MemoryStore", "Segment", "Store", "joined", "write_atomically"]

@@ -139,8 +139,8 @@ def _busy(path: Path, owner: dict[str, Any]) -> StoreBusy:
         "this very process" if pid == os.getpid() and host == socket.gethostname() else f"process {pid} on host {host}"
     )
     return StoreBusy(
-        f"{path.parent} is being written by {who}, and a folder has one writer at a time. Close that writer or let it "
-        f"finish; if it is certainly gone, delete {path.name}. Reading with Store.open works meanwhile."
+        f"{path.parent} is being written by {who}, and a folder has one writer at a time. Choose another folder, or "
+        f"let that writer finish; if it is certainly gone, delete {path.name}. Reading works meanwhile."
     )
 
 

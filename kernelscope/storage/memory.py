@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from .copies import copied
 from .manifest import META_LIMIT, SEGMENT_META_LIMIT, Segment, check_kind, find, head
 from .segment import dense
 from .strict import plain
@@ -66,7 +67,7 @@ class MemoryStore:
     def append(self, tensors: dict[str, Tensor], meta: dict[str, Any] | None = None) -> Segment:
         """Keep copies of the tensors as one more segment."""
         entry = plain(meta, SEGMENT_META_LIMIT)
-        kept = {name: tensor.clone() for name, tensor in dense(tensors).items()}
+        kept = {name: copied(tensor) for name, tensor in dense(tensors).items()}
         size = sum(tensor.numel() * tensor.element_size() for tensor in kept.values())
         segment = Segment(f"segment-{self._next:08d}.safetensors", size, "", entry)
         self._tensors[segment.name] = kept
@@ -94,7 +95,7 @@ class MemoryStore:
     def read(self, segment: int | str | Segment) -> dict[str, Tensor]:
         """Copies of the tensors of one segment, given by its place, its name or itself."""
         kept = self._tensors[find(self._segments, segment, self).name]
-        return {name: tensor.clone() for name, tensor in kept.items()}
+        return {name: copied(tensor) for name, tensor in kept.items()}
 
     def close(self) -> None:
         """Nothing is open; here so that both stores are used alike."""

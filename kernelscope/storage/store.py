@@ -345,8 +345,8 @@ def _check_kind(folder: Path, manifest: Manifest, kind: str | None) -> None:
 def _refuse_if_taken(folder: Path) -> None:
     if manifests.exists(folder):
         raise StoreExists(
-            f"{folder} already holds a store. Choose another folder, go on with Store.resume, or pass overwrite=True "
-            "to replace it; it is intact."
+            f"{folder} already holds a store. Choose another folder, or pass overwrite=True to replace it; it is "
+            "intact."
         )
     if folder.is_dir() and _numbers(folder):
         raise StoreExists(

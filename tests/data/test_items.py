@@ -44,6 +44,16 @@ def test_a_collate_that_pads_is_called_with_all_samples_of_a_choice():
     assert points.chosen([2, 3]).part(0, 2).args[0].tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
 
 
+def test_a_loader_whose_batches_differ_in_shape_is_told_that_they_must_go_together():
+    ragged = Samples(lambda i: torch.ones(2 + i // 4))
+    points = as_points(DataLoader(ragged, batch_size=4))
+    assert points.part(4, 8).args[0].shape == (4, 3)
+    with pytest.raises(DataError, match="another size than the batches of the loader.*pads"):
+        points.part(0, N)
+    with pytest.raises(DataError, match="tensors of one shape.$"):
+        as_points(ragged).part(0, N)
+
+
 class Restless(Sampler):
     def __iter__(self):
         return iter(torch.randperm(N).tolist())

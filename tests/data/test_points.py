@@ -100,10 +100,29 @@ def test_what_are_no_points_is_refused(source, match):
         as_points(source)
 
 
-def test_a_table_is_refused():
+def test_a_table_of_something_else_than_numbers_is_refused():
     pandas = pytest.importorskip("pandas")
-    with pytest.raises(DataError, match="a DataFrame came"):
-        as_points(pandas.DataFrame({"a": [1.0, 2.0]}))
+    words = pandas.DataFrame({"a": [1.0, 2.0], "word": ["b", "c"]})
+    for source in (words, (words, torch.ones(2)), {"x": words}):
+        with pytest.raises(DataError, match=r"DataFrame of points.*its column 'word' \((object|str)\)"):
+            as_points(source)
+    for odd in (words["word"], words["word"].astype("category")):
+        with pytest.raises(DataError, match="A Series of points.*holds object"):
+            as_points((torch.ones(2, 3), odd), targets=True)
+
+
+def test_tensors_in_a_list_are_told_how_points_are_put_together():
+    with pytest.raises(DataError, match=r"shapes \(4, 3\), \(4, 3\), \(3, 3\)\. .*torch\.cat"):
+        as_points(list(X.split(4)))
+    with pytest.raises(DataError, match=r"\(3,\), \(3,\), \(3,\), \(3,\), and 7 more.*torch\.stack"):
+        as_points([*X[:10], X[0][:2]])
+
+
+def test_targets_may_not_come_twice_nor_without_a_loss():
+    with pytest.raises(DataError, match="came twice"):
+        as_points(({"x": X, "labels": Y}, Y), targets=True)
+    with pytest.raises(DataError, match="Pass the dictionary"):
+        as_points(({"x": X}, Y))
 
 
 @pytest.mark.parametrize(("make", "match"), [
