@@ -5,5 +5,6 @@ from .conjugate_gradient import ConjugateGradient
 from .direct import Direct
 from .problem import Problem
 from .solution import Solution
+from .watch import State, Watch
 
-__all__ = ["ConjugateGradient", "Cost", "Direct", "Problem", "Solution", "Solver"]
+__all__ = ["ConjugateGradient", "Cost", "Direct", "Problem", "Solution", "Solver", "State", "Watch"]

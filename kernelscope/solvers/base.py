@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from .problem import Problem
 from .solution import Solution
+from .watch import Watch
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,12 @@ class Solver(ABC):
     """Finds the coefficients of a kernel machine."""
 
     @abstractmethod
-    def solve(self, problem: Problem) -> Solution:
+    def solve(self, problem: Problem, watch: Watch | None = None) -> Solution:
         """The solution for each ridge of the problem.
+
+        Args:
+            problem: The problem.
+            watch: Hears of each pass, and holds the state to go on from.
 
         Raises:
             NonFiniteError: If the kernel gives NaN or infinite values.

@@ -23,6 +23,7 @@ from .base import Cost, Solver
 from .preconditioner import Full, Preconditioner, TwoLevel
 from .problem import Problem
 from .solution import Solution
+from .watch import Watch
 
 #: How many passes' falls must be negligible before the iteration ends.
 PATIENCE = 2
@@ -58,7 +59,7 @@ class ConjugateGradient(Solver):
         inner = 2.0 * (self.steps + 2) * p * p * passes
         return Cost(passes * 4.0 * n * p * problem.outputs + inner, 3.0 * p * min(self.rank, p) * item, passes)
 
-    def solve(self, problem: Problem) -> Solution:
+    def solve(self, problem: Problem, watch: Watch | None = None) -> Solution:
         preconditioner = self._prepared(problem)
         c, r = problem.outputs, len(problem.ridge)
         ridges = torch.tensor(problem.ridge, dtype=problem.y.dtype, device=problem.y.device).repeat_interleave(c)

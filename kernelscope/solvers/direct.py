@@ -16,6 +16,7 @@ from .base import Cost, Solver
 from .orthonormal import CUT, orthonormal
 from .problem import Problem
 from .solution import Solution
+from .watch import Watch
 
 
 class Direct(Solver):
@@ -34,7 +35,7 @@ class Direct(Solver):
         n, p = problem.shape
         return Cost(2.0 * n * p * p * 2 + 20.0 * p**3, 5.0 * p * p * problem.y.dtype.itemsize, 1.0)
 
-    def solve(self, problem: Problem) -> Solution:
+    def solve(self, problem: Problem, watch: Watch | None = None) -> Solution:
         needed = self.cost(problem).memory
         if needed > problem.memory:
             raise OutOfBudget(
