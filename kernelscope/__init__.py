@@ -13,13 +13,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import data, errors, features, kernels
+    from . import data, errors, features, kernels, solvers
     from .decomposition.exact import decompose
     from .decomposition.explaining import explain
     from .decomposition.explanation import Explanation
     from .decomposition.result import Decomposition
     from .diagnostics.gradient_scores import gradient_scores
     from .diagnostics.scores import GradientScores
+    from .machine.fit import fit
+    from .machine.machine import KernelMachine
     from .operator import KernelOperator
     from .report import Report
     from .run.opening import load
@@ -28,18 +30,21 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Decomposition", "Explanation", "GradientScores", "KernelOperator", "Report", "Run", "data", "decompose",
-           "errors", "explain", "features", "gradient_scores", "kernels", "load", "record"]
+__all__ = ["Decomposition", "Explanation", "GradientScores", "KernelMachine", "KernelOperator", "Report", "Run", "data",
+           "decompose", "errors", "explain", "features", "fit", "gradient_scores", "kernels", "load", "record",
+           "solvers"]
 
 _HOMES = {
     "Decomposition": "decomposition.result",
     "Explanation": "decomposition.explanation",
     "GradientScores": "diagnostics.scores",
+    "KernelMachine": "machine.machine",
     "KernelOperator": "operator",
     "Report": "report",
     "Run": "run.run",
     "decompose": "decomposition.exact",
     "explain": "decomposition.explaining",
+    "fit": "machine.fit",
     "gradient_scores": "diagnostics.gradient_scores",
     "load": "run.opening",
     "record": "run.recorder",

@@ -121,7 +121,7 @@ class Result(ABC):
         """Keeps the result in the folder ``path``: a manifest, and its tensors with their checksums."""
         overwrite = as_switch(overwrite, "overwrite")
         tensors: dict[str, Tensor] = {}
-        plain = _flatten(self, "", tensors)
+        plain = taken_apart(self, "", tensors)
         with Store.create(path, kind="result", meta={"class": type(self).__name__, "fields": plain},
                           overwrite=overwrite) as store:
             store.append(tensors)
@@ -140,44 +140,49 @@ class Result(ABC):
                 f"Load it with the class that saved it; known are {', '.join(sorted(Result.kinds))}."
             )
         tensors = store.read(0)
-        loaded = _restore(store.meta["fields"], tensors, path)
+        loaded = put_together(store.meta["fields"], tensors, path)
         if not isinstance(loaded, cls):
             raise StoreCorrupt(f"{path} says that it holds a {name}, but its content is another. Save it again.")
         return loaded
 
 
-def _flatten(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+def taken_apart(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """Moves the tensors out of a nested value; what is left is plain JSON that says where they go."""
     if isinstance(value, Result):
-        inner = {f.name: _flatten(getattr(value, f.name), f"{name}{f.name}.", tensors) for f in fields(value)}
+        inner = {f.name: taken_apart(getattr(value, f.name), f"{name}{f.name}.", tensors) for f in fields(value)}
         return {"result": type(value).__name__, "fields": inner}
     if isinstance(value, Tensor):
         key = name.rstrip(".")
         tensors[key] = value.detach().cpu()
         return {"tensor": key}
     if isinstance(value, dict) and any(isinstance(v, Tensor | Result) for v in value.values()):
-        return {"map": {key: _flatten(item, f"{name}{key}.", tensors) for key, item in value.items()}}
+        return {"map": {key: taken_apart(item, f"{name}{key}.", tensors) for key, item in value.items()}}
     if isinstance(value, list | tuple) and any(isinstance(v, Tensor | Result) for v in value):
-        return {"list": [_flatten(item, f"{name}{index}.", tensors) for index, item in enumerate(value)]}
+        return {"list": [taken_apart(item, f"{name}{index}.", tensors) for index, item in enumerate(value)]}
     json.dumps(value, allow_nan=False)
     return {"plain": value}
 
 
-def _restore(value: Any, tensors: dict[str, Tensor], path: str | Path) -> Any:
+def put_together(value: Any, tensors: dict[str, Tensor], path: str | Path) -> Any:
+    """The nested value that was taken apart.
+
+    Raises:
+        StoreCorrupt: If it is none.
+    """
     match value:
         case {"tensor": str(key)} if key in tensors:
             return tensors[key]
         case {"map": dict(items)}:
-            return {key: _restore(item, tensors, path) for key, item in items.items()}
+            return {key: put_together(item, tensors, path) for key, item in items.items()}
         case {"list": list(items)}:
-            return [_restore(item, tensors, path) for item in items]
+            return [put_together(item, tensors, path) for item in items]
         case {"plain": plain}:
             return plain
         case {"result": str(name), "fields": dict(inner)} if name in Result.kinds:
             kind = Result.kinds[name]
             needed = {f.name for f in fields(kind)}
             if set(inner) == needed:
-                return kind(**{key: _restore(item, tensors, path) for key, item in inner.items()})
+                return kind(**{key: put_together(item, tensors, path) for key, item in inner.items()})
     raise StoreCorrupt(
         f"{path} does not hold the fields of a result of this version (found {str(value)[:80]!r}). "
         "It was changed, or saved by another version; compute the result again and save it."

@@ -18,11 +18,13 @@ class Cost:
         operations: Multiplications and additions.
         memory: Bytes.
         passes: Readings of all points; where it depends on the data, about how many.
+        entries: Kernel entries that are computed beside those of the passes.
     """
 
     operations: float
     memory: float
     passes: float
+    entries: float = 0.0
 
 
 class Solver(ABC):

@@ -1,0 +1,250 @@
+r"""From a kernel, points and targets to a machine.
+
+Among the functions :math:`f = \sum_j k(\cdot, z_j)\, \alpha_j + b` of p centers the one is found that minimises
+
+.. math:: \frac1n \sum_i w_i\, |f(x_i) - y_i|^2 + \lambda\, \|f\|_H^2.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import __version__
+from ..arguments import as_switch, what_came
+from ..budget import as_bytes
+from ..data.points import Points
+from ..errors import DataError, NonFiniteError
+from ..kernels.base import Kernel
+from ..progress import telling
+from ..solvers import Problem, Solution, Solver
+from .checking import Guarded, closed, look_at, usable, within
+from .checkpoint import Checkpoint
+from .describing import described
+from .fitting import Fitting
+from .machine import KernelMachine
+from .plan import Plan, planned
+from .reading import (
+    centers_of,
+    checked_ridges,
+    checked_weights,
+    digest_of,
+    look_over,
+    points_and_targets,
+)
+from .watching import Errors, Telling
+
+#: The share of the memory that the products of a kernel may use.
+SHARE = 0.25
+
+#: On how many validation points the error is taken after each pass, at least, and for one of how many points.
+WATCHED, EACH = 1000, 20
+
+
+def fit(k: Kernel, x: Any, y: Any = None, *, centers: Any = None, ridge: float | Sequence[float] = 0.0,
+        intercept: bool = False, solver: Solver | str | None = None, weights: Any = None, validation: Any = None,
+        checkpoint: str | os.PathLike[str] | None = None, memory: int | str = "1GB", seed: int = 0,
+        progress: bool | None = None) -> KernelMachine:
+    r"""Fits a kernel machine; prints first what it will do and why, then how far it is.
+
+    The machine is computed where the points are and in their precision; for more digits pass ``x.double()``.
+
+    Args:
+        k: The kernel. One whose bandwidth is left open gets the median distance of the points.
+        x: The points, n of them: a tensor, an array, the path of an ``.npy`` file, a data set, or a loader that does
+            not shuffle; what does not fit in memory is read in parts.
+        y: Their targets, with shape (n,) or (n, c); without them x gives both, as ``(x, y)`` or as a data set does.
+        centers: ``None`` for all points, a number p of them drawn at random, or points of your own.
+        ridge: :math:`\lambda`, from 0 on; or several, which are fitted in the same passes. The machine is then the one
+            with the smallest validation error, or of the first without validation; ``machine.at(ridge)`` gives each.
+        intercept: Whether a constant is fitted, which costs nothing in :math:`\|f\|_H`.
+        solver: ``"direct"``, ``"cg"``, a solver of ``ks.solvers``; or ``None`` to take the one with the fewest
+            operations that fits into memory.
+        weights: The weight of each point, with shape (n,); only their ratios matter.
+        validation: Points and targets to measure the error on, ``(x, y)``.
+        checkpoint: A folder to keep in where the fit stands. The same call goes on from there, after a crash or after
+            Ctrl-C, to the same coefficients bit for bit; a call with other data or settings is refused.
+        memory: About how much may be used beside the data, a number of bytes or a size such as ``"1GB"``.
+        seed: Which points become centers.
+        progress: ``True`` tells of each pass, ``False`` of nothing; if not given, of the plan, and of a pass every few
+            seconds.
+
+    Returns:
+        The machine. Its values have shape (q,) for targets of shape (n,), and (q, c) for (n, c).
+
+    Raises:
+        DataError: If shapes, numbers or the kernel cannot be used; said before the work begins.
+        NonFiniteError: If a point, a target, a weight or a kernel value is NaN or infinite.
+        OutOfBudget: If it does not fit into ``memory``.
+
+    Example:
+        >>> import torch, kernelscope as ks
+        >>> x = torch.linspace(0, 6, 50, dtype=torch.float64)[:, None]
+        >>> k = ks.kernels.Gaussian(bandwidth=1.0)
+        >>> machine = ks.fit(k, x, x[:, 0].sin(), centers=10, ridge=1e-8, progress=False)
+        >>> machine
+        KernelMachine(Gaussian(bandwidth=1), 10 centers, 1 output, ridge 1e-08)
+        >>> bool((machine(x) - x[:, 0].sin()).abs().max() < 1e-2)
+        True
+    """
+    start = time.monotonic()
+    say: Callable[[str], None] = (lambda line: None) if progress is False else _print
+    task = _task(k, x, y, centers, ridge, intercept, weights, validation, as_bytes(memory), seed,
+                 checkpoint is not None)
+    place = None if checkpoint is None else Checkpoint(checkpoint, task.belongs | {"solver": _settings(solver)})
+    try:
+        used, plan = planned(task.problem, solver, task.words, None if place is None else place.choice)
+        say(repr(plan))
+        if place is not None:
+            place.begin(plan.name)
+        watch = Telling(say, progress is True, task.watched, place)
+        solution = _solved(used, task.problem, watch, place, say)
+    finally:
+        if place is not None:
+            place.close()
+    machine = _machine(task, solution, watch, plan, time.monotonic() - start)
+    assert machine.fitting is not None
+    say(repr(machine.fitting))
+    return machine
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """What is to be done, read and looked over."""
+
+    kernel: Kernel
+    centers: Any
+    problem: Problem
+    single: bool
+    words: str
+    belongs: dict[str, Any]
+    errors: Errors | None
+
+    @property
+    def watched(self) -> Errors | None:
+        """The errors that are looked at while the solver works, on few enough points."""
+        return None if self.errors is None else self.errors.of_some(max(WATCHED, len(self.problem.x) // EACH))
+
+
+def _task(k: Kernel, x: Any, y: Any, centers: Any, ridge: Any, intercept: bool, weights: Any, validation: Any,
+          memory: int, seed: int, fingerprint: bool) -> _Task:
+    ridges, constant = checked_ridges(ridge), as_switch(intercept, "intercept")
+    kernel = usable(k, None)
+    points, targets = points_and_targets(kernel, x, y)
+    w = checked_weights(weights, len(points))
+    others = _validation(kernel, validation, targets)
+    digest = hashlib.sha256() if fingerprint else None
+    look_over(kernel, points, digest)
+    kernel = usable(kernel, points)
+    z = centers_of(kernel, points, centers, seed, memory)
+    far = kernel.points(z)
+    near = far if centers is None else points
+    used = within(kernel, int(SHARE * memory)) if closed(kernel) else Guarded(kernel)
+    like = look_at(kernel, near, far)
+    y2 = targets.to(like).view(len(points), -1)
+    problem = Problem(used, near, y2, far, ridges, None if w is None else w.to(like), constant, memory)
+    errors = None if others is None else Errors(used, far, others[0], others[1].to(like).view(len(others[1]), -1))
+    belongs = {} if digest is None else {
+        "x": digest.hexdigest(), "y": digest_of(y2), "weights": digest_of(w), "z": digest_of(*_tensors(z)),
+        "kernel": described(kernel) or {"words": repr(kernel), "values": digest_of(like)}, "ridge": list(ridges),
+        "intercept": constant, "memory": memory, "dtype": str(like.dtype), "version": __version__,
+    }
+    return _Task(kernel, z, problem, targets.ndim == 1, _in_words(problem, kernel, centers), belongs, errors)
+
+
+def _validation(kernel: Kernel, given: Any, targets: Tensor) -> tuple[Points, Tensor] | None:
+    if given is None:
+        return None
+    x, y = given if isinstance(given, tuple | list) and len(given) == 2 else (given, None)
+    points, found = points_and_targets(kernel, x, y)
+    if found.shape[1:] != targets.shape[1:]:
+        raise DataError(f"Validation targets have shape {tuple(found.shape)}, and those to fit {tuple(targets.shape)}. "
+                        "Pass targets of the same outputs.")
+    look_over(kernel, points, None)
+    return points, found
+
+
+def _solved(solver: Solver, problem: Problem, watch: Telling, place: Checkpoint | None,
+            say: Callable[[str], None]) -> Solution:
+    if place is not None and place.meta.get("done") and place.tensors is not None:
+        say(f"{place.folder} holds this fit, and it is done.")
+        return _restored(place)
+    if place is not None and watch.kept is not None:
+        say(f"goes on after pass {watch.passes:.3g}, from {place.folder}")
+    try:
+        with telling(False):
+            solution = solver.solve(problem, watch)
+    except KeyboardInterrupt:
+        watch.write()
+        how = (f"The same call goes on from {place.folder}." if place is not None
+               else "Nothing was kept; pass checkpoint=, a folder, to go on after an interruption.")
+        raise KeyboardInterrupt(f"Interrupted after pass {watch.passes:.3g}. {how}") from None
+    if not bool(solution.coefficients.isfinite().all() and solution.intercepts.isfinite().all()):
+        raise NonFiniteError(f"{solver!r} ended with NaN or infinite coefficients. Look at the kernel's numbers and at "
+                             'the points, raise ridge, or take solver="direct".')
+    if place is not None:
+        _keep(place, solution, watch)
+    return solution
+
+
+def _keep(place: Checkpoint, solution: Solution, watch: Telling) -> None:
+    """Keeps what was found, so that the same call finds it again."""
+    watch.write()
+    place.keep({"coefficients": solution.coefficients, "intercepts": solution.intercepts,
+                "objective": torch.tensor(solution.objective, dtype=torch.float64),
+                "history": torch.tensor(solution.history, dtype=torch.float64)} | watch.as_tensors(),
+               {"done": True, "passes": solution.passes, "notes": list(solution.notes)})
+
+
+def _restored(place: Checkpoint) -> Solution:
+    t, meta = place.tensors, place.meta
+    assert t is not None
+    return Solution(t["coefficients"], t["intercepts"], tuple(t["objective"].tolist()), meta["passes"],
+                    tuple(t["history"].tolist()), tuple(meta["notes"]))
+
+
+def _machine(task: _Task, solution: Solution, watch: Telling, plan: Plan, seconds: float) -> KernelMachine:
+    problem, notes = task.problem, list(solution.notes)
+    errors = None if task.errors is None else task.errors(solution.coefficients, solution.intercepts).cpu()
+    chosen = 0 if errors is None else int(errors.argmin())
+    if errors is None and len(problem.ridge) > 1:
+        notes.append(f"Without validation this is the machine of the first of {len(problem.ridge)} ridges; "
+                     "machine.at(ridge) gives the others.")
+    alpha, b = solution.coefficients, solution.intercepts
+    objective = torch.tensor(solution.objective, dtype=torch.float64)
+    fitting = Fitting(list(problem.ridge), chosen, objective, errors, alpha, b, watch.history, solution.passes, seconds,
+                      plan.plain(), notes)
+    alpha, b = fitting.solution(chosen)
+    return KernelMachine(task.kernel, task.centers, alpha[:, 0] if task.single else alpha, b[0] if task.single else b,
+                         fitting=fitting)
+
+
+def _settings(solver: Any) -> Any:
+    """A solver in words that say all of its settings."""
+    if not isinstance(solver, Solver):
+        return solver if solver is None or isinstance(solver, str) else what_came(solver)
+    return {"solver": type(solver).__name__} | {name: repr(value) for name, value in sorted(vars(solver).items())}
+
+
+def _tensors(centers: Any) -> list[Tensor]:
+    if isinstance(centers, Tensor):
+        return [centers]
+    return list(centers.values() if isinstance(centers, dict) else centers)
+
+
+def _in_words(problem: Problem, kernel: Kernel, centers: Any) -> str:
+    (n, p), c = problem.shape, problem.outputs
+    what = "all of them centers" if centers is None else f"{p:,} center{'s' * (p > 1)}"
+    return (f"{kernel!r}, {n:,} point{'s' * (n > 1)}, {what}, {c} output{'s' * (c > 1)}, "
+            f"{str(problem.y.dtype)[6:]}" + (f", {len(problem.ridge)} ridges" if len(problem.ridge) > 1 else ""))
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)  # noqa: T201

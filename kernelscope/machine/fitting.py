@@ -1,0 +1,80 @@
+"""How a machine was fitted: what was decided, what came out for each ridge, and how the work went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
+
+from torch import Tensor
+
+from ..result import Check, CheckRow, Result
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Fitting(Result):
+    """How a machine was fitted.
+
+    Attributes:
+        ridges: The ridges that were fitted in the same passes.
+        chosen: The place of the one that the machine has.
+        objective: For each, the mean squared error plus the ridge's term, with shape (r,).
+        validation: For each, the mean squared error on the validation points, with shape (r,), if there were some.
+        coefficients: The coefficients of each, with shape (r, p, c).
+        intercepts: The intercepts of each, with shape (r, c).
+        history: After each pass its number, and the residual of the equations relative to the start; and the validation
+            error, where it was taken.
+        passes: How many times all points were read.
+        seconds: How long it took.
+        plan: What was decided, and why, as the fields of a plan.
+        notes: What the user should know.
+    """
+
+    ridges: list[float]
+    chosen: int
+    objective: Tensor
+    validation: Tensor | None
+    coefficients: Tensor
+    intercepts: Tensor
+    history: list[dict[str, float | None]]
+    passes: float
+    seconds: float
+    plan: dict[str, Any]
+    notes: list[str]
+
+    @property
+    def ridge(self) -> float:
+        """The ridge that the machine has."""
+        return self.ridges[self.chosen]
+
+    def solution(self, place: int) -> tuple[Tensor, Tensor]:
+        """Coefficients and intercepts of the ridge at a place, with shapes (p, c) and (c,)."""
+        return self.coefficients[place], self.intercepts[place]
+
+    def choosing(self, place: int) -> Self:
+        """The same with another of the ridges chosen."""
+        return replace(self, chosen=place)
+
+    def summary(self) -> str:
+        """The answer in one sentence."""
+        error = "" if self.validation is None else f", validation error {float(self.validation[self.chosen]):.4g}"
+        several = "" if len(self.ridges) == 1 else f" of {len(self.ridges)}"
+        return (f"Fitting({self.plan['solver']}, ridge {self.ridge:g}{several}, objective "
+                f"{float(self.objective[self.chosen]):.4g}{error}, {self.passes:.3g} pass{'es' * (self.passes != 1)}, "
+                f"{self.seconds:.3g} s)")
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each ridge."""
+        import pandas as pd
+
+        errors = [None] * len(self.ridges) if self.validation is None else self.validation.tolist()
+        return pd.DataFrame({"ridge": self.ridges, "objective": self.objective.tolist(), "validation": errors,
+                             "chosen": [i == self.chosen for i in range(len(self.ridges))]})
+
+    def check(self) -> Check:
+        """Whether the solver had anything to say."""
+        if not self.notes:
+            return Check((CheckRow("solver", "pass", None, None, "The solver ended as it should."),))
+        return Check(tuple(CheckRow("solver", "warn", None, None, note) for note in self.notes))

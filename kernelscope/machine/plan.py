@@ -1,0 +1,194 @@
+r"""Which solver, and what it will take.
+
+Every solver counts its multiplications and its memory beforehand. A kernel entry of two points with d numbers costs
+about :math:`2d` more, and there are np of them in a pass. Of the solvers that fit into the memory the one is taken that
+counts fewest; what is iterated counts more, since it may need more passes than one knows. The count depends on the
+problem alone, so the same call takes the same solver everywhere. Only the time is measured, on a small block.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import torch
+
+from ..arguments import what_came
+from ..budget import as_words
+from ..errors import DataError, OutOfBudget
+from ..features.base import points_between
+from ..solvers import ConjugateGradient, Cost, Direct, Problem, Solver
+
+
+class Choice(NamedTuple):
+    """A solver to choose from, and how many times its operations count."""
+
+    make: Callable[[Problem], Solver]
+    times: float
+
+
+#: Every solver that is chosen from, the plainest first.
+CHOICES: dict[str, Choice] = {
+    "direct": Choice(lambda problem: Direct(), 1.0),
+    "cg": Choice(lambda problem: ConjugateGradient("full"), 2.0),
+    "cg, two-level": Choice(lambda problem: ConjugateGradient("two-level"), 8.0),
+}
+
+#: What the user can ask for by name, and which of these it stands for.
+NAMES: dict[str, tuple[str, ...]] = {"direct": ("direct",), "cg": ("cg", "cg, two-level")}
+
+#: What a kernel entry costs beside its product: exponentials and roots, counted as multiplications.
+ENTRY = 20.0
+
+#: The side of the block that is timed, and of the products that are.
+SIDE, PRODUCT = 256, 384
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was decided before the work, and why.
+
+    Attributes:
+        problem: The problem in words.
+        name: The solver's name among those that are chosen from; ``None`` if it was given.
+        solver: The solver in words.
+        why: Why this one.
+        operations: Multiplications and additions, those of kernel entries included.
+        memory: Bytes.
+        passes: Readings of all points, about.
+        seconds: How long it will take, about.
+    """
+
+    problem: str
+    name: str | None
+    solver: str
+    why: str
+    operations: float
+    memory: float
+    passes: float
+    seconds: float
+
+    def __repr__(self) -> str:
+        return (f"{self.problem}\n{self.solver}: {self.why}\nabout {self.passes:.3g} "
+                f"pass{'es' * (self.passes != 1)}, {as_words(self.memory)}, {in_words(self.seconds)}")
+
+    def plain(self) -> dict[str, str | float | None]:
+        """The fields, as they are kept."""
+        return asdict(self)
+
+
+def planned(problem: Problem, solver: Solver | str | None, words: str, said: str | None = None) -> tuple[Solver, Plan]:
+    """The solver for a problem, and the plan.
+
+    Args:
+        problem: The problem.
+        solver: A solver, the name of one, or ``None`` to choose one.
+        words: The problem in words.
+        said: The choice that was made when the work began, to stay with it.
+
+    Raises:
+        DataError: If there is no solver of this name.
+        OutOfBudget: If none fits into the memory.
+    """
+    if isinstance(solver, Solver):
+        cost = solver.cost(problem)
+        _check_room(problem, {repr(solver): cost})
+        return solver, _plan(problem, words, None, solver, cost, "as asked for")
+    if solver is not None and (not isinstance(solver, str) or solver not in NAMES):
+        raise DataError(f"solver must be {', '.join(map(repr, NAMES))}, a solver of ks.solvers, or None to choose one; "
+                        f"{what_came(solver)} came. Leave it out if in doubt.")
+    names = NAMES[solver] if solver is not None else tuple(CHOICES)
+    candidates = {name: CHOICES[name].make(problem) for name in names}
+    costs = {name: candidates[name].cost(problem) for name in names}
+    _check_room(problem, costs)
+    room = [name for name in names if costs[name].memory <= problem.memory]
+    name = said if said in names else min(room, key=lambda name: CHOICES[name].times * total(problem, costs[name]))
+    return candidates[name], _plan(problem, words, name, candidates[name], costs[name],
+                                   _why(problem, name, costs, solver))
+
+
+def total(problem: Problem, cost: Cost) -> float:
+    """All operations, those of kernel entries included."""
+    return cost.operations + entries(problem, cost) * (2.0 * _numbers(problem) + ENTRY)
+
+
+def entries(problem: Problem, cost: Cost) -> float:
+    """How many kernel entries are computed."""
+    n, p = problem.shape
+    return cost.passes * n * p + cost.entries
+
+
+def in_words(seconds: float) -> str:
+    """A time as a person would say it.
+
+    Example:
+        >>> in_words(0.2), in_words(42.4), in_words(5000)
+        ('less than a second', '42 s', '1 h 23 min')
+    """
+    if seconds < 1:
+        return "less than a second"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _why(problem: Problem, name: str, costs: dict[str, Cost], asked: str | None) -> str:
+    said = []
+    for other, cost in costs.items():
+        if other != name:
+            count = f"{total(problem, cost):.1e}{' or more' * (cost.passes > 1)}"
+            said.append(f"{other} needs {as_words(cost.memory)} of {as_words(problem.memory)}"
+                        if cost.memory > problem.memory else f"{other} counts {count}")
+    own = f"{total(problem, costs[name]):.1e} operations"
+    return "; ".join(([f"as asked for, {own}"] if asked is not None else [own]) + said)
+
+
+def _plan(problem: Problem, words: str, name: str | None, solver: Solver, cost: Cost, why: str) -> Plan:
+    per_entry, per_operation = _rates(problem)
+    seconds = entries(problem, cost) * per_entry + cost.operations * per_operation
+    return Plan(words, name, repr(solver), why, total(problem, cost), _all_memory(problem, cost), cost.passes, seconds)
+
+
+def _check_room(problem: Problem, costs: dict[str, Cost]) -> None:
+    least = min(costs, key=lambda name: costs[name].memory)
+    if costs[least].memory > problem.memory:
+        raise OutOfBudget(
+            f"{least} with {len(problem.z):,} centers needs {as_words(costs[least].memory)}, and memory allows "
+            f"{as_words(problem.memory)}. Take fewer centers, or raise memory."
+        )
+
+
+def _all_memory(problem: Problem, cost: Cost) -> float:
+    """The memory of a solver and of the block of rows that it reads."""
+    n, p = problem.shape
+    return cost.memory + min(0.25 * problem.memory, float(n) * p * problem.y.dtype.itemsize)
+
+
+def _numbers(problem: Problem) -> int:
+    """How many numbers a point has."""
+    part = problem.x.part(0, 1)
+    return sum(t.numel() for t in (*part.args, *part.kwargs.values()) if isinstance(t, torch.Tensor))
+
+
+def _rates(problem: Problem) -> tuple[float, float]:
+    """The seconds of one kernel entry and of one multiplication and addition, measured on little."""
+    n, p = problem.shape
+    rows, columns = min(n, SIDE), min(p, SIDE)
+    x, z = points_between(problem.x, 0, rows), points_between(problem.z, 0, columns)
+    a = torch.ones(PRODUCT, PRODUCT, dtype=problem.y.dtype, device=problem.y.device)
+    per_entry = _seconds(lambda: problem.kernel(x, z)) / (rows * columns)
+    return per_entry, _seconds(lambda: a @ a) / (2.0 * PRODUCT**3)
+
+
+def _seconds(work: Callable[[], torch.Tensor]) -> float:
+    """The shorter of two times, since the first one may include preparations."""
+    taken = []
+    for _ in range(2):
+        start = time.perf_counter()
+        # Work on a GPU is done when its answer is there.
+        float(work()[0, 0])
+        taken.append(time.perf_counter() - start)
+    return min(taken)
