@@ -1,8 +1,9 @@
 r"""Preconditioned conjugate gradients for free centers: every ridge and every output from the same passes.
 
 Each column (one output at one ridge) has conjugate gradients of its own; what they share is the pass over the points.
-The objective falls at every step by a number that is known, :math:`\tfrac12 (r^T z)^2 / p^T A p`, so the iteration ends
-when the falls of the last passes are negligible, and a step that would raise it is not taken.
+Every pass multiplies the direction and the point where the iteration stands, so that each step goes from the residual
+as it is to the lowest point of the objective along the direction: no step can raise it, whatever rounding has done
+before. The iteration ends when the falls of the last passes are negligible.
 
 References:
     | FALKON: An Optimal Large Scale Kernel Method (Rudi et al., 2017)
@@ -11,22 +12,49 @@ References:
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
+
 import torch
 from torch import Tensor
 
-from ..arguments import as_choice
-from ..errors import DataError
-from ..features.base import points_between
+from ..arguments import as_choice, as_count
+from ..budget import as_words
+from ..errors import DataError, OutOfBudget
 from ..linalg import eigenpairs
 from ..progress import counting
 from .base import Cost, Solver
+from .normal import Equations
+from .orthonormal import check_products
 from .preconditioner import Full, Preconditioner, TwoLevel
 from .problem import Problem
 from .solution import Solution
-from .watch import Watch
+from .watch import State, Watch
 
-#: How many passes' falls must be negligible before the iteration ends.
+#: How many passes in a row must be negligible before the iteration ends.
 PATIENCE = 2
+
+#: How many columns may be multiplied twice in each pass; of more, the residual is computed afresh in some passes only.
+FEW, SOMETIMES = 64, 5
+
+
+@dataclass
+class _Walk:
+    """Where the iteration stands: all that the next pass depends on."""
+
+    b: Tensor
+    rest: Tensor  # g - A b
+    direction: Tensor
+    before: Tensor  # the residual of the last pass
+    along: Tensor  # its product with what the preconditioner made of it
+    added: Tensor  # the means that b adds
+    objective: Tensor  # of each column, after the step
+    fallen: Tensor  # by the step
+    first: Tensor  # the first of along
+    quiet: Tensor
+    history: Tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {f.name: getattr(self, f.name).clone() for f in fields(self)}
 
 
 class ConjugateGradient(Solver):
@@ -35,114 +63,179 @@ class ConjugateGradient(Solver):
     Args:
         preconditioner: ``"full"`` keeps an orthonormal basis of the centers, ``"two-level"`` some eigenvectors.
         rank: How many eigenvectors the second keeps.
-        steps: How many inner steps the second takes.
-        tolerance: The fall of the objective in a pass, relative to all of its falls so far, that is negligible.
+        steps: How many inner steps the second takes at most; ``None`` for as many as cost about one pass.
+        tolerance: The fall of the objective in a pass, relative to the objective, that is negligible.
         passes: After how many passes the iteration is given up.
+
+    Raises:
+        DataError: If one of them is out of range.
+
+    Example:
+        >>> ConjugateGradient("two-level", rank=200)
+        ConjugateGradient('two-level', rank=200)
     """
 
-    def __init__(self, preconditioner: str = "full", *, rank: int = 100, steps: int = 4, tolerance: float = 1e-8,
-                 passes: int = 100):
+    def __init__(self, preconditioner: str = "full", *, rank: int = 100, steps: int | None = None,
+                 tolerance: float = 1e-6, passes: int = 100):
         self.preconditioner = as_choice(preconditioner, "preconditioner", ("full", "two-level"))
-        if rank < 1 or steps < 1 or passes < 1 or not 0 < tolerance < 1:
-            raise DataError("rank, steps and passes must be at least 1, and tolerance between 0 and 1.")
-        self.rank, self.steps, self.tolerance, self.passes = rank, steps, tolerance, passes
+        self.rank, self.passes = as_count(rank, "rank", 1), as_count(passes, "passes", 1)
+        self.steps = None if steps is None else as_count(steps, "steps", 1)
+        if not 0 < tolerance < 1:
+            raise DataError(f"tolerance must be between 0 and 1; {tolerance!r} came. Pass for example tolerance=1e-6.")
+        self.tolerance = tolerance
 
     def __repr__(self) -> str:
-        how = "" if self.preconditioner == "full" else f", rank={self.rank}, steps={self.steps}"
+        steps = "" if self.steps is None else f", steps={self.steps}"
+        how = "" if self.preconditioner == "full" else f", rank={self.rank}{steps}"
         return f"ConjugateGradient({self.preconditioner!r}{how})"
 
     def cost(self, problem: Problem) -> Cost:
         n, p = problem.shape
-        passes, item = 12.0, problem.y.dtype.itemsize
+        m, item, passes = problem.outputs * len(problem.ridge), problem.y.dtype.itemsize, 12.0
+        walk = 12.0 * p * m * item
         if self.preconditioner == "full":
-            return Cost(passes * 4.0 * n * p * problem.outputs + 20.0 * p**3, 4.0 * p * p * item, passes)
-        inner = 2.0 * (self.steps + 2) * p * p * passes
-        return Cost(passes * 4.0 * n * p * problem.outputs + inner, 3.0 * p * min(self.rank, p) * item, passes)
+            sample = min(n, Full.SAMPLE * p)
+            return Cost(passes * 8.0 * n * p * m + 4.0 * sample * p * p + 40.0 * p**3, 4.0 * p * p * item + walk,
+                        passes + sample / n)
+        inner = 4.0 * self._steps(problem) * m * p * p * passes
+        return Cost(passes * 8.0 * n * p * m + inner, 6.0 * p * min(self.rank, p) * 8 + walk, passes)
 
-    def solve(self, problem: Problem, watch: Watch | None = None) -> Solution:
+    def solve(self, problem: Problem, watch: Watch | None = None, start: Tensor | None = None) -> Solution:
+        """The solution for each ridge of the problem.
+
+        Args:
+            problem: The problem.
+            watch: Hears of each pass, and holds the state to go on from.
+            start: Coefficients to begin with, with shape (r, p, c), as another solver found them; without them, nought.
+
+        Raises:
+            NonFiniteError: If the kernel gives NaN or infinite values.
+            DataError: If the kernel is not symmetric, or what was kept is of another problem.
+            OutOfBudget: If it does not fit into the problem's memory; said before the first pass.
+        """
+        self._check_budget(problem)
+        watch = Watch() if watch is None else watch
         preconditioner = self._prepared(problem)
-        c, r = problem.outputs, len(problem.ridge)
-        ridges = torch.tensor(problem.ridge, dtype=problem.y.dtype, device=problem.y.device).repeat_interleave(c)
-        start = problem.y.new_zeros(len(problem.z), c)
-        gradient, size = problem.gradient(start)
-        rest = preconditioner.lower(-gradient).repeat(1, r)
-        b = torch.zeros_like(rest)
-        fall, falls, history, notes = rest.new_zeros(r * c), rest.new_zeros(r * c), [1.0], []
-        first: Tensor | None = None
-        direction = before = z_before = None
-        quiet = 0
+        kept = None if watch.kept is None else _checked(watch.kept, problem, preconditioner)
+        equations = Equations(problem, preconditioner, start, kept)
+        walk = _begun(equations) if kept is None else _Walk(**{f.name: kept[f.name].clone() for f in fields(_Walk)})
+        notes: list[str] = []
         with counting(self.passes, "fit", "pass") as done:
-            for _ in range(self.passes):
-                z = preconditioner.apply(rest, ridges)
-                along = (rest * z).sum(0)
-                first = along if first is None else first
-                if direction is None:
-                    direction = z
-                else:
-                    # The form that bears an inverse which changes a little.
-                    turn = ((rest - before) * z).sum(0) if preconditioner.flexible else along
-                    direction = z + (turn / z_before.clamp(min=_tiny(rest))).clamp(min=0.0) * direction
-                product = self._product(problem, preconditioner, direction, ridges)
-                bend = (direction * product).sum(0)
-                climb = (rest * direction).sum(0)
-                # Where rounding has the last word, a column rests.
-                rate = torch.where((bend > 0) & (climb > 0), climb / bend.clamp(min=_tiny(rest)), 0.0)
-                b = b + rate * direction
-                before, z_before = rest, along
-                rest = rest - rate * product
-                fall = rate * climb
-                falls = falls + fall
-                history.append(float((along / first.clamp(min=_tiny(rest))).max().clamp(min=0.0).sqrt()))
-                done(1)
-                quiet = quiet + 1 if bool((fall <= self.tolerance * falls).all()) else 0
-                if quiet >= PATIENCE:
+            done(len(walk.history) - 1)
+            while int(walk.quiet) < PATIENCE and not notes:
+                if len(walk.history) > self.passes:
+                    notes.append(self._given_up(problem, walk))
                     break
-            else:
-                notes.append(
-                    f"After {self.passes} passes the objective still fell by {float((fall / falls.clamp(min=_tiny(rest))).max()):.1e} "
-                    "of all it had fallen. Raise passes, or take the full preconditioner."
-                )
-        alpha = preconditioner.lift(b).view(-1, r, c).movedim(1, 0)
-        objective = tuple(size - float(part.sum()) for part in falls.view(r, c))
-        return Solution(alpha, self._intercepts(problem, alpha), objective, len(history), tuple(history), tuple(notes))
+                self._step(equations, walk)
+                done(1)
+                if watch.heard(self._state(equations, walk)) and int(walk.quiet) < PATIENCE:
+                    notes.append(f"Stopped after {len(walk.history)} passes, as was asked; in the last one the "
+                                 f"objective fell by {_share(problem, walk):.1e} of itself.")
+        state = self._state(equations, walk)
+        coefficients, intercepts = state.coefficients()
+        assert state.objective is not None
+        return Solution(coefficients, intercepts, state.objective, state.passes, tuple(walk.history.tolist()),
+                        tuple(notes))
+
+    def _step(self, equations: Equations, walk: _Walk) -> None:
+        """One pass: the lowest point along the next direction."""
+        preconditioner, tiny = equations.preconditioner, torch.finfo(walk.b.dtype).tiny
+        z = preconditioner.apply(walk.rest, equations.ridges)
+        along = (walk.rest * z).sum(0)
+        if len(walk.history) == 1:
+            walk.first, walk.direction = along, z
+        else:
+            # The form that bears an inverse, and a residual, that change a little.
+            turn = ((walk.rest - walk.before) * z).sum(0) / walk.along.clamp(min=tiny)
+            direction = z + turn.clamp(min=0.0) * walk.direction
+            # Where rounding has turned a direction uphill, a column begins anew.
+            walk.direction = torch.where((direction * walk.rest).sum(0) > 0, direction, z)
+        walk.before, walk.along, promised, brought = walk.rest, along, walk.fallen, walk.fallen
+        if walk.b.shape[1] <= FEW or len(walk.history) % SOMETIMES == 0:
+            (product, bend, means), (there, _, walk.added) = equations.products(walk.direction, walk.b)
+            walk.rest, was = equations.g - there, walk.objective
+            walk.objective = equations.sizes - (walk.b * (equations.g + walk.rest)).sum(0)
+            brought = promised + was - walk.objective
+        else:
+            (product, bend, means), = equations.products(walk.direction)
+        climb = (walk.rest * walk.direction).sum(0)
+        # Where rounding has the last word, a column rests.
+        rate = torch.where((bend > 0) & (climb > 0), climb / bend.clamp(min=tiny), 0.0)
+        walk.b = walk.b + rate * walk.direction
+        walk.rest = walk.rest - rate * product
+        walk.added = walk.added + rate * means
+        walk.fallen = rate * climb
+        walk.objective = walk.objective - walk.fallen
+        residual = (along / walk.first.clamp(min=tiny)).clamp(min=0.0).sqrt().max()
+        walk.history = torch.cat([walk.history, residual.view(1).to(walk.history)])
+        floor = 8 * torch.finfo(walk.b.dtype).eps * equations.sizes.abs()
+        least = self.tolerance * walk.objective.clamp(min=0.0) + floor
+        # A fall that was promised and did not come was rounding.
+        idle = (walk.fallen <= least) | ((brought <= least) & (promised > least))
+        walk.quiet = walk.quiet + 1 if bool(idle.all()) else torch.zeros_like(walk.quiet)
+
+    @staticmethod
+    def _state(equations: Equations, walk: _Walk) -> State:
+        b, added = walk.b, walk.added
+        objective = tuple(float(part.sum()) for part in walk.objective.view(len(equations.problem.ridge), -1))
+        return State(len(walk.history) + equations.preconditioner.passes, float(walk.history[-1]), objective,
+                     lambda: equations.coefficients(b, added),
+                     lambda: {**equations.tensors(), **walk.tensors()})
+
+    def _given_up(self, problem: Problem, walk: _Walk) -> str:
+        said = (f"After {self.passes} passes the objective still fell by {_share(problem, walk):.1e} of itself in one "
+                "pass: it has not converged. ")
+        if self.preconditioner == "full":
+            return said + "Raise passes or the ridge."
+        # Where points lie outside of what the centers cover, even the smallest eigenvectors of their kernel count.
+        return said + ("A smooth kernel with a small ridge depends on more of the centers' eigenvectors than rank "
+                       'keeps. Take preconditioner="full" where it fits in memory, or raise rank, the ridge or passes.')
+
+    def _check_budget(self, problem: Problem) -> None:
+        needed = self.cost(problem).memory
+        if needed > problem.memory:
+            other = ('preconditioner="two-level"' if self.preconditioner == "full" else "a smaller rank")
+            raise OutOfBudget(
+                f"{self!r} with {len(problem.z)} centers takes {as_words(needed)}, and memory allows "
+                f"{as_words(problem.memory)}. Take {other}, fewer centers, or raise memory."
+            )
+
+    def _steps(self, problem: Problem) -> int:
+        """As many inner steps as cost about one pass, for each step multiplies both factors."""
+        n, p = problem.shape
+        return self.steps if self.steps is not None else max(4, min(16, n // (2 * p)))
 
     def _prepared(self, problem: Problem) -> Preconditioner:
         if self.preconditioner == "full":
             return Full(problem)
         p = len(problem.z)
-        gram = lambda v: problem.kernel.matmul(problem.z, None, v).to(problem.y.dtype)
-        rank = min(self.rank, max(1, p // 2))
-        found = eigenpairs(gram, p, rank, tolerance=1e-3)
-        return TwoLevel(problem, gram, found.vectors, found.values, self.steps)
-
-    @staticmethod
-    def _product(problem: Problem, preconditioner: Preconditioner, direction: Tensor, ridges: Tensor) -> Tensor:
-        """The matrix of the equations times directions, in one pass."""
-        n, p = problem.shape
-        columns = preconditioner.lift(direction)
-        total = columns.new_zeros(columns.shape)
-        sums, kernel_sums = columns.new_zeros(columns.shape[1]), columns.new_zeros(p, 1)
-        for part, block in problem.rows():
-            values = problem.weighed(block @ columns, part)
-            total += block.T @ values
-            if problem.intercept:
-                sums += values.sum(0)
-                ones = torch.ones(len(values), 1, dtype=values.dtype, device=values.device)
-                kernel_sums += block.T @ problem.weighed(ones, part)
-        if problem.intercept:
-            total -= kernel_sums * (sums / n)
-        return preconditioner.lower(total / n) + ridges * preconditioner.smooth(direction)
-
-    @staticmethod
-    def _intercepts(problem: Problem, alpha: Tensor) -> Tensor:
-        r, p, c = alpha.shape
-        if not problem.intercept:
-            return alpha.new_zeros(r, c)
-        columns, total = alpha.movedim(0, 1).reshape(p, r * c), alpha.new_zeros(r * c)
-        for part, block in problem.rows():
-            total += problem.weighed(block @ columns, part).sum(0)
-        return problem.mean() - (total / len(problem.x)).view(r, c)
+        gram = lambda v: problem.kernel.matmul(problem.z, None, v.to(problem.y)).to(problem.y.dtype)
+        check_products(gram, p)
+        found = eigenpairs(gram, p, min(self.rank, max(1, p // 2)), tolerance=1e-4)
+        return TwoLevel(problem, gram, found.vectors.to(problem.y), found.values.to(problem.y), self._steps(problem))
 
 
-def _tiny(t: Tensor) -> float:
-    return torch.finfo(t.dtype).tiny
+def _begun(equations: Equations) -> _Walk:
+    nothing, m = torch.zeros_like(equations.g), len(equations.ridges)
+    zeros = equations.g.new_zeros(m)
+    return _Walk(nothing, equations.g, nothing, nothing, zeros, zeros, equations.sizes, zeros, zeros,
+                 torch.zeros((), dtype=torch.long), torch.ones(1, dtype=torch.float64))
+
+
+def _share(problem: Problem, walk: _Walk) -> float:
+    """The fall of the last pass, relative to the objective; of the ridge where it is largest."""
+    r, tiny = len(problem.ridge), torch.finfo(walk.b.dtype).tiny
+    return float((walk.fallen.view(r, -1).sum(1) / walk.objective.view(r, -1).sum(1).clamp(min=tiny)).max())
+
+
+def _checked(kept: dict[str, Tensor], problem: Problem, preconditioner: Preconditioner) -> dict[str, Tensor]:
+    """A state that was kept, where it is one of this problem."""
+    needed = {f.name for f in fields(_Walk)} | {"start", "g", "sizes", "means", "sums"}
+    m = len(problem.ridge) * problem.outputs
+    shape = preconditioner.size, m
+    if not needed <= set(kept) or tuple(kept["b"].shape) != shape or tuple(kept["start"].shape) != (len(problem.z), m):
+        raise DataError(
+            f"The state to go on from is not of this problem and this solver: coordinates of shape {shape} are needed. "
+            "Fit the same data with the same solver, or begin anew."
+        )
+    return {name: value.to(problem.y.device) for name, value in kept.items()}

@@ -1,8 +1,8 @@
 r"""The exact solution, by dense algebra in an orthonormal basis.
 
 With the features :math:`F = K_{xz} B` of a basis B that is orthonormal in the kernel's space, the machine is the ridge
-regression :math:`(F^T W F / n + \lambda)\, b = F^T W y / n` with :math:`\alpha = B b`. One pass makes both sides, and one
-eigendecomposition serves every ridge.
+regression :math:`(F^T W F / n + \lambda)\, b = F^T W y / n` with :math:`\alpha = B b`. One pass makes both sides, and
+one eigendecomposition serves every ridge.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from torch import Tensor
 from ..budget import as_words
 from ..errors import OutOfBudget
 from .base import Cost, Solver
-from .orthonormal import CUT, orthonormal
+from .orthonormal import CUT, check_block, orthonormal
 from .problem import Problem
 from .solution import Solution
-from .watch import Watch
+from .watch import State, Watch
 
 
 class Direct(Solver):
@@ -49,6 +49,7 @@ class Direct(Solver):
         first, size = basis.new_zeros(k), 0.0
         mean = problem.mean() if problem.intercept else problem.y.new_zeros(c)
         for part, block in problem.rows(each=2 * k * basis.dtype.itemsize):
+            check_block(block, torch.arange(part.start, part.stop))
             features, rest = block @ basis, problem.y[part] - mean
             heavy = problem.weighed(features, part)
             square += heavy.T @ features
@@ -59,7 +60,10 @@ class Direct(Solver):
         if problem.intercept:
             square -= first[:, None] * first
         values, vectors = torch.linalg.eigh(square)
-        return self._solution(problem, basis, values, vectors, vectors.T @ cross, first, mean, size)
+        found = self._solution(problem, basis, values, vectors, vectors.T @ cross, first, mean, size)
+        if watch is not None:
+            watch.heard(State(1.0, 0.0, found.objective, lambda: (found.coefficients, found.intercepts), dict))
+        return found
 
     @staticmethod
     def _solution(problem: Problem, basis: Tensor, values: Tensor, vectors: Tensor, cross: Tensor, first: Tensor,
@@ -71,8 +75,8 @@ class Direct(Solver):
             solid = shifted > CUT[values.dtype] * float(values[-1])
             if not bool(solid.all()):
                 notes.append(
-                    f"With ridge {ridge:g}, {int((~solid).sum())} of {len(solid)} directions are below rounding and were "
-                    "left out. A ridge would settle them."
+                    f"With ridge {ridge:g}, {int((~solid).sum())} of {len(solid)} directions are below rounding and "
+                    "were left out. A ridge would settle them."
                 )
             b = torch.where(solid[:, None], cross / shifted.clamp(min=torch.finfo(values.dtype).tiny)[:, None], 0.0)
             objectives.append(size - float((2 * cross * b - shifted[:, None] * b.square()).sum()))

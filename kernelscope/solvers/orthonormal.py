@@ -12,6 +12,8 @@ are orthonormal in the kernel's space, and fitting them with a ridge has a condi
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -45,14 +47,51 @@ def checked(gram: Tensor) -> Tensor:
     return gram
 
 
+def check_block(block: Tensor, numbers: Tensor) -> None:
+    """Refuses rows of a kernel matrix, of points with these numbers, that are not finite.
+
+    Raises:
+        NonFiniteError: If the kernel of a point and a center is NaN or infinite.
+    """
+    if not bool(block.sum().isfinite()) and not bool(block.isfinite().all()):
+        i, j = (~block.isfinite()).nonzero()[0].tolist()
+        raise NonFiniteError(
+            f"The kernel of point {int(numbers[i])} and center {j} is NaN or infinite. Look at the kernel's bandwidth "
+            "and at these points."
+        )
+
+
+def check_products(product: Callable[[Tensor], Tensor], p: int) -> None:
+    """Refuses a kernel matrix that is only known by its products, unless they are those of a finite, symmetric matrix.
+
+    Raises:
+        NonFiniteError: If a product is NaN or infinite.
+        DataError: If the matrix is not symmetric.
+    """
+    u = torch.randn(p, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    there = product(u)
+    if not bool(there.isfinite().all()):
+        bad = int((~there.isfinite()).any(1).nonzero()[0])
+        raise NonFiniteError(f"The kernel of center {bad} and another one is NaN or infinite. Look at the kernel's "
+                             "bandwidth and at these points.")
+    inner = u.to(there).T @ there
+    gap, size = float((inner[0, 1] - inner[1, 0]).abs()), float(u[:, 0].norm() * there[:, 1].norm())
+    if gap > ASYMMETRY[there.dtype] * size:
+        raise DataError(
+            f"The kernel matrix of the centers is not symmetric: u' K v and v' K u differ by {gap:.1e}, of {size:.1e} "
+            "at most. A machine needs a symmetric positive semidefinite kernel."
+        )
+
+
 def orthonormal(gram: Tensor) -> tuple[Tensor, Tensor]:
     r"""The basis as coefficients on the centers, :math:`U S^{-1/2}` with shape (p, k), and its eigenvalues (k,).
 
     Example:
-        >>> basis, values = orthonormal(torch.tensor([[2.0, 0.0], [0.0, 8.0]], dtype=torch.float64))
+        >>> gram = torch.tensor([[2.0, 0.0], [0.0, 8.0]], dtype=torch.float64)
+        >>> basis, values = orthonormal(gram)
         >>> values.tolist()
         [8.0, 2.0]
-        >>> (basis.T @ torch.diag(torch.tensor([2.0, 8.0], dtype=torch.float64)) @ basis).round(decimals=12).abs().tolist()
+        >>> (basis.T @ gram @ basis).round(decimals=12).abs().tolist()
         [[1.0, 0.0], [0.0, 1.0]]
     """
     values, vectors = torch.linalg.eigh(checked(gram))
@@ -61,8 +100,8 @@ def orthonormal(gram: Tensor) -> tuple[Tensor, Tensor]:
         raise DataError("The kernel of the centers is nought or negative, so no function can be made of it.")
     if float(values[-1]) < -1e3 * CUT[gram.dtype] * float(values[0]):
         raise DataError(
-            f"The kernel matrix of the centers has the eigenvalue {float(values[-1]):.1e} beside {float(values[0]):.1e}: "
-            "it is not positive semidefinite. A machine needs a kernel that is."
+            f"The kernel matrix of the centers has the eigenvalue {float(values[-1]):.1e} beside "
+            f"{float(values[0]):.1e}: it is not positive semidefinite. A machine needs a kernel that is."
         )
     kept = values > CUT[gram.dtype] * values[0]
     return vectors[:, kept] / values[kept].sqrt(), values[kept]

@@ -5,9 +5,10 @@ The equations :math:`(K_{zx} W K_{xz}/n + \lambda K_{zz})\,\alpha = K_{zx} W y/n
 
 .. math:: M = K_{zz}\,(K_{zz}/p + \lambda)
 
-is close to them. It is inverted where that can be done stably: in an orthonormal basis of the centers' span (``Full``), or
-by a few steps of conjugate gradients that are deflated by the largest eigenvectors and never invert the tail
-(``TwoLevel``), which needs a basis of r vectors and no matrix with :math:`p^2` entries.
+is close to them. It is inverted by a few steps of conjugate gradients that are deflated by the largest eigenvectors
+and never invert the tail (``TwoLevel``), which needs a basis of r vectors and no matrix with :math:`p^2` entries. Where
+such matrices have room, the equations of a sample of the points are closer still, and are inverted in an orthonormal
+basis of the centers' span (``Full``).
 
 References:
     | FALKON: An Optimal Large Scale Kernel Method (Rudi et al., 2017), eq. (8)
@@ -22,21 +23,29 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .orthonormal import orthonormal
+from .orthonormal import CUT, check_block, orthonormal
 from .problem import Problem
 
 #: From columns of vectors to their products with a matrix.
 Product = Callable[[Tensor], Tensor]
+
+#: How near a point's features are to a center's, relative to their squared length, where both are the same point.
+SAME = {torch.float64: 1e-12, torch.float32: 1e-6}
+
+#: What inner steps leave of a residual: less would be lost in the difference between a sample and all points.
+ENOUGH = 0.03
 
 
 class Preconditioner(ABC):
     """Coordinates in which the equations are solved, and an inverse that is close to theirs.
 
     Attributes:
-        flexible: Whether the inverse changes a little from call to call.
+        size: The number of coordinates k.
+        passes: Which share of all points was read to make it.
     """
 
-    flexible: bool = False
+    size: int
+    passes: float = 0.0
 
     @abstractmethod
     def lift(self, b: Tensor) -> Tensor:
@@ -58,26 +67,40 @@ class Preconditioner(ABC):
 class Full(Preconditioner):
     r"""The inverse by eigendecompositions, in an orthonormal basis of the centers' span.
 
-    In that basis the matrix is :math:`F^T W F/n + \lambda` for the features F of all points. Features of ``sample`` points
-    for each center stand in for them: with s of them its condition is about :math:`(1 + \sqrt{p/s})^2/(1 - \sqrt{p/s})^2`,
-    whatever the kernel and the ridge are.
+    In that basis the matrix is :math:`F^T W F/n + \lambda` for the features F of all points. A sample of them,
+    ``SAMPLE`` for each center, stands in for all. Where the centers are points themselves they are no sample: all of
+    them are there, and each has a feature that nearly no other point has. So points at a center are told from the
+    others, and the centers stand in for them with the weight that these have.
     """
 
-    def __init__(self, problem: Problem, sample: int = 4):
-        basis, _ = orthonormal(problem.gram())
+    #: How many points for each center are read.
+    SAMPLE = 4
+
+    def __init__(self, problem: Problem):
+        gram = problem.gram()
+        basis, _ = orthonormal(gram)
         n, p = problem.shape
-        some = torch.randperm(n, generator=torch.Generator().manual_seed(0))[:sample * p].sort().values
+        some = torch.randperm(n, generator=torch.Generator().manual_seed(0))[:self.SAMPLE * p].sort().values
         square, first = basis.new_zeros(basis.shape[1], basis.shape[1]), basis.new_zeros(basis.shape[1])
+        at_centers = 0
         for part, block in problem.some_rows(some):
-            features = block @ basis
-            weighed = problem.weighed(features, some[part])
+            check_block(block, some[part])
+            apart = _apart(problem, some[part], block, gram.diagonal())
+            features = block[apart] @ basis
+            weighed = problem.weighed(features, some[part][apart.cpu()])
             square += weighed.T @ features
             first += weighed.sum(0)
+            at_centers += int((~apart).sum())
+        if at_centers:
+            features = gram @ basis
+            square += at_centers / p * (features.T @ features)
+            first += at_centers / p * features.sum(0)
         square, first = square / len(some), first / len(some)
         if problem.intercept:
             square -= first[:, None] * first
         values, vectors = torch.linalg.eigh(square)
         self._basis, self._values = basis @ vectors, values.clamp(min=0.0)
+        self.size, self.passes = basis.shape[1], len(some) / n
 
     def lift(self, b: Tensor) -> Tensor:
         return self._basis @ b
@@ -93,24 +116,33 @@ class Full(Preconditioner):
         return r / (self._values[:, None] + ridges).clamp(min=floor)
 
 
+def _apart(problem: Problem, numbers: Tensor, block: Tensor, own: Tensor) -> Tensor:
+    """Which points are at no center, by the squared distances of features relative to their squared lengths."""
+    lengths = problem.kernel.diagonal(problem.x.chosen(numbers.tolist())).to(block)
+    nearest = block.mul(-2).add_(own).amin(1) + lengths
+    return nearest > SAME[block.dtype] * lengths
+
+
 class TwoLevel(Preconditioner):
-    r"""The inverse by deflated conjugate gradients on products with :math:`K_{zz}`.
+    r"""The inverse by conjugate gradients on products with :math:`K_{zz}`, preconditioned by its largest eigenvectors.
 
     Args:
         problem: The problem.
         gram: Products with the kernel matrix of the centers.
-        vectors: Its largest eigenvectors, with shape (p, r).
+        vectors: About its largest eigenvectors, with shape (p, r).
         values: Its largest eigenvalues, descending.
-        steps: How many inner steps each of the two factors takes.
+        steps: How many inner steps each of the two factors takes at most.
     """
 
-    flexible = True
-
-    def __init__(self, problem: Problem, gram: Product, vectors: Tensor, values: Tensor, steps: int = 4):
-        self._gram, self._vectors, self._values, self._steps = gram, vectors, values, steps
-        self._p = len(problem.z)
+    def __init__(self, problem: Problem, gram: Product, vectors: Tensor, values: Tensor, steps: int):
+        self._gram, self._steps = gram, steps
+        self.size = p = len(problem.z)
         # Below this, directions cannot be told from rounding, and are not to be inverted.
-        self._floor = float(values[0]) * 1e-7 if values.dtype == torch.float32 else float(values[0]) * 1e-12
+        self._floor = CUT[values.dtype] * float(values[0])
+        solid = values > self._floor
+        self._vectors, self._values = vectors[:, solid], values[solid]
+        trace = float(problem.kernel.diagonal(problem.z).sum())
+        self._tail = max(trace - float(self._values.sum()), 0.0) / max(1, p - len(self._values))
 
     def lift(self, b: Tensor) -> Tensor:
         return b
@@ -122,28 +154,28 @@ class TwoLevel(Preconditioner):
         return self._gram(b)
 
     def apply(self, r: Tensor, ridges: Tensor) -> Tensor:
-        scaled = lambda v: self._gram(v) / self._p + ridges * v
-        first = self._solve(scaled, self._values[:, None] / self._p + ridges, r)
-        lifted = lambda v: self._gram(v) + self._floor * v
-        return self._solve(lifted, self._values[:, None] + self._floor, first)
+        return self._solve(1.0, self._floor, self._solve(1 / self.size, ridges, r))
 
-    def _solve(self, product: Product, values: Tensor, r: Tensor) -> Tensor:
-        """A few steps from the solution within the deflation space, each orthogonal to it."""
-        v = self._vectors
-        x = v @ ((v.T @ r) / values)
-        rest = r - product(x)
-        rest = rest - v @ (v.T @ rest)
-        direction, size = rest, rest.square().sum(0)
-        for _ in range(self._steps):
+    def _solve(self, scale: float, shift: Tensor | float, r: Tensor) -> Tensor:
+        """Some steps towards the solution of (scale K + shift) x = r, from that for eigenvectors and a flat tail."""
+        v, tiny, tail = self._vectors, torch.finfo(r.dtype).tiny, scale * self._tail + shift
+        beyond = 1 / (scale * self._values[:, None] + shift) - 1 / tail
+        near = lambda rest: rest / tail + v @ (beyond * (v.T @ rest))
+        product = lambda d: scale * self._gram(d) + shift * d
+        x = torch.zeros_like(r)
+        rest, direction = r, near(r)
+        size = (rest * direction).sum(0)
+        enough = ENOUGH**2 * size
+        for _ in range(self._steps + 1):
             along = product(direction)
-            along = along - v @ (v.T @ along)
             bend = (direction * along).sum(0)
-            rate = torch.where(bend > 0, size / bend.clamp(min=torch.finfo(r.dtype).tiny), 0.0)
+            rate = torch.where(bend > 0, size / bend.clamp(min=tiny), 0.0)
             x = x + rate * direction
             rest = rest - rate * along
-            fresh = rest.square().sum(0)
-            direction = rest + fresh / size.clamp(min=torch.finfo(r.dtype).tiny) * direction
+            z = near(rest)
+            fresh = (rest * z).sum(0)
+            if bool((fresh <= enough).all()):
+                break
+            direction = z + fresh / size.clamp(min=tiny) * direction
             size = fresh
         return x
-
-

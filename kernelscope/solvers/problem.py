@@ -4,8 +4,8 @@ Among the functions :math:`f = \sum_j \alpha_j\, k(\cdot, z_j)` of p centers the
 
 .. math:: \frac1n \sum_i w_i\, |f(x_i) - y_i|^2 + \lambda\, \|f\|_H^2, \qquad \|f\|_H^2 = \alpha^T K_{zz}\, \alpha.
 
-Its coefficients solve :math:`(K_{zx} W K_{xz} + n\lambda K_{zz})\,\alpha = K_{zx} W y`. The matrix :math:`K_{xz}` is read in
-blocks of rows and never kept; one reading of all rows is a *pass*.
+Its coefficients solve :math:`(K_{zx} W K_{xz} + n\lambda K_{zz})\,\alpha = K_{zx} W y`. The matrix :math:`K_{xz}` is
+read in blocks of rows and never kept; one reading of all rows is a *pass*.
 """
 
 from __future__ import annotations
@@ -76,11 +76,22 @@ class Problem:
         yield from self._blocks(self.x.chosen(numbers.tolist()), 0)
 
     def _blocks(self, points: Points, each: int) -> Iterator[tuple[slice, Tensor]]:
-        n, p = len(points), len(self.z)
-        step = max(1, min(n, int(SHARE * self.memory // (p * self.y.dtype.itemsize + each))))
+        n, step = len(points), min(len(points), self.height(each))
         for i in range(0, n, step):
             part = slice(i, min(i + step, n))
-            yield part, self.kernel(points_between(points, part.start, part.stop), self.z).to(self.y.dtype)
+            yield part, self.block(points_between(points, part.start, part.stop))
+
+    def height(self, each: int = 0) -> int:
+        """How many rows a block may have; ``each`` bytes more are needed for a row."""
+        return max(1, int(SHARE * self.memory // (len(self.z) * self.y.dtype.itemsize + each)))
+
+    def center_parts(self) -> Iterator[Points]:
+        """The centers, as many at once as rows."""
+        yield from (points_between(self.z, i, i + self.height()) for i in range(0, len(self.z), self.height()))
+
+    def block(self, points: Points) -> Tensor:
+        """The kernel of some points with the centers, with shape (b, p)."""
+        return self.kernel(points, self.z).to(self.y.dtype)
 
     def weighed(self, values: Tensor, part: slice | Tensor = slice(None)) -> Tensor:
         """Rows of values times the weights of their points."""
