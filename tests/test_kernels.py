@@ -226,3 +226,9 @@ def test_data_are_read_from_where_they_are(tmp_path):
     for points in (x.numpy(), tmp_path / "x.npy", data, torch.utils.data.DataLoader(data, batch_size=3)):
         assert_close(k(points), true)
     assert_close(l(data), l((x, y)))
+
+
+def test_kernels_made_of_others_say_what_they_are_made_of():
+    one, other = ks.kernels.Cosine(), ks.kernels.Gaussian(bandwidth=1.0)
+    assert repr(2 * (one + other) * one) == "2 * (Cosine() + Gaussian(bandwidth=1)) * Cosine()"
+    assert repr(2 * (one * other)) == "2 * Cosine() * Gaussian(bandwidth=1)"

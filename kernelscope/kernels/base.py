@@ -90,6 +90,9 @@ class Kernel(ABC):
         """The kernel with what it leaves to points taken from x, as a bandwidth; itself where it leaves nothing."""
         return self
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
     @property
     def T(self) -> Kernel:
         r"""The kernel with its arguments exchanged, :math:`k^T(x, z) = k(z, x)`."""
@@ -190,6 +193,9 @@ class Sum(_Composed):
     def T(self) -> Kernel:
         return self if self.symmetric else Sum(self.parts[0].T, self.parts[1].T)
 
+    def __repr__(self) -> str:
+        return f"{self.parts[0]!r} + {self.parts[1]!r}"
+
 
 class Product(_Composed):
     r""":math:`k(x, z)\, l(x, z)`, entry by entry."""
@@ -208,6 +214,9 @@ class Product(_Composed):
     @property
     def T(self) -> Kernel:
         return self if self.symmetric else Product(self.parts[0].T, self.parts[1].T)
+
+    def __repr__(self) -> str:
+        return f"{_bracketed(self.parts[0])} * {_bracketed(self.parts[1])}"
 
 
 class Scaled(_Composed):
@@ -237,6 +246,9 @@ class Scaled(_Composed):
     def T(self) -> Kernel:
         return self if self.symmetric else Scaled(self.parts[0].T, self.factor)
 
+    def __repr__(self) -> str:
+        return f"{self.factor:g} * {_bracketed(self.parts[0])}"
+
 
 class Transposed(_Composed):
     r""":math:`k(z, x)`."""
@@ -254,6 +266,14 @@ class Transposed(_Composed):
     @property
     def T(self) -> Kernel:
         return self.parts[0]
+
+    def __repr__(self) -> str:
+        return f"{_bracketed(self.parts[0])}.T"
+
+
+def _bracketed(kernel: Kernel) -> str:
+    """A kernel in words, as a factor."""
+    return f"({kernel!r})" if isinstance(kernel, Sum) else repr(kernel)
 
 
 def check_vector(kernel: Kernel, x: Points, z: Points, v: Tensor) -> int:

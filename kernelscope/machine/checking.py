@@ -1,7 +1,7 @@
-"""Kernels that a machine can be made of, looked at before the work and while it is done.
+"""Kernels that a machine can be made of, looked at before the work.
 
-A kernel that is a formula of vectors is finite for all pairs where it is for each vector with itself, and symmetric.
-Of any other that is not known beforehand: some of its matrix is looked at first, and each block as it comes.
+A kernel that is a formula of vectors is finite for all pairs where it is for each vector with itself, and symmetric. Of
+any other that is not known: some of its matrix is looked at first; the rest is when a solver comes to it.
 """
 
 from __future__ import annotations
@@ -24,39 +24,6 @@ from ..solvers.orthonormal import checked
 
 #: Of how many centers the matrix is looked at: of a kernel of features, and of one that nothing is known of.
 SOME, MANY = 64, 2048
-
-
-class Guarded(Kernel):
-    """A kernel whose values are looked at as they come.
-
-    Raises:
-        NonFiniteError: If one is NaN or infinite.
-    """
-
-    def __init__(self, kernel: Kernel):
-        self.kernel, self.symmetric = kernel, kernel.symmetric
-
-    def __repr__(self) -> str:
-        return repr(self.kernel)
-
-    def points(self, x: Any) -> Points:
-        return self.kernel.points(x)
-
-    def __call__(self, x: Any, z: Any = None) -> Tensor:
-        return self._finite(self.kernel(x, z))
-
-    def matmul(self, x: Any, z: Any, v: Tensor) -> Tensor:
-        return self._finite(self.kernel.matmul(x, z, v))
-
-    def diagonal(self, x: Any) -> Tensor:
-        return self._finite(self.kernel.diagonal(x))
-
-    def _finite(self, block: Tensor) -> Tensor:
-        if not bool(block.sum().isfinite()) and not bool(block.isfinite().all()):
-            i, *j = (~block.isfinite()).nonzero()[0].tolist()
-            where = f"row {i} and column {j[0]} of a block" if j else f"point {i} of a block"
-            raise NonFiniteError(f"{self.kernel!r} is NaN or infinite for {where}. Look at its numbers and the points.")
-        return block
 
 
 def closed(kernel: Kernel) -> bool:

@@ -6,6 +6,7 @@ Only what stands in the table is ever made: a file gives names and numbers, neve
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 from torch import Tensor
@@ -16,33 +17,26 @@ from ..kernels.base import Kernel, Product, Scaled, Sum
 from ..kernels.dot_product import Cosine, Polynomial
 from ..kernels.stationary import Cauchy, Dispersal, Gaussian, Laplacian, Matern, RationalQuadratic
 
-#: The numbers that each kernel is made from.
-NUMBERS: dict[type[Kernel], tuple[str, ...]] = {
-    Gaussian: ("bandwidth", "memory"),
-    Laplacian: ("bandwidth", "memory"),
-    Cauchy: ("bandwidth", "memory"),
-    Matern: ("nu", "bandwidth", "memory"),
-    RationalQuadratic: ("alpha", "bandwidth", "memory"),
-    Dispersal: ("exponent", "bandwidth", "memory"),
-    Polynomial: ("degree", "offset", "bandwidth", "memory"),
-    Cosine: ("memory",),
-    ArcCosine: ("order", "memory"),
-    ReLUNTK: ("depth", "W_std", "b_std", "memory"),
-}
+#: Kernels that are a formula: each is made from its arguments, which it keeps under their names.
+FORMULAS: tuple[type[Kernel], ...] = (Gaussian, Laplacian, Cauchy, Matern, RationalQuadratic, Dispersal, Polynomial,
+                                      Cosine, ArcCosine, ReLUNTK)
+
+#: What changes how a kernel is computed, and not what it is.
+MEANS = ("memory", "fused")
 
 #: Kernels made of two others.
 PAIRS: tuple[type[Sum] | type[Product], ...] = (Sum, Product)
 
 #: The names of all of them.
-KNOWN = {"Scaled", *(pair.__name__ for pair in PAIRS), *(kind.__name__ for kind in NUMBERS)}
+KNOWN = {"Scaled", *(pair.__name__ for pair in PAIRS), *(kind.__name__ for kind in FORMULAS)}
 
 
 def described(kernel: Kernel) -> dict[str, Any] | None:
     """The kernel in words and numbers; ``None`` for one that holds more than these, such as a model.
 
     Example:
-        >>> described(2 * Laplacian(bandwidth=3.0, memory=1000))
-        {'kernel': 'Scaled', 'factor': 2.0, 'part': {'kernel': 'Laplacian', 'bandwidth': 3.0, 'memory': 1000}}
+        >>> described(2 * Cosine(memory=1000))
+        {'kernel': 'Scaled', 'factor': 2.0, 'part': {'kernel': 'Cosine', 'memory': 1000}}
         >>> described(Laplacian() + Cosine()) == described(Laplacian() + Cosine())
         True
     """
@@ -53,19 +47,14 @@ def described(kernel: Kernel) -> dict[str, Any] | None:
     if isinstance(kernel, PAIRS) and kind in PAIRS:
         left, right = (described(part) for part in kernel.parts)
         return None if left is None or right is None else {"kernel": kind.__name__, "left": left, "right": right}
-    if kind not in NUMBERS:
+    if kind not in FORMULAS:
         return None
-    return {"kernel": kind.__name__} | {name: _number(getattr(kernel, name)) for name in NUMBERS[kind]}
+    return {"kernel": kind.__name__} | {name: _plain(getattr(kernel, name)) for name in signature(kind).parameters}
 
 
 def same(one: Kernel, other: Kernel) -> bool:
     """Whether two kernels are the same function, as far as one can see."""
-    return one is other or (described(one) is not None and without_memory(one) == without_memory(other))
-
-
-def without_memory(kernel: Kernel) -> dict[str, Any] | None:
-    """The description of a kernel, without what does not change its values."""
-    return _without(described(kernel), "memory")
+    return one is other or (described(one) is not None and _meant(described(one)) == _meant(described(other)))
 
 
 def rebuilt(words: Any, where: str) -> Kernel:
@@ -86,10 +75,10 @@ def rebuilt(words: Any, where: str) -> Kernel:
                 pair = next(kind for kind in PAIRS if kind.__name__ == name)
                 return pair(rebuilt(left, where), rebuilt(right, where))
             case {"kernel": str(name)}:
-                make: Any = next(kind for kind in NUMBERS if kind.__name__ == name)
-                numbers = {key: value for key, value in words.items() if key != "kernel"}
-                if set(numbers) == set(NUMBERS[make]):
-                    return make(**numbers)
+                make: Any = next(kind for kind in FORMULAS if kind.__name__ == name)
+                arguments = {key: value for key, value in words.items() if key != "kernel"}
+                if set(arguments) <= set(signature(make).parameters):
+                    return make(**arguments)
     except (StopIteration, KernelscopeError) as error:
         if isinstance(error, StoreCorrupt):
             raise
@@ -99,11 +88,12 @@ def rebuilt(words: Any, where: str) -> Kernel:
     )
 
 
-def _number(value: Any) -> Any:
-    return float(value) if isinstance(value, Tensor) else value
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, Tensor) else value
 
 
-def _without(words: Any, name: str) -> Any:
+def _meant(words: Any) -> Any:
+    """A description without what does not change the values."""
     if not isinstance(words, dict):
         return words
-    return {key: _without(value, name) for key, value in words.items() if key != name}
+    return {key: _meant(value) for key, value in words.items() if key not in MEANS}

@@ -22,13 +22,15 @@ from ..arguments import as_switch, what_came
 from ..budget import as_bytes
 from ..data.points import Points
 from ..errors import DataError, NonFiniteError
+from ..features.base import points_between
 from ..kernels.base import Kernel
 from ..progress import telling
 from ..solvers import Problem, Solution, Solver
-from .checking import Guarded, closed, look_at, usable, within
+from .checking import look_at, usable, within
 from .checkpoint import Checkpoint
 from .describing import described
 from .fitting import Fitting
+from .keeping import probe
 from .machine import KernelMachine
 from .plan import Plan, planned
 from .reading import (
@@ -94,8 +96,8 @@ def fit(k: Kernel, x: Any, y: Any = None, *, centers: Any = None, ridge: float |
         >>> bool((machine(x) - x[:, 0].sin()).abs().max() < 1e-2)
         True
     """
-    start = time.monotonic()
-    say: Callable[[str], None] = (lambda line: None) if progress is False else _print
+    start, quiet = time.monotonic(), progress is not None and not as_switch(progress, "progress")
+    say: Callable[[str], None] = (lambda line: None) if quiet else _print
     task = _task(k, x, y, centers, ridge, intercept, weights, validation, as_bytes(memory), seed,
                  checkpoint is not None)
     place = None if checkpoint is None else Checkpoint(checkpoint, task.belongs | {"solver": _settings(solver)})
@@ -146,14 +148,17 @@ def _task(k: Kernel, x: Any, y: Any, centers: Any, ridge: Any, intercept: bool, 
     z = centers_of(kernel, points, centers, seed, memory)
     far = kernel.points(z)
     near = far if centers is None else points
-    used = within(kernel, int(SHARE * memory)) if closed(kernel) else Guarded(kernel)
+    used = within(kernel, int(SHARE * memory))
     like = look_at(kernel, near, far)
     y2 = targets.to(like).view(len(points), -1)
     problem = Problem(used, near, y2, far, ridges, None if w is None else w.to(like), constant, memory)
+    if others is not None:
+        used(points_between(others[0], 0, 1), points_between(far, 0, 1))
     errors = None if others is None else Errors(used, far, others[0], others[1].to(like).view(len(others[1]), -1))
     belongs = {} if digest is None else {
         "x": digest.hexdigest(), "y": digest_of(y2), "weights": digest_of(w), "z": digest_of(*_tensors(z)),
-        "kernel": described(kernel) or {"words": repr(kernel), "values": digest_of(like)}, "ridge": list(ridges),
+        "kernel": described(kernel) or {"kernel": type(kernel).__name__, "values": digest_of(probe(kernel, z))},
+        "ridge": list(ridges),
         "intercept": constant, "memory": memory, "dtype": str(like.dtype), "version": __version__,
     }
     return _Task(kernel, z, problem, targets.ndim == 1, _in_words(problem, kernel, centers), belongs, errors)

@@ -72,6 +72,8 @@ class Telling(Watch):
         if checkpoint is not None and checkpoint.tensors is not None:
             self.kept = dict(checkpoint.tensors)
             self.history = _read(self.kept.pop(HISTORY))
+            # What has no states begins anew.
+            self.kept = self.kept or None
 
     @property
     def passes(self) -> float:
