@@ -1,5 +1,6 @@
 """Real data that needs no download."""
 
 from .handwritten import Digits, digits
+from .photographs import Patches, patches
 
-__all__ = ["Digits", "digits"]
+__all__ = ["Digits", "Patches", "digits", "patches"]
