@@ -21,7 +21,7 @@ from .. import __version__
 from ..arguments import as_switch, what_came
 from ..budget import as_bytes
 from ..data.points import Points
-from ..errors import DataError, NonFiniteError
+from ..errors import DataError, NonFiniteError, OutOfBudget
 from ..features.base import points_between
 from ..kernels.base import Kernel
 from ..progress import telling
@@ -43,8 +43,8 @@ from .reading import (
 )
 from .watching import Errors, Telling
 
-#: The share of the memory that the products of a kernel may use.
-SHARE = 0.25
+#: The share of the memory that the products of a kernel may use, and what they have in any case.
+SHARE, LEAST = 0.25, 2**20
 
 #: On how many validation points the error is taken after each pass, at least, and for one of how many points.
 WATCHED, EACH = 1000, 20
@@ -148,8 +148,12 @@ def _task(k: Kernel, x: Any, y: Any, centers: Any, ridge: Any, intercept: bool, 
     z = centers_of(kernel, points, centers, seed, memory)
     far = kernel.points(z)
     near = far if centers is None else points
-    used = within(kernel, int(SHARE * memory))
-    like = look_at(kernel, near, far)
+    used = within(kernel, max(LEAST, int(SHARE * memory)))
+    try:
+        like = look_at(used, near, far)
+    except OutOfBudget as error:
+        raise OutOfBudget(f"The kernel's products get a quarter of fit's memory. {error} So give fit four times of "
+                          "that.") from error
     y2 = targets.to(like).view(len(points), -1)
     problem = Problem(used, near, y2, far, ridges, None if w is None else w.to(like), constant, memory)
     if others is not None:
@@ -158,8 +162,8 @@ def _task(k: Kernel, x: Any, y: Any, centers: Any, ridge: Any, intercept: bool, 
     belongs = {} if digest is None else {
         "x": digest.hexdigest(), "y": digest_of(y2), "weights": digest_of(w), "z": digest_of(*_tensors(z)),
         "kernel": described(kernel) or {"kernel": type(kernel).__name__, "values": digest_of(probe(kernel, z))},
-        "ridge": list(ridges),
-        "intercept": constant, "memory": memory, "dtype": str(like.dtype), "version": __version__,
+        "ridge": list(ridges), "intercept": constant, "memory": memory, "dtype": str(like.dtype),
+        "version": __version__,
     }
     return _Task(kernel, z, problem, targets.ndim == 1, _in_words(problem, kernel, centers), belongs, errors)
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,7 +42,7 @@ def points_and_targets(kernel: Kernel, x: Any, y: Any) -> tuple[Points, Tensor]:
     points = kernel.points(x)
     if not isinstance(y, Tensor) and not is_column(y):
         try:
-            y = torch.as_tensor(y)
+            y = np.asarray(y)
         except (TypeError, ValueError, RuntimeError) as error:
             raise DataError(f"Targets are a tensor or an array with one row for each point; {what_came(y)} came. Use "
                             "torch.as_tensor(y).") from error
@@ -155,6 +156,7 @@ def look_over(kernel: Kernel, points: Points, digest: Any) -> None:
                     raise NonFiniteError(f"Point {rows.start + int(bad[0])} holds NaN or an infinite value. Remove "
                                          "such points, or mend them.")
             if digest is not None:
+                digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
                 digest.update(in_bytes(value))
 
 
@@ -181,7 +183,9 @@ def digest_of(*tensors: Tensor | None) -> str:
     """A checksum of tensors."""
     digest = hashlib.sha256()
     for t in tensors:
-        digest.update(b"-" if t is None else in_bytes(t))
+        digest.update(b"none" if t is None else f"{t.dtype} {tuple(t.shape)}".encode())
+        if t is not None:
+            digest.update(in_bytes(t))
     return digest.hexdigest()
 
 
