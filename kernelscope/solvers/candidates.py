@@ -1,0 +1,103 @@
+r"""The best machine in the span of a few, in one pass.
+
+The objective is a parabola in the weights t of machines :math:`f = \sum_i t_i f_i` and a constant, so one pass over the
+points gives the best weights of every column exactly. What is chosen is never worse than any of the machines, nor than
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .problem import Problem
+from .projection import Projection
+
+
+@dataclass(frozen=True, eq=False)
+class Best:
+    """A machine, and what one pass over the points says of it.
+
+    Attributes:
+        alpha: The coefficients, with shape (p, m), for m columns.
+        offset: What is added to each column, with shape (m,).
+        objective: The mean squared error of each column plus its ridge's term.
+        residual: The norm of half the gradient of each column.
+        start: The same norm where the coefficients are nought.
+        gradient: Half the gradient by the coefficients, which is the gradient in the kernel's space at the centers, with
+            shape (p, m).
+        alone: The objective of each single machine, with shape (m, k).
+    """
+
+    alpha: Tensor
+    offset: Tensor
+    objective: Tensor
+    residual: Tensor
+    start: Tensor
+    gradient: Tensor
+    alone: Tensor
+
+
+def best_of(problem: Problem, projection: Projection, machines: Sequence[Tensor], ridges: Tensor) -> Best:
+    """The best combination of machines, each given by its coefficients with shape (p, m)."""
+    n, p = problem.shape
+    count, m = len(machines), len(ridges)
+    copies = m // problem.outputs
+    columns, constant = torch.cat(list(machines), 1), int(problem.intercept)
+    square = torch.zeros(m, count + constant, count + constant, dtype=torch.float64, device=columns.device)
+    cross, size = square.new_zeros(m, count + constant), square.new_zeros(m)
+    pulled, target, ones = torch.zeros_like(columns), columns.new_zeros(p, problem.outputs), columns.new_zeros(p, 1)
+    for part, block in problem.rows(each=(3 * columns.shape[1] + 2 * m) * columns.dtype.itemsize):
+        values, y = block @ columns, problem.y[part]
+        pulled += block.T @ problem.weighed(values, part)
+        heavy = problem.weighed(y, part)
+        target += block.T @ heavy
+        features = values.view(len(values), count, m)
+        if constant:
+            one = values.new_ones(len(values), 1)
+            ones += block.T @ problem.weighed(one, part)
+            features = torch.cat([features, one[:, :, None].expand(-1, 1, m)], 1)
+        heavy_features = features if problem.weights is None else features * problem.weights[part, None, None]
+        square += torch.einsum("nim,njm->mij", heavy_features.double(), features.double())
+        repeated = y.repeat(1, copies)
+        cross += torch.einsum("nim,nm->mi", heavy_features.double(), repeated.double())
+        size += (heavy * y).double().sum(0).repeat(copies)
+    smooth = projection.product(columns)
+    square, cross, size = square / n, cross / n, size / n
+    lengths = torch.einsum("pim,pjm->mij", columns.view(p, count, m).double(), smooth.view(p, count, m).double())
+    whole = square.clone()
+    whole[:, :count, :count] += ridges.double()[:, None, None] * (lengths + lengths.mT) / 2
+    t = _lowest(whole, cross)
+    objective = size - 2 * (t * cross).sum(1) + torch.einsum("mi,mij,mj->m", t, whole, t)
+    weights = t.to(columns)
+    combined = torch.einsum("pim,mi->pm", columns.view(p, count, m), weights[:, :count])
+    offset = weights[:, count] if constant else weights.new_zeros(m)
+    target = target.repeat(1, copies)
+    gradient = (torch.einsum("pim,mi->pm", pulled.view(p, count, m), weights[:, :count]) - target + ones * offset) / n
+    gradient += ridges * torch.einsum("pim,mi->pm", smooth.view(p, count, m), weights[:, :count])
+    start = (target - ones * problem.mean().repeat(copies) * constant) / n
+    return Best(combined, offset, objective.clamp(min=0.0), gradient.norm(dim=0), start.norm(dim=0), gradient,
+                _alone(whole, cross, size, count))
+
+
+def _alone(whole: Tensor, cross: Tensor, size: Tensor, count: int) -> Tensor:
+    """The objective of each machine with the best constant."""
+    constant = whole.shape[1] - count
+    diagonal = whole.diagonal(dim1=1, dim2=2)
+    plain = size[:, None] - 2 * cross[:, :count] + diagonal[:, :count]
+    if constant:
+        missing = cross[:, -1:] - whole[:, :count, -1]
+        plain = plain - missing.square() / diagonal[:, -1:]
+    return plain
+
+
+def _lowest(whole: Tensor, cross: Tensor) -> Tensor:
+    """The minimum of each parabola; directions that rounding cannot tell from none are left out."""
+    scale = whole.diagonal(dim1=1, dim2=2).clamp(min=torch.finfo(torch.float64).tiny).sqrt()
+    values, vectors = torch.linalg.eigh(whole / (scale[:, :, None] * scale[:, None, :]))
+    there = torch.einsum("mij,mi->mj", vectors, cross / scale)
+    solid = values > 1e-10 * values[:, -1:]
+    return torch.einsum("mij,mj->mi", vectors, torch.where(solid, there / values.clamp(min=1e-300), 0.0)) / scale

@@ -1,0 +1,299 @@
+r"""EigenPro: preconditioned stochastic gradient descent in the kernel's space, with a model size of one's choice.
+
+A step on a batch B of m points goes :math:`f \leftarrow f - \gamma P(\frac1m K(\cdot, B)\, w (f(B) - y) + \lambda f)`. Where
+every point is a center that is a change of coefficients (EigenPro 2). Where centers are free it leaves their span, and is
+brought back by a projection after each step (EigenPro 3) or after several (EigenPro 4).
+
+What makes it end well is measured, not assumed. The step size is one over the largest eigenvalue that the preconditioner
+leaves on batches of points it was not made from, at which a step on any batch shortens the distance to whatever fits this
+batch. Projections are conjugate gradients, which never overshoot. Steps go on in stages, each as long as all before it
+together; the noise of constant steps is averaged out over the second half of a stage, and a pass at its end finds the
+best machine in the span of the last one, the average and the best so far. So the objective never rises from stage to
+stage, and a stage that ran away is taken back and repeated with half the step.
+
+References:
+    | Kernel machines that adapt to GPUs for effective large batch training (Ma and Belkin, 2019; EigenPro 2)
+    | Toward Large Kernel Models (Abedsoltan et al., 2023; EigenPro 3)
+    | On the Nystrom approximation for preconditioning in kernel machines (Abedsoltan et al., 2024)
+    | Fast training of large kernel models with delayed projections (Abedsoltan et al., 2024; EigenPro 4)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..errors import DataError, NonFiniteError
+from ..progress import counting
+from .base import Cost, Solver
+from .candidates import Best, best_of
+from .flight import Flight
+from .nystrom import Nystrom
+from .problem import Problem
+from .projection import Projection
+from .solution import Solution
+from .watch import State, Watch
+
+#: Points of the preconditioner's sample; more where the problem is large.
+SAMPLE, LARGE_SAMPLE, LARGE = 1000, 2000, 1e9
+
+#: How many batches the step size is measured on.
+LOOKS = 3
+
+#: A batch is one of so many parts of the critical one, where more of it is lost to each step than is won by fewer steps.
+CRITICAL = 16
+
+#: The smallest and the largest batch that are chosen without being asked for.
+LEAST, MOST = 256, 4096
+
+#: Eigenvectors that the projection takes out of its iteration.
+RANK = 60
+
+#: How often a stage that ran away is repeated with half the step.
+RETREATS = 20
+
+#: The most epochs of a stage.
+LONGEST = 4
+
+#: By how much a batch's error may exceed that of a machine that is nought before the stage is called off.
+RUNAWAY = 100.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the steps are made of: fixed before the first one."""
+
+    batch: int
+    delay: int
+
+
+@dataclass(eq=False)
+class Course:
+    """Where the stages stand.
+
+    Attributes:
+        best: The best coefficients so far, with shape (p, m).
+        offset: What is added to each column.
+        objective: Their objective.
+        rate: The step size of each column.
+        pull: The coefficients of half the gradient at the best; ``None`` before the first stage.
+        epochs: How many epochs of steps were made.
+        passes: How many times all points were read.
+        stages: How many stages ended.
+    """
+
+    best: Tensor
+    offset: Tensor
+    objective: Tensor
+    rate: Tensor
+    pull: Tensor | None = None
+    epochs: int = 0
+    passes: float = 0.0
+    stages: int = 0
+    retreats: int = 0
+    history: list[float] = field(default_factory=list)
+
+
+class EigenPro(Solver):
+    """Solves by EigenPro 2, 3 or 4.
+
+    Args:
+        variant: 2 where every point is a center; 3 projects after each step, 4 after several; ``None`` is 2 or 4.
+        sample: Points that the preconditioner is made from.
+        level: Directions that it makes smaller; as many as the sample can tell if it is ``None``.
+        batch: Points of a step; by the critical batch size and the memory if it is ``None``.
+        epochs: After how many epochs it is given up.
+        tolerance: The part of the objective by which the last stage must have lowered it for another one to begin.
+        seed: Of the sample and of the order of the points.
+
+    Example:
+        >>> from kernelscope.solvers import EigenPro
+        >>> EigenPro()
+        EigenPro()
+    """
+
+    def __init__(self, variant: int | None = None, *, sample: int | None = None, level: int | None = None,
+                 batch: int | None = None, epochs: int = 64, tolerance: float = 2e-3, seed: int = 0):
+        if variant not in (None, 2, 3, 4):
+            raise DataError(f"variant must be 2, 3, 4 or None, which chooses; {variant!r} came.")
+        counts = {"sample": sample, "level": level, "batch": batch, "epochs": epochs}
+        for name, value in counts.items():
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise DataError(f"{name} must be a whole number from 1 on; {value!r} came.")
+        if not 0 < tolerance < 1:
+            raise DataError(f"tolerance must lie between 0 and 1; {tolerance!r} came. 2e-3 is the default.")
+        self.variant, self.sample, self.level, self.batch = variant, sample, level, batch
+        self.epochs, self.tolerance, self.seed = epochs, tolerance, seed
+
+    def __repr__(self) -> str:
+        return f"EigenPro({'' if self.variant is None else self.variant})"
+
+    def cost(self, problem: Problem) -> Cost:
+        n, p = problem.shape
+        m, item, s = problem.outputs * len(problem.ridge), problem.y.dtype.itemsize, self._sample_size(problem)
+        passes = 12.0
+        memory = item * (p * (8 * m + s / 8 + RANK) + 2 * s * s)
+        return Cost(passes * n * p * 4.0 * m + 20.0 * s**3 + passes * n * p * m, memory, passes)
+
+    def solve(self, problem: Problem, watch: Watch | None = None) -> Solution:
+        watch = Watch() if watch is None else watch
+        if self.variant == 2 and not problem.square:
+            raise DataError(
+                "EigenPro 2 fits machines whose centers are all the points. Leave centers out, or take variant 3 or 4, "
+                "or None, for free centers."
+            )
+        ridges = torch.tensor(problem.ridge, dtype=problem.y.dtype, device=problem.y.device)
+        ridges = ridges.repeat_interleave(problem.outputs)
+        projection = Projection(problem, RANK)
+        plan, nystrom = self._prepared(problem, projection, ridges)
+        course = self._begin(problem, plan, nystrom, projection, ridges)
+        if watch.kept is not None:
+            _restore(course, watch.kept)
+        notes: list[str] = []
+        with counting(self.epochs, "fit", "epoch") as done:
+            done(course.epochs)
+            while course.epochs < self.epochs:
+                before, length = course.objective, min(1 + course.stages // 2, LONGEST, self.epochs - course.epochs)
+                went = self._stage(problem, plan, nystrom, projection, ridges, course, length)
+                done(length if went else 0)
+                if not went and course.retreats > RETREATS:
+                    notes.append("Steps kept running away from the machine, so the best one so far is given. Take the "
+                                 "solver 'cg' or 'direct'.")
+                    break
+                if watch.heard(self._state(problem, course)):
+                    notes.append("Stopped early, as the watch asked.")
+                    break
+                settled = before - course.objective <= self.tolerance * course.objective
+                if went and course.stages > 1 and bool(settled.all()):
+                    break
+            else:
+                notes.append(f"After {self.epochs} epochs the objective still fell. Raise epochs, or finish by 'cg'.")
+        alpha, intercepts = self._coefficients(problem, course)
+        objective = tuple(float(part.sum()) for part in course.objective.view(len(problem.ridge), -1))
+        return Solution(alpha, intercepts, objective, course.passes, tuple(course.history), tuple(notes))
+
+    # -- before ------------------------------------------------------------------------------------------------------
+
+    def _sample_size(self, problem: Problem) -> int:
+        n, p = problem.shape
+        return min(n, self.sample or (LARGE_SAMPLE if n * p > LARGE else SAMPLE))
+
+    def _prepared(self, problem: Problem, projection: Projection, ridges: Tensor) -> tuple[Plan, Nystrom]:
+        n, p = problem.shape
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(self.seed))
+        sample = order[:self._sample_size(problem)]
+        within = None if problem.square else projection
+        nystrom = Nystrom(problem, within, sample, self.level, ridges)
+        batch = min(n, self.batch or self._critical(problem, within, nystrom, order, ridges))
+        delay = 1
+        if not problem.square and self.variant != 3:
+            # Centers beside cost as much as half of them would among the own ones; a projection as much as p rows.
+            delay = max(1, round(p / batch))
+        return Plan(batch, delay), nystrom
+
+    @staticmethod
+    def _critical(problem: Problem, within: Projection | None, nystrom: Nystrom, order: Tensor, ridges: Tensor) -> int:
+        """The batch from which on a larger one would not allow a step that is as much larger."""
+        some = order[-LEAST:]
+        batch = problem.x.chosen(some.tolist())
+        own = problem.kernel.diagonal(batch).to(problem.y.dtype)
+        seen = nystrom.seen(problem.block(batch))
+        left = (own[:, None] - seen.square() @ nystrom.shares).clamp(min=0.0).max(0).values
+        # On a batch of this size the largest eigenvalue holds the diagonal's part too.
+        largest = nystrom.largest(problem, within, some)
+        next_ = (largest - left / len(some)).clamp(min=0.1 * largest) + ridges
+        critical = int(min(float((left / next_.clamp(min=torch.finfo(left.dtype).tiny)).min()) + 1, 2.0**40))
+        return max(LEAST, min(critical // CRITICAL, MOST, problem.height()))
+
+    def _begin(self, problem: Problem, plan: Plan, nystrom: Nystrom, projection: Projection, ridges: Tensor) -> Course:
+        n, p = problem.shape
+        m = len(ridges)
+        nothing = problem.y.new_zeros(p, m)
+        found = best_of(problem, projection, [nothing], ridges)
+        generator = torch.Generator().manual_seed(self.seed + 1)
+        within = None if problem.square else projection
+        largest = torch.stack([nystrom.largest(problem, within, torch.randperm(n, generator=generator)[:plan.batch])
+                               for _ in range(LOOKS)]).max(0).values
+        course = Course(nothing, found.offset, found.objective, 1 / (largest + ridges), passes=1.0)
+        self._check(found)
+        course.history.append(1.0)
+        return course
+
+    @staticmethod
+    def _check(found: Best) -> None:
+        if not bool(found.objective.isfinite().all()):
+            raise NonFiniteError("The kernel gives NaN or infinite values between points and centers. Look at the "
+                                 "kernel's bandwidth and at the points.")
+
+    # -- stages ------------------------------------------------------------------------------------------------------
+
+    def _stage(self, problem: Problem, plan: Plan, nystrom: Nystrom, projection: Projection,
+               ridges: Tensor, course: Course, epochs: int) -> bool:
+        """Some epochs of steps from the best machine; says whether they were kept."""
+        n, _ = problem.shape
+        # A machine that is nought has this error, up to an offset.
+        limit = RUNAWAY * (problem.weighed(problem.y).mul(problem.y).mean(0).repeat(len(problem.ridge)))
+        change, average, averaged = torch.zeros_like(course.best), torch.zeros_like(course.best), 0
+        flight = Flight(problem, nystrom, change, course.pull, ridges, course.rate)
+        fine, flown = True, 0
+        batches = [b for e in range(epochs) for b in self._order(n, course.epochs + e).split(plan.batch)]
+        for i, numbers in enumerate(batches):
+            error = flight.step(numbers)
+            flown += 1
+            fine = bool((error <= limit + torch.finfo(error.dtype).tiny).all())
+            if not fine:
+                break
+            if flown == plan.delay or i == len(batches) - 1:
+                change = flight.alpha if problem.square else flight.alpha + projection.solve(flight.gathered)
+                flown = 0
+                if 2 * (i + 1) > len(batches):
+                    average, averaged = average + change, averaged + 1
+                if i < len(batches) - 1:
+                    flight = Flight(problem, nystrom, change, course.pull, ridges, course.rate)
+        course.passes += epochs
+        if fine and bool(change.isfinite().all()):
+            machines = [change, average / max(1, averaged)] + ([course.best] if course.stages else [])
+            found = best_of(problem, projection, machines, ridges)
+            course.passes += 1
+            if bool((found.objective <= course.objective * (1 + 1e-6)).all()):
+                course.best, course.offset, course.objective = found.alpha, found.offset, found.objective
+                course.pull = projection.solve(found.gradient)
+                course.epochs += epochs
+                course.stages += 1
+                tiny = torch.finfo(found.start.dtype).tiny
+                course.history.append(float((found.residual / found.start.clamp(min=tiny)).max()))
+                return True
+        course.rate = course.rate / 2
+        course.retreats += 1
+        return False
+
+    def _order(self, n: int, epoch: int) -> Tensor:
+        return torch.randperm(n, generator=torch.Generator().manual_seed(1000 * self.seed + epoch + 2))
+
+    # -- what is told ------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _coefficients(problem: Problem, course: Course) -> tuple[Tensor, Tensor]:
+        p, m = course.best.shape
+        r = len(problem.ridge)
+        return course.best.view(p, r, m // r).movedim(1, 0), course.offset.view(r, m // r)
+
+    def _state(self, problem: Problem, course: Course) -> State:
+        objective = tuple(float(part.sum()) for part in course.objective.view(len(problem.ridge), -1))
+        return State(course.passes, course.history[-1], objective, lambda: self._coefficients(problem, course),
+                     lambda: _kept(course))
+
+
+def _kept(course: Course) -> dict[str, Tensor]:
+    counts = torch.tensor([course.epochs, course.passes, course.stages, course.retreats], dtype=torch.float64)
+    return {"best": course.best, "offset": course.offset, "objective": course.objective, "rate": course.rate,
+            "counts": counts, "history": torch.tensor(course.history, dtype=torch.float64)}
+
+
+def _restore(course: Course, kept: dict[str, Tensor]) -> None:
+    course.best, course.offset, course.objective = kept["best"], kept["offset"], kept["objective"]
+    course.rate, course.history = kept["rate"], kept["history"].tolist()
+    epochs, course.passes, stages, retreats = kept["counts"].tolist()
+    course.epochs, course.stages, course.retreats = int(epochs), int(stages), int(retreats)
