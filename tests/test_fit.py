@@ -239,7 +239,8 @@ def test_progress_tells_of_each_pass_or_of_nothing(capsys):
 def test_the_validation_error_after_the_last_pass_is_that_of_the_machine():
     machine = fit(centers=Z, ridge=1e-3, validation=(X, Y), solver=TIGHT["cg"])
     assert machine.fitting.history[-1]["validation"] == pytest.approx(float(machine.fitting.validation[0]), rel=1e-9)
-    assert [one["passes"] for one in machine.fitting.history] == sorted(one["passes"] for one in machine.fitting.history)
+    passes = [one["passes"] for one in machine.fitting.history]
+    assert passes == sorted(passes)
 
 
 def problem_of(n, p, memory=10**9, d=4):

@@ -26,7 +26,7 @@ from ..features.base import points_between
 from ..kernels.base import Kernel
 from ..progress import telling
 from ..solvers import Problem, Solution, Solver
-from .checking import look_at, usable, within
+from .checking import closed, look_at, usable, within
 from .checkpoint import Checkpoint
 from .describing import described
 from .fitting import Fitting
@@ -152,6 +152,8 @@ def _task(k: Kernel, x: Any, y: Any, centers: Any, ridge: Any, intercept: bool, 
     try:
         like = look_at(used, near, far)
     except OutOfBudget as error:
+        if not closed(kernel):
+            raise
         raise OutOfBudget(f"The kernel's products get a quarter of fit's memory. {error} So give fit four times of "
                           "that.") from error
     y2 = targets.to(like).view(len(points), -1)
