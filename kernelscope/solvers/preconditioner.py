@@ -85,7 +85,7 @@ class Full(Preconditioner):
         at_centers = 0
         for part, block in problem.some_rows(some):
             check_block(block, some[part])
-            apart = _apart(problem, some[part], block, gram.diagonal())
+            apart = at_no_center(problem, some[part], block, gram.diagonal())
             features = block[apart] @ basis
             weighed = problem.weighed(features, some[part][apart.cpu()])
             square += weighed.T @ features
@@ -116,7 +116,7 @@ class Full(Preconditioner):
         return r / (self._values[:, None] + ridges).clamp(min=floor)
 
 
-def _apart(problem: Problem, numbers: Tensor, block: Tensor, own: Tensor) -> Tensor:
+def at_no_center(problem: Problem, numbers: Tensor, block: Tensor, own: Tensor) -> Tensor:
     """Which points are at no center, by the squared distances of features relative to their squared lengths."""
     lengths = problem.kernel.diagonal(problem.x.chosen(numbers.tolist())).to(block)
     nearest = block.mul(-2).add_(own).amin(1) + lengths

@@ -1,0 +1,252 @@
+r"""Newton's method for kernel machines with a loss other than the squared one.
+
+At each step the objective is taken for its quadratic approximation, whose lowest point is found by preconditioned
+conjugate gradients, as exactly as is worth while; then the objective itself is minimised along the way there, which
+needs no further reading of the points. So it never rises, from wherever one begins. Every ridge has steps of its own;
+what they share is the pass over the points.
+
+References:
+    | Globally Convergent Newton Methods for Ill-conditioned Generalized Self-concordant Losses
+      (Marteau-Ferey et al., 2019)
+    | Choosing the Forcing Terms in an Inexact Newton Method (Eisenstat and Walker, 1996)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from ..arguments import as_count
+from ..budget import as_words
+from ..errors import DataError, OutOfBudget
+from ..progress import counting
+from .base import Cost, Solver
+from .curvature import SAMPLE, Curvature, Sample
+from .losses import Loss, as_loss
+from .objective import Objective
+from .problem import Problem
+from .solution import Solution
+from .watch import State, Watch
+
+#: What conjugate gradients may leave of a residual at most, in the metric of the curvature.
+FORCING = 0.1
+
+#: What may be left of the slope where a search along a line ends, and how many points it looks at.
+FLAT, LOOKS = 0.1, 100
+
+
+@dataclass
+class _Walk:
+    """Where the iteration stands: all that the next step depends on."""
+
+    b: Tensor  # coordinates, with shape (k, r, c)
+    first: Tensor  # the norm of the first gradient, with shape (r,)
+    begun: Tensor  # the first objective
+    objective: Tensor
+    done: Tensor
+    passes: Tensor
+    history: Tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {f.name: getattr(self, f.name).clone() for f in fields(self)}
+
+
+class Newton(Solver):
+    r"""Minimises :math:`\frac1n \sum_i w_i\, \ell(f(x_i), y_i) + \lambda \|f\|_H^2` by Newton's method.
+
+    Args:
+        loss: ``"logistic"`` for targets between 0 and 1, each output a question of its own; ``"softmax"`` for one class
+            of several; ``"huber"`` for real targets with outliers; ``"squared"``; or a loss of ``ks.solvers``.
+        tolerance: It ends after a step that promised to lower the objective by less than this share of it: half the
+            squared norm of the gradient, measured by the curvature.
+        steps: How many inner steps, each a pass, a Newton step takes at most.
+        passes: After how many passes the iteration is given up.
+
+    Raises:
+        DataError: If one of them is out of range.
+
+    Example:
+        >>> Newton("huber")
+        Newton(Huber(delta=1.35))
+    """
+
+    def __init__(self, loss: str | Loss = "logistic", *, tolerance: float = 1e-6, steps: int = 50, passes: int = 500):
+        self.loss = as_loss(loss)
+        self.steps, self.passes = as_count(steps, "steps", 1), as_count(passes, "passes", 1)
+        if not 0 < tolerance < 1:
+            raise DataError(f"tolerance must be between 0 and 1; {tolerance!r} came. Pass for example tolerance=1e-6.")
+        self.tolerance = tolerance
+
+    def __repr__(self) -> str:
+        return f"Newton({self.loss!r})"
+
+    def cost(self, problem: Problem) -> Cost:
+        n, p = problem.shape
+        m, passes, rounds = problem.outputs * len(problem.ridge), 40.0, 8.0
+        sample = min(n, 2 * SAMPLE * p)
+        factors = m if self._apart(problem) else len(problem.ridge)
+        operations = passes * 4.0 * n * p * m + 20.0 * p**3 + rounds * factors * (2.0 * sample + p) * p**2
+        return Cost(operations, _memory(problem, factors), passes + rounds * sample / n)
+
+    def solve(self, problem: Problem, watch: Watch | None = None) -> Solution:
+        """The solution for each ridge of the problem; the watch hears of each Newton step.
+
+        Raises:
+            NonFiniteError: If the kernel gives NaN or infinite values.
+            DataError: If the loss has no minimum for these targets, or what was kept is of another problem.
+            OutOfBudget: If it does not fit into the problem's memory; said before the first pass.
+        """
+        self.loss.check(problem.y, problem.weights, problem.intercept)
+        needed = self.cost(problem).memory
+        if needed > problem.memory:
+            raise OutOfBudget(
+                f"{self!r} with {len(problem.z)} centers and {len(problem.x)} points takes {as_words(needed)}, and "
+                f"memory allows {as_words(problem.memory)}. Take fewer centers or ridges, or raise memory."
+            )
+        watch = Watch() if watch is None else watch
+        objective = Objective(problem, self.loss)
+        walk = _begun(objective) if watch.kept is None else _checked(watch.kept, objective)
+        sample = Sample(objective)
+        # What is read anew after an interruption is not counted again.
+        walk.passes = walk.passes if watch.kept is not None else walk.passes + sample.passes
+        notes: list[str] = []
+        with counting(self.passes, "fit", "pass") as done:
+            done(int(walk.passes))
+            while not bool(walk.done.all()) and not notes:
+                before = int(walk.passes)
+                self._step(objective, sample, walk)
+                done(int(walk.passes) - before)
+                stopped = watch.heard(_state(objective, walk))
+                if not bool(walk.done.all()) and (stopped or float(walk.passes) >= self.passes):
+                    notes.append(self._ended(objective, walk, stopped))
+        state = _state(objective, walk)
+        coefficients, intercepts = state.coefficients()
+        assert state.objective is not None
+        return Solution(coefficients, intercepts, state.objective, state.passes, tuple(walk.history.tolist()),
+                        tuple(notes))
+
+    def _apart(self, problem: Problem) -> bool:
+        """Whether each output has a factor of its own: where it pays, and there is room."""
+        m = problem.outputs * len(problem.ridge)
+        return self.loss.apart and _memory(problem, m) <= problem.memory
+
+    def _step(self, objective: Objective, sample: Sample, walk: _Walk) -> None:
+        """A gradient, a direction, and the lowest point along it."""
+        outputs, gradient = objective.gradient(walk.b)
+        walk.passes = walk.passes + 1
+        norm = _norm(gradient)
+        if len(walk.history) == 1:
+            walk.first, walk.begun = norm, objective.value(outputs, walk.b)
+            walk.objective = walk.begun
+        share = norm / walk.first.clamp(min=_tiny(norm))
+        curvature = Curvature(objective, sample, outputs, self._apart(objective.problem))
+        walk.passes = walk.passes + len(sample) / len(objective.problem.x)
+        forcing = share.sqrt().clamp(max=FORCING)
+        s, change = self._direction(objective, curvature, outputs, gradient, forcing, walk)
+        promised = -(gradient * s).sum((0, 2)).double() / 2
+        t, reached = _lowest(objective, outputs, change, walk, s)
+        walk.b, walk.objective = walk.b + t.to(s)[:, None] * s, reached
+        floor = 8 * torch.finfo(s.dtype).eps * walk.begun.abs()
+        # Where no step lowers the objective, rounding has the last word.
+        walk.done = walk.done | (promised <= self.tolerance * walk.objective.abs() + floor) | (t == 0)
+        walk.history = torch.cat([walk.history, share.max().view(1).to(walk.history)])
+
+    def _direction(self, objective: Objective, curvature: Curvature, outputs: Tensor, gradient: Tensor, forcing: Tensor,
+                   walk: _Walk) -> tuple[Tensor, Tensor]:
+        """About the Newton direction of each ridge, and how outputs change along it."""
+        inner = lambda u, v: (u * v).sum((0, 2))
+        spread = lambda a: a[:, None]
+        s, change = torch.zeros_like(gradient), torch.zeros_like(outputs)
+        rest = -gradient
+        z = curvature.solve(rest)
+        direction, size = z, inner(rest, z)
+        first, still = size, ~walk.done & (size > 0)
+        for _ in range(self.steps):
+            along, product = objective.product(outputs, direction)
+            product = product + spread(curvature.lift) * direction
+            walk.passes = walk.passes + 1
+            bend = inner(direction, product)
+            rate = torch.where(still & (bend > 0), size / bend.clamp(min=_tiny(bend)), 0.0)
+            s, rest = s + spread(rate) * direction, rest - spread(rate) * product
+            change += spread(rate) * along
+            z = curvature.solve(rest)
+            fresh = inner(rest, z)
+            still = still & (fresh > forcing.square() * first) & (rate > 0)
+            if not bool(still.any()):
+                break
+            direction = z + spread(fresh / size.clamp(min=_tiny(size))) * direction
+            size = fresh
+        return s, change
+
+    def _ended(self, objective: Objective, walk: _Walk, stopped: bool) -> str:
+        ridges = zip(objective.problem.ridge, walk.done.tolist(), strict=True)
+        left = ", ".join(f"{ridge:g}" for ridge, done in ridges if not done)
+        said = (f"With ridge {left} it has not converged: after {float(walk.passes):.3g} passes the gradient is still "
+                f"{float(walk.history[-1]):.1e} of what it was at the start")
+        return f"{said}. It was asked to stop." if stopped else f"{said}. Raise passes or the ridge."
+
+
+def _lowest(objective: Objective, outputs: Tensor, change: Tensor, walk: _Walk, s: Tensor) -> tuple[Tensor, Tensor]:
+    """How far to go along s, for each ridge, and the objective there; 0 where it cannot be lowered."""
+    at = lambda t: objective.along(outputs, change, walk.b, s, t)
+    low = torch.zeros_like(walk.objective)
+    high, t = torch.full_like(low, torch.inf), torch.ones_like(low)
+    start, slope, _ = at(low)
+    down = ~walk.done & (slope < 0)
+    settled, best = ~down, torch.zeros_like(low)
+    rounding = 4 * torch.finfo(torch.float64).eps * start.abs()
+    for _ in range(LOOKS):
+        value, here, bend = at(t)
+        fine = (here.abs() <= FLAT * slope.abs()) & (value <= start + rounding)
+        best = torch.where(~settled & fine, t, best)
+        settled = settled | fine
+        if bool(settled.all()):
+            break
+        low, high = torch.where(here < 0, t, low), torch.where(here < 0, high, t)
+        newton = t - here / bend.clamp(min=_tiny(bend))
+        between = torch.where(high < torch.inf, (low + high) / 2, 2 * t)
+        # Far beyond where anything is known, one looks no farther than ten times.
+        inside = (newton > low) & (newton < torch.minimum(high, 10 * t))
+        t = torch.where(inside, newton, between)
+    # Where the search ended before, at the last point from which it still goes down.
+    best = torch.where(settled, best, low)
+    return best, torch.where(down, at(best)[0], walk.objective)
+
+
+def _begun(objective: Objective) -> _Walk:
+    nothing = torch.zeros_like(objective.ridges)
+    double = nothing.double()
+    return _Walk(objective.begin(), nothing, double, double, nothing.bool(), torch.zeros((), dtype=torch.float64),
+                 torch.ones(1, dtype=torch.float64))
+
+
+def _state(objective: Objective, walk: _Walk) -> State:
+    b = walk.b
+    return State(float(walk.passes), float(walk.history[-1]), tuple(walk.objective.tolist()),
+                 lambda: objective.solution(b), walk.tensors)
+
+
+def _checked(kept: dict[str, Tensor], objective: Objective) -> _Walk:
+    """The state that was kept, where it is one of this problem."""
+    if not {f.name for f in fields(_Walk)} <= set(kept) or tuple(kept["b"].shape) != objective.shape:
+        raise DataError(
+            f"The state to go on from is not of this problem and this solver: coordinates of shape {objective.shape} "
+            "are needed. Fit the same data with the same solver, or begin anew."
+        )
+    return _Walk(**{f.name: kept[f.name].to(objective.ridges.device, copy=True) for f in fields(_Walk)})
+
+
+def _memory(problem: Problem, factors: int) -> float:
+    """The bytes of the basis and what it is made of, of the factors, and of three numbers for each output."""
+    (n, p), m, item = problem.shape, problem.outputs * len(problem.ridge), problem.y.dtype.itemsize
+    return item * ((5.0 + 2 * factors) * p * p + 3.0 * n * m + 12.0 * p * m)
+
+
+def _norm(gradient: Tensor) -> Tensor:
+    return gradient.square().sum((0, 2)).sqrt()
+
+
+def _tiny(t: Tensor) -> float:
+    return torch.finfo(t.dtype).tiny
