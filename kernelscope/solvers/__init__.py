@@ -3,8 +3,6 @@
 from .base import Cost, Solver
 from .conjugate_gradient import ConjugateGradient
 from .direct import Direct
-from .losses import Huber, Logistic, Loss, Softmax, Squared
-from .newton import Newton
 from .eigenpro import EigenPro
 from .losses import Huber, Logistic, Loss, Softmax, Squared
 from .newton import Newton
@@ -12,5 +10,5 @@ from .problem import Problem
 from .solution import Solution
 from .watch import State, Watch
 
-__all__ = ["ConjugateGradient", "Cost", "Direct", "Huber", "Logistic", "Loss", "Newton", "Problem", "Softmax",
-           "Solution", "Solver", "Squared", "State", "Watch"]
+__all__ = ["ConjugateGradient", "Cost", "Direct", "EigenPro", "Huber", "Logistic", "Loss", "Newton", "Problem",
+           "Softmax", "Solution", "Solver", "Squared", "State", "Watch"]
