@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+# It has no examples, and to read it takes triton.
+collect_ignore = ["kernels/fused/programs.py"]
+
 
 @pytest.fixture(autouse=True)
 def _same_seed_for_every_doctest(tmp_path, monkeypatch):

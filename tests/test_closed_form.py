@@ -26,7 +26,7 @@ from kernelscope.kernels import (
     ReLUNTK,
     Tangent,
     median_bandwidth,
-    stationary,
+    of_distance,
 )
 from tests import laws, operator_laws
 from tests.closed_forms import KERNELS, MEASURED, NAMES, STATIONARY, all_of, loops
@@ -332,14 +332,14 @@ def test_a_budget_without_room_is_refused_before_anything_is_computed():
 
 
 def test_each_entry_of_a_symmetric_matrix_is_computed_once(monkeypatch):
-    entries, make = [], stationary.squared_distances
+    entries, make = [], of_distance.squared_distances
 
     def counted(*args):
         found = make(*args)
         entries.append(found.numel())
         return found
 
-    monkeypatch.setattr(stationary, "squared_distances", counted)
+    monkeypatch.setattr(of_distance, "squared_distances", counted)
     k = Gaussian(1.0, memory=100_000)
     k.matmul(spread(320, 2), None, torch.ones(320))
     assert len(entries) > 3

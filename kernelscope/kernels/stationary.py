@@ -7,47 +7,34 @@ formula is written twice: as it can be differentiated, and as it writes over the
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ..errors import DataError
-from .bandwidth import WithBandwidth, number
-from .distances import Side, Steepness, for_distances, root, squared_distances
+from .bandwidth import number
+from .distances import Steepness, root
+from .fused.kernel import Fused
+from .fused.product import Profile
+from .of_distance import Stationary
 
 #: Powers of two are cheaper than those of e.
 LOG2E = math.log2(math.e)
 
-
-class Stationary(WithBandwidth):
-    """A kernel of the squared distance in bandwidths, :math:`s = r^2 / b^2`."""
-
-    @property
-    @abstractmethod
-    def _steepness(self) -> Steepness:
-        """How fast the kernel falls with s."""
-
-    def _center(self, vectors: Tensor) -> Tensor:
-        return vectors.mean(0, dtype=torch.float64).to(vectors.dtype)
-
-    def _side(self, vectors: Tensor, center: Tensor | None, left: bool) -> Side:
-        assert center is not None
-        return for_distances(vectors, center, self._length(vectors), left)
-
-    def _pairs(self, rows: Side, columns: Side, same: bool, out: Tensor | None) -> Tensor:
-        return squared_distances(rows, columns, self._length(rows.vectors), self._steepness, same, out)
-
-    def _diagonal(self, vectors: Tensor) -> Tensor:
-        return vectors.new_ones(len(vectors))
+#: :math:`e^{-r/b}`, for programs.
+EXPONENTIAL = Profile("exponential", 1 / LOG2E, steep=True)
 
 
-class Gaussian(Stationary):
+class Gaussian(Fused):
     r""":math:`k(x, z) = \exp(-|x - z|^2 / (2 b^2))`.
 
     Args:
         bandwidth: The length b; ``None`` or ``"median"`` for the median distance of the points of ``fitted``.
         memory: About how much products may use, a number of bytes or a size such as ``"1GB"``.
+        precision: ``"exact"``; or, for products on a GPU, ``"tf32x3"``, or ``"bf16"`` for points that are rounded once.
+        center: What ``"bf16"`` rounds differences from; ``None`` for the mean of the points of ``fitted``.
+        fused: Whether products of single precision on a GPU are computed by one program, where triton is installed.
 
     Example:
         >>> k = Gaussian(bandwidth=1.0)
@@ -59,12 +46,17 @@ class Gaussian(Stationary):
         Gaussian(bandwidth=5)
     """
 
-    def __init__(self, bandwidth: float | str | Tensor | None = None, memory: int | str = "1GB"):
-        super().__init__(bandwidth, memory)
+    def __init__(self, bandwidth: float | str | Tensor | None = None, memory: int | str = "1GB",
+                 precision: str = "exact", center: Sequence[float] | Tensor | None = None, fused: bool = True):
+        super().__init__(bandwidth, memory, precision, center, fused)
 
     @property
     def _steepness(self) -> Steepness:
         return Steepness(1 / 2)
+
+    @property
+    def _profile(self) -> Profile:
+        return Profile("gaussian", math.sqrt(2 / LOG2E))
 
     def _values(self, t: Tensor) -> Tensor:
         return (-t / 2).exp()
@@ -73,12 +65,15 @@ class Gaussian(Stationary):
         return t.mul_(-LOG2E / 2).exp2_()
 
 
-class Laplacian(Stationary):
+class Laplacian(Fused):
     r""":math:`k(x, z) = \exp(-|x - z| / b)`.
 
     Args:
         bandwidth: The length b; ``None`` or ``"median"`` for the median distance of the points of ``fitted``.
         memory: About how much products may use, a number of bytes or a size such as ``"1GB"``.
+        precision: ``"exact"``; or, for products on a GPU, ``"tf32x3"``, or ``"bf16"`` for points that are rounded once.
+        center: What ``"bf16"`` rounds differences from; ``None`` for the mean of the points of ``fitted``.
+        fused: Whether products of single precision on a GPU are computed by one program, where triton is installed.
 
     Example:
         >>> k = Laplacian(bandwidth=5.0)
@@ -87,12 +82,17 @@ class Laplacian(Stationary):
                 [0.3679, 1.0000]])
     """
 
-    def __init__(self, bandwidth: float | str | Tensor | None = None, memory: int | str = "1GB"):
-        super().__init__(bandwidth, memory)
+    def __init__(self, bandwidth: float | str | Tensor | None = None, memory: int | str = "1GB",
+                 precision: str = "exact", center: Sequence[float] | Tensor | None = None, fused: bool = True):
+        super().__init__(bandwidth, memory, precision, center, fused)
 
     @property
     def _steepness(self) -> Steepness:
         return Steepness(1 / 2, 1 / 2)
+
+    @property
+    def _profile(self) -> Profile:
+        return EXPONENTIAL
 
     def _values(self, t: Tensor) -> Tensor:
         return (-root(t)).exp()
@@ -101,7 +101,7 @@ class Laplacian(Stationary):
         return t.sqrt_().mul_(-LOG2E).exp2_()
 
 
-class Matern(Stationary):
+class Matern(Fused):
     r"""The Matern kernel of smoothness :math:`\nu` 1/2, 3/2 or 5/2, with :math:`t = \sqrt{2 \nu}\, |x - z| / b`.
 
     .. math:: e^{-t}, \qquad (1 + t)\, e^{-t}, \qquad (1 + t + t^2 / 3)\, e^{-t}
@@ -110,6 +110,9 @@ class Matern(Stationary):
         nu: The smoothness, 0.5, 1.5 or 2.5; for 0.5 it is the Laplacian kernel.
         bandwidth: The length b; ``None`` or ``"median"`` for the median distance of the points of ``fitted``.
         memory: About how much products may use, a number of bytes or a size such as ``"1GB"``.
+        precision: ``"exact"``; or, for products on a GPU, ``"tf32x3"``, or ``"bf16"`` for points that are rounded once.
+        center: What ``"bf16"`` rounds differences from; ``None`` for the mean of the points of ``fitted``.
+        fused: Whether products of single precision on a GPU are computed by one program, where triton is installed.
 
     References:
         | Gaussian Processes for Machine Learning, section 4.2 (Rasmussen and Williams, 2006)
@@ -122,8 +125,9 @@ class Matern(Stationary):
 
     _buffers = 2
 
-    def __init__(self, nu: float = 1.5, bandwidth: float | str | Tensor | None = None, memory: int | str = "1GB"):
-        super().__init__(bandwidth, memory)
+    def __init__(self, nu: float = 1.5, bandwidth: float | str | Tensor | None = None, memory: int | str = "1GB",
+                 precision: str = "exact", center: Sequence[float] | Tensor | None = None, fused: bool = True):
+        super().__init__(bandwidth, memory, precision, center, fused)
         if isinstance(nu, bool) or nu not in (0.5, 1.5, 2.5):
             raise DataError(f"nu must be 0.5, 1.5 or 2.5; {nu!r} came. Gaussian() is the kernel of infinite nu.")
         self.nu = float(nu)
@@ -131,6 +135,12 @@ class Matern(Stationary):
     @property
     def _steepness(self) -> Steepness:
         return {0.5: Steepness(1 / 2, 1 / 2), 1.5: Steepness(3 / 2), 2.5: Steepness(5 / 6)}[self.nu]
+
+    @property
+    def _profile(self) -> Profile:
+        if self.nu == 0.5:
+            return EXPONENTIAL
+        return Profile(f"matern {2 * self.nu:g}/2", 1 / math.sqrt(2 * self.nu))
 
     def _values(self, t: Tensor) -> Tensor:
         t = root(2 * self.nu * t)

@@ -1,0 +1,151 @@
+r"""The product of a kernel of distances with a matrix, on a GPU, without its entries ever being written.
+
+.. math:: (K w)_i = \sum_j \varphi(|x_i - z_j|)\, w_j
+
+Vectors are centred, divided by the length in which the kernel is a plain power of two, and rounded once; their squares
+are those of the rounded vectors, so that what is computed is the kernel itself, at points that have moved by rounding.
+The columns are shared out among programs where there are few rows; each writes its part, and the parts are added in a
+second step, in one order: twice the same call gives twice the same numbers.
+
+References:
+    | FlashAttention: Fast and Memory-Efficient Exact Attention with IO-Awareness (Dao et al., 2022)
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+#: How vectors are rounded, and how their products are taken. Values of the kernel and weights are never rounded to less
+#: than single precision, since errors in them are not those of a kernel.
+PRECISIONS = {"exact": (torch.float32, "ieee"), "tf32x3": (torch.float32, "tf32x3"), "bf16": (torch.bfloat16, "tf32")}
+SECOND = "tf32x3"
+
+#: Up to how many dimensions distances are computed from differences, which then costs less than a product.
+DIRECT = 4
+
+#: How many programs for each processor of the GPU are enough to keep it busy, and how many columns are a share's least.
+WAVES, SHARE = 4, 2048
+
+
+class Profile(NamedTuple):
+    r"""A kernel as a function of distance, in a unit of length.
+
+    Attributes:
+        name: The function, as the program calls it.
+        unit: The unit in bandwidths.
+        steep: Whether the function falls steeply from nought on, so that rounding of small distances is seen.
+    """
+
+    name: str
+    unit: float
+    steep: bool = False
+
+
+class Tiles(NamedTuple):
+    """The rows, columns, dimensions and outputs of a tile, and how many warps compute it in how many stages."""
+
+    rows: int
+    columns: int
+    inner: int
+    outputs: int
+    warps: int = 8
+    stages: int = 2
+
+
+class Vectors(NamedTuple):
+    """Vectors in the kernel's unit, rounded once, with shape (n, d), and their squares."""
+
+    rounded: Tensor
+    squares: Tensor
+
+
+def ready(device: torch.device) -> bool:
+    """Whether products can be computed so: on a GPU, where triton is installed."""
+    return device.type == "cuda" and find_spec("triton") is not None
+
+
+def prepared(vectors: Tensor, center: Tensor | None, length: Tensor | float, precision: str) -> Vectors:
+    """Vectors as the program takes them: centred, divided by a length, rounded."""
+    moved = vectors if center is None else vectors - center
+    rounded = (moved / length).to(PRECISIONS[precision][0]).contiguous()
+    return Vectors(rounded, rounded.float().square().sum(1))
+
+
+def multiplied(x: Vectors, z: Vectors, w: Tensor, profile: Profile, precision: str, room: int = 2**26,
+               tiles: Tiles | None = None, shares: int | None = None) -> Tensor:
+    """The product, with shape (n, c), in float32.
+
+    Args:
+        x: The vectors of the rows.
+        z: The vectors of the columns.
+        w: The weights, with shape (m, c), in float32.
+        profile: The kernel.
+        precision: One of ``PRECISIONS``.
+        room: How many numbers the parts of a product may fill.
+        tiles: How the work is cut; chosen by the sizes if not given.
+        shares: Among how many programs the columns are shared out; chosen by the sizes if not given.
+    """
+    # Imported here, since triton is no part of what the package needs.
+    from triton.runtime.errors import OutOfResources
+
+    d, c = z.rounded.shape[1], w.shape[1]
+    several = [tiles] if tiles is not None else chosen(d, c, precision)
+    for one in several:
+        try:
+            return _launched(x, z, w.contiguous(), profile, precision, room, one, shares)
+        except OutOfResources:
+            # A GPU with less memory in its processors takes smaller tiles.
+            if one is several[-1]:
+                raise
+    raise AssertionError("there is at least one size of tiles")
+
+
+def chosen(d: int, c: int, precision: str) -> list[Tiles]:
+    """Sizes of tiles for a problem, the fastest first; the last fits everywhere."""
+    outputs = 1 if c == 1 else min(32, max(16, 1 << (c - 1).bit_length()))
+    inner = max(16, 1 << (d - 1).bit_length())
+    # The largest that the registers of an H100 hold, as its assembler tells.
+    most = {"exact": 32, "tf32x3": 64 if inner <= 64 else 32, "bf16": 128}[precision]
+    return [Tiles(128, 64, min(inner, most), outputs), Tiles(64, 32, min(inner, 32), min(outputs, 16), 4)]
+
+
+def parted(n: int, m: int, c: int, tiles: Tiles, room: int, processors: int) -> int:
+    """Among how many programs the columns are shared out, so that the GPU is busy."""
+    others = -(-n // tiles.rows) * -(-c // tiles.outputs)
+    return max(1, min(-(-WAVES * processors // others), m // SHARE, room // (n * c)))
+
+
+def _launched(x: Vectors, z: Vectors, w: Tensor, profile: Profile, precision: str, room: int,
+              tiles: Tiles, shares: int | None) -> Tensor:
+    from . import programs
+
+    (n, d), m, c = x.rounded.shape, len(z.rounded), w.shape[1]
+    if shares is None:
+        shares = parted(n, m, c, tiles, room, _processors(w.device))
+    # Whole tiles, so that none is cut by the end of a share.
+    each = -(-m // (shares * tiles.columns)) * tiles.columns
+    shares = -(-m // each)
+    partial = w.new_empty(shares, n, c)
+    eps, bandwidth = torch.finfo(torch.float32).eps, 1 / profile.unit
+    # A product is off by some eps of |x|^2 + |z|^2; pairs are too close where the kernel would be off by 32 eps for it.
+    edge = (1 / (64 * bandwidth)) ** 2 if profile.steep else 64 * bandwidth**2
+    grid = -(-n // tiles.rows), shares, -(-c // tiles.outputs)
+    programs.multiply[grid](
+        x.rounded, z.rounded, x.squares, z.squares, w, partial, n, m, d, c, each, edge, (8 + 2 * d**0.5) * eps,
+        **constants(d, profile, precision, tiles), num_warps=tiles.warps, num_stages=tiles.stages)
+    return partial[0] if shares == 1 else partial.sum(0)
+
+
+def constants(d: int, profile: Profile, precision: str, tiles: Tiles) -> dict[str, Any]:
+    """What the program is compiled for."""
+    return {"PROFILE": profile.name, "FIRST": PRECISIONS[precision][1], "SECOND": SECOND, "DIRECT": d <= DIRECT,
+            "STEEP": profile.steep, "WHOLE": d <= tiles.inner, "BM": tiles.rows, "BN": tiles.columns,
+            "BD": tiles.inner, "BC": tiles.outputs}
+
+
+def _processors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
