@@ -24,7 +24,7 @@ from ..linalg import eigenpairs
 from ..progress import counting
 from .base import Cost, Solver
 from .normal import Equations
-from .orthonormal import check_products
+from .orthonormal import CUT, check_products
 from .preconditioner import Full, Preconditioner, TwoLevel
 from .problem import Problem
 from .solution import Solution
@@ -123,8 +123,8 @@ class ConjugateGradient(Solver):
         with counting(self.passes, "fit", "pass") as done:
             done(len(walk.history) - 1)
             while int(walk.quiet) < PATIENCE and not notes:
-                if len(walk.history) > self.passes:
-                    notes.append(self._given_up(problem, walk))
+                if len(walk.history) >= self.passes:
+                    notes += [self._given_up(problem, walk)] if not walk.quiet else []
                     break
                 self._step(equations, walk)
                 done(1)
@@ -211,7 +211,12 @@ class ConjugateGradient(Solver):
         p = len(problem.z)
         gram = lambda v: problem.kernel.matmul(problem.z, None, v.to(problem.y)).to(problem.y.dtype)
         check_products(gram, p)
-        found = eigenpairs(gram, p, min(self.rank, max(1, p // 2)), tolerance=1e-4)
+        rank = min(self.rank, max(1, p // 2))
+        found = eigenpairs(gram, p, rank, tolerance=1e-4)
+        ratio = float(found.values[-1] / found.values[0])
+        if not found.residuals[-1] < 0.1 * found.values[-1] and ratio > 0:
+            # Vectors have to be exact beside the smallest of their eigenvalues, and those of this kernel are steep.
+            found = eigenpairs(gram, p, rank, tolerance=max(0.1 * ratio, CUT[problem.y.dtype]))
         return TwoLevel(problem, gram, found.vectors.to(problem.y), found.values.to(problem.y), self._steps(problem))
 
 

@@ -154,13 +154,19 @@ class TwoLevel(Preconditioner):
         return self._gram(b)
 
     def apply(self, r: Tensor, ridges: Tensor) -> Tensor:
-        return self._solve(1.0, self._floor, self._solve(1 / self.size, ridges, r))
+        z = self._solve(1.0, self._floor, self._solve(1 / self.size, ridges, r))
+        # Where rounding has spoiled the steps, what is left without them still goes downhill.
+        safe = self._near(1.0, self._floor, self._near(1 / self.size, ridges, r))
+        return torch.where((r * z).sum(0) > 0, z, safe)
+
+    def _near(self, scale: float, shift: Tensor | float, r: Tensor) -> Tensor:
+        """The solution of (scale K + shift) x = r for the eigenvectors and a flat tail."""
+        v, tail = self._vectors, scale * self._tail + shift
+        return r / tail + v @ ((1 / (scale * self._values[:, None] + shift) - 1 / tail) * (v.T @ r))
 
     def _solve(self, scale: float, shift: Tensor | float, r: Tensor) -> Tensor:
-        """Some steps towards the solution of (scale K + shift) x = r, from that for eigenvectors and a flat tail."""
-        v, tiny, tail = self._vectors, torch.finfo(r.dtype).tiny, scale * self._tail + shift
-        beyond = 1 / (scale * self._values[:, None] + shift) - 1 / tail
-        near = lambda rest: rest / tail + v @ (beyond * (v.T @ rest))
+        """Some steps towards the same solution for all of K."""
+        tiny, near = torch.finfo(r.dtype).tiny, lambda rest: self._near(scale, shift, rest)
         product = lambda d: scale * self._gram(d) + shift * d
         x = torch.zeros_like(r)
         rest, direction = r, near(r)
