@@ -27,8 +27,8 @@ class Best:
         objective: The mean squared error of each column plus its ridge's term.
         residual: The norm of half the gradient of each column.
         start: The same norm where the coefficients are nought.
-        gradient: Half the gradient by the coefficients, which is the gradient in the kernel's space at the centers, with
-            shape (p, m).
+        gradient: Half the gradient by the coefficients: the gradient in the kernel's space at the centers, with shape
+            (p, m).
         alone: The objective of each single machine, with shape (m, k).
     """
 

@@ -1,15 +1,15 @@
 r"""EigenPro: preconditioned stochastic gradient descent in the kernel's space, with a model size of one's choice.
 
-A step on a batch B of m points goes :math:`f \leftarrow f - \gamma P(\frac1m K(\cdot, B)\, w (f(B) - y) + \lambda f)`. Where
-every point is a center that is a change of coefficients (EigenPro 2). Where centers are free it leaves their span, and is
-brought back by a projection after each step (EigenPro 3) or after several (EigenPro 4).
+A step on a batch B of m points goes :math:`f \leftarrow f - \gamma P(\frac1m K(\cdot, B)\, w (f(B) - y) + \lambda f)`.
+Where every point is a center that is a change of coefficients (EigenPro 2). Where centers are free it leaves their
+span, and is brought back by a projection after each step (EigenPro 3) or after several (EigenPro 4).
 
-What makes it end well is measured, not assumed. The step size is one over the largest eigenvalue that the preconditioner
-leaves on batches of points it was not made from, at which a step on any batch shortens the distance to whatever fits this
-batch. Projections are conjugate gradients, which never overshoot. Steps go on in stages, each as long as all before it
-together; the noise of constant steps is averaged out over the second half of a stage, and a pass at its end finds the
-best machine in the span of the last one, the average and the best so far. So the objective never rises from stage to
-stage, and a stage that ran away is taken back and repeated with half the step.
+What makes it end well is measured, not assumed. The step size is one over the largest eigenvalue that the
+preconditioner leaves on batches of points it was not made from, at which a step on any batch shortens the distance to
+whatever fits this batch. Projections are conjugate gradients, which never overshoot. Steps go on in stages, each as
+long as all before it together; the noise of constant steps is averaged out over the second half of a stage, and a pass
+at its end finds the best machine in the span of the last one, the average and the best so far. So the objective never
+rises from stage to stage, and a stage that ran away is taken back and repeated with half the step.
 
 References:
     | Kernel machines that adapt to GPUs for effective large batch training (Ma and Belkin, 2019; EigenPro 2)
@@ -42,7 +42,7 @@ SAMPLE, LARGE_SAMPLE, LARGE = 1000, 2000, 1e9
 #: How many batches the step size is measured on.
 LOOKS = 3
 
-#: A batch is one of so many parts of the critical one, where more of it is lost to each step than is won by fewer steps.
+#: A batch is one of so many parts of the critical one, at which half of each step is lost.
 CRITICAL = 16
 
 #: The smallest and the largest batch that are chosen without being asked for.
@@ -148,9 +148,8 @@ class EigenPro(Solver):
         ridges = ridges.repeat_interleave(problem.outputs)
         projection = Projection(problem, RANK)
         plan, nystrom = self._prepared(problem, projection, ridges)
-        course = self._begin(problem, plan, nystrom, projection, ridges)
-        if watch.kept is not None:
-            _restore(course, watch.kept)
+        course = (self._begin(problem, plan, nystrom, projection, ridges) if watch.kept is None else
+                  _restored(watch.kept))
         notes: list[str] = []
         with counting(self.epochs, "fit", "epoch") as done:
             done(course.epochs)
@@ -288,12 +287,12 @@ class EigenPro(Solver):
 
 def _kept(course: Course) -> dict[str, Tensor]:
     counts = torch.tensor([course.epochs, course.passes, course.stages, course.retreats], dtype=torch.float64)
-    return {"best": course.best, "offset": course.offset, "objective": course.objective, "rate": course.rate,
+    held = {"best": course.best, "offset": course.offset, "objective": course.objective, "rate": course.rate,
             "counts": counts, "history": torch.tensor(course.history, dtype=torch.float64)}
+    return held if course.pull is None else {**held, "pull": course.pull}
 
 
-def _restore(course: Course, kept: dict[str, Tensor]) -> None:
-    course.best, course.offset, course.objective = kept["best"], kept["offset"], kept["objective"]
-    course.rate, course.history = kept["rate"], kept["history"].tolist()
-    epochs, course.passes, stages, retreats = kept["counts"].tolist()
-    course.epochs, course.stages, course.retreats = int(epochs), int(stages), int(retreats)
+def _restored(kept: dict[str, Tensor]) -> Course:
+    epochs, passes, stages, retreats = kept["counts"].tolist()
+    return Course(kept["best"], kept["offset"], kept["objective"], kept["rate"], kept.get("pull"), int(epochs), passes,
+                  int(stages), int(retreats), kept["history"].tolist())

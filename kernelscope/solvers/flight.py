@@ -1,23 +1,24 @@
 r"""The change of a machine between two projections.
 
-A step on a batch B of m points goes from f to :math:`f - \gamma P(K(\cdot, B)\, g + \lambda f)` with
-:math:`g = w\,(f(B) - y)/m`. Beside a machine :math:`f_0` whose gradient :math:`\nabla` on *all* points is known, the batch is
+A step on a batch B of m points goes from f to :math:`f - \gamma P(K(\cdot, B)\, g + \lambda f)` with :math:`g =
+w\,(f(B) - y)/m`. Beside a machine :math:`f_0` whose gradient :math:`\nabla` on *all* points is known, the batch is
 asked only for what has changed since then, :math:`\delta = f - f_0`:
 
 .. math:: \delta \leftarrow \delta - \gamma P\Big(K(\cdot, B)\, \frac{w}{m}\,\delta(B) + \nabla + \lambda\delta\Big),
 
-so that the noise of batches ends with the change, and steps end where the gradient does, however the projections went. What a step adds in the preconditioner's directions is in the
-span of the centers; what it adds at the points of the batch is not. These are held beside the machine until a projection
-brings them into its span, with what they are worth at the centers,
+so that the noise of batches ends with the change, and steps end where the gradient does, however the projections went.
+What a step adds in the preconditioner's directions is in the span of the centers; what it adds at the points of the
+batch is not. These are held beside the machine until a projection brings them into its span, with what they are worth
+at the centers,
 
 .. math:: h = K(Z, B_1) a_1 + K(Z, B_2) a_2 + \dots,
 
-gathered on the way, so that every kernel value is computed once. An intercept is taken out of what a batch says by its mean,
-so that steps go by the error that is left with the best constant. A ridge shrinks everything alike, and its preconditioned
-part needs the machine's inner products with the directions only, which are q numbers for each output.
+gathered on the way, so that every kernel value is computed once. An intercept is taken out of what a batch says by its
+mean, so that steps go by the error that is left with the best constant. A ridge shrinks everything alike, and its
+preconditioned part needs the machine's inner products with the directions only, which are q numbers for each output.
 
 References:
-    | Fast training of large kernel models with delayed projections (Abedsoltan et al., 2024; EigenPro 4), eqs. (19), (20)
+    | Fast training of large kernel models with delayed projections (Abedsoltan et al., 2024; EigenPro 4), eq. (19)
     | Accelerating stochastic gradient descent using predictive variance reduction (Johnson and Zhang, 2013)
 """
 

@@ -1,17 +1,18 @@
 r"""EigenPro's preconditioner: the largest directions of the data made as small as the next one.
 
-The integral operator :math:`T f = \frac1n \sum_i f(x_i)\, k(\cdot, x_i)` has, by s points S with
-:math:`K_{SS}/s = E \Lambda E^T`, about the eigenvalues :math:`\lambda_i` and the eigenfunctions
-:math:`\psi_i = (s\lambda_i)^{-1/2} \sum_j E_{ji}\, k(\cdot, S_j)`, which are orthonormal. Steps of a machine with centers Z
-stay in their span, so what counts of an eigenfunction is its projection :math:`\Pi\psi_i`. With a ridge
-:math:`\lambda` they go by :math:`\Pi T \Pi + \lambda`, and the preconditioner
+The integral operator :math:`T f = \frac1n \sum_i f(x_i)\, k(\cdot, x_i)` has, by s points S with :math:`K_{SS}/s = E
+\Lambda E^T`, about the eigenvalues :math:`\lambda_i` and the eigenfunctions :math:`\psi_i = (s\lambda_i)^{-1/2} \sum_j
+E_{ji}\, k(\cdot, S_j)`, which are orthonormal. Steps of a machine with centers Z stay in their span, so what counts of
+an eigenfunction is its projection :math:`\Pi\psi_i`. With a ridge :math:`\lambda` they go by :math:`\Pi T \Pi +
+\lambda`, and the preconditioner
 
 .. math::
-    P = \Pi - \sum_{i \le q} \Big(1 - \frac{\lambda_{q+1} + \lambda}{\lambda_i + \lambda}\Big)\, \Pi\psi_i \otimes \Pi\psi_i
+    P = \Pi - \sum_{i \le q} \Big(1 - \frac{\lambda_{q+1} + \lambda}{\lambda_i + \lambda}\Big)\,
+    \Pi\psi_i \otimes \Pi\psi_i
 
-makes its first q directions about as large as the next one. It is symmetric and positive on the span, so steps end where
-the gradient does. (Without the projection, as EigenPro 3 and 4 are published, they end elsewhere: the gradient of the
-best machine is orthogonal to the span and not nought, and the eigenfunctions are not in the span.)
+makes its first q directions about as large as the next one. It is symmetric and positive on the span, so steps end
+where the gradient does. (Without the projection, as EigenPro 3 and 4 are published, they end elsewhere: the gradient of
+the best machine is orthogonal to the span and not nought, and the eigenfunctions are not in the span.)
 
 How large a step may be is not taken from :math:`\lambda_{q+1}`, which is that of the sample, but measured on batches of
 other points: the largest eigenvalue of the preconditioned kernel matrix of a batch is what a step on this batch can do.

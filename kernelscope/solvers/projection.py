@@ -1,10 +1,10 @@
 r"""Projection to the functions that the centers span.
 
-The function of the span that is closest to u in the kernel's space has the coefficients
-:math:`\theta = K_{zz}^{-1} u(Z)`. Where the matrix fits into memory it is factored, with as little on its diagonal as
-rounding asks for. Else they are found by conjugate gradients on its products, whose error in the norm of :math:`K_{zz}` *is*
-the distance in the kernel's space: stopped early, they give a function that is shorter than the projection and closer to u
-than nothing, so that a projection that is not exact loses a part of a step and adds nothing of its own.
+The function of the span that is closest to u in the kernel's space has the coefficients :math:`\theta = K_{zz}^{-1}
+u(Z)`. Where the matrix fits into memory it is factored, with as little on its diagonal as rounding asks for. Else they
+are found by conjugate gradients on its products, whose error in the norm of :math:`K_{zz}` *is* the distance in the
+kernel's space: stopped early, they give a function that is shorter than the projection and closer to u than nothing, so
+that a projection that is not exact loses a part of a step and adds nothing of its own.
 
 References:
     | Fast training of large kernel models with delayed projections (Abedsoltan et al., 2024; EigenPro 4), section 4
