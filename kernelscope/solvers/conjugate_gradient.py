@@ -23,7 +23,7 @@ from ..errors import DataError, OutOfBudget
 from ..linalg import eigenpairs
 from ..progress import counting
 from .base import Cost, Solver
-from .normal import Equations
+from .normal import KEPT, Equations
 from .orthonormal import CUT, check_products
 from .preconditioner import Full, Preconditioner, TwoLevel
 from .problem import Problem
@@ -42,13 +42,14 @@ class _Walk:
     """Where the iteration stands: all that the next pass depends on."""
 
     b: Tensor
-    rest: Tensor  # g - A b
+    rest: Tensor  # minus half the gradient
     direction: Tensor
     before: Tensor  # the residual of the last pass
     along: Tensor  # its product with what the preconditioner made of it
-    added: Tensor  # the means that b adds
+    means: Tensor  # of the machine
     objective: Tensor  # of each column, after the step
     fallen: Tensor  # by the step
+    nothing: Tensor  # the objective at the start
     first: Tensor  # the first of along
     quiet: Tensor
     history: Tensor
@@ -152,34 +153,33 @@ class ConjugateGradient(Solver):
             walk.direction = torch.where((direction * walk.rest).sum(0) > 0, direction, z)
         walk.before, walk.along, promised, brought = walk.rest, along, walk.fallen, walk.fallen
         if walk.b.shape[1] <= FEW or len(walk.history) % SOMETIMES == 0:
-            (product, bend, means), (there, _, walk.added) = equations.products(walk.direction, walk.b)
-            walk.rest, was = equations.g - there, walk.objective
-            walk.objective = equations.sizes - (walk.b * (equations.g + walk.rest)).sum(0)
-            brought = promised + was - walk.objective
+            look, bend = equations.look(walk.b, walk.direction)
+            brought = promised + walk.objective - look.objective
+            walk.rest, walk.objective, walk.means = look.rest, look.objective, look.means
         else:
-            (product, bend, means), = equations.products(walk.direction)
+            bend = equations.bend(walk.direction)
         climb = (walk.rest * walk.direction).sum(0)
         # Where rounding has the last word, a column rests.
-        rate = torch.where((bend > 0) & (climb > 0), climb / bend.clamp(min=tiny), 0.0)
+        rate = torch.where((bend.curvature > 0) & (climb > 0), climb / bend.curvature.clamp(min=tiny), 0.0)
         walk.b = walk.b + rate * walk.direction
-        walk.rest = walk.rest - rate * product
-        walk.added = walk.added + rate * means
+        walk.rest = walk.rest - rate * bend.product
+        walk.means = walk.means + rate * bend.means
         walk.fallen = rate * climb
         walk.objective = walk.objective - walk.fallen
         residual = (along / walk.first.clamp(min=tiny)).clamp(min=0.0).sqrt().max()
         walk.history = torch.cat([walk.history, residual.view(1).to(walk.history)])
-        floor = 8 * torch.finfo(walk.b.dtype).eps * equations.sizes.abs()
-        least = self.tolerance * walk.objective.clamp(min=0.0) + floor
+        floor = 8 * torch.finfo(walk.b.dtype).eps * walk.nothing
+        enough = self.tolerance * walk.objective.clamp(min=0.0) + floor
         # A fall that was promised and did not come was rounding.
-        idle = (walk.fallen <= least) | ((brought <= least) & (promised > least))
+        idle = (walk.fallen <= enough) | ((brought <= enough) & (promised > enough))
         walk.quiet = walk.quiet + 1 if bool(idle.all()) else torch.zeros_like(walk.quiet)
 
     @staticmethod
     def _state(equations: Equations, walk: _Walk) -> State:
-        b, added = walk.b, walk.added
+        b, means = walk.b, walk.means
         objective = tuple(float(part.sum()) for part in walk.objective.view(len(equations.problem.ridge), -1))
         return State(len(walk.history) + equations.preconditioner.passes, float(walk.history[-1]), objective,
-                     lambda: equations.coefficients(b, added),
+                     lambda: equations.coefficients(b, means),
                      lambda: {**equations.tensors(), **walk.tensors()})
 
     def _given_up(self, problem: Problem, walk: _Walk) -> str:
@@ -209,7 +209,7 @@ class ConjugateGradient(Solver):
         if self.preconditioner == "full":
             return Full(problem)
         p = len(problem.z)
-        gram = lambda v: problem.kernel.matmul(problem.z, None, v.to(problem.y)).to(problem.y.dtype)
+        gram = problem.gram_times
         check_products(gram, p)
         rank = min(self.rank, max(1, p // 2))
         found = eigenpairs(gram, p, rank, tolerance=1e-4)
@@ -221,9 +221,9 @@ class ConjugateGradient(Solver):
 
 
 def _begun(equations: Equations) -> _Walk:
-    nothing, m = torch.zeros_like(equations.g), len(equations.ridges)
-    zeros = equations.g.new_zeros(m)
-    return _Walk(nothing, equations.g, nothing, nothing, zeros, zeros, equations.sizes, zeros, zeros,
+    look = equations.begin()
+    nought, none = torch.zeros_like(look.rest), torch.zeros_like(look.means)
+    return _Walk(nought, look.rest, nought, nought, none, look.means, look.objective, none, look.objective, none,
                  torch.zeros((), dtype=torch.long), torch.ones(1, dtype=torch.float64))
 
 
@@ -235,7 +235,7 @@ def _share(problem: Problem, walk: _Walk) -> float:
 
 def _checked(kept: dict[str, Tensor], problem: Problem, preconditioner: Preconditioner) -> dict[str, Tensor]:
     """A state that was kept, where it is one of this problem."""
-    needed = {f.name for f in fields(_Walk)} | {"start", "g", "sizes", "means", "sums"}
+    needed = {f.name for f in fields(_Walk)} | set(KEPT)
     m = len(problem.ridge) * problem.outputs
     shape = preconditioner.size, m
     if not needed <= set(kept) or tuple(kept["b"].shape) != shape or tuple(kept["start"].shape) != (len(problem.z), m):

@@ -1,0 +1,43 @@
+"""No problem, however bad its condition, makes a solver worse than doing nothing, or worse than it says."""
+
+import itertools
+
+import pytest
+import torch
+
+from kernelscope.solvers import ConjugateGradient
+from tests.solver_problems import SOURCES, kernel_of, objective, posed
+
+KERNELS, FACTORS, RIDGES, CENTERS = ("Gaussian", "Laplacian"), (0.25, 1.0, 4.0), (0.0, 1e-8, 1e-6, 1e-3), (10, 60)
+PRECISIONS = (torch.float64, torch.float32)
+WAYS = {"full": ConjugateGradient(passes=15), "two-level": ConjugateGradient("two-level", rank=10, passes=15)}
+
+#: By how much of the objective at the start rounding may be wrong about where a solution is.
+SLACK = {torch.float64: 1e-7, torch.float32: 1e-3}
+
+
+def diverged(problem, solution):
+    """Whether a solution is not finite, is worse than none, or is not where it says."""
+    nothing = float(problem.y.double().square().mean(0).sum())
+    slack = SLACK[problem.y.dtype] * nothing
+    for place, ridge in enumerate(problem.ridge):
+        found = objective(problem, solution.coefficients[place], solution.intercepts[place], ridge)
+        if not found <= nothing + slack or abs(found - solution.objective[place]) > slack:
+            return True
+    return not bool(solution.coefficients.isfinite().all())
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("dtype", PRECISIONS, ids=str)
+@pytest.mark.parametrize("source", SOURCES)
+def test_conjugate_gradients_never_diverge(source, dtype, way):
+    x, y = SOURCES[source](300, 8)
+    x, y = x.to(dtype), y.to(dtype)
+    grid = list(itertools.product(KERNELS, FACTORS, CENTERS, RIDGES))
+    assert len(grid) * len(SOURCES) * len(WAYS) * len(PRECISIONS) >= 300
+    found = []
+    for name, factor, p, ridge in grid:
+        problem = posed(kernel_of(name, x, factor), x, y, x[:p], ridge=ridge)
+        if diverged(problem, WAYS[way].solve(problem)):
+            found.append((name, factor, p, ridge))
+    assert not found
