@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import data, errors, features, kernels, solvers
+    from . import data, errors, features, kernels, sklearn, solvers
     from .decomposition.exact import decompose
     from .decomposition.explaining import explain
     from .decomposition.explanation import Explanation
@@ -32,7 +32,7 @@ __version__ = "0.1.0"
 
 __all__ = ["Decomposition", "Explanation", "GradientScores", "KernelMachine", "KernelOperator", "Report", "Run", "data",
            "decompose", "errors", "explain", "features", "fit", "gradient_scores", "kernels", "load", "record",
-           "solvers"]
+           "sklearn", "solvers"]
 
 _HOMES = {
     "Decomposition": "decomposition.result",

@@ -203,6 +203,13 @@ class KernelMachine:
         """
         return keeping.load(cls, path, kernel)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Points hold the function that reads them, which cannot be sent to another process.
+        return {name: value for name, value in self.__dict__.items() if name != "_points"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _points=state["kernel"].points(state["centers"]))
+
     def _with(self, fitting: Fitting, place: int) -> KernelMachine:
         """The machine of one of the ridges."""
         alpha, b = fitting.solution(place)
