@@ -56,5 +56,9 @@ class ModelError(KernelscopeError):
     """A model cannot be used as a function of its parameters and inputs."""
 
 
+class ProcessLost(KernelscopeError):
+    """One of several processes that work together has ended, or does not answer."""
+
+
 class OutOfBudget(KernelscopeError):
     """The computation would need more memory or time than it was given."""

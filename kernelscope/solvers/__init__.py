@@ -7,8 +7,9 @@ from .eigenpro import EigenPro
 from .losses import Huber, Logistic, Loss, Softmax, Squared
 from .newton import Newton
 from .problem import Problem
+from .shards import shared
 from .solution import Solution
 from .watch import State, Watch
 
 __all__ = ["ConjugateGradient", "Cost", "Direct", "EigenPro", "Huber", "Logistic", "Loss", "Newton", "Problem",
-           "Softmax", "Solution", "Solver", "Squared", "State", "Watch"]
+           "Softmax", "Solution", "Solver", "Squared", "State", "Watch", "shared"]

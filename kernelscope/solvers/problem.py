@@ -93,6 +93,30 @@ class Problem:
         """The kernel of some points with the centers, with shape (b, p)."""
         return self.kernel(points, self.z).to(self.y.dtype)
 
+    def gram_times(self, v: Tensor) -> Tensor:
+        r""":math:`K_{zz} v`, in the precision of the targets; the matrix is never kept."""
+        return self.kernel.matmul(self.z, None, v.to(self.y)).to(self.y.dtype)
+
+    # -- what processes that share the centers do each for its own (``Shared``); one process alone has all of them ---
+
+    def own_rows(self, each: int = 0) -> Iterator[tuple[slice, Tensor]]:
+        """Blocks of rows, like ``rows``, of the columns that this process has."""
+        yield from self.rows(each)
+
+    def own(self, columns: Tensor) -> Tensor:
+        """Of coefficients with shape (p, m), those of the centers that this process has."""
+        return columns
+
+    def summed(self, values: Tensor) -> Tensor:
+        """The sum of what the processes found, in all of them."""
+        return values
+
+    def gathered(self, own: Tensor) -> Tensor:
+        """What each process found for its own centers, one after the other: (p, m) again, in all of them."""
+        return own
+
+    # -- targets -----------------------------------------------------------------------------------------------------
+
     def weighed(self, values: Tensor, part: slice | Tensor = slice(None)) -> Tensor:
         """Rows of values times the weights of their points."""
         return values if self.weights is None else values * self.weights[part, None]

@@ -1,0 +1,192 @@
+r"""A problem whose centers are shared out among processes.
+
+Process r holds some of the centers, :math:`Z_r`, and computes the columns of :math:`K_{xz}` that are theirs. A product
+is the sum of what all of them find, :math:`K_{xz} C = \sum_r k(x, Z_r)\, C_r`, and its transpose is computed by each
+for its own centers:
+
+.. math:: K_{zx} R = \big(k(Z_1, x)\, R,\; k(Z_2, x)\, R, \dots\big).
+
+So a step of an iteration takes one sum over all processes. Coefficients are small beside the kernel, and every process
+has all of them; what is computed from them is computed by all alike. Sums are taken in the order of the processes,
+whatever carries the numbers, so that all of them have the same bits, and go the same way, in every run.
+
+This file is the only one in which processes speak to each other. All of them have to come to the same calls in the same
+order, with the same problem, on machines that compute alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..data.points import Points
+from ..errors import DataError, ProcessLost
+from ..features.base import points_between
+from .problem import SHARE, Problem
+
+#: Of how many centers and points the kernel is compared.
+LOOK = 16
+
+
+class Ranks:
+    """The processes of a group, as one of them sees it.
+
+    Args:
+        group: A process group of ``torch.distributed``; the default one if not given.
+
+    Attributes:
+        rank: The number of this process.
+        size: How many there are.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None = None):
+        self._group = group
+        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+        self._on_processor = dist.get_backend(group) == "gloo"
+
+    def each(self, values: Tensor) -> list[Tensor]:
+        """What every process has, in all of them; of one shape in all.
+
+        Raises:
+            ProcessLost: If one of them does not answer.
+        """
+        sent = (values.cpu() if self._on_processor else values).contiguous()
+        found = [torch.empty_like(sent) for _ in range(self.size)]
+        try:
+            dist.all_gather(found, sent, group=self._group)
+        except RuntimeError as error:
+            raise ProcessLost(
+                f"Process {self.rank} of {self.size} waited for the others, and one of them has ended or does not "
+                f"answer ({str(error).splitlines()[0]}). What went wrong is said by that one. Start all of them again."
+            ) from error
+        return [t.to(values.device) for t in found]
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of what all processes have, taken in their order."""
+        first, *others = self.each(values)
+        for other in others:
+            first = first + other
+        return first
+
+
+def shared(problem: Problem, group: dist.ProcessGroup | None = None) -> Problem:
+    """The problem, with its centers shared out among the processes of a group; itself where there is one process.
+
+    Args:
+        problem: The problem, the same in all processes.
+        group: A process group of ``torch.distributed``; the default one if not given.
+
+    Raises:
+        DataError: If there is no process group, if there are more processes than centers, or if processes have
+            different problems.
+        ProcessLost: If one of them does not answer.
+    """
+    if not dist.is_available() or not dist.is_initialized():
+        raise DataError(
+            "Centers are shared out among the processes of torch.distributed, and none were told of. Call "
+            'torch.distributed.init_process_group("gloo") first ("nccl" on GPUs), and start the script by torchrun.'
+        )
+    ranks = Ranks(group)
+    if ranks.size == 1:
+        return problem
+    if ranks.size > len(problem.z):
+        raise DataError(
+            f"{ranks.size} processes cannot share {len(problem.z)} centers. Start fewer, or take more centers."
+        )
+    _check_alike(problem, ranks)
+    return Shared(**{f.name: getattr(problem, f.name) for f in fields(Problem)}, ranks=ranks)
+
+
+@dataclass(frozen=True, eq=False)
+class Shared(Problem):
+    """A problem of which this process computes some columns.
+
+    Whoever asks for whole rows gets them, from all processes; what asks for its own is as much faster as there are
+    processes.
+
+    Attributes:
+        ranks: The processes.
+    """
+
+    ranks: Ranks | None = None
+
+    def gram(self) -> Tensor:
+        return self.gathered(self.kernel(self._centers, self.z).to(self.y.dtype))
+
+    def block(self, points: Points) -> Tensor:
+        return self.gathered(self._own_block(points).T).T
+
+    def gram_times(self, v: Tensor) -> Tensor:
+        return self.gathered(self.kernel.matmul(self._centers, self.z, v.to(self.y)).to(self.y.dtype))
+
+    def own_rows(self, each: int = 0) -> Iterator[tuple[slice, Tensor]]:
+        # As many rows in all processes, though the last may have fewer columns.
+        step = max(1, int(SHARE * self.memory // (self._most * self.y.dtype.itemsize + each)))
+        for i in range(0, len(self.x), step):
+            part = slice(i, min(i + step, len(self.x)))
+            yield part, self._own_block(points_between(self.x, part.start, part.stop))
+
+    def own(self, columns: Tensor) -> Tensor:
+        return columns[self._places]
+
+    def summed(self, values: Tensor) -> Tensor:
+        return self._all.sum(values)
+
+    def gathered(self, own: Tensor) -> Tensor:
+        padded = own.new_zeros(self._most, *own.shape[1:])
+        padded[:len(own)] = own
+        parts = self._all.each(padded)
+        return torch.cat([part[:places.stop - places.start] for part, places in
+                          zip(parts, map(self._of, range(self._all.size)), strict=True)])
+
+    # -- who has which -----------------------------------------------------------------------------------------------
+
+    @property
+    def _all(self) -> Ranks:
+        assert self.ranks is not None
+        return self.ranks
+
+    @property
+    def _most(self) -> int:
+        """The centers of the first process, which has the most."""
+        return self._of(0).stop
+
+    @property
+    def _places(self) -> slice:
+        return self._of(self._all.rank)
+
+    @property
+    def _centers(self) -> Points:
+        return points_between(self.z, self._places.start, self._places.stop)
+
+    def _of(self, rank: int) -> slice:
+        """The centers of a process: nearly as many in each, and one at least."""
+        p, size = len(self.z), self._all.size
+        least, more = divmod(p, size)
+        start = rank * least + min(rank, more)
+        return slice(start, start + least + (rank < more))
+
+    def _own_block(self, points: Points) -> Tensor:
+        return self.kernel(points, self._centers).to(self.y.dtype)
+
+
+def _check_alike(problem: Problem, ranks: Ranks) -> None:
+    """Whether all processes have the same problem, by numbers that tell most others apart."""
+    n, p = problem.shape
+    first = problem.kernel(points_between(problem.z, 0, min(p, LOOK)), points_between(problem.x, 0, min(n, LOOK)))
+    told = torch.tensor([n, p, problem.outputs, problem.memory, problem.intercept, len(problem.ridge),
+                         sum(problem.ridge), float(problem.y.double().sum()), float(problem.y.double().square().sum()),
+                         float(first.double().sum())], dtype=torch.float64, device=problem.y.device)
+    names = ("the number of points", "the number of centers", "the number of outputs", "memory", "intercept",
+             "the number of ridges", "ridge", "the targets", "the targets", "the centers or the kernel")
+    for rank, other in enumerate(ranks.each(told)):
+        differing = (other != told).nonzero()
+        if len(differing):
+            raise DataError(
+                f"All processes have to fit the same problem, and process {rank} differs from process {ranks.rank} in "
+                f"{names[int(differing[0])]}. Pass the same arguments in all of them, with the same seeds."
+            )
