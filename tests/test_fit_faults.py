@@ -20,7 +20,8 @@ import kernelscope as ks
 from kernelscope.errors import DataError, StoreBusy, StoreCorrupt
 from kernelscope.machine import checkpoint as checkpoints
 from kernelscope.machine import plan as plans
-from kernelscope.solvers import ConjugateGradient
+from kernelscope.machine.watching import Telling
+from kernelscope.solvers import ConjugateGradient, EigenPro
 from kernelscope.storage import Store
 from tests.interruptions import keyboard
 
@@ -175,6 +176,35 @@ def test_ctrl_c_keeps_what_was_done_and_says_how_to_go_on(tmp_path, monkeypatch,
     machine = fit(tmp_path / "fit", progress=None)
     assert "goes on after pass 8" in capsys.readouterr().out
     assert_same(machine, whole)
+
+
+SOLVERS = {
+    "cg": ConjugateGradient("full", tolerance=1e-6),
+    "two-level": ConjugateGradient("two-level", rank=9, passes=6),
+    "eigenpro": EigenPro(sample=100, batch=64, tolerance=0.1),
+    "eigenpro 2": EigenPro(2, batch=64, tolerance=0.1),
+}
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_every_solver_goes_on_from_every_pass_to_the_same_coefficients(solver, tmp_path, monkeypatch):
+    options = {"solver": SOLVERS[solver], "centers": None if solver == "eigenpro 2" else P, "ridge": [1e-3, 1e-1]}
+    true, heard = fit(**options), Telling.heard
+    passes = len(true.fitting.history)
+    assert passes > 2
+    for last in range(1, passes + 1):
+
+        def stopping(self, state, last=last):
+            heard(self, state)
+            if len(self.history) == last:
+                raise KeyboardInterrupt
+            return False
+
+        with monkeypatch.context() as patches:
+            patches.setattr(Telling, "heard", stopping)
+            with pytest.raises(KeyboardInterrupt):
+                fit(tmp_path / f"fit {last}", **options)
+        assert_same(fit(tmp_path / f"fit {last}", **options), true)
 
 
 def test_ctrl_c_without_a_checkpoint_says_what_would_have_helped(monkeypatch):

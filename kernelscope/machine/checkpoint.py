@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..arguments import as_path
@@ -25,7 +26,7 @@ SHARE = 0.05
 MEANINGS = {
     "x": "the points", "y": "the targets", "weights": "the weights", "z": "the centers", "kernel": "the kernel",
     "ridge": "ridge", "intercept": "intercept", "solver": "the solver", "memory": "memory, by which sums are cut",
-    "dtype": "the precision", "version": "the version of kernelscope",
+    "dtype": "the precision", "processes": "the number of processes", "version": "the version of kernelscope",
 }
 
 
@@ -35,6 +36,7 @@ class Checkpoint:
     Args:
         folder: The folder; it is made if need be.
         belongs: What the fit is of, in plain words and numbers.
+        writes: Whether this process writes; of several that fit together, only one does.
 
     Attributes:
         tensors: What was kept last, or ``None``.
@@ -46,16 +48,16 @@ class Checkpoint:
         StoreBusy: If another process fits into it.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], belongs: dict[str, Any]):
+    def __init__(self, folder: str | os.PathLike[str], belongs: dict[str, Any], writes: bool = True):
         self.folder = as_path(folder, "checkpoint", '"checkpoints/digits"')
-        self.belongs = belongs
+        self.belongs, self._writes = belongs, writes
         self._store: Store | None = None
         self._written, self._took = time.monotonic(), 0.0
         self.tensors: dict[str, Tensor] | None = None
         self.meta: dict[str, Any] = {}
         self.choice: str | None = None
         if (Path(self.folder) / "manifest.json").exists():
-            self._store = Store.resume(self.folder, kind="checkpoint")
+            self._store = (Store.resume if writes else Store.open)(self.folder, kind="checkpoint")
             try:
                 self._take_up(self._store)
             except BaseException:
@@ -64,7 +66,7 @@ class Checkpoint:
 
     def begin(self, choice: str | None) -> None:
         """Makes the folder, if it is not there already; and says with which solver."""
-        if self._store is None:
+        if self._store is None and self._writes:
             self._store = Store.create(self.folder, kind="checkpoint", meta={"belongs": self.belongs, "choice": choice})
             self.choice = choice
 
@@ -74,9 +76,13 @@ class Checkpoint:
 
     def keep(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Writes where the fit stands; what was kept before is dropped when this is on the disk."""
+        if not self._writes:
+            return
         assert self._store is not None
         start = time.monotonic()
-        kept = self._store.append(tensors, meta)
+        # How a tensor lies in memory decides in which order it is summed.
+        strides = {name: list(t.stride()) for name, t in tensors.items() if not t.is_contiguous()}
+        kept = self._store.append(tensors, meta | {"strides": strides})
         self._store.drop([segment.name for segment in self._store.segments if segment.name != kept.name])
         self._written = time.monotonic()
         self._took = self._written - start
@@ -101,3 +107,6 @@ class Checkpoint:
         if store.segments:
             last = store.segments[-1]
             self.tensors, self.meta = store.read(last), dict(last.meta)
+            for name, strides in self.meta.get("strides", {}).items():
+                t = self.tensors[name]
+                self.tensors[name] = torch.empty_strided(t.shape, strides, dtype=t.dtype).copy_(t)
