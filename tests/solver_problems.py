@@ -89,7 +89,7 @@ def optimum(problem, ridge):
     lower = torch.cat([math.sqrt(ridge) * torch.eye(size), torch.zeros(size, constant.shape[1])], 1)
     left = torch.cat([upper, lower.double()])
     right = torch.cat([root * problem.y.double(), torch.zeros(size, problem.y.shape[1], dtype=torch.float64)])
-    return float((left @ torch.linalg.lstsq(left, right, driver="gelsd").solution - right).square().sum())
+    return float((left @ torch.linalg.lstsq(left, right, driver="gels").solution - right).square().sum())
 
 
 def excess(problem, solution, place=0):
