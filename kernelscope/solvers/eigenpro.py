@@ -54,6 +54,9 @@ RANK = 60
 #: How often a stage that ran away is repeated with half the step.
 RETREATS = 20
 
+#: As how many multiplications a kernel value counts.
+ENTRY = 16
+
 #: The most epochs of a stage.
 LONGEST = 4
 
@@ -82,6 +85,7 @@ class Course:
         epochs: How many epochs of steps were made.
         passes: How many times all points were read.
         stages: How many stages ended.
+        settled: Whether the last of them lowered the objective by next to nothing.
     """
 
     best: Tensor
@@ -94,6 +98,7 @@ class Course:
     stages: int = 0
     retreats: int = 0
     history: list[float] = field(default_factory=list)
+    settled: bool = False
 
 
 class EigenPro(Solver):
@@ -153,7 +158,7 @@ class EigenPro(Solver):
         notes: list[str] = []
         with counting(self.epochs, "fit", "epoch") as done:
             done(course.epochs)
-            while course.epochs < self.epochs:
+            while course.epochs < self.epochs and not course.settled:
                 before, length = course.objective, min(1 + course.stages // 2, LONGEST, self.epochs - course.epochs)
                 went = self._stage(problem, plan, nystrom, projection, ridges, course, length)
                 done(length if went else 0)
@@ -161,13 +166,12 @@ class EigenPro(Solver):
                     notes.append("Steps kept running away from the machine, so the best one so far is given. Take the "
                                  "solver 'cg' or 'direct'.")
                     break
+                idle = before - course.objective <= self.tolerance * course.objective
+                course.settled = went and course.stages > 1 and bool(idle.all())
                 if watch.heard(self._state(problem, course)):
                     notes.append("Stopped early, as the watch asked.")
                     break
-                settled = before - course.objective <= self.tolerance * course.objective
-                if went and course.stages > 1 and bool(settled.all()):
-                    break
-            else:
+            if course.epochs >= self.epochs and not course.settled:
                 notes.append(f"After {self.epochs} epochs the objective still fell. Raise epochs, or finish by 'cg'.")
         alpha, intercepts = self._coefficients(problem, course)
         objective = tuple(float(part.sum()) for part in course.objective.view(len(problem.ridge), -1))
@@ -188,8 +192,9 @@ class EigenPro(Solver):
         batch = min(n, self.batch or self._critical(problem, within, nystrom, order, ridges))
         delay = 1
         if not problem.square and self.variant != 3:
-            # Centers beside cost as much as half of them would among the own ones; a projection as much as p rows.
-            delay = max(1, round(p / batch))
+            # Centers beside cost as much as half of them would among the own ones. A projection costs as much as p rows,
+            # or by a factor that is held as much as p numbers for each output, of which a kernel value costs many.
+            delay = max(1, round(p / batch * (min(1.0, len(ridges) / ENTRY) if projection.kept else 1.0)))
         return Plan(batch, delay), nystrom
 
     @staticmethod
@@ -286,13 +291,14 @@ class EigenPro(Solver):
 
 
 def _kept(course: Course) -> dict[str, Tensor]:
-    counts = torch.tensor([course.epochs, course.passes, course.stages, course.retreats], dtype=torch.float64)
+    counts = torch.tensor([course.epochs, course.passes, course.stages, course.retreats, course.settled],
+                          dtype=torch.float64)
     held = {"best": course.best, "offset": course.offset, "objective": course.objective, "rate": course.rate,
             "counts": counts, "history": torch.tensor(course.history, dtype=torch.float64)}
     return held if course.pull is None else {**held, "pull": course.pull}
 
 
 def _restored(kept: dict[str, Tensor]) -> Course:
-    epochs, passes, stages, retreats = kept["counts"].tolist()
+    epochs, passes, stages, retreats, settled = kept["counts"].tolist()
     return Course(kept["best"], kept["offset"], kept["objective"], kept["rate"], kept.get("pull"), int(epochs), passes,
-                  int(stages), int(retreats), kept["history"].tolist())
+                  int(stages), int(retreats), kept["history"].tolist(), bool(settled))
