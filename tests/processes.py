@@ -7,9 +7,11 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+import kernelscope as ks
 from kernelscope.data.points import as_points
 from kernelscope.errors import DataError, ProcessLost
 from kernelscope.kernels import Laplacian
+from kernelscope.machine.watching import Telling
 from kernelscope.solvers import ConjugateGradient, Direct, EigenPro, Problem, Watch
 from kernelscope.solvers.shards import Ranks, shared
 
@@ -71,6 +73,40 @@ def counted():
     return watch.counts, sum(1 for _ in posed.own_rows())
 
 
+def fitted(interrupted_at=None, **more):
+    """A machine that all processes fit, or what is left of one after Ctrl-C in some pass."""
+    posed, heard = problem(), Telling.heard
+
+    def pressed(watch, state):
+        said = heard(watch, state)
+        if interrupted_at is not None and state.passes >= interrupted_at:
+            raise KeyboardInterrupt
+        return said
+
+    x, z = (points.part(0, len(points)).args[0] for points in (posed.x, posed.z))
+    settings = {"centers": z, "ridge": 1e-6, "solver": ConjugateGradient("two-level", rank=3), "memory": "100MB"} | more
+    Telling.heard = pressed
+    try:
+        return ks.fit(posed.kernel, x, posed.y, **settings).coefficients
+    except KeyboardInterrupt:
+        return None
+    finally:
+        Telling.heard = heard
+
+
+def fits(folder):
+    """Machines from one call and from one that was interrupted, and what a call with other numbers says."""
+    at_once = fitted(distributed=True)
+    assert fitted(3, distributed=True, checkpoint=folder) is None
+    gone_on = fitted(distributed=True, checkpoint=folder)
+    again = fitted(distributed=True, checkpoint=folder)
+    try:
+        fitted(distributed=True, checkpoint=folder, ridge=1e-5)
+    except DataError as error:
+        said = str(error)
+    return {"at once": at_once, "gone on": gone_on, "again": again}, said
+
+
 def differing():
     """What is said where the processes have different problems."""
     try:
@@ -93,10 +129,11 @@ def together(out):
     found = solutions(shared)
     # No generator: all processes have to come to every broadcast.
     alike = all([torch.equal(value, of_the_last(value)) for one in found.values() for value in one.values()])
-    said, (counts, blocks) = (differing(), too_many()), counted()
+    machines, refused = fits(f"{out}.checkpoint")
+    said, (counts, blocks) = (differing(), too_many(), refused), counted()
     if dist.get_rank() == 0:
-        torch.save({"found": found, "alike": alike, "said": said, "counts": counts, "blocks": blocks,
-                    "size": dist.get_world_size()}, out)
+        torch.save({"found": found, "alike": alike, "machines": machines, "said": said, "counts": counts,
+                    "blocks": blocks, "size": dist.get_world_size()}, out)
     dist.destroy_process_group()
 
 

@@ -29,7 +29,7 @@ def together(tmp_path_factory):
             str(ROOT / "tests" / "processes.py"), "together", str(out)]
     done = subprocess.run(call, capture_output=True, text=True, timeout=200, cwd=ROOT, env=os.environ | QUIET)
     assert done.returncode == 0, done.stderr[-3000:]
-    return torch.load(out, weights_only=True)
+    return torch.load(out, weights_only=True) | {"printed": done.stdout}
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +56,27 @@ def test_a_pass_takes_one_sum_for_each_block_of_rows_and_puts_the_parts_together
 
 
 def test_processes_with_different_problems_are_told_apart(together):
-    differing, many = together["said"]
+    differing, many, _ = together["said"]
     assert "process 1 differs from process 0 in ridge" in differing
     assert "2 processes cannot share 1 centers" in many
+
+
+def test_a_machine_that_two_processes_fit_is_that_of_one(together):
+    assert_close(together["machines"]["at once"], processes.fitted(progress=False), 1e-10)
+
+
+def test_a_fit_of_two_processes_goes_on_after_an_interruption_to_the_same_bits(together):
+    machines = together["machines"]
+    assert torch.equal(machines["gone on"], machines["at once"])
+    assert torch.equal(machines["again"], machines["at once"])
+    assert "it differs in ridge" in together["said"][2]
+
+
+def test_only_the_first_process_prints(together):
+    lines = together["printed"].splitlines()
+    assert sum(line.startswith("Laplacian(bandwidth=2), 300 points") for line in lines) == 4
+    assert sum("goes on after pass" in line for line in lines) == 1
+    assert sum("it is done" in line for line in lines) == 1
 
 
 def test_a_process_that_ends_ends_the_others_with_a_sentence(tmp_path):

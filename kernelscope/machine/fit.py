@@ -25,7 +25,7 @@ from ..errors import DataError, NonFiniteError, OutOfBudget
 from ..features.base import points_between
 from ..kernels.base import Kernel
 from ..progress import telling
-from ..solvers import Problem, Solution, Solver
+from ..solvers import Problem, Solution, Solver, shared
 from .checking import closed, look_at, usable, within
 from .checkpoint import Checkpoint
 from .describing import described
@@ -53,7 +53,7 @@ WATCHED, EACH = 1000, 20
 def fit(k: Kernel, x: Any, y: Any = None, *, centers: Any = None, ridge: float | Sequence[float] = 0.0,
         intercept: bool = False, solver: Solver | str | None = None, weights: Any = None, validation: Any = None,
         checkpoint: str | os.PathLike[str] | None = None, memory: int | str = "1GB", seed: int = 0,
-        progress: bool | None = None) -> KernelMachine:
+        progress: bool | None = None, distributed: bool = False) -> KernelMachine:
     r"""Fits a kernel machine; prints first what it will do and why, then how far it is.
 
     The machine is computed where the points are and in their precision; for more digits pass ``x.double()``.
@@ -67,8 +67,8 @@ def fit(k: Kernel, x: Any, y: Any = None, *, centers: Any = None, ridge: float |
         ridge: :math:`\lambda`, from 0 on; or several, which are fitted in the same passes. The machine is then the one
             with the smallest validation error, or of the first without validation; ``machine.at(ridge)`` gives each.
         intercept: Whether a constant is fitted, which costs nothing in :math:`\|f\|_H`.
-        solver: ``"direct"``, ``"cg"``, a solver of ``ks.solvers``; or ``None`` to take the one with the fewest
-            operations that fits into memory.
+        solver: ``"direct"``, ``"cg"``, ``"eigenpro"``, a solver of ``ks.solvers``; or ``None`` to take the one with
+            the fewest operations that fits into memory.
         weights: The weight of each point, with shape (n,); only their ratios matter.
         validation: Points and targets to measure the error on, ``(x, y)``.
         checkpoint: A folder to keep in where the fit stands. The same call goes on from there, after a crash or after
@@ -77,6 +77,9 @@ def fit(k: Kernel, x: Any, y: Any = None, *, centers: Any = None, ridge: float |
         seed: Which points become centers.
         progress: ``True`` tells of each pass, ``False`` of nothing; if not given, of the plan, and of a pass every few
             seconds.
+        distributed: Whether the processes of ``torch.distributed`` fit together. Each of them, as ``torchrun`` starts
+            them, calls ``fit`` with the same arguments, computes with its share of the centers, and gets the machine;
+            only the first one prints and writes. ``memory`` is that of each.
 
     Returns:
         The machine. Its values have shape (q,) for targets of shape (n,), and (q, c) for (n, c).
@@ -85,6 +88,7 @@ def fit(k: Kernel, x: Any, y: Any = None, *, centers: Any = None, ridge: float |
         DataError: If shapes, numbers or the kernel cannot be used; said before the work begins.
         NonFiniteError: If a point, a target, a weight or a kernel value is NaN or infinite.
         OutOfBudget: If it does not fit into ``memory``.
+        ProcessLost: If one of several processes ends or does not answer.
 
     Example:
         >>> import torch, kernelscope as ks
@@ -97,11 +101,14 @@ def fit(k: Kernel, x: Any, y: Any = None, *, centers: Any = None, ridge: float |
         True
     """
     start, quiet = time.monotonic(), progress is not None and not as_switch(progress, "progress")
-    say: Callable[[str], None] = (lambda line: None) if quiet else _print
     task = _task(k, x, y, centers, ridge, intercept, weights, validation, as_bytes(memory), seed,
-                 checkpoint is not None)
-    place = None if checkpoint is None else Checkpoint(checkpoint, task.belongs | {"solver": _settings(solver)})
+                 checkpoint is not None, as_switch(distributed, "distributed"))
+    say: Callable[[str], None] = _print if task.problem.first and not quiet else (lambda line: None)
+    place = None if checkpoint is None else Checkpoint(checkpoint, task.belongs | {"solver": _settings(solver)},
+                                                       writes=task.problem.first)
     try:
+        if place is not None:
+            task.problem.agree(float(place.meta.get("passes", -1)), f"what {place.folder} holds, which all have to see")
         used, plan = planned(task.problem, solver, task.words, None if place is None else place.choice)
         say(repr(plan))
         if place is not None:
@@ -136,7 +143,7 @@ class _Task:
 
 
 def _task(k: Kernel, x: Any, y: Any, centers: Any, ridge: Any, intercept: bool, weights: Any, validation: Any,
-          memory: int, seed: int, fingerprint: bool) -> _Task:
+          memory: int, seed: int, fingerprint: bool, distributed: bool) -> _Task:
     ridges, constant = checked_ridges(ridge), as_switch(intercept, "intercept")
     kernel = usable(k, None)
     points, targets = points_and_targets(kernel, x, y)
@@ -158,6 +165,8 @@ def _task(k: Kernel, x: Any, y: Any, centers: Any, ridge: Any, intercept: bool, 
                           "that.") from error
     y2 = targets.to(like).view(len(points), -1)
     problem = Problem(used, near, y2, far, ridges, None if w is None else w.to(like), constant, memory)
+    if distributed:
+        problem = shared(problem)
     if others is not None:
         used(points_between(others[0], 0, 1), points_between(far, 0, 1))
     errors = None if others is None else Errors(used, far, others[0], others[1].to(like).view(len(others[1]), -1))
@@ -166,7 +175,7 @@ def _task(k: Kernel, x: Any, y: Any, centers: Any, ridge: Any, intercept: bool, 
         "kernel": described(kernel) or {"kernel": type(kernel).__name__, "values": digest_of(probe(kernel, z))},
         "ridge": list(ridges), "intercept": constant, "memory": memory, "dtype": str(like.dtype),
         "version": __version__,
-    }
+    } | ({"processes": problem.processes} if problem.processes > 1 else {})
     return _Task(kernel, z, problem, targets.ndim == 1, _in_words(problem, kernel, centers), belongs, errors)
 
 

@@ -99,6 +99,24 @@ class Problem:
 
     # -- what processes that share the centers do each for its own (``Shared``); one process alone has all of them ---
 
+    @property
+    def processes(self) -> int:
+        """How many there are."""
+        return 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that speaks for all."""
+        return True
+
+    def agree(self, number: float, what: str) -> None:
+        """Makes sure that a number is the same in all processes.
+
+        Raises:
+            DataError: If it is not.
+        """
+        del number, what
+
     def own_rows(self, each: int = 0) -> Iterator[tuple[slice, Tensor]]:
         """Blocks of rows, like ``rows``, of the columns that this process has."""
         yield from self.rows(each)

@@ -16,7 +16,7 @@ order, with the same problem, on machines that compute alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -30,6 +30,10 @@ from .problem import SHARE, Problem
 
 #: Of how many centers and points the kernel is compared.
 LOOK = 16
+
+#: What processes have to have in common.
+NAMES = ("the number of points", "the number of centers", "the number of outputs", "memory", "intercept",
+         "the number of ridges", "ridge", "the targets", "the targets", "the centers, the points or the kernel")
 
 
 class Ranks:
@@ -97,7 +101,7 @@ def shared(problem: Problem, group: dist.ProcessGroup | None = None) -> Problem:
         raise DataError(
             f"{ranks.size} processes cannot share {len(problem.z)} centers. Start fewer, or take more centers."
         )
-    _check_alike(problem, ranks)
+    _check_alike(_numbers(problem), NAMES, ranks)
     return Shared(**{f.name: getattr(problem, f.name) for f in fields(Problem)}, ranks=ranks)
 
 
@@ -113,6 +117,18 @@ class Shared(Problem):
     """
 
     ranks: Ranks | None = None
+
+    @property
+    def processes(self) -> int:
+        return self._all.size
+
+    @property
+    def first(self) -> bool:
+        return self._all.rank == 0
+
+    def agree(self, number: float, what: str) -> None:
+        told = torch.tensor([number], dtype=torch.float64, device=self.y.device)
+        _check_alike(told, (what,), self._all)
 
     def gram(self) -> Tensor:
         return self.gathered(self.kernel(self._centers, self.z).to(self.y.dtype))
@@ -174,15 +190,7 @@ class Shared(Problem):
         return self.kernel(points, self._centers).to(self.y.dtype)
 
 
-def _check_alike(problem: Problem, ranks: Ranks) -> None:
-    """Whether all processes have the same problem, by numbers that tell most others apart."""
-    n, p = problem.shape
-    first = problem.kernel(points_between(problem.z, 0, min(p, LOOK)), points_between(problem.x, 0, min(n, LOOK)))
-    told = torch.tensor([n, p, problem.outputs, problem.memory, problem.intercept, len(problem.ridge),
-                         sum(problem.ridge), float(problem.y.double().sum()), float(problem.y.double().square().sum()),
-                         float(first.double().sum())], dtype=torch.float64, device=problem.y.device)
-    names = ("the number of points", "the number of centers", "the number of outputs", "memory", "intercept",
-             "the number of ridges", "ridge", "the targets", "the targets", "the centers or the kernel")
+def _check_alike(told: Tensor, names: Sequence[str], ranks: Ranks) -> None:
     for rank, other in enumerate(ranks.each(told)):
         differing = (other != told).nonzero()
         if len(differing):
@@ -190,3 +198,13 @@ def _check_alike(problem: Problem, ranks: Ranks) -> None:
                 f"All processes have to fit the same problem, and process {rank} differs from process {ranks.rank} in "
                 f"{names[int(differing[0])]}. Pass the same arguments in all of them, with the same seeds."
             )
+
+
+def _numbers(problem: Problem) -> Tensor:
+    """Some that tell most problems apart, in the order of ``NAMES``."""
+    n, p = problem.shape
+    some = problem.kernel(points_between(problem.z, 0, min(p, LOOK)), points_between(problem.x, 0, min(n, LOOK)))
+    y = problem.y.double()
+    return torch.tensor([n, p, problem.outputs, problem.memory, problem.intercept, len(problem.ridge),
+                         sum(problem.ridge), float(y.sum()), float(y.square().sum()), float(some.double().sum())],
+                        dtype=torch.float64, device=problem.y.device)
