@@ -19,7 +19,7 @@ from ..arguments import what_came
 from ..budget import as_words
 from ..errors import DataError, OutOfBudget
 from ..features.base import points_between
-from ..solvers import ConjugateGradient, Cost, Direct, Problem, Solver
+from ..solvers import ConjugateGradient, Cost, Direct, EigenPro, Problem, Solver
 
 
 class Choice(NamedTuple):
@@ -35,10 +35,13 @@ CHOICES: dict[str, Choice] = {
     "cg": Choice(lambda problem: ConjugateGradient("full"), 6.0),
     # Of a smooth kernel with a small ridge it may not reach the end.
     "cg, two-level": Choice(lambda problem: ConjugateGradient("two-level"), 50.0),
+    # It ends near the smallest objective, and not at it.
+    "eigenpro": Choice(lambda problem: EigenPro(), 200.0),
 }
 
 #: What the user can ask for by name, and which of these it stands for.
-NAMES: dict[str, tuple[str, ...]] = {"direct": ("direct",), "cg": ("cg", "cg, two-level")}
+NAMES: dict[str, tuple[str, ...]] = {"direct": ("direct",), "cg": ("cg", "cg, two-level"),
+                                     "eigenpro": ("eigenpro",)}
 
 #: What a kernel entry costs beside its product: exponentials and roots, counted as multiplications.
 ENTRY = 20.0
@@ -149,7 +152,8 @@ def _why(problem: Problem, name: str, costs: dict[str, Cost], asked: str | None)
 
 def _plan(problem: Problem, words: str, name: str | None, solver: Solver, cost: Cost, why: str) -> Plan:
     per_entry, per_operation = _rates(problem)
-    seconds = entries(problem, cost) * per_entry + cost.operations * per_operation
+    # What is computed of coefficients is computed by every process, kernel entries by one of them.
+    seconds = entries(problem, cost) / problem.processes * per_entry + cost.operations * per_operation
     return Plan(words, name, repr(solver), why, total(problem, cost), _all_memory(problem, cost), cost.passes, seconds)
 
 
