@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import kernelscope as ks
+from kernelscope.decomposition.wording import signed
 from kernelscope.errors import DataError, KernelscopeError, NonFiniteError, OutOfBudget, StoreCorrupt, StoreExists
 from kernelscope.kernels.closed_form import ClosedForm
 from kernelscope.machine.describing import FORMULAS, described, rebuilt
@@ -276,3 +277,29 @@ def test_a_machine_in_single_precision_stays_there(tmp_path):
     machine.save(tmp_path / "m")
     assert ks.KernelMachine.load(tmp_path / "m").coefficients.dtype == torch.float32
     assert machine.contributions(points(3).float()).check().ok
+
+
+# -- drawings --------------------------------------------------------------------------------------------------------
+
+
+def test_the_bars_of_a_value_add_up_to_it():
+    why = machine_of(KERNELS["Gaussian"], p=20).contributions(points(3, seed=9))
+    ax = why.plot(query=1, output=1, k=4)
+    widths = [bar.get_width() for bar in ax.patches]
+    assert sum(widths) == pytest.approx(float(why.outputs[1, 1]))
+    assert widths[:4] == why.top(4, 1, 1).contribution.tolist()
+    assert [label.get_text() for label in ax.get_yticklabels()][4:] == ["16 others", "intercept"]
+    assert signed(float(why.outputs[1, 1])) in ax.get_title(loc="left")
+
+
+def test_a_fitting_draws_its_ridges_or_its_passes():
+    x, y = points(30), points(30, 1, 1)
+    fit = lambda **options: ks.fit(KERNELS["Gaussian"], x, y, centers=9, progress=False, **options).fitting
+    several = fit(ridge=[0.0, 1e-3, 1.0], validation=(x, y))
+    (line,) = several.plot().lines
+    assert line.get_ydata().tolist() == several.validation.tolist()
+    assert "ridge 0 was taken" in several.plot().get_title(loc="left")
+    one = fit(solver="cg", ridge=1e-2)
+    (line,) = one.plot().lines
+    assert line.get_ydata().tolist() == [passed["residual"] for passed in one.history]
+    assert fit(solver="direct").plot().get_title(loc="left") == "One pass: solved at once"

@@ -8,6 +8,7 @@ from ..decomposition.wording import signed
 from ..diagnostics.scores import GradientScores
 from ..errors import DataError
 from . import drawing
+from .bars import draw_bars
 from .style import plain
 
 if TYPE_CHECKING:
@@ -21,20 +22,7 @@ def draw_scores(result: GradientScores, ax: Axes, theme: Theme, *, query: int = 
                 part: str | None = None) -> None:
     """Draws a bar for each of the k strongest proponents and opponents of one test sample, strongest at the ends."""
     bars = strongest(result, query, k, part)
-    places = range(len(bars))
-    values = [value for _, value in bars]
-    ax.barh(places, values, height=0.66, color=[theme.up if value > 0 else theme.down for value in values])
-    ax.axvline(0, color=theme.muted, linewidth=0.8)
-    ax.set_yticks(places, [plain(described(result, sample)) for sample, _ in bars], parse_math=False)
-    ax.tick_params(axis="y", labelcolor=theme.ink)
-    ax.invert_yaxis()
-    for place, value in zip(places, values, strict=True):
-        ax.annotate(f"{'▲' if value > 0 else '▼'} {signed(value)}", (value, place), (5 if value >= 0 else -5, 0),
-                    textcoords="offset points", ha="left" if value >= 0 else "right", va="center", color=theme.ink)
-    # Values stand beside their bars, between them and the names.
-    reach = max((abs(value) for value in values), default=1.0)
-    ax.set_xlim(min([0.0, *values]) - 0.4 * reach, max([0.0, *values]) + 0.4 * reach)
-    ax.spines["left"].set_visible(False)
+    draw_bars(ax, theme, [value for _, value in bars], [described(result, sample) for sample, _ in bars])
     of = result.kind if part is None else f"{result.kind} by {part or 'the network itself'}"
     effect = "lowers the loss" if result.of == "losses" else "raises the same outputs"
     ax.set_xlabel(plain(f"{of}; to the right, a step on the sample {effect}", 90), parse_math=False)
