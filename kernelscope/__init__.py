@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .decomposition.explanation import Explanation
     from .decomposition.result import Decomposition
     from .diagnostics.gradient_scores import gradient_scores
+    from .diagnostics.scaling import Scaling, scaling
     from .diagnostics.scores import GradientScores
     from .machine.fit import fit
     from .machine.machine import KernelMachine
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Decomposition", "Explanation", "GradientScores", "KernelMachine", "KernelOperator", "Report", "Run", "data",
-           "decompose", "errors", "explain", "features", "fit", "gradient_scores", "kernels", "load", "record",
-           "sklearn", "solvers"]
+__all__ = ["Decomposition", "Explanation", "GradientScores", "KernelMachine", "KernelOperator", "Report", "Run",
+           "Scaling", "data", "decompose", "errors", "explain", "features", "fit", "gradient_scores", "kernels", "load",
+           "record", "scaling", "sklearn", "solvers"]
 
 _HOMES = {
     "Decomposition": "decomposition.result",
@@ -42,12 +43,14 @@ _HOMES = {
     "KernelOperator": "operator",
     "Report": "report",
     "Run": "run.run",
+    "Scaling": "diagnostics.scaling",
     "decompose": "decomposition.exact",
     "explain": "decomposition.explaining",
     "fit": "machine.fit",
     "gradient_scores": "diagnostics.gradient_scores",
     "load": "run.opening",
     "record": "run.recorder",
+    "scaling": "diagnostics.scaling",
 }
 
 

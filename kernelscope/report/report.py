@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..arguments import as_count, as_path, what_came
 from ..decomposition.explanation import Explanation
+from ..decomposition.result import Decomposition
 from ..decomposition.wording import ACCOUNTING, CANCELLATION_LIMIT, is_long, shortened
+from ..diagnostics.scaling import Scaling
 from ..diagnostics.scores import GradientScores
 from ..errors import DataError
 from ..result import Result
@@ -66,8 +68,15 @@ SCORE_GLOSSARY = (
     ("opponent", "A training sample with a negative score for a test sample: its gradient points the other way."),
 )
 
+SCALING_GLOSSARY = (
+    ("center", "A point a kernel machine is anchored at; the machine is as large as it has centers."),
+    ("sample", "A point the machine is fitted to. Its number does not change the machine’s size."),
+    ("test error", "The mean squared error on points that no machine has seen."),
+    ("pass", "One reading of all samples."),
+)
+
 HEADINGS = {"Explanation": "Why it answers so", "Decomposition": "The ledger",
-            "GradientScores": "Which samples pull the same way"}
+            "GradientScores": "Which samples pull the same way", "Scaling": "More centers, more data"}
 
 
 @dataclass(frozen=True)
@@ -131,12 +140,13 @@ class Report:
         explained = [(heading, result) for heading, _, result in sections if isinstance(result, Explanation)]
         compared = comparisons(explained, album)
         scored = [isinstance(result, GradientScores) for _, _, result in sections]
-        booked = not scored or not all(scored)
+        booked = not sections or any(isinstance(result, Explanation | Decomposition) for _, _, result in sections)
         style, script = _source("style.css"), _source("script.js")
         notice = album.notice()
         page = _environment().get_template("page.html").render(
             title=self.title, lead=lead, sections=views, comparisons=compared, notices=[notice] if notice else [],
-            glossary=(GLOSSARY if booked else ()) + (SCORE_GLOSSARY if any(scored) else ()),
+            glossary=(GLOSSARY if booked else ()) + (SCORE_GLOSSARY if any(scored) else ())
+            + (SCALING_GLOSSARY if any(isinstance(result, Scaling) for _, _, result in sections) else ()),
             accounting=ACCOUNTING if booked else "", longest=LONGEST_HEADING,
             cut_headings=[text for text in (self.title, *(heading for heading, _, _ in sections))
                           if len(text) > LONGEST_HEADING],

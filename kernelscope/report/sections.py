@@ -11,6 +11,7 @@ from .. import plots
 from ..decomposition.explanation import Explanation
 from ..decomposition.result import CHANNELS, Decomposition
 from ..decomposition.wording import counted, shortened
+from ..diagnostics.scaling import Scaling
 from ..diagnostics.scores import GradientScores
 from ..result import Result
 from ..text import with_minus
@@ -111,9 +112,23 @@ def _case(result: GradientScores, query: int) -> dict[str, Any]:
     }
 
 
+def scaling(result: Scaling, album: Album, name: str) -> dict[str, Any]:
+    """The view of model size and data size varied apart: the error against each, and the time."""
+    ways = [options for options in ({"against": "centers"}, {"against": "samples"},
+                                    {"against": "centers", "show": "seconds"})
+            if len(result.centers if options["against"] == "centers" else result.samples) > 1]
+    table = result.to_frame()
+    return _checks(result) | {
+        "sentence": f"{result.kernel}, ridge {result.ridge:g}, {counted(result.tests, 'test point')}: {result.said()}.",
+        "drawings": [(Markup(plots.svg(result, **options)), plots.title(result, **options)) for options in ways],
+        **_cells(table),
+    }
+
+
 SECTIONS: dict[type, tuple[str, View]] = {
     Explanation: ("explanation.html", explanation),
     Decomposition: ("decomposition.html", decomposition),
     GradientScores: ("scores.html", scores),
+    Scaling: ("scaling.html", scaling),
     Result: ("result.html", anything),
 }
