@@ -1,9 +1,9 @@
 """Model size and data size varied apart: what more centers bring, and what more data.
 
-A kernel machine fitted in the textbook way has a center at every sample, so it cannot see more data without growing. With
-centers of its own it can (Abedsoltan et al., 2023, Toward Large Kernel Models). Here the brightness of a window of pixels
-of two photographs tells the color of its center; for each number of windows n and of centers p a machine is fitted to
-the last digit of its objective, and its error measured on windows of other parts of the photographs.
+A kernel machine fitted in the textbook way has a center at every sample, so it cannot see more data without growing.
+With centers of its own it can (Abedsoltan et al., 2023, Toward Large Kernel Models). Here the brightness of a window of
+pixels of two photographs tells the color of its center; for each number of windows n and of centers p a machine is
+fitted to the last digit of its objective, and its error measured on windows of other parts of the photographs.
 
     python analysis/large_kernel_models.py [--quick] [-o reports/large_kernel_models.html]
 """

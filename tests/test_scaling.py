@@ -12,12 +12,14 @@ from kernelscope.errors import DataError
 def data(n=300, seed=0):
     g = torch.Generator().manual_seed(seed)
     x = torch.rand(n, 2, generator=g, dtype=torch.float64)
-    return x, torch.stack([(6 * x[:, 0]).sin(), x[:, 1]], 1) + 0.05 * torch.randn(n, 2, generator=g, dtype=torch.float64)
+    noise = 0.05 * torch.randn(n, 2, generator=g, dtype=torch.float64)
+    return x, torch.stack([(6 * x[:, 0]).sin(), x[:, 1]], 1) + noise
 
 
 @pytest.fixture(scope="module")
 def found():
-    return ks.scaling(ks.kernels.Gaussian(0.3), data(), data(100, 1), centers=[4, 16, 100], samples=[50, 300], ridge=1e-6)
+    return ks.scaling(ks.kernels.Gaussian(0.3), data(), data(100, 1), centers=[4, 16, 100], samples=[50, 300],
+                      ridge=1e-6)
 
 
 def test_each_error_is_that_of_the_fit_of_this_size(found):
@@ -68,8 +70,8 @@ def test_a_kernel_with_an_open_bandwidth_is_the_same_in_all_fits():
 
 
 @pytest.mark.parametrize(("centers", "samples", "word"), [
-    ([], [10], "centers must be"), ([5], [], "samples must be"), ([5], [400], "from 1 to 300"), ([20], [10], "from 1 to"),
-    ([0], [10], "centers must be"), (5, [10], "centers must be"), ([True], [10], "centers must be"),
+    ([], [10], "centers must be"), ([5], [], "samples must be"), ([5], [400], "from 1 to 300"),
+    ([20], [10], "from 1 to"), ([0], [10], "centers must be"), (5, [10], "centers must be"), ([True], [10], "centers must be"),
 ])
 def test_sizes_that_are_none_are_refused(centers, samples, word):
     with pytest.raises(DataError, match=word):
