@@ -71,7 +71,8 @@ def test_a_kernel_with_an_open_bandwidth_is_the_same_in_all_fits():
 
 @pytest.mark.parametrize(("centers", "samples", "word"), [
     ([], [10], "centers must be"), ([5], [], "samples must be"), ([5], [400], "from 1 to 300"),
-    ([20], [10], "from 1 to"), ([0], [10], "centers must be"), (5, [10], "centers must be"), ([True], [10], "centers must be"),
+    ([20], [10], "from 1 to"), ([0], [10], "centers must be"), (5, [10], "centers must be"),
+    ([True], [10], "centers must be"),
 ])
 def test_sizes_that_are_none_are_refused(centers, samples, word):
     with pytest.raises(DataError, match=word):
