@@ -49,9 +49,11 @@ def best_of(problem: Problem, projection: Projection, machines: Sequence[Tensor]
     columns, constant = torch.cat(list(machines), 1), int(problem.intercept)
     square = torch.zeros(m, count + constant, count + constant, dtype=torch.float64, device=columns.device)
     cross, size = square.new_zeros(m, count + constant), square.new_zeros(m)
-    pulled, target, ones = torch.zeros_like(columns), columns.new_zeros(p, problem.outputs), columns.new_zeros(p, 1)
-    for part, block in problem.rows(each=(3 * columns.shape[1] + 2 * m) * columns.dtype.itemsize):
-        values, y = block @ columns, problem.y[part]
+    own = problem.own(columns)
+    pulled, target = torch.zeros_like(own), own.new_zeros(len(own), problem.outputs)
+    ones = own.new_zeros(len(own), 1)
+    for part, block in problem.own_rows(each=(3 * columns.shape[1] + 2 * m) * columns.dtype.itemsize):
+        values, y = problem.summed(block @ own), problem.y[part]
         pulled += block.T @ problem.weighed(values, part)
         heavy = problem.weighed(y, part)
         target += block.T @ heavy
@@ -65,6 +67,7 @@ def best_of(problem: Problem, projection: Projection, machines: Sequence[Tensor]
         repeated = y.repeat(1, copies)
         cross += torch.einsum("nim,nm->mi", heavy_features.double(), repeated.double())
         size += (heavy * y).double().sum(0).repeat(copies)
+    pulled, target, ones = (problem.gathered(t) for t in (pulled, target, ones))
     smooth = projection.product(columns)
     square, cross, size = square / n, cross / n, size / n
     lengths = torch.einsum("pim,pjm->mij", columns.view(p, count, m).double(), smooth.view(p, count, m).double())

@@ -27,6 +27,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..data.points import Points
 from .nystrom import Nystrom
 from .problem import Problem
 
@@ -45,7 +46,6 @@ class Flight:
 
     Attributes:
         alpha: The coefficients of its own centers as they are now.
-        gathered: What the centers beside are worth at the own ones, with shape (p, m).
     """
 
     def __init__(self, problem: Problem, nystrom: Nystrom, alpha: Tensor, pull: Tensor | None, ridges: Tensor,
@@ -58,19 +58,24 @@ class Flight:
         # The inner products of the change, and of the pull, with the directions.
         self._along = nystrom.there.T @ alpha
         self._pulled = None if pull is None else nystrom.there.T @ pull
-        self.gathered = torch.zeros_like(alpha)
+        # What the centers beside are worth at the own ones, of those that this process has.
+        self._worth = problem.own(torch.zeros_like(alpha))
+
+    @property
+    def gathered(self) -> Tensor:
+        """What the centers beside are worth at the own ones, with shape (p, m)."""
+        return self._problem.gathered(self._worth)
 
     def step(self, numbers: Tensor) -> Tensor:
         """Goes a step on a batch; gives the mean square of what each column is told by it, before the step."""
         problem, nystrom = self._problem, self._nystrom
         m, shrink = len(numbers), 1 - self._rate * self._ridges
         columns = self.alpha.shape[1] + int(problem.intercept)
-        worth, pulled = self.alpha.new_zeros(len(problem.z), columns), self.alpha.new_zeros(nystrom.level, columns)
+        worth, pulled = self._worth.new_zeros(len(self._worth), columns), self.alpha.new_zeros(nystrom.level, columns)
         told, error = [], self.alpha.new_zeros(self.alpha.shape[1])
         for some in numbers.split(problem.height()):
             batch = problem.x.chosen(some.tolist())
-            block = problem.block(batch)
-            values = block @ self.alpha
+            block, values, seen = self._seen(batch)
             for others, coefficients in zip(self._numbers, self._coefficients, strict=True):
                 near = problem.kernel(batch, problem.x.chosen(others.tolist())).to(values.dtype)
                 values += near @ coefficients
@@ -82,7 +87,7 @@ class Flight:
             g = problem.weighed(rest, some) / m
             if not problem.square:
                 worth += block.T @ g
-            pulled += nystrom.seen(block).T @ g
+            pulled += seen.T @ g
             told.append(g)
         g = torch.cat(told)
         if problem.intercept:
@@ -102,5 +107,16 @@ class Flight:
         else:
             self._numbers.append(numbers)
             self._coefficients.append(update)
-            self.gathered = shrink * self.gathered - self._rate * worth
+            self._worth = shrink * self._worth - self._rate * worth
         return error / m
+
+    def _seen(self, batch: Points) -> tuple[Tensor, Tensor, Tensor]:
+        """The kernel of a batch with the own centers, and the change and the directions at it: one sum of processes."""
+        problem, nystrom = self._problem, self._nystrom
+        if problem.square:
+            block = problem.block(batch)
+            return block, block @ self.alpha, nystrom.seen(block)
+        block = problem.own_block(batch)
+        both = problem.summed(block @ problem.own(torch.cat([self.alpha, nystrom.directions], 1)))
+        values, seen = both.split([self.alpha.shape[1], nystrom.level], 1)
+        return block, values, seen

@@ -121,6 +121,10 @@ class Problem:
         """Blocks of rows, like ``rows``, of the columns that this process has."""
         yield from self.rows(each)
 
+    def own_block(self, points: Points) -> Tensor:
+        """The kernel of some points with the centers that this process has."""
+        return self.block(points)
+
     def own(self, columns: Tensor) -> Tensor:
         """Of coefficients with shape (p, m), those of the centers that this process has."""
         return columns

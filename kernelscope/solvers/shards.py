@@ -134,7 +134,7 @@ class Shared(Problem):
         return self.gathered(self.kernel(self._centers, self.z).to(self.y.dtype))
 
     def block(self, points: Points) -> Tensor:
-        return self.gathered(self._own_block(points).T).T
+        return self.gathered(self.own_block(points).T).T
 
     def gram_times(self, v: Tensor) -> Tensor:
         return self.gathered(self.kernel.matmul(self._centers, self.z, v.to(self.y)).to(self.y.dtype))
@@ -144,7 +144,10 @@ class Shared(Problem):
         step = max(1, int(SHARE * self.memory // (self._most * self.y.dtype.itemsize + each)))
         for i in range(0, len(self.x), step):
             part = slice(i, min(i + step, len(self.x)))
-            yield part, self._own_block(points_between(self.x, part.start, part.stop))
+            yield part, self.own_block(points_between(self.x, part.start, part.stop))
+
+    def own_block(self, points: Points) -> Tensor:
+        return self.kernel(points, self._centers).to(self.y.dtype)
 
     def own(self, columns: Tensor) -> Tensor:
         return columns[self._places]
@@ -185,9 +188,6 @@ class Shared(Problem):
         least, more = divmod(p, size)
         start = rank * least + min(rank, more)
         return slice(start, start + least + (rank < more))
-
-    def _own_block(self, points: Points) -> Tensor:
-        return self.kernel(points, self._centers).to(self.y.dtype)
 
 
 def _check_alike(told: Tensor, names: Sequence[str], ranks: Ranks) -> None:
