@@ -216,6 +216,22 @@ def test_every_solver_goes_on_from_every_pass_to_the_same_coefficients(solver, t
         assert_same(fit(tmp_path / f"fit {last}", **options), true)
 
 
+@pytest.mark.gpu
+def test_a_fit_on_a_gpu_goes_on_there(tmp_path, monkeypatch, device, whole):
+    x, y = (t.to(device) for t in data())
+    options = {"x": x, "y": y, "validation": None}
+    true = fit(**options)
+    with monkeypatch.context() as patches:
+        interrupted_after(patches, 5)
+        with pytest.raises(KeyboardInterrupt):
+            fit(tmp_path / "fit", **options)
+    for _ in range(2):
+        machine = fit(tmp_path / "fit", **options)
+        assert machine.coefficients.device.type == x.device.type
+        assert torch.equal(machine.fitting.coefficients, true.fitting.coefficients)
+    assert torch.allclose(machine.fitting.objective, whole.fitting.objective, rtol=1e-3)
+
+
 def test_ctrl_c_without_a_checkpoint_says_what_would_have_helped(monkeypatch):
     interrupted_after(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt, match="Nothing was kept; pass checkpoint="):

@@ -70,6 +70,12 @@ class Checkpoint:
             self._store = Store.create(self.folder, kind="checkpoint", meta={"belongs": self.belongs, "choice": choice})
             self.choice = choice
 
+    def tensors_on(self, device: torch.device) -> dict[str, Tensor] | None:
+        """What was kept last, on the device where it was; on a machine that has another, on that."""
+        if self.tensors is None:
+            return None
+        return {name: t.to(device) if name in self.meta["away"] else t for name, t in self.tensors.items()}
+
     def due(self) -> bool:
         """Whether it is time to write: so rarely that it takes next to nothing of the time."""
         return time.monotonic() - self._written >= self._took / SHARE
@@ -82,7 +88,9 @@ class Checkpoint:
         start = time.monotonic()
         # How a tensor lies in memory decides in which order it is summed.
         strides = {name: list(t.stride()) for name, t in tensors.items() if not t.is_contiguous()}
-        kept = self._store.append(tensors, meta | {"strides": strides})
+        away = [name for name, t in tensors.items() if t.device.type != "cpu"]
+        kept = self._store.append({name: t.cpu() for name, t in tensors.items()},
+                                  meta | {"strides": strides, "away": away})
         self._store.drop([segment.name for segment in self._store.segments if segment.name != kept.name])
         self._written = time.monotonic()
         self._took = self._written - start
@@ -107,6 +115,6 @@ class Checkpoint:
         if store.segments:
             last = store.segments[-1]
             self.tensors, self.meta = store.read(last), dict(last.meta)
-            for name, strides in self.meta.get("strides", {}).items():
+            for name, strides in self.meta["strides"].items():
                 t = self.tensors[name]
                 self.tensors[name] = torch.empty_strided(t.shape, strides, dtype=t.dtype).copy_(t)

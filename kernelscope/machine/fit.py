@@ -63,6 +63,7 @@ def fit(k: Kernel, x: Any, y: Any = None, *, centers: Any = None, ridge: float |
         x: The points, n of them: a tensor, an array, the path of an ``.npy`` file, a data set, or a loader that does
             not shuffle; what does not fit in memory is read in parts.
         y: Their targets, with shape (n,) or (n, c); without them x gives both, as ``(x, y)`` or as a data set does.
+            Numbers are fitted as they are: classes are columns of 0 and 1, as ``torch.nn.functional.one_hot`` makes.
         centers: ``None`` for all points, a number p of them drawn at random, or points of your own.
         ridge: :math:`\lambda`, from 0 on; or several, which are fitted in the same passes. The machine is then the one
             with the smallest validation error, or of the first without validation; ``machine.at(ridge)`` gives each.
@@ -113,7 +114,7 @@ def fit(k: Kernel, x: Any, y: Any = None, *, centers: Any = None, ridge: float |
         say(repr(plan))
         if place is not None:
             place.begin(plan.name)
-        watch = Telling(say, progress is True, task.watched, place)
+        watch = Telling(say, progress is True, task.watched, place, task.problem.y.device)
         solution = _solved(used, task.problem, watch, place, say)
     finally:
         if place is not None:
@@ -195,7 +196,7 @@ def _solved(solver: Solver, problem: Problem, watch: Telling, place: Checkpoint 
             say: Callable[[str], None]) -> Solution:
     if place is not None and place.meta.get("done") and place.tensors is not None:
         say(f"{place.folder} holds this fit, and it is done.")
-        return _restored(place)
+        return _restored(place, problem.y.device)
     if place is not None and watch.kept is not None:
         say(f"goes on after pass {watch.passes:.3g}, from {place.folder}")
     try:
@@ -223,8 +224,8 @@ def _keep(place: Checkpoint, solution: Solution, watch: Telling) -> None:
                {"done": True, "passes": solution.passes, "notes": list(solution.notes)})
 
 
-def _restored(place: Checkpoint) -> Solution:
-    t, meta = place.tensors, place.meta
+def _restored(place: Checkpoint, device: torch.device) -> Solution:
+    t, meta = place.tensors_on(device), place.meta
     assert t is not None
     return Solution(t["coefficients"], t["intercepts"], tuple(t["objective"].tolist()), meta["passes"],
                     tuple(t["history"].tolist()), tuple(meta["notes"]))

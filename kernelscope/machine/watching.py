@@ -59,18 +59,21 @@ class Telling(Watch):
         often: Whether each pass is told of, or one every few seconds.
         errors: Gives validation errors, if there are some.
         checkpoint: Keeps where the solver stands, if it shall.
+        device: Where the solver computes.
 
     Attributes:
         history: The passes, with the residual and the validation error of each.
     """
 
-    def __init__(self, say: Callable[[str], None], often: bool, errors: Errors | None, checkpoint: Checkpoint | None):
+    def __init__(self, say: Callable[[str], None], often: bool, errors: Errors | None, checkpoint: Checkpoint | None,
+                 device: torch.device):
         self._say, self._often, self._errors, self._checkpoint = say, often, errors, checkpoint
         self._start = self._said = time.monotonic()
         self._unwritten: dict[str, Tensor] | None = None
         self.history: list[dict[str, float | None]] = []
-        if checkpoint is not None and checkpoint.tensors is not None:
-            self.kept = dict(checkpoint.tensors)
+        kept = None if checkpoint is None else checkpoint.tensors_on(device)
+        if kept is not None:
+            self.kept = kept
             self.history = _read(self.kept.pop(HISTORY))
             # What has no states begins anew.
             self.kept = self.kept or None
