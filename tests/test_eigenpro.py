@@ -9,7 +9,7 @@ import torch
 import kernelscope as ks
 from kernelscope.data.points import as_points
 from kernelscope.errors import DataError, NonFiniteError
-from kernelscope.solvers import Direct, EigenPro, Problem, State, Watch
+from kernelscope.solvers import ConjugateGradient, Direct, EigenPro, Problem, State, WarmStart, Watch
 from kernelscope.solvers.candidates import best_of
 from kernelscope.solvers.flight import Flight
 from kernelscope.solvers.nystrom import Nystrom
@@ -301,9 +301,10 @@ def test_steps_that_are_too_long_are_taken_back(monkeypatch):
 
 class Kept(Watch):
     def __init__(self, kept=None, stop=None):
-        self.kept, self.stop, self.states = kept, stop, []
+        self.kept, self.stop, self.states, self.told = kept, stop, [], []
 
     def heard(self, state: State) -> bool:
+        self.told.append((state.passes, state.objective[0]))
         self.states.append({name: t.clone() for name, t in state.tensors().items()})
         return len(self.states) == self.stop
 
@@ -320,6 +321,46 @@ def test_it_goes_on_from_any_stage_bit_for_bit(square):
         assert torch.equal(found.intercepts, wanted.intercepts)
         assert (found.passes, found.history) == (wanted.passes, wanted.history)
     assert solver.solve(p, Kept(whole.states[0], stop=1)).passes < wanted.passes
+
+
+# Finished by conjugate gradients
+
+
+@pytest.mark.parametrize("then", ["full", "two-level"])
+def test_conjugate_gradients_finish_what_it_began(then):
+    p = problem(n=1500, p=100, ridge=(1e-3, 1e-5))
+    best, found = Direct().solve(p), WarmStart(then=ConjugateGradient(then)).solve(p)
+    assert all(a <= b * (1 + 1e-4) for a, b in zip(found.objective, best.objective, strict=True))
+
+
+def test_what_it_begins_is_ahead_of_what_as_many_passes_of_conjugate_gradients_reach():
+    p = problem(n=6000, p=100, ridge=(1e-4,))
+    best = Direct().solve(p).objective[0]
+    slow = ConjugateGradient("two-level", rank=5, steps=1)
+    cold, warm = Kept(), Kept()
+    slow.solve(p, cold)
+    WarmStart(then=slow).solve(p, warm)
+    excess = lambda watch, passes: min(o / best - 1 for at, o in watch.told if at <= passes)
+    assert excess(warm, 4) < excess(cold, 4)
+
+
+@pytest.mark.parametrize("then", ["full", "two-level"])
+def test_both_go_on_from_any_pass_bit_for_bit(then):
+    p = problem(n=300, p=50, ridge=(1e-3, 1e-5))
+    solver, whole = WarmStart(EigenPro(epochs=3), ConjugateGradient(then)), Kept()
+    wanted = solver.solve(p, whole)
+    assert any("first.best" in state for state in whole.states)
+    for state in whole.states[:-1]:
+        found = solver.solve(p, Kept(state))
+        assert torch.equal(found.coefficients, wanted.coefficients)
+        assert torch.equal(found.intercepts, wanted.intercepts)
+        assert found.passes == wanted.passes
+
+
+def test_whoever_asks_it_to_stop_early_gets_what_there_is():
+    p = problem(n=300)
+    found = WarmStart().solve(p, Kept(stop=1))
+    assert found.passes == EigenPro(epochs=1).solve(p).passes
 
 
 # Refusals

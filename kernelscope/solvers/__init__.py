@@ -9,7 +9,8 @@ from .newton import Newton
 from .problem import Problem
 from .shards import shared
 from .solution import Solution
+from .warm import WarmStart
 from .watch import State, Watch
 
 __all__ = ["ConjugateGradient", "Cost", "Direct", "EigenPro", "Huber", "Logistic", "Loss", "Newton", "Problem",
-           "Softmax", "Solution", "Solver", "Squared", "State", "Watch", "shared"]
+           "Softmax", "Solution", "Solver", "Squared", "State", "WarmStart", "Watch", "shared"]

@@ -192,8 +192,8 @@ class EigenPro(Solver):
         batch = min(n, self.batch or self._critical(problem, within, nystrom, order, ridges))
         delay = 1
         if not problem.square and self.variant != 3:
-            # Centers beside cost as much as half of them would among the own ones. A projection costs as much as p rows,
-            # or by a factor that is held as much as p numbers for each output, of which a kernel value costs many.
+            # Centers beside cost as much as half of them would among the own ones. A projection costs as much as p
+            # rows, or by a factor that is held as much as p numbers for each output; a kernel value costs many.
             delay = max(1, round(p / batch * (min(1.0, len(ridges) / ENTRY) if projection.kept else 1.0)))
         return Plan(batch, delay), nystrom
 

@@ -103,7 +103,7 @@ class Flight:
         self._along = shrink * self._along - self._rate * pulled + nystrom.products @ moved
         self._coefficients = [shrink * c for c in self._coefficients]
         if problem.square:
-            self.alpha = self.alpha.index_add(0, numbers, update)
+            self.alpha = self.alpha.index_add(0, numbers.to(update.device), update)
         else:
             self._numbers.append(numbers)
             self._coefficients.append(update)

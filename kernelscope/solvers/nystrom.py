@@ -82,9 +82,9 @@ class Nystrom:
         functions = vectors[:, :q].to(dtype) / (s * self.values).sqrt()
         seen = torch.cat([problem.kernel(part, sample).to(dtype) @ functions for part in problem.center_parts()])
         if projection is None:
-            self._numbers: Tensor | None = numbers
+            self._numbers: Tensor | None = numbers.to(functions.device)
             self.directions = functions
-            self.products = torch.eye(q, dtype=dtype)
+            self.products = torch.eye(q, dtype=dtype, device=functions.device)
             self.there = seen
             return
         self._numbers = None

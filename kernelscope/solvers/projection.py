@@ -47,7 +47,7 @@ class Projection:
             # The largest sum of a row bounds the largest eigenvalue.
             jitter = JITTER[problem.y.dtype] * float(self._gram.abs().sum(1).max())
             while True:
-                self._factor, failed = torch.linalg.cholesky_ex(self._gram + jitter * torch.eye(p, dtype=torch.float64))
+                self._factor, failed = torch.linalg.cholesky_ex(self._gram + jitter * torch.eye(p).to(self._gram))
                 if not int(failed):
                     return
                 jitter *= 10
