@@ -13,7 +13,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 from kernelscope.kernels import Gaussian, Laplacian, Matern  # noqa: E402
-from kernelscope.kernels.fused import product  # noqa: E402
+from kernelscope.kernels.fused import product, programs  # noqa: E402
 from kernelscope.kernels.fused.product import Tiles, multiplied, prepared  # noqa: E402
 
 KERNELS = {"Gaussian": Gaussian, "Laplacian": Laplacian, "Matern of 3/2": lambda b: Matern(1.5, b),
@@ -78,6 +78,19 @@ def neighbours(kind):
     return float((got.double() - kernel(x.double(), z.double())).abs().max())
 
 
+def apart(kind, precision, monkeypatch):
+    """The largest error where no points are close, and differences are therefore not to be taken."""
+    generator = torch.Generator().manual_seed(0)
+    x, z = torch.randn(21, 40, generator=generator) + 3, torch.randn(33, 40, generator=generator) + 3
+    kernel = KERNELS[kind](6.0)
+    unit, center = 6.0 * kernel._profile.unit, z.mean(0)
+    ours, theirs = prepared(x, center, unit, precision), prepared(z, center, unit, precision)
+    monkeypatch.setattr(programs, "differences", None)
+    got = multiplied(ours, theirs, torch.eye(33), kernel._profile, precision, tiles=Tiles(16, 16, 32, 16), shares=1)
+    truth = kernel(ours.rounded.double() * unit, theirs.rounded.double() * unit)
+    return float((got.double() - truth).abs().max())
+
+
 def through_the_kernel(precision, monkeypatch):
     """The product that a kernel makes where it finds a GPU, beside what it makes by torch."""
     x, z, w = sides(70, 90, 12, 7)
@@ -125,5 +138,6 @@ if __name__ == "__main__":
                           for d, shift in ((3, 0.0), (40, 1.0), (150, 0.0))] for kind in KERNELS},
         "neighbours": {kind: neighbours(kind) for kind in KERNELS},
         "cuts": emptied(),
+        "apart": {f"{kind}, {precision}": patched(apart, kind, precision) for kind in KERNELS for precision in ROUNDED},
         "kernel": {precision: patched(through_the_kernel, precision) for precision in product.PRECISIONS},
     }))

@@ -58,6 +58,18 @@ def test_close_points_are_told_apart(interpreted):
     assert max(interpreted["neighbours"].values()) <= SINGLE
 
 
+def test_only_tiles_with_close_points_are_computed_from_differences(interpreted):
+    assert max(interpreted["apart"].values()) <= SINGLE
+
+
+@pytest.mark.parametrize("large", [1e-3, 1.0, 1e5])
+def test_halves_of_weights_keep_single_precision(large):
+    w = torch.randn(1000, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([large, 1.0, 0.0])
+    high, low, scale = product.halves(w)
+    assert high.dtype == low.dtype == torch.float16
+    assert ((high.double() + low.double()) * scale - w).abs().max() <= 1e-7 * w.abs().max()
+
+
 def test_no_column_is_lost_or_taken_twice_however_the_work_is_cut(interpreted):
     assert max(interpreted["cuts"]) <= 1e-5
 
@@ -98,10 +110,11 @@ def test_it_is_compiled_for_gpus_whose_processors_have_room_for_it(precision, d,
         told = constants(d, kernel._profile, precision, tiles)
         points = "*bf16" if precision == "bf16" else "*fp32"
         kinds = dict.fromkeys(programs.multiply.arg_names, "i32")
-        kinds |= dict.fromkeys(("x", "z"), points) | dict.fromkeys(("x_squares", "z_squares", "w", "partial"), "*fp32")
-        kinds |= dict.fromkeys(("edge", "snap"), "fp32") | dict.fromkeys(told, "constexpr")
+        kinds |= dict.fromkeys(("x", "z"), points) | dict.fromkeys(("x_squares", "z_squares", "partial"), "*fp32")
+        kinds |= dict.fromkeys(("high", "low"), "*fp32" if c == 1 else "*fp16")
+        kinds |= dict.fromkeys(("edge", "least"), "fp32") | dict.fromkeys(told, "constexpr")
         source = ASTSource(fn=programs.multiply, signature=kinds, constexprs=told,
-                           attrs={(place,): [["tt.divisibility", 16]] for place in range(9)})
+                           attrs={(place,): [["tt.divisibility", 16]] for place in range(10)})
         found = compiled(source, target=GPUTarget("cuda", capability, 32),
                          options={"num_warps": tiles.warps, "num_stages": tiles.stages})
         assert found.asm["cubin"]

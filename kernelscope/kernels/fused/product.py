@@ -14,15 +14,15 @@ References:
 from __future__ import annotations
 
 from importlib.util import find_spec
+from os import environ
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-#: How vectors are rounded, and how their products are taken. Values of the kernel and weights are never rounded to less
-#: than single precision, since errors in them are not those of a kernel.
+#: How vectors are rounded, and how their products are taken. Values of the kernel and weights are not rounded so, since
+#: errors in them are not those of a kernel: they keep 22 bits in all precisions, in two halves.
 PRECISIONS = {"exact": (torch.float32, "ieee"), "tf32x3": (torch.float32, "tf32x3"), "bf16": (torch.bfloat16, "tf32")}
-SECOND = "tf32x3"
 
 #: Up to how many dimensions distances are computed from differences, which then costs less than a product.
 DIRECT = 4
@@ -129,22 +129,37 @@ def _launched(x: Vectors, z: Vectors, w: Tensor, profile: Profile, precision: st
     # Whole tiles, so that none is cut by the end of a share.
     each = -(-m // (shares * tiles.columns)) * tiles.columns
     shares = -(-m // each)
-    partial = w.new_empty(shares, n, c)
+    partial, (high, low, scale) = w.new_empty(shares, n, c), halves(w) if tiles.outputs > 1 else (w, w, None)
     eps, bandwidth = torch.finfo(torch.float32).eps, 1 / profile.unit
-    # A product is off by some eps of |x|^2 + |z|^2; pairs are too close where the kernel would be off by 32 eps for it.
+    # A product is off by some eps of |x|^2 + |z|^2; pairs are too close where the kernel would be off by 32 eps for it,
+    # and where they may be copies of one point, for which it is 1.
     edge = (1 / (64 * bandwidth)) ** 2 if profile.steep else 64 * bandwidth**2
+    least = (8 + d / 4) * eps
     grid = -(-n // tiles.rows), shares, -(-c // tiles.outputs)
-    programs.multiply[grid](
-        x.rounded, z.rounded, x.squares, z.squares, w, partial, n, m, d, c, each, edge, (8 + 2 * d**0.5) * eps,
-        **constants(d, profile, precision, tiles), num_warps=tiles.warps, num_stages=tiles.stages)
-    return partial[0] if shares == 1 else partial.sum(0)
+    # A program starts on the GPU that is current, which need not be the one that holds the vectors.
+    with torch.cuda.device_of(w):
+        programs.multiply[grid](
+            x.rounded, z.rounded, x.squares, z.squares, high, low, partial, n, m, d, c, each, edge, least,
+            **constants(d, profile, precision, tiles), num_warps=tiles.warps, num_stages=tiles.stages)
+    total = partial[0] if shares == 1 else partial.sum(0)
+    return total if scale is None else total * scale
+
+
+def halves(w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights as a sum of two in half precision, of which each column is multiplied by a power of two, (c,)."""
+    scale = torch.ldexp(torch.ones_like(w[0]), torch.frexp(w.abs().amax(0)).exponent)
+    scaled = w / scale
+    high = scaled.half()
+    return high, (scaled - high.float()).half(), scale
 
 
 def constants(d: int, profile: Profile, precision: str, tiles: Tiles) -> dict[str, Any]:
     """What the program is compiled for."""
-    return {"PROFILE": profile.name, "FIRST": PRECISIONS[precision][1], "SECOND": SECOND, "DIRECT": d <= DIRECT,
-            "STEEP": profile.steep, "WHOLE": d <= tiles.inner, "BM": tiles.rows, "BN": tiles.columns,
-            "BD": tiles.inner, "BC": tiles.outputs}
+    return {"PROFILE": profile.name, "FIRST": PRECISIONS[precision][1], "DIRECT": d <= DIRECT,
+            "STEEP": profile.steep, "WHOLE": d <= tiles.inner, "EVEN": d % tiles.inner == 0,
+            # The interpreter would take bfloat16 for whole numbers in a product.
+            "WIDE": environ.get("TRITON_INTERPRET") == "1", "BM": tiles.rows,
+            "BN": tiles.columns, "BD": tiles.inner, "BC": tiles.outputs}
 
 
 def _processors(device: torch.device) -> int:

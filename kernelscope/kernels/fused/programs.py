@@ -35,81 +35,98 @@ def values(t, PROFILE: tl.constexpr):
 
 
 @triton.jit
-def differences(x, z, rows, columns, n, m, d, BM: tl.constexpr, BN: tl.constexpr):
+def differences(x, z, rows, columns, d, BM: tl.constexpr, BN: tl.constexpr):
     """Squared distances of all pairs of a tile, in which nothing cancels."""
     t = tl.zeros((BM, BN), dtype=tl.float32)
     for k in range(0, d):
-        a = tl.load(x + rows.to(tl.int64) * d + k, mask=rows < n, other=0.0).to(tl.float32)
-        b = tl.load(z + columns.to(tl.int64) * d + k, mask=columns < m, other=0.0).to(tl.float32)
+        a = tl.load(x + rows.to(tl.int64) * d + k).to(tl.float32)
+        b = tl.load(z + columns.to(tl.int64) * d + k).to(tl.float32)
         gap = a[:, None] - b[None, :]
         t += gap * gap
     return t
 
 
 @triton.jit
-def some(points, numbers, inner, count, d):
+def some(points, numbers, inner, d, EVEN: tl.constexpr, WIDE: tl.constexpr):
     """Entries of vectors, with shape (numbers, inner); nought beyond their end."""
-    return tl.load(points + numbers.to(tl.int64)[:, None] * d + inner[None, :],
-                   mask=(numbers[:, None] < count) & (inner[None, :] < d), other=0.0)
+    places = points + numbers.to(tl.int64)[:, None] * d + inner[None, :]
+    if EVEN:
+        found = tl.load(places)
+    else:
+        found = tl.load(places, mask=inner[None, :] < d, other=0.0)
+    if WIDE:
+        found = found.to(tl.float32)
+    return found
 
 
 @triton.jit
-def products(x, z, rows, columns, n, m, d, FIRST: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-             BD: tl.constexpr):
+def products(x, z, rows, columns, d, FIRST: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr, BM: tl.constexpr,
+             BN: tl.constexpr, BD: tl.constexpr):
     """The products of all pairs of vectors of a tile."""
     found = tl.zeros((BM, BN), dtype=tl.float32)
     for start in range(0, d, BD):
         inner = start + tl.arange(0, BD)
-        found = tl.dot(some(x, rows, inner, n, d), tl.trans(some(z, columns, inner, m, d)), found,
+        found = tl.dot(some(x, rows, inner, d, EVEN, WIDE), tl.trans(some(z, columns, inner, d, EVEN, WIDE)), found,
                        input_precision=FIRST)
     return found
 
 
 @triton.jit
-def multiply(x, z, x_squares, z_squares, w, partial, n, m, d, c, each, edge, snap,
-             PROFILE: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, DIRECT: tl.constexpr,
-             STEEP: tl.constexpr, WHOLE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
-             BC: tl.constexpr):
-    """Some rows and outputs of the product, from ``each`` of the columns; all of these are added in a second step."""
-    rows = tl.program_id(0) * BM + tl.arange(0, BM)
+def multiply(x, z, x_squares, z_squares, high, low, partial, n, m, d, c, each, edge, least,
+             PROFILE: tl.constexpr, FIRST: tl.constexpr, DIRECT: tl.constexpr, STEEP: tl.constexpr,
+             WHOLE: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+             BD: tl.constexpr, BC: tl.constexpr):
+    """Some rows and outputs of the product, from ``each`` of the columns; all of these are added in a second step.
+
+    One column of weights is ``high``, and multiplied as it is. Of several, ``high + low`` are the weights, both in half
+    precision, as are the two parts that each value of the kernel is split into: together they hold 22 bits.
+    """
+    places = tl.program_id(0) * BM + tl.arange(0, BM)
+    # Beyond the end the last one is taken again, and not used: so nothing close comes in that is not there.
+    rows = tl.minimum(places, n - 1)
     share = tl.program_id(1)
     outputs = tl.program_id(2) * BC + tl.arange(0, BC)
-    near = tl.load(x_squares + rows, mask=rows < n, other=0.0)
+    near = tl.load(x_squares + rows)
     inner = tl.arange(0, BD)
     if WHOLE:
         # Vectors that fit are read once for all tiles.
-        own = some(x, rows, inner, n, d)
+        own = some(x, rows, inner, d, EVEN, WIDE)
     total = tl.zeros((BM, BC), dtype=tl.float32)
     for start in range(share * each, tl.minimum(m, (share + 1) * each), BN):
-        columns = start + tl.arange(0, BN)
+        numbers = start + tl.arange(0, BN)
+        columns = tl.minimum(numbers, m - 1)
         if DIRECT:
-            t = differences(x, z, rows, columns, n, m, d, BM, BN)
+            k = values(differences(x, z, rows, columns, d, BM, BN), PROFILE)
         else:
-            far = tl.load(z_squares + columns, mask=columns < m, other=0.0)
-            sizes = near[:, None] + far[None, :]
             if WHOLE:
-                found = tl.dot(own, tl.trans(some(z, columns, inner, m, d)), input_precision=FIRST)
+                found = tl.dot(own, tl.trans(some(z, columns, inner, d, EVEN, WIDE)), input_precision=FIRST)
             else:
-                found = products(x, z, rows, columns, n, m, d, FIRST, BM, BN, BD)
-            t = sizes - 2.0 * found
+                found = products(x, z, rows, columns, d, FIRST, EVEN, WIDE, BM, BN, BD)
+            far = tl.load(z_squares + columns)
+            t = near[:, None] + far[None, :] - 2.0 * found
+            size = tl.max(near, 0) + tl.max(far, 0)
             if STEEP:
                 # The root is steep at nought, where rounding would be seen.
-                limits = tl.maximum(tl.minimum(edge * sizes * sizes, CLOSE * sizes), snap * sizes)
+                limit = tl.minimum(edge * size * size, CLOSE * size)
             else:
-                limits = tl.where(sizes > edge, CLOSE * sizes, 0.0)
-            if tl.max(tl.max((t < limits).to(tl.int32), 1), 0) > 0:
-                t = differences(x, z, rows, columns, n, m, d, BM, BN)
-            elif not STEEP:
-                # Copies of one point are at distance nought.
-                t = tl.where(t <= snap * sizes, 0.0, t)
-            t = tl.maximum(t, 0.0)
-        k = values(t, PROFILE)
+                limit = tl.where(size > edge, CLOSE * size, 0.0)
+            # Where no pair is closer than this, distances are exact enough, and positive.
+            if tl.min(tl.min(t, 1), 0) < tl.maximum(limit, least * size):
+                k = values(differences(x, z, rows, columns, d, BM, BN), PROFILE)
+            else:
+                k = values(t, PROFILE)
         if BC == 1:
-            weights = tl.load(w + columns, mask=columns < m, other=0.0)
+            weights = tl.load(high + numbers, mask=numbers < m, other=0.0)
             total += tl.sum(k * weights[None, :], 1)[:, None]
         else:
-            weights = tl.load(w + columns.to(tl.int64)[:, None] * c + outputs[None, :],
-                              mask=(columns[:, None] < m) & (outputs[None, :] < c), other=0.0)
-            total = tl.dot(k, weights, total, input_precision=SECOND)
-    places = (share.to(tl.int64) * n + rows.to(tl.int64)[:, None]) * c + outputs[None, :]
-    tl.store(partial + places, total, mask=(rows[:, None] < n) & (outputs[None, :] < c))
+            entries = numbers.to(tl.int64)[:, None] * c + outputs[None, :]
+            there = (numbers[:, None] < m) & (outputs[None, :] < c)
+            first = tl.load(high + entries, mask=there, other=0.0)
+            second = tl.load(low + entries, mask=there, other=0.0)
+            upper = k.to(tl.float16)
+            lower = (k - upper.to(tl.float32)).to(tl.float16)
+            total = tl.dot(upper, first, total)
+            total = tl.dot(upper, second, total)
+            total = tl.dot(lower, first, total)
+    cells = (share.to(tl.int64) * n + places.to(tl.int64)[:, None]) * c + outputs[None, :]
+    tl.store(partial + cells, total, mask=(places[:, None] < n) & (outputs[None, :] < c))
