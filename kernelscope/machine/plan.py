@@ -20,6 +20,7 @@ from ..budget import as_words
 from ..errors import DataError, OutOfBudget
 from ..features.base import points_between
 from ..solvers import ConjugateGradient, Cost, Direct, EigenPro, Problem, Solver
+from ..solvers.problem import SHARE
 
 
 class Choice(NamedTuple):
@@ -107,7 +108,7 @@ def planned(problem: Problem, solver: Solver | str | None, words: str, said: str
     candidates = {name: CHOICES[name].make(problem) for name in names}
     costs = {name: candidates[name].cost(problem) for name in names}
     _check_room(problem, costs)
-    room = [name for name in names if costs[name].memory <= problem.memory]
+    room = [name for name in names if _all_memory(problem, costs[name]) <= problem.memory]
     name = said if said in names else min(room, key=lambda name: CHOICES[name].times * total(problem, costs[name]))
     return candidates[name], _plan(problem, words, name, candidates[name], costs[name],
                                    _why(problem, name, costs, solver))
@@ -144,8 +145,9 @@ def _why(problem: Problem, name: str, costs: dict[str, Cost], asked: str | None)
     for other, cost in costs.items():
         if other != name:
             count = f"{total(problem, cost):.1e}{' or more' * (cost.passes > 1)}"
-            said.append(f"{other} needs {as_words(cost.memory)} of {as_words(problem.memory)}"
-                        if cost.memory > problem.memory else f"{other} counts {count}")
+            needed = _all_memory(problem, cost)
+            said.append(f"{other} counts {count}" if needed <= problem.memory else
+                        f"{other} needs {as_words(needed)} of {as_words(problem.memory)}")
     own = f"{total(problem, costs[name]):.1e} operations"
     return "; ".join(([f"as asked for, {own}"] if asked is not None else [own]) + said)
 
@@ -159,9 +161,10 @@ def _plan(problem: Problem, words: str, name: str | None, solver: Solver, cost: 
 
 def _check_room(problem: Problem, costs: dict[str, Cost]) -> None:
     least = min(costs, key=lambda name: costs[name].memory)
-    if costs[least].memory > problem.memory:
+    needed = _all_memory(problem, costs[least])
+    if needed > problem.memory:
         raise OutOfBudget(
-            f"{least} with {len(problem.z):,} centers needs {as_words(costs[least].memory)}, and memory allows "
+            f"{least} with {len(problem.z):,} centers needs {as_words(needed)}, and memory allows "
             f"{as_words(problem.memory)}. Take fewer centers, or raise memory."
         )
 
@@ -169,7 +172,7 @@ def _check_room(problem: Problem, costs: dict[str, Cost]) -> None:
 def _all_memory(problem: Problem, cost: Cost) -> float:
     """The memory of a solver and of the block of rows that it reads."""
     n, p = problem.shape
-    return cost.memory + min(0.25 * problem.memory, float(n) * p * problem.y.dtype.itemsize)
+    return cost.memory + min(SHARE * problem.memory, float(n) * p * problem.y.dtype.itemsize)
 
 
 def _numbers(problem: Problem) -> int:
