@@ -55,7 +55,7 @@ RANK = 60
 RETREATS = 20
 
 #: As how many multiplications a kernel value counts.
-ENTRY = 16
+ENTRY = 4
 
 #: The most epochs of a stage.
 LONGEST = 4
