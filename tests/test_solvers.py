@@ -185,6 +185,17 @@ def test_single_precision_is_near_to_double_precision(solver, data):
     assert solver.solve(coarse).objective[0] == pytest.approx(solver.solve(fine).objective[0], rel=1e-3)
 
 
+@pytest.mark.parametrize("name", EXACT)
+def test_what_single_precision_leaves_out_is_said_and_double_precision_and_copies_are_not(name):
+    x, y = synthetic(200, 8)
+    smooth, rough = kernel_of("Gaussian", x, 4.0), kernel_of("Laplacian", x)
+    single = SOLVERS[name].solve(posed(smooth, x.float(), y.float(), x[:60].float(), ridge=1e-6))
+    assert any("float64" in note for note in single.notes)
+    double = SOLVERS[name].solve(posed(smooth, x, y, x[:60], ridge=1e-6))
+    copied = SOLVERS[name].solve(posed(rough, x.float(), y.float(), x[:30].repeat(2, 1).float(), ridge=1e-6))
+    assert double.notes == copied.notes == ()
+
+
 # -- passes ------------------------------------------------------------------------------------------------------------
 
 

@@ -231,6 +231,7 @@ CONTENDERS: dict[str, Callable[[Task, Track], None]] = {
     "cg, two-level": ours(lambda task: solvers.ConjugateGradient("two-level")),
     "eigenpro": ours(eigenpro()),
     "eigenpro, variant 3": ours(eigenpro(variant=3)),
+    "eigenpro, then cg": ours(lambda task: solvers.WarmStart()),
     "EigenPro 3": eigenpro3,
     "EigenPro 4": eigenpro4,
     "EigenPro 4, with room": eigenpro4_with_room,

@@ -136,7 +136,7 @@ class ConjugateGradient(Solver):
         coefficients, intercepts = state.coefficients()
         assert state.objective is not None
         return Solution(coefficients, intercepts, state.objective, state.passes, tuple(walk.history.tolist()),
-                        tuple(notes))
+                        (*preconditioner.notes, *notes))
 
     def _step(self, equations: Equations, walk: _Walk) -> None:
         """One pass: the lowest point along the next direction."""

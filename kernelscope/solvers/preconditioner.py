@@ -23,7 +23,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .orthonormal import CUT, check_block, orthonormal
+from .orthonormal import CUT, check_block, lost, orthonormal
 from .problem import Problem
 
 #: From columns of vectors to their products with a matrix.
@@ -42,10 +42,12 @@ class Preconditioner(ABC):
     Attributes:
         size: The number of coordinates k.
         passes: Which share of all points was read to make it.
+        notes: What the user should know of it.
     """
 
     size: int
     passes: float = 0.0
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def lift(self, b: Tensor) -> Tensor:
@@ -78,7 +80,7 @@ class Full(Preconditioner):
 
     def __init__(self, problem: Problem):
         gram = problem.gram()
-        basis, _ = orthonormal(gram)
+        basis, sizes = orthonormal(gram)
         n, p = problem.shape
         some = torch.randperm(n, generator=torch.Generator().manual_seed(0))[:self.SAMPLE * p].sort().values
         square, first = basis.new_zeros(basis.shape[1], basis.shape[1]), basis.new_zeros(basis.shape[1])
@@ -100,7 +102,7 @@ class Full(Preconditioner):
             square -= first[:, None] * first
         values, vectors = torch.linalg.eigh(square)
         self._basis, self._values = basis @ vectors, values.clamp(min=0.0)
-        self.size, self.passes = basis.shape[1], len(some) / n
+        self.size, self.passes, self.notes = basis.shape[1], len(some) / n, lost(sizes, p)
 
     def lift(self, b: Tensor) -> Tensor:
         return self._basis @ b
