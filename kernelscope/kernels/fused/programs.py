@@ -72,6 +72,18 @@ def products(x, z, rows, columns, d, FIRST: tl.constexpr, EVEN: tl.constexpr, WI
 
 
 @triton.jit
+def parts(t, PROFILE: tl.constexpr, SPLIT: tl.constexpr):
+    """The kernel from squared distances; where it is split, as a sum of two in half precision."""
+    k = values(t, PROFILE)
+    if SPLIT:
+        upper = k.to(tl.float16)
+        lower = (k - upper.to(tl.float32)).to(tl.float16)
+    else:
+        upper, lower = k, k
+    return upper, lower
+
+
+@triton.jit
 def multiply(x, z, x_squares, z_squares, high, low, partial, n, m, d, c, each, edge, least,
              PROFILE: tl.constexpr, FIRST: tl.constexpr, DIRECT: tl.constexpr, STEEP: tl.constexpr,
              WHOLE: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
@@ -96,7 +108,7 @@ def multiply(x, z, x_squares, z_squares, high, low, partial, n, m, d, c, each, e
         numbers = start + tl.arange(0, BN)
         columns = tl.minimum(numbers, m - 1)
         if DIRECT:
-            k = values(differences(x, z, rows, columns, d, BM, BN), PROFILE)
+            upper, lower = parts(differences(x, z, rows, columns, d, BM, BN), PROFILE, BC > 1)
         else:
             if WHOLE:
                 found = tl.dot(own, tl.trans(some(z, columns, inner, d, EVEN, WIDE)), input_precision=FIRST)
@@ -107,24 +119,22 @@ def multiply(x, z, x_squares, z_squares, high, low, partial, n, m, d, c, each, e
             size = tl.max(near, 0) + tl.max(far, 0)
             if STEEP:
                 # The root is steep at nought, where rounding would be seen.
-                limit = tl.minimum(edge * size * size, CLOSE * size)
+                limit = tl.minimum(edge * size * size, size * CLOSE)
             else:
-                limit = tl.where(size > edge, CLOSE * size, 0.0)
+                limit = tl.where(size > edge, size * CLOSE, 0.0)
             # Where no pair is closer than this, distances are exact enough, and positive.
             if tl.min(tl.min(t, 1), 0) < tl.maximum(limit, least * size):
-                k = values(differences(x, z, rows, columns, d, BM, BN), PROFILE)
+                upper, lower = parts(differences(x, z, rows, columns, d, BM, BN), PROFILE, BC > 1)
             else:
-                k = values(t, PROFILE)
+                upper, lower = parts(t, PROFILE, BC > 1)
         if BC == 1:
             weights = tl.load(high + numbers, mask=numbers < m, other=0.0)
-            total += tl.sum(k * weights[None, :], 1)[:, None]
+            total += tl.sum(upper * weights[None, :], 1)[:, None]
         else:
             entries = numbers.to(tl.int64)[:, None] * c + outputs[None, :]
             there = (numbers[:, None] < m) & (outputs[None, :] < c)
             first = tl.load(high + entries, mask=there, other=0.0)
             second = tl.load(low + entries, mask=there, other=0.0)
-            upper = k.to(tl.float16)
-            lower = (k - upper.to(tl.float32)).to(tl.float16)
             total = tl.dot(upper, first, total)
             total = tl.dot(upper, second, total)
             total = tl.dot(lower, first, total)
