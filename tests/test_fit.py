@@ -1,5 +1,7 @@
 """A fitted machine is the minimum it says it is, wherever its data come from, and what is wrong is said beforehand."""
 
+import contextlib
+import dataclasses
 import re
 
 import numpy as np
@@ -276,6 +278,21 @@ def test_a_solver_is_taken_by_name_or_as_it_is():
 def test_a_time_is_said_as_a_person_would():
     assert [in_words(s) for s in (0, 1.2, 99, 100, 3599, 7260)] == [
         "less than a second", "1 s", "99 s", "2 min", "1 h 0 min", "2 h 1 min"]
+
+@pytest.mark.parametrize("objective", [-1.0, 1e6, float("nan")])
+def test_a_solver_that_ends_where_no_machine_can_be_is_told_of(objective, monkeypatch):
+    solve = Direct.solve
+    monkeypatch.setattr(Direct, "solve", lambda *a: dataclasses.replace(solve(*a), objective=(objective,)))
+    with pytest.raises(DataError, match="the best machine has one from 0 to .* rounding in float64 has the last word"):
+        fit(centers=Z)
+
+
+@pytest.mark.parametrize("solver", ["direct", "cg", ConjugateGradient("two-level"), "eigenpro"])
+def test_a_smooth_kernel_in_single_precision_gives_a_machine_or_an_error_and_never_nonsense(solver):
+    d = ks.data.patches("train", count=1000, window=7)
+    with contextlib.suppress(DataError):
+        machine = fit(ks.kernels.Gaussian(), d.x, d.y, centers=200, ridge=1e-5, solver=solver)
+        assert float((machine(d.x) - d.y).square().mean()) < float(d.y.square().mean())
 
 
 # -- what is refused, before the work --------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ Among the functions :math:`f = \sum_j k(\cdot, z_j)\, \alpha_j + b` of p centers
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from ..errors import DataError, NonFiniteError, OutOfBudget
 from ..features.base import points_between
 from ..kernels.base import Kernel
 from ..progress import telling
-from ..solvers import Problem, Solution, Solver, shared
+from ..solvers import Newton, Problem, Solution, Solver, shared
 from .checking import closed, look_at, usable, within
 from .checkpoint import Checkpoint
 from .describing import described
@@ -45,6 +46,9 @@ from .watching import Errors, Telling
 
 #: The share of the memory that the products of a kernel may use, and what they have in any case.
 SHARE, LEAST = 0.25, 2**20
+
+#: How far an objective may be beyond what is possible, relative to that of a machine that is nought.
+CLOSE = {torch.float64: 1e-6, torch.float32: 1e-3}
 
 #: On how many validation points the error is taken after each pass, at least, and for one of how many points.
 WATCHED, EACH = 1000, 20
@@ -207,12 +211,33 @@ def _solved(solver: Solver, problem: Problem, watch: Telling, place: Checkpoint 
         how = (f"The same call goes on from {place.folder}." if place is not None
                else "Nothing was kept; pass checkpoint=, a folder, to go on after an interruption.")
         raise KeyboardInterrupt(f"Interrupted after pass {watch.passes:.3g}. {how}") from None
-    if not bool(solution.coefficients.isfinite().all() and solution.intercepts.isfinite().all()):
-        raise NonFiniteError(f"{solver!r} ended with NaN or infinite coefficients. Look at the kernel's numbers and at "
-                             'the points, raise ridge, or take solver="direct".')
+    _check_end(solver, problem, solution)
     if place is not None:
         _keep(place, solution, watch)
     return solution
+
+
+def _check_end(solver: Solver, problem: Problem, solution: Solution) -> None:
+    """Whether a machine came out that can be one.
+
+    Raises:
+        NonFiniteError: If a coefficient is NaN or infinite.
+        DataError: If the objective is none that the best machine could have.
+    """
+    if not bool(solution.coefficients.isfinite().all() and solution.intercepts.isfinite().all()):
+        raise NonFiniteError(f"{solver!r} ended with NaN or infinite coefficients. Look at the kernel's numbers and at "
+                             'the points, raise ridge, or take solver="direct".')
+    rest = problem.y - problem.mean() if problem.intercept else problem.y
+    # A machine that is nought has this error; other losses than the squared one are measured by other numbers.
+    most = float(problem.weighed(rest).mul(rest).mean(0).sum()) if not isinstance(solver, Newton) else math.inf
+    slack = CLOSE.get(problem.y.dtype, 1e-2) * most if math.isfinite(most) else 0.0
+    bad = [value for value in solution.objective if not -slack <= value <= most + slack]
+    if bad:
+        raise DataError(
+            f"{solver!r} ended at an objective of {bad[0]:.3g}, and the best machine has one from 0 to {most:.3g}: "
+            f"rounding in {str(problem.y.dtype)[6:]} has the last word for this kernel and this ridge. Take "
+            'solver="direct" or "cg" with enough memory, a larger ridge, or x.double().'
+        )
 
 
 def _keep(place: Checkpoint, solution: Solution, watch: Telling) -> None:
