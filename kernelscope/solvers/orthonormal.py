@@ -116,5 +116,5 @@ def lost(values: Tensor, p: int) -> tuple[str, ...]:
     near = float(values[-1]) < 30 * CUT[values.dtype] * float(values[0])
     if values.dtype != torch.float32 or kept == p or not near:
         return ()
-    return (f"In single precision {p - kept} of {p} directions of the centers are below rounding and were left out, and "
-            "this kernel is so smooth that they may count. Pass points in float64 for a lower objective.",)
+    return (f"In single precision {p - kept} of {p} directions of the centers are below rounding and were left out, "
+            "and this kernel is so smooth that they may count. Pass points in float64 for a lower objective.",)
