@@ -311,6 +311,25 @@ def test_outliers_pull_a_huber_machine_no_farther_the_farther_they_are():
     assert float((found[0] - clean)[1::10].abs().median()) < 0.1
 
 
+def test_classes_share_the_outputs_evenly():
+    x = points(100)
+    task = problem(Laplacian(1.0), x, targets("softmax", x), 20, (1e-4, 0.0), intercept=True)
+    solution = Newton("softmax").solve(task)
+    for values in (solution.coefficients, solution.intercepts):
+        assert float(values.sum(-1).abs().max()) < 1e-9 * float(values.abs().max())
+
+
+def test_what_a_constant_fits_takes_one_step():
+    x = points(50)
+    for name in ("huber", "squared"):
+        y = torch.full((50, 2), 0.1, dtype=torch.float64)
+        task = problem(Laplacian(1.0), x, y, 10, (1e-3, 0.0), intercept=True)
+        watch = Heard()
+        solution = Newton(name).solve(task, watch)
+        assert len(watch.states) == 1
+        torch.testing.assert_close(outputs(task, solution, 1), task.y, rtol=0.0, atol=1e-12)
+
+
 def test_single_precision_comes_as_near_as_it_can():
     x = points(200)
     task = problem(Laplacian(1.0), x, targets("softmax", x), 30, (1e-3,), intercept=True)

@@ -1,8 +1,9 @@
 r"""The curvature of an objective, about, from a sample of the points.
 
 The Hessian by the coordinates is :math:`F^T D F/n + 2\lambda` for features F of all points, with the weights and the
-curvatures of their losses in D. Points at a center have a feature that nearly no other point has, so no sample of few
-tells of them: they are all taken, and of the others ``SAMPLE`` for each center, who count for all that are left out.
+curvatures of their losses in D. Where that counts no more than the passes it saves, all points are taken. Of a sample,
+points at a center must not be missed, since each has a feature that nearly no other point has: they are all taken, and
+of the others at least ``SAMPLE`` for each center, who count for all that are left out.
 """
 
 from __future__ import annotations
@@ -14,9 +15,13 @@ from ..errors import NonFiniteError
 from .objective import Objective
 from .orthonormal import CUT
 from .preconditioner import at_no_center
+from .problem import Problem
 
-#: How many points for each center are taken, of those at a center and of the others.
+#: How many points for each center are taken at least, of those at a center and of the others.
 SAMPLE = 4
+
+#: How many multiplications for each kernel entry the curvature may take: those of about ten passes, which it saves.
+WORTH = 1000
 
 #: How often more is added to a diagonal, each time ten times as much: in the end, more than there was.
 TRIES = 20
@@ -26,7 +31,8 @@ class Sample:
     """Some points, who stand for all.
 
     Args:
-        objective: The objective, whose points are read once where they are many.
+        objective: The objective, whose points are read once where not all are taken.
+        many: How many points to take, of those at a center and of the others.
 
     Attributes:
         numbers: The numbers of the points, with shape (s,).
@@ -34,11 +40,11 @@ class Sample:
         passes: Which share of all points was read.
     """
 
-    def __init__(self, objective: Objective):
+    def __init__(self, objective: Objective, many: int):
         problem = objective.problem
-        n, p = problem.shape
+        n = len(problem.x)
         generator = torch.Generator().manual_seed(0)
-        if n <= (SAMPLE + 1) * p:
+        if n <= many:
             strata = [torch.arange(n)]
         else:
             far = torch.cat([at_no_center(problem, torch.arange(part.start, part.stop), block, objective.own).cpu()
@@ -46,16 +52,27 @@ class Sample:
             strata = [which.nonzero()[:, 0] for which in (~far, far) if bool(which.any())]
         numbers, shares = [], []
         for stratum in strata:
-            many = len(stratum) if len(strata) == 1 else SAMPLE * p
             some = stratum[torch.randperm(len(stratum), generator=generator)[:many]]
             numbers.append(some)
             shares.append(torch.full((len(some),), len(stratum) / len(some) / n, dtype=torch.float64))
         self.numbers, order = torch.cat(numbers).sort()
         self.weights = problem.weighed(torch.cat(shares)[order, None].to(problem.y), self.numbers)[:, 0]
-        self.passes = 0.0 if len(strata) == 1 else 1.0
+        self.passes = 0.0 if n <= many else 1.0
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    @staticmethod
+    def count(problem: Problem, factors: int) -> int:
+        """How many points to take of a problem with so many factors."""
+        n, p = problem.shape
+        return min(n, max((SAMPLE + 1) * p, WORTH * n // (p * factors)))
+
+
+def worth(problem: Problem, factors: int) -> bool:
+    """Whether so many factors count no more than the passes they save."""
+    n, p = problem.shape
+    return factors * min(n, (SAMPLE + 1) * p) * p <= WORTH * n
 
 
 class Curvature:
@@ -79,7 +96,7 @@ class Curvature:
         numbers = sample.numbers.to(outputs.device)
         d = loss.diagonal(loss.bends(outputs[numbers], problem.y[numbers, None])) * sample.weights[:, None, None]
         d = (d if apart else d.mean(-1, keepdim=True)).flatten(1)
-        self._apart, k = apart, objective.size
+        self._loss, self._apart, k = loss, apart, objective.size
         square = d.new_zeros(d.shape[1], k, k)
         for part, block in problem.some_rows(sample.numbers):
             features = objective.features(block)
@@ -98,7 +115,7 @@ class Curvature:
         k, r, c = g.shape
         columns = g.permute(1, 2, 0).reshape(r * c, k, 1) if self._apart else g.movedim(1, 0)
         found = torch.cholesky_solve(columns, self._factors)
-        return found.view(r, c, k).permute(2, 0, 1) if self._apart else found.movedim(0, 1)
+        return self._loss.felt(found.view(r, c, k).permute(2, 0, 1) if self._apart else found.movedim(0, 1))
 
 
 def _factor(square: Tensor) -> Tensor:

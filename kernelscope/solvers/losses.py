@@ -22,13 +22,7 @@ ROUNDING = 1e-4
 
 
 class Loss(ABC):
-    """A convex loss of outputs f and targets y, both with shape (n, ..., c).
-
-    Attributes:
-        apart: Whether it is a sum over outputs, so that each is fitted as if it were alone.
-    """
-
-    apart: bool = True
+    """A convex loss of outputs f and targets y, both with shape (n, ..., c)."""
 
     @abstractmethod
     def values(self, f: Tensor, y: Tensor) -> Tensor:
@@ -49,6 +43,10 @@ class Loss(ABC):
     def diagonal(self, bends: Tensor) -> Tensor:
         """The diagonals of the Hessians, with the shape of f."""
         return bends
+
+    def felt(self, v: Tensor) -> Tensor:
+        """Directions with shape (..., c), without what leaves the loss of every point as it is."""
+        return v
 
     def check(self, y: Tensor, weights: Tensor | None, intercept: bool) -> None:  # noqa: B027 most have nothing to refuse
         """Refuses targets that the loss has no meaning, or no minimum, for.
@@ -174,8 +172,6 @@ class Softmax(Loss):
         tensor([1.3863])
     """
 
-    apart = False
-
     def __repr__(self) -> str:
         return "Softmax()"
 
@@ -198,6 +194,10 @@ class Softmax(Loss):
 
     def diagonal(self, bends: Tensor) -> Tensor:
         return bends * _others(bends)
+
+    def felt(self, v: Tensor) -> Tensor:
+        # What is added to all outputs alike goes unnoticed.
+        return v - v.mean(-1, keepdim=True)
 
     def check(self, y: Tensor, weights: Tensor | None, intercept: bool) -> None:
         if y.shape[1] < 2 or bool((y < 0).any()) or bool(((y.sum(1) - 1).abs() > ROUNDING).any()):

@@ -23,7 +23,7 @@ from ..budget import as_words
 from ..errors import DataError, OutOfBudget
 from ..progress import counting
 from .base import Cost, Solver
-from .curvature import SAMPLE, Curvature, Sample
+from .curvature import Curvature, Sample, worth
 from .losses import Loss, as_loss
 from .objective import Objective
 from .problem import Problem
@@ -43,7 +43,7 @@ class _Walk:
 
     b: Tensor  # coordinates, with shape (k, r, c)
     first: Tensor  # the norm of the first gradient, with shape (r,)
-    begun: Tensor  # the first objective
+    begun: Tensor  # the first objective, or that of nought if it is larger: of its size is rounding
     objective: Tensor
     done: Tensor
     passes: Tensor
@@ -72,7 +72,7 @@ class Newton(Solver):
         Newton(Huber(delta=1.35))
     """
 
-    def __init__(self, loss: str | Loss = "logistic", *, tolerance: float = 1e-6, steps: int = 50, passes: int = 500):
+    def __init__(self, loss: str | Loss = "logistic", *, tolerance: float = 1e-6, steps: int = 100, passes: int = 1000):
         self.loss = as_loss(loss)
         self.steps, self.passes = as_count(steps, "steps", 1), as_count(passes, "passes", 1)
         if not 0 < tolerance < 1:
@@ -85,8 +85,8 @@ class Newton(Solver):
     def cost(self, problem: Problem) -> Cost:
         n, p = problem.shape
         m, passes, rounds = problem.outputs * len(problem.ridge), 40.0, 8.0
-        sample = min(n, 2 * SAMPLE * p)
         factors = m if self._apart(problem) else len(problem.ridge)
+        sample = Sample.count(problem, factors)
         operations = passes * 4.0 * n * p * m + 20.0 * p**3 + rounds * factors * (2.0 * sample + p) * p**2
         return Cost(operations, _memory(problem, factors), passes + rounds * sample / n)
 
@@ -105,10 +105,11 @@ class Newton(Solver):
                 f"{self!r} with {len(problem.z)} centers and {len(problem.x)} points takes {as_words(needed)}, and "
                 f"memory allows {as_words(problem.memory)}. Take fewer centers or ridges, or raise memory."
             )
-        watch = Watch() if watch is None else watch
+        watch, m = Watch() if watch is None else watch, problem.outputs * len(problem.ridge)
         objective = Objective(problem, self.loss)
         walk = _begun(objective) if watch.kept is None else _checked(watch.kept, objective)
-        sample = Sample(objective)
+        apart = self._apart(problem)
+        sample = Sample(objective, Sample.count(problem, m if apart else len(problem.ridge)))
         # What is read anew after an interruption is not counted again.
         walk.passes = walk.passes if watch.kept is not None else walk.passes + sample.passes
         notes: list[str] = []
@@ -127,10 +128,11 @@ class Newton(Solver):
         return Solution(coefficients, intercepts, state.objective, state.passes, tuple(walk.history.tolist()),
                         tuple(notes))
 
-    def _apart(self, problem: Problem) -> bool:
+    @staticmethod
+    def _apart(problem: Problem) -> bool:
         """Whether each output has a factor of its own: where it pays, and there is room."""
         m = problem.outputs * len(problem.ridge)
-        return self.loss.apart and _memory(problem, m) <= problem.memory
+        return worth(problem, m) and _memory(problem, m) <= problem.memory
 
     def _step(self, objective: Objective, sample: Sample, walk: _Walk) -> None:
         """A gradient, a direction, and the lowest point along it."""
@@ -138,8 +140,9 @@ class Newton(Solver):
         walk.passes = walk.passes + 1
         norm = _norm(gradient)
         if len(walk.history) == 1:
-            walk.first, walk.begun = norm, objective.value(outputs, walk.b)
-            walk.objective = walk.begun
+            walk.first, walk.objective = norm, objective.value(outputs, walk.b)
+            nothing = objective.value(torch.zeros_like(outputs), torch.zeros_like(walk.b))
+            walk.begun = torch.maximum(walk.objective, nothing)
         share = norm / walk.first.clamp(min=_tiny(norm))
         curvature = Curvature(objective, sample, outputs, self._apart(objective.problem))
         walk.passes = walk.passes + len(sample) / len(objective.problem.x)
