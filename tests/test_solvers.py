@@ -8,6 +8,7 @@ import torch
 import kernelscope as ks
 from kernelscope.errors import DataError, NonFiniteError, OutOfBudget
 from kernelscope.solvers import ConjugateGradient, Direct, Watch
+from kernelscope.solvers.orthonormal import spanning
 from tests.solver_problems import SOURCES, Table, excess, kernel_of, matrices, objective, posed, synthetic
 
 #: How far from the optimum each may end.
@@ -194,6 +195,22 @@ def test_what_single_precision_leaves_out_is_said_and_double_precision_and_copie
     double = SOLVERS[name].solve(posed(smooth, x, y, x[:60], ridge=1e-6))
     copied = SOLVERS[name].solve(posed(rough, x.float(), y.float(), x[:30].repeat(2, 1).float(), ridge=1e-6))
     assert double.notes == copied.notes == ()
+
+
+def test_more_ridges_than_are_factorised_one_by_one_have_their_optima_too(data):
+    problem = posed(*data, ridge=(1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6))
+    assert_optimal(problem, "cg", ConjugateGradient().solve(problem))
+
+
+@pytest.mark.parametrize(("name", "factor", "whole"), [("Laplacian", 1.0, True), ("Gaussian", 20.0, False)])
+def test_a_basis_is_orthonormal_and_spans_what_rounding_leaves(name, factor, whole):
+    x, _ = synthetic(80, 8)
+    gram = kernel_of(name, x, factor)(x)
+    basis, _ = spanning(gram)
+    values = torch.linalg.eigvalsh(gram)
+    assert (basis.shape[1] == 80) == whole == bool(values[0] > 1e-12 * values[-1])
+    one = torch.eye(basis.shape[1], dtype=torch.float64)
+    assert torch.allclose(basis.T @ gram @ basis, one, atol=1e-8 if whole else 1e-3)
 
 
 # -- passes ------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..budget import as_words
 from ..errors import OutOfBudget
 from .base import Cost, Solver
-from .orthonormal import CUT, check_block, lost, orthonormal
+from .orthonormal import CUT, check_block, spanning
 from .problem import Problem
 from .solution import Solution
 from .watch import State, Watch
@@ -43,7 +43,7 @@ class Direct(Solver):
                 f"{as_words(problem.memory)}. Take fewer centers, another solver, or raise memory."
             )
         n, _ = problem.shape
-        basis, sizes = orthonormal(problem.gram())
+        basis, lost = spanning(problem.gram())
         k, c = basis.shape[1], problem.outputs
         square, cross = basis.new_zeros(k, k), basis.new_zeros(k, c)
         first, size = basis.new_zeros(k), 0.0
@@ -60,8 +60,7 @@ class Direct(Solver):
         if problem.intercept:
             square -= first[:, None] * first
         values, vectors = torch.linalg.eigh(square)
-        notes = [*lost(sizes, len(problem.z))]
-        found = self._solution(problem, basis, values, vectors, vectors.T @ cross, first, mean, size, notes)
+        found = self._solution(problem, basis, values, vectors, vectors.T @ cross, first, mean, size, list(lost))
         if watch is not None:
             watch.heard(State(1.0, 0.0, found.objective, lambda: (found.coefficients, found.intercepts), dict))
         return found

@@ -107,6 +107,23 @@ def orthonormal(gram: Tensor) -> tuple[Tensor, Tensor]:
     return vectors[:, kept] / values[kept].sqrt(), values[kept]
 
 
+def spanning(gram: Tensor) -> tuple[Tensor, tuple[str, ...]]:
+    r"""An orthonormal basis, with shape (p, k), and what to say of it; without eigenvalues where they are not needed.
+
+    With :math:`K_{zz} = L L^T` the columns of :math:`L^{-T}` are such a basis, for a part of the work. It is taken
+    where nothing is to be left out: the smallest eigenvalue is at least :math:`1/\mathrm{tr}\, K_{zz}^{-1}`, that is
+    :math:`1/|L^{-1}|_F^2`, and the largest at most the largest sum of a row.
+    """
+    factor, failed = torch.linalg.cholesky_ex(checked(gram))
+    if not int(failed):
+        basis = torch.linalg.solve_triangular(factor, torch.eye(len(gram)).to(gram), upper=False).T
+        largest = float(gram.abs().sum(1).max())
+        if float(basis.square().sum()) * 10 * CUT[gram.dtype] * largest < 1:
+            return basis, ()
+    basis, values = orthonormal(gram)
+    return basis, lost(values, len(gram))
+
+
 def lost(values: Tensor, p: int) -> tuple[str, ...]:
     """What to say of directions of p centers that were left out, where eigenvalues stand on both sides of the cut.
 

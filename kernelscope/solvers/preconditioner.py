@@ -23,7 +23,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .orthonormal import CUT, check_block, lost, orthonormal
+from .orthonormal import CUT, check_block, spanning
 from .problem import Problem
 
 #: From columns of vectors to their products with a matrix.
@@ -31,6 +31,9 @@ Product = Callable[[Tensor], Tensor]
 
 #: How near a point's features are to a center's, relative to their squared length, where both are the same point.
 SAME = {torch.float64: 1e-12, torch.float32: 1e-6}
+
+#: For how many ridges factors are less work than eigenvectors for all.
+SOME = 4
 
 #: What inner steps leave of a residual: less would be lost in the difference between a sample and all points.
 ENOUGH = 0.03
@@ -80,7 +83,7 @@ class Full(Preconditioner):
 
     def __init__(self, problem: Problem):
         gram = problem.gram()
-        basis, sizes = orthonormal(gram)
+        basis, self.notes = spanning(gram)
         n, p = problem.shape
         some = torch.randperm(n, generator=torch.Generator().manual_seed(0))[:self.SAMPLE * p].sort().values
         square, first = basis.new_zeros(basis.shape[1], basis.shape[1]), basis.new_zeros(basis.shape[1])
@@ -100,9 +103,8 @@ class Full(Preconditioner):
         square, first = square / len(some), first / len(some)
         if problem.intercept:
             square -= first[:, None] * first
-        values, vectors = torch.linalg.eigh(square)
-        self._basis, self._values = basis @ vectors, values.clamp(min=0.0)
-        self.size, self.passes, self.notes = basis.shape[1], len(some) / n, lost(sizes, p)
+        self._basis, self._inverse = basis, _inverse(square, problem.ridge, problem.outputs)
+        self.size, self.passes = basis.shape[1], len(some) / n
 
     def lift(self, b: Tensor) -> Tensor:
         return self._basis @ b
@@ -114,8 +116,25 @@ class Full(Preconditioner):
         return b
 
     def apply(self, r: Tensor, ridges: Tensor) -> Tensor:
-        floor = float(self._values[-1]) * torch.finfo(r.dtype).eps
-        return r / (self._values[:, None] + ridges).clamp(min=floor)
+        return self._inverse(r, ridges)
+
+
+def _inverse(square: Tensor, ridges: tuple[float, ...], c: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """The inverse of a matrix with each ridge, for c columns of each: by a factor for each of some ridges."""
+    if len(ridges) <= SOME:
+        one = torch.eye(len(square)).to(square)
+        found = [torch.linalg.cholesky_ex(square + ridge * one) for ridge in ridges]
+        spread = [factor.diagonal().min() / factor.diagonal().max() for factor, _ in found]
+        # Where rounding has had a part in the smallest pivots, eigenvalues tell what can be inverted.
+        if all(not int(failed) and float(s)**2 > 1e3 * torch.finfo(s.dtype).eps
+               for (_, failed), s in zip(found, spread, strict=True)):
+            factors = [factor for factor, _ in found]
+            return lambda r, _: torch.cat([torch.cholesky_solve(own, factor) for own, factor in
+                                           zip(r.split(c, 1), factors, strict=True)], 1)
+    values, vectors = torch.linalg.eigh(square)
+    values = values.clamp(min=0.0)[:, None]
+    floor = float(values[-1]) * torch.finfo(values.dtype).eps
+    return lambda r, each: vectors @ ((vectors.T @ r) / (values + each).clamp(min=floor))
 
 
 def at_no_center(problem: Problem, numbers: Tensor, block: Tensor, own: Tensor) -> Tensor:
