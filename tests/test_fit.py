@@ -245,9 +245,8 @@ def test_the_validation_error_after_the_last_pass_is_that_of_the_machine():
     assert passes == sorted(passes)
 
 
-def problem_of(n, p, memory=10**9, d=4):
-    x = torch.zeros(1, d).expand(n, d)
-    k = ks.kernels.Gaussian(bandwidth=1.0)
+def problem_of(n, p, memory=10**9, d=4, k=K):
+    x = torch.linspace(0, 9, 100)[:, None].expand(100, d).repeat(n // 100, 1) + torch.linspace(0, 1, n)[:, None]
     return Problem(k, k.points(x), torch.zeros(1, 1).expand(n, 1), k.points(x[:p]), memory=memory)
 
 
@@ -261,10 +260,18 @@ def test_the_solver_that_is_chosen_fits_and_counts_fewest(n, p, memory, name):
     _, plan = planned(problem, None, "")
     assert plan.name == name
     costs = {other: choice.make(problem).cost(problem) for other, choice in plans.CHOICES.items()}
+    assert not plans.is_smooth(problem)
     counted = {other: plans.CHOICES[other].times * total(problem, cost) for other, cost in costs.items()
                if cost.memory <= 0.75 * memory}
     assert counted[name] == min(counted.values())
     assert all(other in plan.why for other in costs if other != name)
+
+
+def test_of_a_kernel_too_smooth_for_rounding_the_deflated_gradients_are_not_chosen():
+    problem = problem_of(10**5, 20_000, 2 * 10**8, k=ks.kernels.Gaussian(bandwidth=9.0))
+    assert plans.is_smooth(problem)
+    assert planned(problem, None, "")[1].name == "eigenpro"
+    assert planned(problem_of(10**5, 20_000, 2 * 10**8), None, "")[1].name == "cg, two-level"
 
 
 def test_a_solver_is_taken_by_name_or_as_it_is():

@@ -20,24 +20,26 @@ from ..budget import as_words
 from ..errors import DataError, OutOfBudget
 from ..features.base import points_between
 from ..solvers import ConjugateGradient, Cost, Direct, EigenPro, Problem, Solver
+from ..solvers.orthonormal import CUT
 from ..solvers.problem import SHARE
 
 
 class Choice(NamedTuple):
-    """A solver to choose from, and how many times its operations count."""
+    """A solver to choose from, and how many times its operations count; of kernels that are too smooth for rounding."""
 
     make: Callable[[Problem], Solver]
     times: float
+    smooth: float
 
 
 #: Every solver that is chosen from, the plainest first.
 CHOICES: dict[str, Choice] = {
-    "direct": Choice(lambda problem: Direct(), 1.0),
-    "cg": Choice(lambda problem: ConjugateGradient("full"), 6.0),
-    # Of a smooth kernel with a small ridge it may not reach the end.
-    "cg, two-level": Choice(lambda problem: ConjugateGradient("two-level"), 50.0),
+    "direct": Choice(lambda problem: Direct(), 1.0, 1.0),
+    "cg": Choice(lambda problem: ConjugateGradient("full"), 6.0, 6.0),
+    # Of a smooth kernel it may not reach the end, and in single precision leave the way.
+    "cg, two-level": Choice(lambda problem: ConjugateGradient("two-level"), 50.0, 1e4),
     # It ends near the smallest objective, and not at it.
-    "eigenpro": Choice(lambda problem: EigenPro(), 200.0),
+    "eigenpro": Choice(lambda problem: EigenPro(), 200.0, 200.0),
 }
 
 #: What the user can ask for by name, and which of these it stands for.
@@ -109,9 +111,19 @@ def planned(problem: Problem, solver: Solver | str | None, words: str, said: str
     costs = {name: candidates[name].cost(problem) for name in names}
     _check_room(problem, costs)
     room = [name for name in names if _all_memory(problem, costs[name]) <= problem.memory]
-    name = said if said in names else min(room, key=lambda name: CHOICES[name].times * total(problem, costs[name]))
+    smooth = len(room) > 1 and is_smooth(problem)
+    times = {name: CHOICES[name].smooth if smooth else CHOICES[name].times for name in room}
+    name = said if said in names else min(room, key=lambda name: times[name] * total(problem, costs[name]))
     return candidates[name], _plan(problem, words, name, candidates[name], costs[name],
                                    _why(problem, name, costs, solver))
+
+
+def is_smooth(problem: Problem) -> bool:
+    """Whether some of what the centers span is below rounding, as few of them show."""
+    order = torch.randperm(len(problem.z), generator=torch.Generator().manual_seed(0))[:SIDE].sort().values
+    some = problem.z.chosen(order.tolist())
+    values = torch.linalg.eigvalsh(problem.kernel(some).to(problem.y.dtype))
+    return bool(values[0] < CUT[problem.y.dtype] * values[-1])
 
 
 def total(problem: Problem, cost: Cost) -> float:
