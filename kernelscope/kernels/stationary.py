@@ -23,7 +23,7 @@ from .of_distance import Stationary
 LOG2E = math.log2(math.e)
 
 #: :math:`e^{-r/b}`, for programs.
-EXPONENTIAL = Profile("exponential", 1 / LOG2E, steep=True)
+EXPONENTIAL = Profile("exponential", 1 / LOG2E, math.log(2), steep=True)
 
 
 class Gaussian(Fused):
@@ -56,7 +56,7 @@ class Gaussian(Fused):
 
     @property
     def _profile(self) -> Profile:
-        return Profile("gaussian", math.sqrt(2 / LOG2E))
+        return Profile("gaussian", math.sqrt(2 / LOG2E), math.log(2))
 
     def _values(self, t: Tensor) -> Tensor:
         return (-t / 2).exp()
@@ -140,7 +140,8 @@ class Matern(Fused):
     def _profile(self) -> Profile:
         if self.nu == 0.5:
             return EXPONENTIAL
-        return Profile(f"matern {2 * self.nu:g}/2", 1 / math.sqrt(2 * self.nu))
+        slope = {1.5: 1 / 2, 2.5: 1 / 6}[self.nu]
+        return Profile(f"matern {2 * self.nu:g}/2", 1 / math.sqrt(2 * self.nu), slope)
 
     def _values(self, t: Tensor) -> Tensor:
         t = root(2 * self.nu * t)

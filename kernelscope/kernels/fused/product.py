@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..distances import TOLERATED
+
 #: How vectors are rounded, and how their products are taken. Values of the kernel and weights are not rounded so, since
 #: errors in them are not those of a kernel: they keep 22 bits in all precisions, in two halves.
 PRECISIONS = {"exact": (torch.float32, "ieee"), "tf32x3": (torch.float32, "tf32x3"), "bf16": (torch.bfloat16, "tf32")}
@@ -37,11 +39,13 @@ class Profile(NamedTuple):
     Attributes:
         name: The function, as the program calls it.
         unit: The unit in bandwidths.
-        steep: Whether the function falls steeply from nought on, so that rounding of small distances is seen.
+        slope: How fast it falls at most with the squared distance; with the distance, where it is steep.
+        steep: Whether it falls like the distance near nought, so that rounding of small distances is seen.
     """
 
     name: str
     unit: float
+    slope: float
     steep: bool = False
 
 
@@ -130,11 +134,10 @@ def _launched(x: Vectors, z: Vectors, w: Tensor, profile: Profile, precision: st
     each = -(-m // (shares * tiles.columns)) * tiles.columns
     shares = -(-m // each)
     partial, (high, low, scale) = w.new_empty(shares, n, c), halves(w) if tiles.outputs > 1 else (w, w, None)
-    eps, bandwidth = torch.finfo(torch.float32).eps, 1 / profile.unit
-    # A product is off by some eps of |x|^2 + |z|^2; pairs are too close where the kernel would be off by 32 eps for it,
-    # and where they may be copies of one point, for which it is 1.
-    edge = (1 / (64 * bandwidth)) ** 2 if profile.steep else 64 * bandwidth**2
-    least = (8 + d / 4) * eps
+    # A product is off by some eps of |x|^2 + |z|^2; pairs are too close where the kernel would be off by so many eps for
+    # each of these, and where they may be copies of one point, for which it is 1.
+    edge = (profile.slope / (2 * TOLERATED)) ** 2 if profile.steep else TOLERATED / profile.slope
+    least = (8 + d / 4) * torch.finfo(torch.float32).eps
     grid = -(-n // tiles.rows), shares, -(-c // tiles.outputs)
     # A program starts on the GPU that is current, which need not be the one that holds the vectors.
     with torch.cuda.device_of(w):
