@@ -134,8 +134,8 @@ def _launched(x: Vectors, z: Vectors, w: Tensor, profile: Profile, precision: st
     each = -(-m // (shares * tiles.columns)) * tiles.columns
     shares = -(-m // each)
     partial, (high, low, scale) = w.new_empty(shares, n, c), halves(w) if tiles.outputs > 1 else (w, w, None)
-    # A product is off by some eps of |x|^2 + |z|^2; pairs are too close where the kernel would be off by many for each of
-    # these, and where they may be copies of one point, for which it is 1.
+    # A product is off by some eps of |x|^2 + |z|^2. Pairs are too close where that is many eps of the kernel, and where
+    # they may be copies of one point, for which it is 1.
     edge = (profile.slope / (2 * TOLERATED)) ** 2 if profile.steep else TOLERATED / profile.slope
     least = (8 + d / 4) * torch.finfo(torch.float32).eps
     grid = -(-n // tiles.rows), shares, -(-c // tiles.outputs)
