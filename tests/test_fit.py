@@ -181,6 +181,14 @@ def test_a_bandwidth_that_is_left_open_is_the_median_distance_of_the_points():
     assert mixed.kernel.parts[0].bandwidth == ks.kernels.median_bandwidth(X)
 
 
+def test_a_bandwidth_that_is_being_learned_is_a_number_to_a_fit():
+    bandwidth = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    machine = fit(ks.kernels.Laplacian(bandwidth=bandwidth), x=X.clone().requires_grad_(), centers=Z, ridge=1e-3)
+    assert not machine.coefficients.requires_grad
+    assert_close(machine.coefficients, fit(centers=Z, ridge=1e-3).coefficients)
+    assert bandwidth.grad is None
+
+
 def test_points_of_any_shape_are_vectors():
     x = X.view(N, D, 1, 1)
     assert_close(fit(x=x, centers=Z.view(P, D, 1, 1), ridge=1e-3)(x), fit(centers=Z, ridge=1e-3)(X))

@@ -118,6 +118,14 @@ def test_a_later_change_of_the_users_tensors_changes_no_machine():
     assert torch.equal(machine(x), before)
 
 
+def test_a_bandwidth_that_is_being_learned_is_kept_as_a_number(tmp_path):
+    k = ks.kernels.Gaussian(bandwidth=torch.tensor(1.5, requires_grad=True))
+    machine = ks.KernelMachine(k, points(5), points(5, 2))
+    machine.save(tmp_path / "m")
+    assert torch.equal(ks.KernelMachine.load(tmp_path / "m")(points(3)), machine(points(3)))
+    assert machine.contributions(points(3)).check().ok
+
+
 def test_a_machine_says_itself_in_a_sentence():
     assert repr(machine_of(KERNELS["Gaussian"])) == (
         "KernelMachine(Gaussian(bandwidth=1.5), 5 centers, 2 outputs, with an intercept)")

@@ -54,6 +54,7 @@ CLOSE = {torch.float64: 1e-6, torch.float32: 1e-3}
 WATCHED, EACH = 1000, 20
 
 
+@torch.no_grad()
 def fit(k: Kernel, x: Any, y: Any = None, *, centers: Any = None, ridge: float | Sequence[float] = 0.0,
         intercept: bool = False, solver: Solver | str | None = None, weights: Any = None, validation: Any = None,
         checkpoint: str | os.PathLike[str] | None = None, memory: int | str = "1GB", seed: int = 0,

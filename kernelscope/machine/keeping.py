@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from ..arguments import as_path, as_switch
@@ -67,6 +68,7 @@ def load(kind: type[KernelMachine], path: str | os.PathLike[str], kernel: Kernel
     return kind(kernel, centers, coefficients, intercept, fitting=fitting)
 
 
+@torch.no_grad()
 def probe(kernel: Kernel, centers: Any) -> Tensor:
     """The kernel of the first centers."""
     points = kernel.points(centers)

@@ -84,6 +84,7 @@ class KernelMachine:
         values = self.kernel.matmul(self.kernel.points(x), self._points, self.coefficients)
         return values + self.intercept.to(values)
 
+    @torch.no_grad()
     def contributions(self, x: Any, memory: int | str = "1GB") -> Contributions:
         r"""What each center adds at points: :math:`k(x, z_j)\, \alpha_j`, with shape :math:`(q, c, p)`.
 

@@ -99,7 +99,8 @@ class ConjugateGradient(Solver):
             return Cost(passes * 8.0 * n * p * m + 4.0 * sample * p * p + 40.0 * p**3, 4.0 * p * p * item + walk,
                         passes + sample / n)
         inner = 4.0 * self._steps(problem) * m * p * p * passes
-        return Cost(passes * 8.0 * n * p * m + inner, 6.0 * p * min(self.rank, p) * 8 + walk, passes)
+        return Cost(passes * 8.0 * n * p * m + inner, 6.0 * p * min(self.rank, p) * 8 + walk, passes,
+                    2.0 * self._steps(problem) * p * p * passes)
 
     def solve(self, problem: Problem, watch: Watch | None = None, start: Tensor | None = None) -> Solution:
         """The solution for each ridge of the problem.
