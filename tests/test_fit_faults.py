@@ -188,8 +188,8 @@ def test_ctrl_c_keeps_what_was_done_and_says_how_to_go_on(tmp_path, monkeypatch,
 
 
 SOLVERS = {
-    "cg": ConjugateGradient("full", tolerance=1e-6),
-    "two-level": ConjugateGradient("two-level", rank=9, passes=6),
+    "cg": ConjugateGradient("full", passes=7),
+    "two-level": ConjugateGradient("two-level", rank=9, passes=4),
     "eigenpro": EigenPro(sample=100, batch=64, tolerance=0.1),
     "eigenpro 2": EigenPro(2, batch=64, tolerance=0.1),
 }
