@@ -339,6 +339,21 @@ def test_single_precision_comes_as_near_as_it_can():
     assert float((outputs(single, rough).double() - outputs(task, truth)).abs().max()) < 1e-3
 
 
+def test_single_precision_says_where_it_has_the_last_word():
+    x = points(300)
+    task = problem(Gaussian(8.0), x.float(), targets("softmax", x).float(), 60, (1e-2, 0.0), intercept=True)
+    watch = Heard()
+    solution = Newton("softmax").solve(task, watch)
+    assert len(solution.notes) == 1
+    assert "With ridge 0 the rounding of float32 has the last word" in solution.notes[0]
+    falls = torch.tensor([state[2] for state in watch.states])
+    assert bool((falls[1:] <= falls[:-1] * (1 + 1e-6)).all())
+    # What is told is what the coefficients do.
+    f = outputs(task, solution)
+    own = float((solution.coefficients[0] * (task.gram() @ solution.coefficients[0])).sum())
+    assert solution.objective[0] == pytest.approx(float(plain(Softmax(), f, task.y).mean()) + 1e-2 * own, rel=1e-4)
+
+
 def test_one_class_alone_is_refused():
     x = points(20)
     ones = torch.ones(20, 1, dtype=torch.float64)

@@ -36,6 +36,12 @@ FORCING = 0.1
 #: What may be left of the slope where a search along a line ends, and how many points it looks at.
 FLAT, LOOKS = 0.1, 100
 
+#: How many times as much as is negligible a step must have promised, for it to matter that it was lost to rounding.
+LOST = 10.0
+
+#: The outputs of all points, with shape (n, r, c), and the gradient.
+_Seen = tuple[Tensor, Tensor]
+
 
 @dataclass
 class _Walk:
@@ -46,6 +52,7 @@ class _Walk:
     begun: Tensor  # the first objective, or that of nought if it is larger: of its size is rounding
     objective: Tensor
     done: Tensor
+    lost: Tensor  # whether rounding ended it
     passes: Tensor
     history: Tensor
 
@@ -110,18 +117,25 @@ class Newton(Solver):
         walk = _begun(objective) if watch.kept is None else _checked(watch.kept, objective)
         apart = self._apart(problem)
         sample = Sample(objective, Sample.count(problem, m if apart else len(problem.ridge)))
-        # What is read anew after an interruption is not counted again.
-        walk.passes = walk.passes if watch.kept is not None else walk.passes + sample.passes
+        here = objective.gradient(walk.b)
+        if watch.kept is None:
+            # What is read anew after an interruption is not counted again.
+            walk.passes = walk.passes + sample.passes + 1
+            walk.first, walk.objective = _norm(here[1]), objective.value(here[0], walk.b)
+            nothing = objective.value(torch.zeros_like(here[0]), torch.zeros_like(walk.b))
+            walk.begun = torch.maximum(walk.objective, nothing)
         notes: list[str] = []
         with counting(self.passes, "fit", "pass") as done:
             done(int(walk.passes))
             while not bool(walk.done.all()) and not notes:
                 before = int(walk.passes)
-                self._step(objective, sample, walk)
+                here = self._step(objective, sample, walk, here)
                 done(int(walk.passes) - before)
                 stopped = watch.heard(_state(objective, walk))
                 if not bool(walk.done.all()) and (stopped or float(walk.passes) >= self.passes):
                     notes.append(self._ended(objective, walk, stopped))
+        if bool(walk.lost.any()):
+            notes.append(_lost(objective, walk))
         state = _state(objective, walk)
         coefficients, intercepts = state.coefficients()
         assert state.objective is not None
@@ -134,27 +148,29 @@ class Newton(Solver):
         m = problem.outputs * len(problem.ridge)
         return worth(problem, m) and _memory(problem, m) <= problem.memory
 
-    def _step(self, objective: Objective, sample: Sample, walk: _Walk) -> None:
-        """A gradient, a direction, and the lowest point along it."""
-        outputs, gradient = objective.gradient(walk.b)
-        walk.passes = walk.passes + 1
-        norm = _norm(gradient)
-        if len(walk.history) == 1:
-            walk.first, walk.objective = norm, objective.value(outputs, walk.b)
-            nothing = objective.value(torch.zeros_like(outputs), torch.zeros_like(walk.b))
-            walk.begun = torch.maximum(walk.objective, nothing)
-        share = norm / walk.first.clamp(min=_tiny(norm))
+    def _step(self, objective: Objective, sample: Sample, walk: _Walk, here: _Seen) -> _Seen:
+        """From what is seen here a direction, the lowest point along it, and what is seen there."""
+        outputs, gradient = here
         curvature = Curvature(objective, sample, outputs, self._apart(objective.problem))
         walk.passes = walk.passes + len(sample) / len(objective.problem.x)
-        forcing = share.sqrt().clamp(max=FORCING)
-        s, change = self._direction(objective, curvature, outputs, gradient, forcing, walk)
+        share = _norm(gradient) / walk.first.clamp(min=_tiny(walk.first))
+        s, change = self._direction(objective, curvature, outputs, gradient, share.sqrt().clamp(max=FORCING), walk)
         promised = -(gradient * s).sum((0, 2)).double() / 2
-        t, reached = _lowest(objective, outputs, change, walk, s)
-        walk.b, walk.objective = walk.b + t.to(s)[:, None] * s, reached
-        floor = 8 * torch.finfo(s.dtype).eps * walk.begun.abs()
-        # Where no step lowers the objective, rounding has the last word.
-        walk.done = walk.done | (promised <= self.tolerance * walk.objective.abs() + floor) | (t == 0)
+        b = walk.b + _lowest(objective, outputs, change, walk, s).to(s)[:, None] * s
+        del change  # before as much again is needed
+        there = objective.gradient(b)
+        walk.passes = walk.passes + 1
+        value, eps = objective.value(there[0], b), torch.finfo(b.dtype).eps
+        noise, negligible = 8 * eps * walk.begun, self.tolerance * walk.objective
+        # Outputs of the new coordinates are not those that were foreseen, where coefficients cancel each other.
+        worse = value > (1 + 8 * eps) * walk.objective
+        stuck = worse | (walk.objective - value <= noise)
+        walk.lost = walk.lost | ~walk.done & stuck & (promised > LOST * (negligible + noise))
+        walk.done = walk.done | stuck | (promised <= negligible + noise)
+        walk.b, walk.objective = torch.where(worse[:, None], walk.b, b), torch.where(worse, walk.objective, value)
+        share = torch.where(worse, share, _norm(there[1]) / walk.first.clamp(min=_tiny(walk.first)))
         walk.history = torch.cat([walk.history, share.max().view(1).to(walk.history)])
+        return there
 
     def _direction(self, objective: Objective, curvature: Curvature, outputs: Tensor, gradient: Tensor, forcing: Tensor,
                    walk: _Walk) -> tuple[Tensor, Tensor]:
@@ -184,15 +200,25 @@ class Newton(Solver):
         return s, change
 
     def _ended(self, objective: Objective, walk: _Walk, stopped: bool) -> str:
-        ridges = zip(objective.problem.ridge, walk.done.tolist(), strict=True)
-        left = ", ".join(f"{ridge:g}" for ridge, done in ridges if not done)
-        said = (f"With ridge {left} it has not converged: after {float(walk.passes):.3g} passes the gradient is still "
-                f"{float(walk.history[-1]):.1e} of what it was at the start")
+        said = (f"With ridge {_which(objective, ~walk.done)} it has not converged: after {float(walk.passes):.3g} "
+                f"passes the gradient is still {float(walk.history[-1]):.1e} of what it was at the start")
         return f"{said}. It was asked to stop." if stopped else f"{said}. Raise passes or the ridge."
 
 
-def _lowest(objective: Objective, outputs: Tensor, change: Tensor, walk: _Walk, s: Tensor) -> tuple[Tensor, Tensor]:
-    """How far to go along s, for each ridge, and the objective there; 0 where it cannot be lowered."""
+def _which(objective: Objective, these: Tensor) -> str:
+    """Some of the ridges, in words."""
+    return ", ".join(f"{ridge:g}" for ridge, this in zip(objective.problem.ridge, these.tolist(), strict=True) if this)
+
+
+def _lost(objective: Objective, walk: _Walk) -> str:
+    dtype = str(walk.b.dtype)[6:]
+    finer = " Pass the points in float64, or raise the ridge." if dtype == "float32" else " Raise the ridge."
+    return (f"With ridge {_which(objective, walk.lost)} the rounding of {dtype} has the last word: the gradient is "
+            f"{float(walk.history[-1]):.1e} of what it was at the start, and no step lowers the objective.{finer}")
+
+
+def _lowest(objective: Objective, outputs: Tensor, change: Tensor, walk: _Walk, s: Tensor) -> Tensor:
+    """How far to go along s, for each ridge; 0 where the objective cannot be lowered."""
     at = lambda t: objective.along(outputs, change, walk.b, s, t)
     low = torch.zeros_like(walk.objective)
     high, t = torch.full_like(low, torch.inf), torch.ones_like(low)
@@ -214,15 +240,13 @@ def _lowest(objective: Objective, outputs: Tensor, change: Tensor, walk: _Walk, 
         inside = (newton > low) & (newton < torch.minimum(high, 10 * t))
         t = torch.where(inside, newton, between)
     # Where the search ended before, at the last point from which it still goes down.
-    best = torch.where(settled, best, low)
-    return best, torch.where(down, at(best)[0], walk.objective)
+    return torch.where(settled, best, low)
 
 
 def _begun(objective: Objective) -> _Walk:
-    nothing = torch.zeros_like(objective.ridges)
-    double = nothing.double()
-    return _Walk(objective.begin(), nothing, double, double, nothing.bool(), torch.zeros((), dtype=torch.float64),
-                 torch.ones(1, dtype=torch.float64))
+    nothing, no = torch.zeros_like(objective.ridges), torch.zeros_like(objective.ridges, dtype=torch.bool)
+    return _Walk(objective.begin(), nothing, nothing.double(), nothing.double(), no, no,
+                 torch.zeros((), dtype=torch.float64), torch.ones(1, dtype=torch.float64))
 
 
 def _state(objective: Objective, walk: _Walk) -> State:
