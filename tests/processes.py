@@ -12,11 +12,11 @@ from kernelscope.data.points import as_points
 from kernelscope.errors import DataError, ProcessLost
 from kernelscope.kernels import Laplacian
 from kernelscope.machine.watching import Telling
-from kernelscope.solvers import ConjugateGradient, Direct, EigenPro, Problem, Watch
+from kernelscope.solvers import ConjugateGradient, Direct, EigenPro, Newton, Problem, Watch
 from kernelscope.solvers.shards import Ranks, shared
 
 SOLVERS = {"full": ConjugateGradient("full"), "two-level": ConjugateGradient("two-level", rank=10),
-           "direct": Direct(), "eigenpro": EigenPro(epochs=2)}
+           "direct": Direct(), "eigenpro": EigenPro(epochs=2), "newton": Newton("huber", tolerance=1e-12)}
 
 
 def problem(memory=10**6, n=300, p=47, **more):

@@ -73,10 +73,11 @@ class Objective:
 
     def gradient(self, b: Tensor) -> tuple[Tensor, Tensor]:
         """In one pass: the outputs of all points, with shape (n, r, c), and the gradient, with the shape of b."""
-        outputs, total, sums = self._begun(b)
         alpha, constant = self._lifted(b)
+        own = self.problem.own(alpha)
+        outputs, total, sums = self._begun(own)
         for part, block in self._rows():
-            f = (block @ alpha + constant).view(-1, *b.shape[1:])
+            f = (self.problem.summed(block @ own) + constant).view(-1, *b.shape[1:])
             outputs[part] = f
             total, sums = self._added(total, sums, block, part, self.loss.slopes(f, self._y(part)))
             if not bool(total.sum().isfinite()):
@@ -85,10 +86,11 @@ class Objective:
 
     def product(self, outputs: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """In one pass: how outputs change along v, and the Hessian at outputs times v, with the shape of v."""
-        along, total, sums = self._begun(v)
         alpha, constant = self._lifted(v)
+        own = self.problem.own(alpha)
+        along, total, sums = self._begun(own)
         for part, block in self._rows():
-            change = (block @ alpha + constant).view(-1, *v.shape[1:])
+            change = (self.problem.summed(block @ own) + constant).view(-1, *v.shape[1:])
             along[part] = change
             bends = self.loss.bends(outputs[part], self._y(part))
             total, sums = self._added(total, sums, block, part, self.loss.bent(bends, change))
@@ -119,7 +121,7 @@ class Objective:
 
     def _rows(self) -> Iterator[tuple[slice, Tensor]]:
         _, r, c = self.shape
-        return self.problem.rows(each=6 * r * c * self._basis.dtype.itemsize)
+        return self.problem.own_rows(each=6 * r * c * self._basis.dtype.itemsize)
 
     def _pieces(self) -> Iterator[slice]:
         _, r, c = self.shape
@@ -134,9 +136,9 @@ class Objective:
         """What points with shape (m, r) add to a mean."""
         return self.problem.weighed(values, part).double().sum(0) / len(self.problem.x)
 
-    def _begun(self, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        (n, p), (_, r, c) = self.problem.shape, self.shape
-        return b.new_empty(n, r, c), b.new_zeros(p, r * c), b.new_zeros(r * c)
+    def _begun(self, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        _, r, c = self.shape
+        return own.new_empty(len(self.problem.x), r, c), torch.zeros_like(own), own.new_zeros(r * c)
 
     def _lifted(self, b: Tensor) -> tuple[Tensor, Tensor]:
         """Coefficients with shape (p, rc), and what is added to each output, with shape (rc,)."""
@@ -149,5 +151,6 @@ class Objective:
 
     def _lowered(self, total: Tensor, sums: Tensor) -> Tensor:
         """From sums over points to the mean's gradient by the coordinates."""
+        total = self.problem.gathered(total)
         below = [self._basis.T @ total, sums[None]] if self.problem.intercept else [self._basis.T @ total]
         return torch.cat(below).view(self.shape) / len(self.problem.x)
