@@ -449,6 +449,19 @@ def test_scipy_agrees_about_the_gradient_of_the_objective():
     assert check_grad(value, slope, points(4).numpy().ravel()) < 1e-6
 
 
+def test_a_fit_chooses_among_ridges_by_the_loss_that_it_minimises():
+    x = points(200)
+    y, half = targets("softmax", x), slice(0, 100)
+    fitted = lambda y: ks.fit(Gaussian(1.5), x[half], y[half], ridge=[1e-1, 1e-3, 1e-12], intercept=True, centers=30,
+                              progress=False, validation=(x[100:], y[100:]), solver=Newton("softmax"))
+    machine = fitted(y)
+    truth = [float(plain(Softmax(), machine.at(ridge)(x[100:]), y[100:]).mean()) for ridge in machine.fitting.ridges]
+    assert machine.fitting.validation.tolist() == pytest.approx(truth, rel=1e-10)
+    assert machine.fitting.ridge == machine.fitting.ridges[int(np.argmin(truth))] == 1e-3
+    with pytest.raises(DataError, match="rows that sum to 1"):
+        fitted(torch.cat([y[half], 2 * y[half]]))
+
+
 def test_a_fit_takes_the_solver_for_its_loss():
     x = points(60)
     y = targets("huber", x, c=1)[:, 0]

@@ -26,7 +26,7 @@ from ..errors import DataError, NonFiniteError, OutOfBudget
 from ..features.base import points_between
 from ..kernels.base import Kernel
 from ..progress import telling
-from ..solvers import Newton, Problem, Solution, Solver, shared
+from ..solvers import Loss, Newton, Problem, Solution, Solver, shared
 from .checking import closed, look_at, usable, within
 from .checkpoint import Checkpoint
 from .describing import described
@@ -76,7 +76,7 @@ def fit(k: Kernel, x: Any, y: Any = None, *, centers: Any = None, ridge: float |
         solver: ``"direct"``, ``"cg"``, ``"eigenpro"``, a solver of ``ks.solvers``; or ``None`` to take the one with
             the fewest operations that fits into memory.
         weights: The weight of each point, with shape (n,); only their ratios matter.
-        validation: Points and targets to measure the error on, ``(x, y)``.
+        validation: Points and targets to measure the error on, ``(x, y)``; by the loss that the solver minimises.
         checkpoint: A folder to keep in where the fit stands. The same call goes on from there, after a crash or after
             Ctrl-C, to the same coefficients bit for bit; a call with other data or settings is refused.
         memory: About how much may be used beside the data, a number of bytes or a size such as ``"1GB"``.
@@ -108,7 +108,8 @@ def fit(k: Kernel, x: Any, y: Any = None, *, centers: Any = None, ridge: float |
     """
     start, quiet = time.monotonic(), progress is not None and not as_switch(progress, "progress")
     task = _task(k, x, y, centers, ridge, intercept, weights, validation, as_bytes(memory), seed,
-                 checkpoint is not None, as_switch(distributed, "distributed"))
+                 checkpoint is not None, as_switch(distributed, "distributed"),
+                 solver.loss if isinstance(solver, Solver) else None)
     say: Callable[[str], None] = _print if task.problem.first and not quiet else (lambda line: None)
     place = None if checkpoint is None else Checkpoint(checkpoint, task.belongs | {"solver": _settings(solver)},
                                                        writes=task.problem.first)
@@ -149,7 +150,7 @@ class _Task:
 
 
 def _task(k: Kernel, x: Any, y: Any, centers: Any, ridge: Any, intercept: bool, weights: Any, validation: Any,
-          memory: int, seed: int, fingerprint: bool, distributed: bool) -> _Task:
+          memory: int, seed: int, fingerprint: bool, distributed: bool, loss: Loss | None) -> _Task:
     ridges, constant = checked_ridges(ridge), as_switch(intercept, "intercept")
     kernel = usable(k, None)
     points, targets = points_and_targets(kernel, x, y)
@@ -175,7 +176,12 @@ def _task(k: Kernel, x: Any, y: Any, centers: Any, ridge: Any, intercept: bool, 
         problem = shared(problem)
     if others is not None:
         used(points_between(others[0], 0, 1), points_between(far, 0, 1))
-    errors = None if others is None else Errors(used, far, others[0], others[1].to(like).view(len(others[1]), -1))
+    errors = None
+    if others is not None:
+        y3 = others[1].to(like).view(len(others[1]), -1)
+        if loss is not None:
+            loss.check(y3, None, False)
+        errors = Errors(used, far, others[0], y3, loss)
     belongs = {} if digest is None else {
         "x": digest.hexdigest(), "y": digest_of(y2), "weights": digest_of(w), "z": digest_of(*_tensors(z)),
         "kernel": described(kernel) or {"kernel": type(kernel).__name__, "values": digest_of(probe(kernel, z))},

@@ -20,8 +20,9 @@ class Fitting(Result):
     Attributes:
         ridges: The ridges that were fitted in the same passes.
         chosen: The place of the one that the machine has.
-        objective: For each, the mean squared error plus the ridge's term, with shape (r,).
-        validation: For each, the mean squared error on the validation points, with shape (r,), if there were some.
+        objective: For each, the mean squared error plus the ridge's term, with shape (r,); or the mean of another loss.
+        validation: For each, the same error on the validation points, with shape (r,), if there were some; the squared
+            one as a mean over outputs too.
         coefficients: The coefficients of each, with shape (r, p, c).
         intercepts: The intercepts of each, with shape (r, c).
         history: After each pass its number, and the residual of the equations relative to the start; and the validation

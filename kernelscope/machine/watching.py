@@ -12,7 +12,7 @@ from torch import Tensor
 from ..data.points import Points
 from ..errors import NonFiniteError
 from ..kernels.base import Kernel
-from ..solvers import State, Watch
+from ..solvers import Loss, State, Watch
 from .checkpoint import Checkpoint
 from .plan import in_words
 
@@ -24,31 +24,33 @@ HISTORY = "watch.history"
 
 
 class Errors:
-    """Mean squared errors on points that are not fitted.
+    """Errors on points that are not fitted: mean squared ones, or the mean of the loss that is fitted.
 
     Args:
         kernel: The kernel.
         centers: The centers.
         x: The points.
         y: Their targets, with shape (m, c).
+        loss: The loss; ``None`` for the squared one.
     """
 
-    def __init__(self, kernel: Kernel, centers: Points, x: Points, y: Tensor):
-        self.kernel, self.centers, self.x, self.y = kernel, centers, x, y
+    def __init__(self, kernel: Kernel, centers: Points, x: Points, y: Tensor, loss: Loss | None = None):
+        self.kernel, self.centers, self.x, self.y, self.loss = kernel, centers, x, y, loss
 
     def __call__(self, coefficients: Tensor, intercepts: Tensor) -> Tensor:
         """The error of each solution, for coefficients with shape (r, p, c): shape (r,)."""
         r, p, c = coefficients.shape
         values = self.kernel.matmul(self.x, self.centers, coefficients.movedim(0, 1).reshape(p, r * c))
-        rest = values.view(len(self.x), r, c) + intercepts.to(values) - self.y.to(values)[:, None]
-        return rest.double().square().mean((0, 2))
+        f, y = values.view(len(self.x), r, c) + intercepts.to(values), self.y.to(values)[:, None]
+        return (f - y).double().square().mean((0, 2)) if self.loss is None else self.loss.values(f, y).double().mean(0)
 
     def of_some(self, most: int) -> Errors:
         """The same on some of the points, always the same ones."""
         if len(self.x) <= most:
             return self
         some = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(0))[:most].sort().values
-        return Errors(self.kernel, self.centers, self.x.chosen(some.tolist()), self.y[some.to(self.y.device)])
+        return Errors(self.kernel, self.centers, self.x.chosen(some.tolist()), self.y[some.to(self.y.device)],
+                      self.loss)
 
 
 class Telling(Watch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+from .losses import Loss
 from .problem import Problem
 from .solution import Solution
 from .watch import Watch
@@ -28,7 +29,13 @@ class Cost:
 
 
 class Solver(ABC):
-    """Finds the coefficients of a kernel machine."""
+    """Finds the coefficients of a kernel machine.
+
+    Attributes:
+        loss: The loss it minimises; ``None`` for the squared one.
+    """
+
+    loss: Loss | None = None
 
     @abstractmethod
     def solve(self, problem: Problem, watch: Watch | None = None) -> Solution:

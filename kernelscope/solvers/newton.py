@@ -79,6 +79,8 @@ class Newton(Solver):
         Newton(Huber(delta=1.35))
     """
 
+    loss: Loss
+
     def __init__(self, loss: str | Loss = "logistic", *, tolerance: float = 1e-6, steps: int = 100, passes: int = 1000):
         self.loss = as_loss(loss)
         self.steps, self.passes = as_count(steps, "steps", 1), as_count(passes, "passes", 1)
