@@ -23,6 +23,9 @@ SAMPLE = 4
 #: How many multiplications for each kernel entry the curvature may take: those of about ten passes, which it saves.
 WORTH = 1000
 
+#: How many multiplications for each kernel entry a pass counts.
+PASS = 100
+
 #: How often more is added to a diagonal, each time ten times as much: in the end, more than there was.
 TRIES = 20
 
@@ -61,6 +64,11 @@ class Sample:
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    def price(self, problem: Problem) -> float:
+        """About how many passes a factor for each output at each ridge counts."""
+        n, p = problem.shape
+        return problem.outputs * len(problem.ridge) * len(self) * p / (PASS * n)
 
     @staticmethod
     def count(problem: Problem, factors: int) -> int:

@@ -53,6 +53,7 @@ class _Walk:
     objective: Tensor
     done: Tensor
     lost: Tensor  # whether rounding ended it
+    apart: Tensor  # whether each output has a factor of its own
     passes: Tensor
     history: Tensor
 
@@ -125,7 +126,7 @@ class Newton(Solver):
             walk.passes = walk.passes + sample.passes + 1
             walk.first, walk.objective = _norm(here[1]), objective.value(here[0], walk.b)
             nothing = objective.value(torch.zeros_like(here[0]), torch.zeros_like(walk.b))
-            walk.begun = torch.maximum(walk.objective, nothing)
+            walk.begun, walk.apart = torch.maximum(walk.objective, nothing), torch.tensor(apart)
         notes: list[str] = []
         with counting(self.passes, "fit", "pass") as done:
             done(int(walk.passes))
@@ -146,17 +147,19 @@ class Newton(Solver):
 
     @staticmethod
     def _apart(problem: Problem) -> bool:
-        """Whether each output has a factor of its own: where it pays, and there is room."""
-        m = problem.outputs * len(problem.ridge)
-        return worth(problem, m) and _memory(problem, m) <= problem.memory
+        """Whether each output begins with a factor of its own: where it is sure to pay, and there is room."""
+        return worth(problem, problem.outputs * len(problem.ridge)) and _fits(problem)
 
     def _step(self, objective: Objective, sample: Sample, walk: _Walk, here: _Seen) -> _Seen:
         """From what is seen here a direction, the lowest point along it, and what is seen there."""
         outputs, gradient = here
-        curvature = Curvature(objective, sample, outputs, self._apart(objective.problem))
-        walk.passes = walk.passes + len(sample) / len(objective.problem.x)
+        curvature, problem = Curvature(objective, sample, outputs, bool(walk.apart)), objective.problem
+        before = walk.passes
+        walk.passes = walk.passes + len(sample) / len(problem.x)
         share = _norm(gradient) / walk.first.clamp(min=_tiny(walk.first))
         s, change = self._direction(objective, curvature, outputs, gradient, share.sqrt().clamp(max=FORCING), walk)
+        if float(walk.passes - before) > sample.price(problem) and _fits(problem):
+            walk.apart = torch.tensor(True)
         promised = -(gradient * s).sum((0, 2)).double() / 2
         b = walk.b + _lowest(objective, outputs, change, walk, s).to(s)[:, None] * s
         del change  # before as much again is needed
@@ -248,7 +251,7 @@ def _lowest(objective: Objective, outputs: Tensor, change: Tensor, walk: _Walk, 
 def _begun(objective: Objective) -> _Walk:
     nothing, no = torch.zeros_like(objective.ridges), torch.zeros_like(objective.ridges, dtype=torch.bool)
     return _Walk(objective.begin(), nothing, nothing.double(), nothing.double(), no, no,
-                 torch.zeros((), dtype=torch.float64), torch.ones(1, dtype=torch.float64))
+                 torch.tensor(False), torch.zeros((), dtype=torch.float64), torch.ones(1, dtype=torch.float64))
 
 
 def _state(objective: Objective, walk: _Walk) -> State:
@@ -271,6 +274,11 @@ def _memory(problem: Problem, factors: int) -> float:
     """The bytes of the basis and what it is made of, of the factors, and of three numbers for each output."""
     (n, p), m, item = problem.shape, problem.outputs * len(problem.ridge), problem.y.dtype.itemsize
     return item * ((5.0 + 2 * factors) * p * p + 3.0 * n * m + 12.0 * p * m)
+
+
+def _fits(problem: Problem) -> bool:
+    """Whether there is room for a factor for each output at each ridge."""
+    return _memory(problem, problem.outputs * len(problem.ridge)) <= problem.memory
 
 
 def _norm(gradient: Tensor) -> Tensor:
