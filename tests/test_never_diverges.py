@@ -5,7 +5,10 @@ import itertools
 import pytest
 import torch
 
-from kernelscope.solvers import ConjugateGradient
+from kernelscope.data import patches
+from kernelscope.data.points import as_points
+from kernelscope.kernels import Gaussian
+from kernelscope.solvers import ConjugateGradient, Direct, Problem, WarmStart
 from tests.solver_problems import SOURCES, kernel_of, objective, posed
 
 KERNELS, FACTORS, RIDGES, CENTERS = ("Gaussian", "Laplacian"), (0.25, 1.0, 4.0), (0.0, 1e-6, 1e-3), (60,)
@@ -41,3 +44,20 @@ def test_conjugate_gradients_never_diverge(source, dtype, way):
         if diverged(problem, WAYS[way].solve(problem)):
             found.append((name, factor, p, ridge))
     assert not found
+
+
+@pytest.mark.parametrize("bandwidth", [2.2, 8.8])
+@pytest.mark.parametrize("ridge", [1e-4, 1e-6])
+@pytest.mark.parametrize("solver", [ConjugateGradient("full"), ConjugateGradient("two-level"), WarmStart()], ids=repr)
+def test_where_rounding_has_the_last_word_the_lowest_machine_is_given_and_a_note(bandwidth, ridge, solver):
+    d = patches("train", count=2000, window=7)
+    p = Problem(Gaussian(bandwidth), as_points(d.x), d.y, as_points(d.x[:300].clone()), (ridge,), None, True)
+    found = solver.solve(p)
+    rest = p.predict(found.coefficients[0]) + found.intercepts[0] - d.y
+    x = d.x.double()
+    exact = Problem(Gaussian(bandwidth), as_points(x), d.y.double(), as_points(x[:300].clone()), (ridge,), None, True)
+    best, nothing = Direct().solve(exact).objective[0], float((d.y - d.y.mean(0)).square().mean(0).sum())
+    assert float(rest.square().mean(0).sum()) <= found.objective[0] * 1.01
+    assert best * 0.99 <= found.objective[0] <= nothing
+    assert found.objective[0] <= best * 1.01 or any("rounding" in note.lower() or "precision" in note for note in
+                                                    found.notes)

@@ -33,6 +33,9 @@ from .watch import State, Watch
 #: How many passes in a row must be negligible before the iteration ends.
 PATIENCE = 2
 
+#: By which part of the lowest objective a later one may be higher before rounding has spoiled the iteration.
+RISE = 1e-3
+
 #: How many columns may be multiplied twice in each pass; of more, the residual is computed afresh in some passes only.
 FEW, SOMETIMES = 64, 5
 
@@ -51,6 +54,10 @@ class _Walk:
     fallen: Tensor  # by the step
     nothing: Tensor  # the objective at the start
     first: Tensor  # the first of along
+    low: Tensor  # the coordinates with the lowest objective that was measured
+    low_means: Tensor
+    lowest: Tensor
+    spoiled: Tensor  # the columns that rounding has carried up again, and that rest at the lowest
     quiet: Tensor
     history: Tensor
 
@@ -133,6 +140,10 @@ class ConjugateGradient(Solver):
                 if watch.heard(self._state(equations, walk)) and int(walk.quiet) < PATIENCE:
                     notes.append(f"Stopped after {len(walk.history)} passes, as was asked; in the last one the "
                                  f"objective fell by {_share(problem, walk):.1e} of itself.")
+        if bool(walk.spoiled.any()):
+            kind = str(problem.y.dtype).removeprefix("torch.")
+            notes.append(f"Rounding to {kind} carried the objective up again, so the machine with the lowest one is "
+                         "given. Pass points in double precision, take EigenPro, or raise the ridge.")
         state = self._state(equations, walk)
         coefficients, intercepts = state.coefficients()
         assert state.objective is not None
@@ -157,11 +168,13 @@ class ConjugateGradient(Solver):
             look, bend = equations.look(walk.b, walk.direction)
             brought = promised + walk.objective - look.objective
             walk.rest, walk.objective, walk.means = look.rest, look.objective, look.means
+            _stay_low(walk)
         else:
             bend = equations.bend(walk.direction)
         climb = (walk.rest * walk.direction).sum(0)
         # Where rounding has the last word, a column rests.
-        rate = torch.where((bend.curvature > 0) & (climb > 0), climb / bend.curvature.clamp(min=tiny), 0.0)
+        moves = (bend.curvature > 0) & (climb > 0) & ~walk.spoiled
+        rate = torch.where(moves, climb / bend.curvature.clamp(min=tiny), 0.0)
         walk.b = walk.b + rate * walk.direction
         walk.rest = walk.rest - rate * bend.product
         walk.means = walk.means + rate * bend.means
@@ -172,7 +185,7 @@ class ConjugateGradient(Solver):
         floor = 8 * torch.finfo(walk.b.dtype).eps * walk.nothing
         enough = self.tolerance * walk.objective.clamp(min=0.0) + floor
         # A fall that was promised and did not come was rounding.
-        idle = (walk.fallen <= enough) | ((brought <= enough) & (promised > enough))
+        idle = walk.spoiled | (walk.fallen <= enough) | ((brought <= enough) & (promised > enough))
         walk.quiet = walk.quiet + 1 if bool(idle.all()) else torch.zeros_like(walk.quiet)
 
     @staticmethod
@@ -225,7 +238,19 @@ def _begun(equations: Equations) -> _Walk:
     look = equations.begin()
     nought, none = torch.zeros_like(look.rest), torch.zeros_like(look.means)
     return _Walk(nought, look.rest, nought, nought, none, look.means, look.objective, none, look.objective, none,
+                 nought, look.means, look.objective, torch.zeros_like(look.objective, dtype=torch.bool),
                  torch.zeros((), dtype=torch.long), torch.ones(1, dtype=torch.float64))
+
+
+def _stay_low(walk: _Walk) -> None:
+    """Takes columns whose objective was measured higher than before back to where it was lowest."""
+    better = (walk.objective <= walk.lowest) & ~walk.spoiled
+    walk.low, walk.low_means = torch.where(better, walk.b, walk.low), torch.where(better, walk.means, walk.low_means)
+    walk.lowest = torch.where(better, walk.objective, walk.lowest)
+    walk.spoiled = walk.spoiled | (walk.objective > walk.lowest + RISE * walk.lowest.abs()) | ~walk.objective.isfinite()
+    walk.b = torch.where(walk.spoiled, walk.low, walk.b)
+    walk.means = torch.where(walk.spoiled, walk.low_means, walk.means)
+    walk.objective = torch.where(walk.spoiled, walk.lowest, walk.objective)
 
 
 def _share(problem: Problem, walk: _Walk) -> float:
