@@ -31,6 +31,7 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
         >>> joined([torch.tensor([True]), torch.tensor([False, True])])
         tensor([ True, False,  True])
     """
-    held = np.concatenate([part.detach().contiguous().reshape(-1).view(torch.uint8).numpy() for part in parts])
     shape = (sum(len(part) for part in parts), *parts[0].shape[1:])
-    return torch.from_numpy(held).view(parts[0].dtype).view(shape)
+    held = np.concatenate([part.detach().contiguous().reshape(-1).view(torch.uint8).numpy() for part in parts])
+    # Nothing cannot be read as another type.
+    return torch.from_numpy(held).view(parts[0].dtype).view(shape) if len(held) else parts[0].new_empty(shape)
