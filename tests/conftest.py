@@ -1,6 +1,9 @@
 import pytest
 import torch
 
+# It asks for triton's interpreter, in a process of its own; to read it here would ask for it in all tests.
+collect_ignore = ["interpreted.py"]
+
 
 def pytest_addoption(parser):
     parser.addoption("--device", default="cpu", help="device the tests run on, for example cuda (default: cpu)")
