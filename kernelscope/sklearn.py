@@ -102,10 +102,13 @@ class _KernelEstimator(BaseEstimator):
 
     def _solver(self, loss: Loss | None) -> Solver | str | None:
         if loss is None:
+            if getattr(self.solver, "loss", None) is not None:
+                raise DataError(f"loss is {self.loss!r}, and the solver {self.solver!r} minimises another one. Pass "
+                                "the solver's loss as loss= too.")
             return self.solver
         if self.solver is None:
             return Newton(loss)
-        if isinstance(self.solver, Newton) and type(self.solver.loss) is type(loss):
+        if isinstance(self.solver, Newton) and _alike(self.solver.loss, loss):
             return self.solver
         raise DataError(f"The loss {loss!r} is minimised by Newton({loss!r}); solver={what_came(self.solver)} came. "
                         "Leave solver out, or pass a Newton with this loss to set its tolerance.")
@@ -117,6 +120,10 @@ class _KernelEstimator(BaseEstimator):
         dtype = np.float64 if machine.coefficients.dtype == torch.float64 else np.float32
         x = validate_data(self, X, reset=False, dtype=dtype)
         return machine(_tensor(x)).numpy()
+
+
+def _alike(one: Loss, other: Loss) -> bool:
+    return type(one) is type(other) and vars(one) == vars(other)
 
 
 class KernelRegressor(RegressorMixin, _KernelEstimator):

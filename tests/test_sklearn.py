@@ -247,3 +247,11 @@ def test_without_scikit_learn_the_module_says_what_is_missing_and_the_rest_works
 def test_the_module_does_not_stand_in_the_way_of_scikit_learn():
     assert ks.sklearn.BaseEstimator is sklearn.base.BaseEstimator
     assert ks.sklearn is not sklearn
+
+
+def test_the_loss_that_is_fitted_is_the_one_that_was_asked_for():
+    x, y = np.linspace(0, 1, 30)[:, None], np.linspace(0, 1, 30)
+    for loss, solver in ((ks.solvers.Huber(0.01), ks.solvers.Newton(ks.solvers.Huber(5.0))),
+                         ("squared", ks.solvers.Newton(ks.solvers.Huber(0.01)))):
+        with pytest.raises(ValueError, match="loss"):
+            KernelRegressor(loss=loss, solver=solver).fit(x, y)

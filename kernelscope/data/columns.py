@@ -38,6 +38,9 @@ class InMemory:
     def __init__(self, values: Tensor | np.ndarray):
         if isinstance(values, np.ndarray):
             _check_kind(values.dtype, "an array")
+            if isinstance(values, np.ma.MaskedArray):
+                raise DataError("Points have values, and a masked array came, some of whose numbers are said to be "
+                                "none. Leave these points out, or fill in numbers: x.filled(0.0).")
         elif values.layout != torch.strided:
             raise DataError(f"Points are dense tensors, and one is {values.layout}. Use x.to_dense().")
         elif values.is_meta:

@@ -144,7 +144,7 @@ def scaling(k: Kernel, train: Any, test: Any, *, centers: Sequence[int], samples
         seed: Which samples become centers.
 
     Raises:
-        DataError: If there are no such numbers of samples or centers.
+        DataError: If there are no such numbers of samples or centers, or test targets have other outputs.
 
     Example:
         >>> import torch, kernelscope as ks
@@ -157,6 +157,12 @@ def scaling(k: Kernel, train: Any, test: Any, *, centers: Sequence[int], samples
     points, y = _both(k, train)
     others, wanted = _both(k, test)
     sizes, models = _sizes(samples, "samples", len(points)), _sizes(centers, "centers", max(samples))
+    if y.shape[1:] != wanted.shape[1:]:
+        raise DataError(f"Training targets have shape {tuple(y.shape)} and test targets {tuple(wanted.shape)}. Pass "
+                        "targets of the same outputs.")
+    if getattr(solver, "loss", None) is not None:
+        raise DataError(f"Errors are compared as mean squares, and {solver!r} minimises another loss. Take a solver of "
+                        "the squared loss, or leave it out.")
     kernel = k.fitted(points) if hasattr(k, "fitted") else k
     shape = (len(sizes), len(models))
     errors, objective, seconds, passes = (torch.full(shape, math.nan, dtype=torch.float64) for _ in range(4))

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ..arguments import as_path, as_switch
 from ..errors import DataError, KernelscopeError, StoreCorrupt
-from ..features.base import points_between
 from ..kernels.base import Kernel
 from ..result import put_together, taken_apart
 from ..storage import Store
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from .machine import KernelMachine
 
 #: At how many centers the values of a kernel are kept, and how far another's may be off.
-PROBES, CLOSE = 4, 1e-3
+PROBES, CLOSE = 32, {torch.float64: 1e-8}
 
 
 def save(machine: KernelMachine, path: str | os.PathLike[str], overwrite: bool) -> Path:
@@ -56,6 +55,9 @@ def load(kind: type[KernelMachine], path: str | os.PathLike[str], kernel: Kernel
                 f"as it was and pass it: KernelMachine.load({str(path)!r}, kernel=...)."
             )
         kernel = rebuilt(meta["kernel"], str(path))
+    elif meta.get("kernel") is not None and described(kernel) not in (None, meta["kernel"]):
+        raise DataError(f"{path} was saved with {meta.get('words')}, and {kernel!r} came. Leave kernel out: the "
+                        "machine knows its own.")
     try:
         centers = _put(meta["centers"], tensors)
         fitting = None if meta["fitting"] is None else put_together(meta["fitting"], tensors, str(path))
@@ -70,9 +72,10 @@ def load(kind: type[KernelMachine], path: str | os.PathLike[str], kernel: Kernel
 
 @torch.no_grad()
 def probe(kernel: Kernel, centers: Any) -> Tensor:
-    """The kernel of the first centers."""
+    """The kernel of some centers, spread over all of them."""
     points = kernel.points(centers)
-    return kernel(points_between(points, 0, PROBES))
+    count = min(PROBES, len(points))
+    return kernel(points.chosen([i * len(points) // count for i in range(count)]))
 
 
 def _check_kernel(kernel: Kernel, centers: Any, true: Tensor, path: str | os.PathLike[str]) -> None:
@@ -81,9 +84,9 @@ def _check_kernel(kernel: Kernel, centers: Any, true: Tensor, path: str | os.Pat
     except KernelscopeError as error:
         raise DataError(f"The centers of {path} are no points for {kernel!r}: {error}") from error
     gap = float((found - true.double()).abs().max()) if found.shape == true.shape else float("inf")
-    if not gap <= CLOSE * float(true.double().abs().max()):
+    if not gap <= CLOSE.get(true.dtype, 1e-4) * float(true.double().abs().max()):
         raise DataError(
-            f"{kernel!r} is not the kernel that {path} was saved with: its values at the first centers differ by "
+            f"{kernel!r} is not the kernel that {path} was saved with: its values at its centers differ by "
             f"{gap:.1e}. Pass the kernel as it was, with the same parameters."
         )
 

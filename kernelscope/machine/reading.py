@@ -76,9 +76,13 @@ def checked_weights(weights: Any, n: int) -> Tensor | None:
     if weights is None:
         return None
     try:
-        w = torch.as_tensor(weights).detach().double()
+        read = torch.as_tensor(weights).detach()
+        w = (read.real if read.is_complex() else read).double()
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"Weights are numbers, one for each point; {what_came(weights)} came. Pass {n}.") from error
+    if isinstance(weights, np.ma.MaskedArray) or read.is_complex():
+        what = "a masked array" if isinstance(weights, np.ma.MaskedArray) else "complex numbers"
+        raise DataError(f"Weights are real numbers, one for each point; {what} came. Leave out points that have none.")
     if w.shape != (n,):
         raise DataError(f"Weights are one number for each of the {n} points; shape {tuple(w.shape)} came. Pass shape "
                         f"({n},).")
@@ -89,6 +93,8 @@ def checked_weights(weights: Any, n: int) -> Tensor | None:
                         "Pass weights from 0 on.")
     if not bool((w > 0).any()):
         raise DataError("All weights are nought, so nothing is left to fit. Give some points a weight.")
+    # Their sum may be more than a number can be, or less.
+    w = w / w.max()
     return None if bool((w == w[0]).all()) else w / w.mean()
 
 

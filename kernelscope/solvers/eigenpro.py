@@ -166,7 +166,7 @@ class EigenPro(Solver):
                     notes.append("Steps kept running away from the machine, so the best one so far is given. Take the "
                                  "solver 'cg' or 'direct'.")
                     break
-                idle = before - course.objective <= self.tolerance * course.objective
+                idle = before - course.objective <= self.tolerance * course.objective + _floor(problem)
                 course.settled = went and course.stages > 1 and bool(idle.all())
                 if watch.heard(self._state(problem, course)):
                     notes.append("Stopped early, as the watch asked.")
@@ -246,7 +246,7 @@ class EigenPro(Solver):
         for i, numbers in enumerate(batches):
             error = flight.step(numbers)
             flown += 1
-            fine = bool((error <= limit + torch.finfo(error.dtype).tiny).all())
+            fine = bool((error <= limit + _floor(problem)).all())
             if not fine:
                 break
             if flown == plan.delay or i == len(batches) - 1:
@@ -261,7 +261,7 @@ class EigenPro(Solver):
             machines = [change, average / max(1, averaged)] + ([course.best] if course.stages else [])
             found = best_of(problem, projection, machines, ridges)
             course.passes += 1
-            if bool((found.objective <= course.objective * (1 + 1e-6)).all()):
+            if bool((found.objective <= course.objective * (1 + 1e-6) + _floor(problem)).all()):
                 course.best, course.offset, course.objective = found.alpha, found.offset, found.objective
                 course.pull = projection.solve(found.gradient)
                 course.epochs += epochs
@@ -288,6 +288,11 @@ class EigenPro(Solver):
         objective = tuple(float(part.sum()) for part in course.objective.view(len(problem.ridge), -1))
         return State(course.passes, course.history[-1], objective, lambda: self._coefficients(problem, course),
                      lambda: _kept(course))
+
+
+def _floor(problem: Problem) -> float:
+    """What rounding leaves of an objective that is nought, as that of a target that an intercept takes up."""
+    return 64 * torch.finfo(problem.y.dtype).eps * float(problem.weighed(problem.y).mul(problem.y).mean(0).max())
 
 
 def _kept(course: Course) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..errors import DataError
 from ..linalg import eigenpairs
 from .orthonormal import CUT, checked
 from .problem import SHARE, Problem
@@ -45,12 +46,17 @@ class Projection:
         if self.kept:
             self._gram = checked(problem.gram()).double()
             # The largest sum of a row bounds the largest eigenvalue.
-            jitter = JITTER[problem.y.dtype] * float(self._gram.abs().sum(1).max())
-            while True:
+            largest = float(self._gram.abs().sum(1).max())
+            if not largest > 0:
+                raise DataError("The kernel of the centers is nought, so no function can be made of it.")
+            jitter = JITTER[problem.y.dtype] * largest
+            while jitter < largest:
                 self._factor, failed = torch.linalg.cholesky_ex(self._gram + jitter * torch.eye(p).to(self._gram))
                 if not int(failed):
                     return
                 jitter *= 10
+            raise DataError("The kernel matrix of the centers is not positive semidefinite. A machine needs a kernel "
+                            "that is.")
         found = eigenpairs(self.product, p, min(rank, max(1, p // 2)), tolerance=1e-2)
         solid = found.values > CUT[problem.y.dtype] * found.values[0]
         self._vectors, self._values = found.vectors[:, solid].to(problem.y), found.values[solid].to(problem.y)
