@@ -88,7 +88,7 @@ def plain(loss, f, y):
 
 
 def outputs(task, solution, place=0):
-    return task.predict(solution.coefficients[place]) + solution.intercepts[place]
+    return task.kernel(task.x, task.z) @ solution.coefficients[place] + solution.intercepts[place]
 
 
 LOSSES = [Squared(), Huber(1.0), Logistic(), Softmax()]
@@ -434,7 +434,7 @@ def test_the_first_step_of_a_watch_tells_the_objective_of_its_coefficients():
     watch = Heard()
     Newton(Huber(1.0)).solve(task, watch)
     for _, _, objective, (alpha, constant), _ in watch.states:
-        f = task.predict(alpha[0]) + constant[0]
+        f = task.kernel(task.x, task.z) @ alpha[0] + constant[0]
         norm = float((alpha[0] * (task.gram() @ alpha[0])).sum())
         assert objective[0] == pytest.approx(float(plain(Huber(1.0), f, task.y).mean()) + 1e-2 * norm, rel=1e-9)
 

@@ -53,7 +53,7 @@ def test_where_rounding_has_the_last_word_the_lowest_machine_is_given_and_a_note
     d = patches("train", count=2000, window=7)
     p = Problem(Gaussian(bandwidth), as_points(d.x), d.y, as_points(d.x[:300].clone()), (ridge,), None, True)
     found = solver.solve(p)
-    rest = p.predict(found.coefficients[0]) + found.intercepts[0] - d.y
+    rest = p.kernel(p.x, p.z) @ found.coefficients[0] + found.intercepts[0] - d.y
     x = d.x.double()
     exact = Problem(Gaussian(bandwidth), as_points(x), d.y.double(), as_points(x[:300].clone()), (ridge,), None, True)
     best, nothing = Direct().solve(exact).objective[0], float((d.y - d.y.mean(0)).square().mean(0).sum())

@@ -29,7 +29,6 @@ class Best:
         start: The same norm where the coefficients are nought.
         gradient: Half the gradient by the coefficients: the gradient in the kernel's space at the centers, with shape
             (p, m).
-        alone: The objective of each single machine, with shape (m, k).
     """
 
     alpha: Tensor
@@ -38,7 +37,6 @@ class Best:
     residual: Tensor
     start: Tensor
     gradient: Tensor
-    alone: Tensor
 
 
 def best_of(problem: Problem, projection: Projection, machines: Sequence[Tensor], ridges: Tensor) -> Best:
@@ -82,19 +80,7 @@ def best_of(problem: Problem, projection: Projection, machines: Sequence[Tensor]
     gradient = (torch.einsum("pim,mi->pm", pulled.view(p, count, m), weights[:, :count]) - target + ones * offset) / n
     gradient += ridges * torch.einsum("pim,mi->pm", smooth.view(p, count, m), weights[:, :count])
     start = (target - ones * problem.mean().repeat(copies) * constant) / n
-    return Best(combined, offset, objective.clamp(min=0.0), gradient.norm(dim=0), start.norm(dim=0), gradient,
-                _alone(whole, cross, size, count))
-
-
-def _alone(whole: Tensor, cross: Tensor, size: Tensor, count: int) -> Tensor:
-    """The objective of each machine with the best constant."""
-    constant = whole.shape[1] - count
-    diagonal = whole.diagonal(dim1=1, dim2=2)
-    plain = size[:, None] - 2 * cross[:, :count] + diagonal[:, :count]
-    if constant:
-        missing = cross[:, -1:] - whole[:, :count, -1]
-        plain = plain - missing.square() / diagonal[:, -1:]
-    return plain
+    return Best(combined, offset, objective.clamp(min=0.0), gradient.norm(dim=0), start.norm(dim=0), gradient)
 
 
 def _lowest(whole: Tensor, cross: Tensor) -> Tensor:

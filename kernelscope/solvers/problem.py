@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ..data.points import Points
@@ -146,29 +145,3 @@ class Problem:
     def mean(self) -> Tensor:
         """The weighted mean of the targets, with shape (c,)."""
         return self.weighed(self.y).mean(0)
-
-    def gradient(self, alpha: Tensor) -> tuple[Tensor, float]:
-        """In one pass: half the gradient of the mean squared error by the coefficients, (p, c), and the error itself.
-
-        With an intercept it is the best one for these coefficients that is meant.
-        """
-        n, p = self.shape
-        total = alpha.new_zeros(p, self.outputs)
-        error, column, missing = 0.0, alpha.new_zeros(p, 1), alpha.new_zeros(self.outputs)
-        for part, block in self.rows():
-            rest = block @ alpha - self.y[part]
-            heavy = self.weighed(rest, part)
-            total += block.T @ heavy
-            error += float((heavy * rest).sum())
-            if self.intercept:
-                missing += heavy.sum(0)
-                ones = torch.ones(len(rest), 1, dtype=rest.dtype, device=rest.device)
-                column += block.T @ self.weighed(ones, part)
-        if self.intercept:
-            total -= column * (missing / n)
-            error -= float(missing.square().sum()) / n
-        return total / n, error / n
-
-    def predict(self, alpha: Tensor) -> Tensor:
-        r""":math:`K_{xz}\alpha`, with shape (n, c), in one pass."""
-        return torch.cat([block @ alpha for _, block in self.rows()])
