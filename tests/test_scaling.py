@@ -55,6 +55,8 @@ def test_it_is_told_drawn_and_put_on_a_page(found, tmp_path):
     assert found.check().ok
     for options in ({}, {"against": "samples"}, {"show": "seconds"}):
         assert found.plot(**options).get_title(loc="left")
+    # Of 100 centers there is no fit to 50 samples, so nothing is said of six times the samples.
+    assert found.plot(against="samples", show="seconds").get_title(loc="left").startswith("1 times the samples")
     page = ks.Report("Sizes", [found]).html()
     assert "center" in page
     assert "contribution" not in page

@@ -78,7 +78,8 @@ def conclusion(result: Scaling, against: str, show: str) -> str:
         return (f"{high / low:.3g} times the {against} {way} the error by {abs(share):.0%}, with {fixed:,} {other}"
                 if high > low else f"The error with {high:,} {against} and {fixed:,} {other}")
     row = result.seconds[-1] if against == "centers" else result.seconds[:, -1]
-    there = row[~row.isnan()]
-    sizes = (result.centers if against == "centers" else result.samples)
-    longer = float(there[-1] / there[0])
-    return f"{sizes[-1] / sizes[0]:.3g} times the {against} take {longer:.2g} times as long, with {fixed:,} {other}"
+    sizes = result.centers if against == "centers" else result.samples
+    there = (~row.isnan()).nonzero().flatten().tolist()
+    longer = float(row[there[-1]] / row[there[0]])
+    larger = sizes[there[-1]] / sizes[there[0]]
+    return f"{larger:.3g} times the {against} take {longer:.2g} times as long, with {fixed:,} {other}"
