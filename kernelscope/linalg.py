@@ -31,6 +31,46 @@ ROOM, LEAST = 2**28, 40
 #: After how many passes over all columns a search for eigenvectors is given up.
 PASSES = 200
 
+#: Below how many columns a product is taken from the other side, on a processor.
+FEW = {torch.float32: 16, torch.float64: 64}
+
+
+def times(matrix: Tensor, columns: Tensor) -> Tensor:
+    r"""The product :math:`A B`, fast where B has few columns and its rows lie together in memory.
+
+    For these the libraries that processors come with fall to a fraction of their speed; they keep it for
+    :math:`(B^T A^T)^T` of columns that lie together.
+
+    Args:
+        matrix: A, with shape (n, m); it may be a transposed one.
+        columns: B, with shape (m, c).
+
+    Example:
+        >>> times(torch.eye(2), torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+        tensor([[1., 2.],
+                [3., 4.]])
+    """
+    if matrix.device.type == "cpu" and 1 < columns.shape[1] < FEW.get(matrix.dtype, 0):
+        return (columns.T.contiguous() @ matrix.T).T
+    return matrix @ columns
+
+
+def divided(factor: Tensor, columns: Tensor) -> Tensor:
+    r"""The solution :math:`A^{-1} B` for a factor L of :math:`A = L L^T`, a triangle at a time.
+
+    For few columns that takes a tenth of the time of one call for both triangles.
+
+    Args:
+        factor: L, a lower triangle with shape (*, n, n).
+        columns: B, with shape (*, n, c).
+
+    Example:
+        >>> divided(torch.tensor([[2.0]]), torch.tensor([[8.0]]))
+        tensor([[2.]])
+    """
+    half = torch.linalg.solve_triangular(factor, columns, upper=False)
+    return torch.linalg.solve_triangular(factor.mT, half, upper=True)
+
 
 @dataclass(frozen=True)
 class Estimate:

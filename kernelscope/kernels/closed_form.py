@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..budget import as_bytes
 from ..data.points import Points
+from ..linalg import times
 from ..progress import counting
 from .base import Kernel, check_vector
 from .distances import Side
@@ -178,7 +179,7 @@ class ClosedForm(Kernel):
                     v2 = v.reshape(len(v), -1).to(block)
                     total = block.new_zeros(len(left), v2.shape[1])
                 # What remembers a tile for its derivative needs one that stays.
-                total[rows].addmm_(block.clone() if v2.requires_grad else block, v2[columns])
+                total[rows] += times(block.clone() if v2.requires_grad else block, v2[columns])
                 done(block.numel())
         return total.reshape(len(left), *v.shape[1:])
 

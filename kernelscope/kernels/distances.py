@@ -19,6 +19,10 @@ TOLERATED = 32
 #: Beyond which share of |x|^2 + |z|^2 a squared distance is exact enough for a kernel of any bandwidth.
 CLOSE = 1e-2
 
+#: The most |x|^2 + |z|^2 can be, in |x|^2, where the squared distance is below CLOSE of it: |x| and |z| differ by no
+#: more than the distance.
+LENGTHS = 2.4
+
 #: From which share of close pairs on all pairs are computed from differences.
 MANY = 1 / 4
 
@@ -87,10 +91,10 @@ def squared_distances(rows: Side, columns: Side, unit: Any, steepness: Steepness
         found.fill_diagonal_(torch.inf)
     x, z, values = rows.vectors, columns.vectors, found.detach()
     near, far = rows.squares.detach(), columns.squares.detach()
-    limits = steepness.limit(near + far.max())
+    limits = steepness.limit(torch.minimum(near + far.max(), LENGTHS * near))
     some = (values.amin(1) < limits).nonzero()[:, 0] if bool(limits.any()) else limits.new_empty(0, dtype=torch.long)
     for part in some.split(_rows(values)):
-        a, b = (values[part] < steepness.limit(near[part, None] + far)).nonzero(as_tuple=True)
+        a, b = (values[part] < limits[part, None]).nonzero(as_tuple=True)
         if len(a) > MANY * len(part) * len(z):
             found[part] = (by_difference(x[part], z) / unit).square()
             continue
@@ -102,7 +106,7 @@ def squared_distances(rows: Side, columns: Side, unit: Any, steepness: Steepness
 
 def _rows(values: Tensor) -> int:
     """How many rows are looked at a time, so that they take little memory beside the tile."""
-    return max(1, len(values) // 8)
+    return max(1, len(values) // 2)
 
 
 def _parts(i: Tensor, j: Tensor, d: int, values: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

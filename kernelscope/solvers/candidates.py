@@ -13,8 +13,36 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..linalg import times
 from .problem import Problem
 from .projection import Projection
+
+
+#: In how many parts of a stage machines are averaged, at least and at most, and how many columns they have together.
+LEAST, MOST, COLUMNS = 2, 8, 64
+
+
+class Averages:
+    """The means of machines over the parts of a stage, but for its first part: they still came from afar.
+
+    Args:
+        columns: How many columns a machine has; the more, the fewer parts.
+    """
+
+    def __init__(self, columns: int):
+        self._parts = max(LEAST, min(MOST, COLUMNS // columns))
+        self._sums: dict[int, tuple[Tensor, int]] = {}
+
+    def add(self, machine: Tensor, where: float) -> None:
+        """Takes a machine at a place of the stage, which begins at 0 and ends before 1."""
+        part = int(where * self._parts)
+        if part:
+            total, count = self._sums.get(part, (torch.zeros_like(machine), 0))
+            self._sums[part] = total + machine, count + 1
+
+    def means(self) -> list[Tensor]:
+        """The mean of each part in which there was one."""
+        return [total / count for total, count in self._sums.values()]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,14 +79,14 @@ def best_of(problem: Problem, projection: Projection, machines: Sequence[Tensor]
     pulled, target = torch.zeros_like(own), own.new_zeros(len(own), problem.outputs)
     ones = own.new_zeros(len(own), 1)
     for part, block in problem.own_rows(each=(3 * columns.shape[1] + 2 * m) * columns.dtype.itemsize):
-        values, y = problem.summed(block @ own), problem.y[part]
-        pulled += block.T @ problem.weighed(values, part)
+        values, y = problem.summed(times(block, own)), problem.y[part]
+        pulled += times(block.T, problem.weighed(values, part))
         heavy = problem.weighed(y, part)
-        target += block.T @ heavy
+        target += times(block.T, heavy)
         features = values.view(len(values), count, m)
         if constant:
             one = values.new_ones(len(values), 1)
-            ones += block.T @ problem.weighed(one, part)
+            ones += times(block.T, problem.weighed(one, part))
             features = torch.cat([features, one[:, :, None].expand(-1, 1, m)], 1)
         heavy_features = features if problem.weights is None else features * problem.weights[part, None, None]
         square += torch.einsum("nim,njm->mij", heavy_features.double(), features.double())

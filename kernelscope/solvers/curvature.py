@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import NonFiniteError
+from ..linalg import divided
 from .objective import Objective
 from .orthonormal import CUT
 from .preconditioner import at_no_center
@@ -122,7 +123,7 @@ class Curvature:
         """About the inverse times gradients, with the shape (k, r, c)."""
         k, r, c = g.shape
         columns = g.permute(1, 2, 0).reshape(r * c, k, 1) if self._apart else g.movedim(1, 0)
-        found = torch.cholesky_solve(columns, self._factors)
+        found = divided(self._factors, columns)
         return self._loss.felt(found.view(r, c, k).permute(2, 0, 1) if self._apart else found.movedim(0, 1))
 
 

@@ -7,9 +7,9 @@ span, and is brought back by a projection after each step (EigenPro 3) or after 
 What makes it end well is measured, not assumed. The step size is one over the largest eigenvalue that the
 preconditioner leaves on batches of points it was not made from, at which a step on any batch shortens the distance to
 whatever fits this batch. Projections are conjugate gradients, which never overshoot. Steps go on in stages, each as
-long as all before it together; the noise of constant steps is averaged out over the second half of a stage, and a pass
-at its end finds the best machine in the span of the last one, the average and the best so far. So the objective never
-rises from stage to stage, and a stage that ran away is taken back and repeated with half the step.
+long as all before it together; the noise of constant steps is averaged out over parts of a stage, and a pass at its end
+finds the best machine in the span of the last one, the averages and the best so far. So the objective never rises from
+stage to stage, and a stage that ran away is taken back and repeated with half the step.
 
 References:
     | Kernel machines that adapt to GPUs for effective large batch training (Ma and Belkin, 2019; EigenPro 2)
@@ -25,12 +25,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..errors import DataError, NonFiniteError
+from ..errors import DataError
 from ..progress import counting
 from .base import Cost, Solver
-from .candidates import Best, best_of
+from .candidates import Averages, best_of
 from .flight import Flight
 from .nystrom import Nystrom
+from .orthonormal import check_block
 from .problem import Problem
 from .projection import Projection
 from .solution import Solution
@@ -213,23 +214,16 @@ class EigenPro(Solver):
 
     def _begin(self, problem: Problem, plan: Plan, nystrom: Nystrom, projection: Projection, ridges: Tensor) -> Course:
         n, p = problem.shape
-        m = len(ridges)
-        nothing = problem.y.new_zeros(p, m)
-        found = best_of(problem, projection, [nothing], ridges)
+        copies = len(problem.ridge)
+        mean = problem.mean() if problem.intercept else torch.zeros_like(problem.y[0])
+        rest = problem.y - mean
+        objective = problem.weighed(rest).mul(rest).mean(0, dtype=torch.float64).repeat(copies)
         generator = torch.Generator().manual_seed(self.seed + 1)
         within = None if problem.square else projection
         largest = torch.stack([nystrom.largest(problem, within, torch.randperm(n, generator=generator)[:plan.batch])
                                for _ in range(LOOKS)]).max(0).values
-        course = Course(nothing, found.offset, found.objective, 1 / (largest + ridges), passes=1.0)
-        self._check(found)
-        course.history.append(1.0)
-        return course
-
-    @staticmethod
-    def _check(found: Best) -> None:
-        if not bool(found.objective.isfinite().all()):
-            raise NonFiniteError("The kernel gives NaN or infinite values between points and centers. Look at the "
-                                 "kernel's bandwidth and at the points.")
+        return Course(problem.y.new_zeros(p, len(ridges)), mean.repeat(copies), objective, 1 / (largest + ridges),
+                      history=[1.0])
 
     # -- stages ------------------------------------------------------------------------------------------------------
 
@@ -239,7 +233,7 @@ class EigenPro(Solver):
         n, _ = problem.shape
         # A machine that is nought has this error, up to an offset.
         limit = RUNAWAY * (problem.weighed(problem.y).mul(problem.y).mean(0).repeat(len(problem.ridge)))
-        change, average, averaged = torch.zeros_like(course.best), torch.zeros_like(course.best), 0
+        change, averages = torch.zeros_like(course.best), Averages(course.best.shape[1])
         flight = Flight(problem, nystrom, change, course.pull, ridges, course.rate)
         fine, flown = True, 0
         batches = [b for e in range(epochs) for b in self._order(n, course.epochs + e).split(plan.batch)]
@@ -248,17 +242,17 @@ class EigenPro(Solver):
             flown += 1
             fine = bool((error <= limit + _floor(problem)).all())
             if not fine:
+                check_block(problem.block(problem.x.chosen(numbers.tolist())), numbers)
                 break
             if flown == plan.delay or i == len(batches) - 1:
                 change = flight.alpha if problem.square else flight.alpha + projection.solve(flight.gathered)
                 flown = 0
-                if 2 * (i + 1) > len(batches):
-                    average, averaged = average + change, averaged + 1
+                averages.add(change, i / len(batches))
                 if i < len(batches) - 1:
                     flight = Flight(problem, nystrom, change, course.pull, ridges, course.rate)
         course.passes += epochs
         if fine and bool(change.isfinite().all()):
-            machines = [change, average / max(1, averaged)] + ([course.best] if course.stages else [])
+            machines = [change, *averages.means()] + ([course.best] if course.stages else [])
             found = best_of(problem, projection, machines, ridges)
             course.passes += 1
             if bool((found.objective <= course.objective * (1 + 1e-6) + _floor(problem)).all()):

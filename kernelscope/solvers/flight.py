@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from ..data.points import Points
+from ..linalg import times
 from .nystrom import Nystrom
 from .problem import Problem
 
@@ -78,7 +79,7 @@ class Flight:
             block, values, seen = self._seen(batch)
             for others, coefficients in zip(self._numbers, self._coefficients, strict=True):
                 near = problem.kernel(batch, problem.x.chosen(others.tolist())).to(values.dtype)
-                values += near @ coefficients
+                values += times(near, coefficients)
             rest = values if self._pull is not None else values - problem.y[some].repeat(1, self._copies)
             error += problem.weighed(rest.square(), some).sum(0)
             if problem.intercept:
@@ -86,8 +87,8 @@ class Flight:
                 rest = torch.cat([rest, rest.new_ones(len(rest), 1)], 1)
             g = problem.weighed(rest, some) / m
             if not problem.square:
-                worth += block.T @ g
-            pulled += seen.T @ g
+                worth += times(block.T, g)
+            pulled += times(seen.T, g)
             told.append(g)
         g = torch.cat(told)
         if problem.intercept:
@@ -115,8 +116,8 @@ class Flight:
         problem, nystrom = self._problem, self._nystrom
         if problem.square:
             block = problem.block(batch)
-            return block, block @ self.alpha, nystrom.seen(block)
+            return block, times(block, self.alpha), nystrom.seen(block)
         block = problem.own_block(batch)
-        both = problem.summed(block @ problem.own(torch.cat([self.alpha, nystrom.directions], 1)))
+        both = problem.summed(times(block, problem.own(torch.cat([self.alpha, nystrom.directions], 1))))
         values, seen = both.split([self.alpha.shape[1], nystrom.level], 1)
         return block, values, seen

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..linalg import times
 from .orthonormal import check_block
 from .preconditioner import Preconditioner
 from .problem import Problem
@@ -45,11 +46,11 @@ def through(problem: Problem, columns: Tensor,
     own = problem.own(columns)
     total, mean, size = torch.zeros_like(own), columns.new_zeros(m), columns.new_zeros(m)
     for part, block in problem.own_rows(each=4 * m * columns.dtype.itemsize):
-        rest = problem.summed(block @ own)
+        rest = problem.summed(times(block, own))
         if targets is not None:
             rest = rest - targets(part)
         heavy = problem.weighed(rest, part)
-        total += block.T @ heavy
+        total += times(block.T, heavy)
         mean += heavy.sum(0)
         size += (heavy * rest).sum(0)
         if not bool(total.sum().isfinite()):

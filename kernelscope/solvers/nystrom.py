@@ -124,7 +124,8 @@ class Nystrom:
         if problem.weights is not None:
             root = problem.weights[numbers].clamp(min=0.0).sqrt()[:, None]
         if projection is not None and projection.kept:
-            product = lambda v: block @ projection.solve(block.T @ v)
+            half = projection.half(block.T)
+            product = lambda v: half.T @ (half @ v)
         else:
             gram = problem.kernel(batch).to(block.dtype)
             product = lambda v: gram @ v

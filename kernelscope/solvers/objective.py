@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ..linalg import times
 from .losses import Loss
 from .orthonormal import check_block, orthonormal
 from .problem import Problem
@@ -77,7 +78,7 @@ class Objective:
         own = self.problem.own(alpha)
         outputs, total, sums = self._begun(own)
         for part, block in self._rows():
-            f = (self.problem.summed(block @ own) + constant).view(-1, *b.shape[1:])
+            f = (self.problem.summed(times(block, own)) + constant).view(-1, *b.shape[1:])
             outputs[part] = f
             total, sums = self._added(total, sums, block, part, self.loss.slopes(f, self._y(part)))
             if not bool(total.sum().isfinite()):
@@ -90,7 +91,7 @@ class Objective:
         own = self.problem.own(alpha)
         along, total, sums = self._begun(own)
         for part, block in self._rows():
-            change = (self.problem.summed(block @ own) + constant).view(-1, *v.shape[1:])
+            change = (self.problem.summed(times(block, own)) + constant).view(-1, *v.shape[1:])
             along[part] = change
             bends = self.loss.bends(outputs[part], self._y(part))
             total, sums = self._added(total, sums, block, part, self.loss.bent(bends, change))
@@ -147,7 +148,7 @@ class Objective:
 
     def _added(self, total: Tensor, sums: Tensor, block: Tensor, part: slice, values: Tensor) -> tuple[Tensor, Tensor]:
         heavy = self.problem.weighed(values.reshape(len(values), -1), part)
-        return total.addmm_(block.T, heavy), sums.add_(heavy.sum(0))
+        return total.add_(times(block.T, heavy)), sums.add_(heavy.sum(0))
 
     def _lowered(self, total: Tensor, sums: Tensor) -> Tensor:
         """From sums over points to the mean's gradient by the coordinates."""

@@ -23,6 +23,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..linalg import divided
 from .orthonormal import CUT, check_block, spanning
 from .problem import Problem
 
@@ -129,7 +130,7 @@ def _inverse(square: Tensor, ridges: tuple[float, ...], c: int) -> Callable[[Ten
         if all(not int(failed) and float(s)**2 > 1e3 * torch.finfo(s.dtype).eps
                for (_, failed), s in zip(found, spread, strict=True)):
             factors = [factor for factor, _ in found]
-            return lambda r, _: torch.cat([torch.cholesky_solve(own, factor) for own, factor in
+            return lambda r, _: torch.cat([divided(factor, own) for own, factor in
                                            zip(r.split(c, 1), factors, strict=True)], 1)
     values, vectors = torch.linalg.eigh(square)
     values = values.clamp(min=0.0)[:, None]

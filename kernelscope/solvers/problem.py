@@ -19,8 +19,9 @@ from ..data.points import Points
 from ..features.base import points_between
 from ..kernels.base import Kernel
 
-#: The share of the memory that a block of rows may fill.
-SHARE = 0.25
+#: The share of the memory that a block of rows may fill, and how many bytes it fills on a processor: as many as the
+#: memory of the last block can be taken for again. A block has some rows in any case.
+SHARE, BLOCK, ROWS = 0.25, 3 * 2**23, 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,7 @@ class Problem:
         yield from self._blocks(self.x.chosen(numbers.tolist()), 0)
 
     def _blocks(self, points: Points, each: int) -> Iterator[tuple[slice, Tensor]]:
-        n, step = len(points), min(len(points), self.height(each))
+        n, step = len(points), self.stride(len(self.z), each)
         for i in range(0, n, step):
             part = slice(i, min(i + step, n))
             yield part, self.block(points_between(points, part.start, part.stop))
@@ -83,6 +84,12 @@ class Problem:
     def height(self, each: int = 0) -> int:
         """How many rows a block may have; ``each`` bytes more are needed for a row."""
         return max(1, int(SHARE * self.memory // (len(self.z) * self.y.dtype.itemsize + each)))
+
+    def stride(self, columns: int, each: int = 0) -> int:
+        """How many rows of so many columns are read at a time; ``each`` bytes more are needed for a row."""
+        row = columns * self.y.dtype.itemsize
+        most = max(1, int(SHARE * self.memory // (row + each)))
+        return most if self.y.device.type != "cpu" else min(most, max(ROWS, BLOCK // row))
 
     def center_parts(self) -> Iterator[Points]:
         """The centers, as many at once as rows."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-from ..linalg import eigenpairs
+from ..linalg import divided, eigenpairs, times
 from .orthonormal import CUT, checked
 from .problem import SHARE, Problem
 
@@ -65,12 +65,16 @@ class Projection:
     def product(self, v: Tensor) -> Tensor:
         r""":math:`K_{zz} v`."""
         if self.kept:
-            return (self._gram @ v.double()).to(v.dtype)
+            return (times(self._gram, v.double())).to(v.dtype)
         return self._problem.gram_times(v).to(v.dtype)
 
     def solve(self, h: Tensor) -> Tensor:
         r"""About :math:`K_{zz}^{-1} h` for columns h."""
-        return torch.cholesky_solve(h.double(), self._factor).to(h.dtype) if self.kept else self._iterated(h)
+        return divided(self._factor, h.double()).to(h.dtype) if self.kept else self._iterated(h)
+
+    def half(self, h: Tensor) -> Tensor:
+        r""":math:`L^{-1} h` for columns h, where :math:`K_{zz} = L L^T` is held: its squares are those of functions."""
+        return torch.linalg.solve_triangular(self._factor, h.double(), upper=False).to(h.dtype)
 
     def _iterated(self, h: Tensor) -> Tensor:
         theta, rest = torch.zeros_like(h), h

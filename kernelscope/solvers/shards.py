@@ -26,7 +26,7 @@ from torch import Tensor
 from ..data.points import Points
 from ..errors import DataError, ProcessLost
 from ..features.base import points_between
-from .problem import SHARE, Problem
+from .problem import Problem
 
 #: Of how many centers and points the kernel is compared.
 LOOK = 16
@@ -141,7 +141,7 @@ class Shared(Problem):
 
     def own_rows(self, each: int = 0) -> Iterator[tuple[slice, Tensor]]:
         # As many rows in all processes, though the last may have fewer columns.
-        step = max(1, int(SHARE * self.memory // (self._most * self.y.dtype.itemsize + each)))
+        step = self.stride(self._most, each)
         for i in range(0, len(self.x), step):
             part = slice(i, min(i + step, len(self.x)))
             yield part, self.own_block(points_between(self.x, part.start, part.stop))
