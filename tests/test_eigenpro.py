@@ -46,9 +46,9 @@ def ridges_of(p):
 
 
 def pieces(p, sample=200):
-    projection, ridges = Projection(p, 20), ridges_of(p)
+    projection, ridges = None if p.square else Projection(p), ridges_of(p)
     order = torch.randperm(len(p.x), generator=torch.Generator().manual_seed(0))[:sample]
-    return projection, Nystrom(p, None if p.square else projection, order, None, ridges), ridges, order
+    return projection, Nystrom(p, projection, order, None, ridges), ridges, order
 
 
 # Steps
@@ -112,7 +112,7 @@ def test_steps_stay_where_the_best_machine_of_the_span_is(kind):
     p = problem(kind, ridge=(1e-3,), weights=weights(600))
     projection, nystrom, ridges, _ = pieces(p)
     best = best_of(p, projection, [Direct().solve(p).coefficients[0]], ridges)
-    pull = projection.solve(best.gradient)
+    pull = best.pull
     change = torch.zeros_like(best.alpha)
     for b in torch.arange(600).split(100):
         flight = Flight(p, nystrom, change, pull, ridges, 1 / (nystrom.largest(p, projection, b) + ridges))
@@ -137,7 +137,7 @@ def test_the_largest_eigenvalue_that_a_step_meets_is_that_of_the_dense_matrix(sq
         if intercept:
             off = torch.eye(80, dtype=torch.float64) - root[:, None] * root / root.square().sum()
             k = off @ k @ off
-        found = nystrom.largest(p, None if square else projection, b)[column]
+        found = nystrom.largest(p, projection, b)[column]
         assert float(found * 80 / torch.linalg.eigvalsh(k)[-1]) == pytest.approx(1, abs=0.02)
 
 
@@ -158,10 +158,11 @@ def test_the_preconditioner_is_positive(square):
 @pytest.mark.parametrize("intercept", [False, True])
 def test_the_best_of_some_machines_is_the_least_squares_solution_in_their_span(intercept, weighed):
     p = problem(n=200, p=30, ridge=(1e-1, 1e-3), intercept=intercept, weights=weights(200) if weighed else None,
-                memory=2 * 10**5)
-    projection, ridges = Projection(p, 10), ridges_of(p)
+                memory=5 * 10**4)
+    projection, ridges = Projection(p), ridges_of(p)
     g = torch.Generator().manual_seed(2)
     machines = [torch.randn(30, 4, generator=g, dtype=torch.float64) for _ in range(3)]
+    assert not projection.kept
     best = best_of(p, projection, machines, ridges)
     k, gram = p.kernel(p.x, p.z), p.gram()
     w = torch.ones(200, dtype=torch.float64) if p.weights is None else p.weights
@@ -182,22 +183,45 @@ def test_the_best_of_some_machines_is_the_least_squares_solution_in_their_span(i
         assert float(best.objective[column]) == pytest.approx(loss(span @ t[:3], offset), rel=1e-9)
         rest = w * (k @ best.alpha[:, column] + best.offset[column] - y) / 200
         gradient = k.T @ rest + ridges[column] * gram @ best.alpha[:, column]
-        assert torch.allclose(best.gradient[:, column], gradient, rtol=1e-8, atol=1e-10)
+        assert torch.allclose(projection.product(best.pull)[:, column], gradient, rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.parametrize("memory", [10**9, 2 * 10**5])
 @pytest.mark.parametrize("kind", KERNELS)
-def test_a_projection_without_the_matrix_shortens_and_comes_close(kind):
-    p = problem(kind, n=300, p=200)
-    whole, made = Projection(p, 50), Projection(replace(p, memory=10**5), 50)
-    assert whole.kept
-    assert not made.kept
-    h = p.block(p.x.chosen(range(40))).T @ torch.randn(40, 3, generator=torch.Generator().manual_seed(1),
-                                                       dtype=torch.float64)
-    gram, exact, near = p.gram(), whole.solve(h), made.solve(h)
-    length = lambda a: (a * (gram @ a)).sum(0)
-    assert bool((length(near) <= length(exact) * (1 + 1e-9)).all())
-    assert float((length(near - exact) / length(exact)).max()) < 0.05
-    assert torch.allclose(gram @ exact, h, atol=1e-6 * float(h.abs().max()))
+def test_a_projection_is_by_one_positive_matrix_in_all_it_says(kind, memory):
+    p = problem(kind, n=300, p=200, memory=memory)
+    made = Projection(p)
+    assert made.kept == (memory == 10**9)
+    matrix = made.product(torch.eye(200, dtype=torch.float64))
+    assert torch.allclose(matrix, matrix.T, rtol=1e-9, atol=1e-12)
+    assert float(torch.linalg.eigvalsh(matrix)[0]) > -1e-12
+    h = p.block(p.x.chosen(range(40))).T
+    found, half = made.solve(h), made.half(h)
+    assert torch.allclose(matrix @ found, h, atol=1e-6 * float(h.abs().max()))
+    assert torch.allclose(half.T @ half, h.T @ found, rtol=1e-9, atol=1e-9)
+    assert torch.allclose(made.gram(found), p.gram() @ found, rtol=1e-9, atol=1e-9 * float(found.abs().max()))
+
+
+def test_where_the_matrix_has_no_room_it_is_a_samples_with_the_diagonal_corrected():
+    p = problem(n=300, p=200, memory=2 * 10**5)
+    made = Projection(p)
+    r = made.width // 2
+    assert r == 200 * 1000 // 200 // 64
+    some = torch.randperm(200, generator=torch.Generator().manual_seed(0))[:r]
+    gram = p.gram()
+    low = gram[:, some] @ torch.linalg.solve(gram[some][:, some], gram[some])
+    left = gram.diagonal() - low.diagonal()
+    wanted = low + torch.diag(left + 0.1 * left.mean())
+    assert torch.allclose(made.product(torch.eye(200, dtype=torch.float64)), wanted, atol=1e-8)
+
+
+def test_the_best_of_some_machines_of_all_points_knows_its_gradient_as_a_function():
+    p = problem(n=80, square=True, ridge=(1e-2, 1e-4), weights=weights(80))
+    machines = [torch.randn(80, 4, generator=torch.Generator().manual_seed(i), dtype=torch.float64) for i in range(2)]
+    best, gram = best_of(p, None, machines, ridges_of(p)), p.gram()
+    rest = gram @ best.alpha + best.offset - p.y.repeat(1, 2)
+    gradient = gram @ (p.weights[:, None] * rest) / 80 + ridges_of(p) * (gram @ best.alpha)
+    assert torch.allclose(gram @ best.pull, gradient, rtol=1e-9, atol=1e-11)
 
 
 # The end

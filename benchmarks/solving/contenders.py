@@ -46,12 +46,13 @@ class Hearing(solvers.Watch):
         return False
 
 
-def ours(make: Callable[[Task], Any]) -> Callable[[Task, Track], None]:
-    """A contender of this package."""
+def ours(make: Callable[[Task], Any], numbers: int | None = None) -> Callable[[Task, Track], None]:
+    """A contender of this package; with memory for so many numbers of each center, or for whatever it wants."""
 
     def contend(task: Task, track: Track) -> None:
         kernel = track.kernel()
-        problem = solvers.Problem(kernel, as_points(task.x), task.y, as_points(task.z), (RIDGE,), memory=4 * 10**9)
+        problem = solvers.Problem(kernel, as_points(task.x), task.y, as_points(task.z), (RIDGE,),
+                                  memory=4 * 10**9 if numbers is None else numbers * len(task.z) * task.y.itemsize)
         make(task).solve(problem, Hearing(track, kernel))
 
     return contend
@@ -223,7 +224,7 @@ CONTENDERS: dict[str, Callable[[Task, Track], None]] = {
     "cg, full": ours(lambda task: solvers.ConjugateGradient()),
     "cg, two-level": ours(lambda task: solvers.ConjugateGradient("two-level")),
     "eigenpro": ours(eigenpro()),
-    "eigenpro, variant 3": ours(eigenpro(variant=3)),
+    "eigenpro, memory O(p r)": ours(eigenpro(), 16_000),
     "eigenpro, then cg": ours(lambda task: solvers.WarmStart()),
     "EigenPro 3": eigenpro3,
     "EigenPro 4": eigenpro4,

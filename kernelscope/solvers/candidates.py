@@ -17,7 +17,6 @@ from ..linalg import times
 from .problem import Problem
 from .projection import Projection
 
-
 #: In how many parts of a stage machines are averaged, at least and at most, and how many columns they have together.
 LEAST, MOST, COLUMNS = 2, 8, 64
 
@@ -55,8 +54,7 @@ class Best:
         objective: The mean squared error of each column plus its ridge's term.
         residual: The norm of half the gradient of each column.
         start: The same norm where the coefficients are nought.
-        gradient: Half the gradient by the coefficients: the gradient in the kernel's space at the centers, with shape
-            (p, m).
+        pull: The coefficients of half the gradient in the kernel's space, with shape (p, m).
     """
 
     alpha: Tensor
@@ -64,11 +62,18 @@ class Best:
     objective: Tensor
     residual: Tensor
     start: Tensor
-    gradient: Tensor
+    pull: Tensor
 
 
-def best_of(problem: Problem, projection: Projection, machines: Sequence[Tensor], ridges: Tensor) -> Best:
-    """The best combination of machines, each given by its coefficients with shape (p, m)."""
+def best_of(problem: Problem, projection: Projection | None, machines: Sequence[Tensor], ridges: Tensor) -> Best:
+    """The best combination of machines, each given by its coefficients with shape (p, m).
+
+    Args:
+        problem: The problem.
+        projection: To the span of its centers; ``None`` where all points are centers, and nothing is to be projected.
+        machines: The machines.
+        ridges: The ridge of each column.
+    """
     n, p = problem.shape
     count, m = len(machines), len(ridges)
     copies = m // problem.outputs
@@ -78,12 +83,15 @@ def best_of(problem: Problem, projection: Projection, machines: Sequence[Tensor]
     own = problem.own(columns)
     pulled, target = torch.zeros_like(own), own.new_zeros(len(own), problem.outputs)
     ones = own.new_zeros(len(own), 1)
+    there = []
     for part, block in problem.own_rows(each=(3 * columns.shape[1] + 2 * m) * columns.dtype.itemsize):
         values, y = problem.summed(times(block, own)), problem.y[part]
         pulled += times(block.T, problem.weighed(values, part))
         heavy = problem.weighed(y, part)
         target += times(block.T, heavy)
         features = values.view(len(values), count, m)
+        if projection is None:
+            there.append(values)
         if constant:
             one = values.new_ones(len(values), 1)
             ones += times(block.T, problem.weighed(one, part))
@@ -94,7 +102,8 @@ def best_of(problem: Problem, projection: Projection, machines: Sequence[Tensor]
         cross += torch.einsum("nim,nm->mi", heavy_features.double(), repeated.double())
         size += (heavy * y).double().sum(0).repeat(copies)
     pulled, target, ones = (problem.gathered(t) for t in (pulled, target, ones))
-    smooth = projection.product(columns)
+    # Where all points are centers the values at the one are those at the other.
+    smooth = torch.cat(there) if projection is None else projection.gram(columns)
     square, cross, size = square / n, cross / n, size / n
     lengths = torch.einsum("pim,pjm->mij", columns.view(p, count, m).double(), smooth.view(p, count, m).double())
     whole = square.clone()
@@ -106,9 +115,14 @@ def best_of(problem: Problem, projection: Projection, machines: Sequence[Tensor]
     offset = weights[:, count] if constant else weights.new_zeros(m)
     target = target.repeat(1, copies)
     gradient = (torch.einsum("pim,mi->pm", pulled.view(p, count, m), weights[:, :count]) - target + ones * offset) / n
-    gradient += ridges * torch.einsum("pim,mi->pm", smooth.view(p, count, m), weights[:, :count])
+    found = torch.einsum("pim,mi->pm", smooth.view(p, count, m), weights[:, :count])
+    gradient += ridges * found
+    if projection is None:
+        pull = problem.weighed(found + offset - problem.y.repeat(1, copies)) / n + ridges * combined
+    else:
+        pull = projection.solve(gradient)
     start = (target - ones * problem.mean().repeat(copies) * constant) / n
-    return Best(combined, offset, objective.clamp(min=0.0), gradient.norm(dim=0), start.norm(dim=0), gradient)
+    return Best(combined, offset, objective.clamp(min=0.0), gradient.norm(dim=0), start.norm(dim=0), pull)
 
 
 def _lowest(whole: Tensor, cross: Tensor) -> Tensor:

@@ -6,10 +6,10 @@ span, and is brought back by a projection after each step (EigenPro 3) or after 
 
 What makes it end well is measured, not assumed. The step size is one over the largest eigenvalue that the
 preconditioner leaves on batches of points it was not made from, at which a step on any batch shortens the distance to
-whatever fits this batch. Projections are conjugate gradients, which never overshoot. Steps go on in stages, each as
-long as all before it together; the noise of constant steps is averaged out over parts of a stage, and a pass at its end
-finds the best machine in the span of the last one, the averages and the best so far. So the objective never rises from
-stage to stage, and a stage that ran away is taken back and repeated with half the step.
+whatever fits this batch. Steps go on in stages, which grow longer; the noise of constant steps is averaged out over
+parts of a stage, and a pass at its end finds the best machine in the span of the last one, the averages and the best so
+far. So the objective never rises from stage to stage, and a stage that ran away is taken back and repeated with half
+the step.
 
 References:
     | Kernel machines that adapt to GPUs for effective large batch training (Ma and Belkin, 2019; EigenPro 2)
@@ -48,9 +48,6 @@ CRITICAL = 16
 
 #: The smallest and the largest batch that are chosen without being asked for.
 LEAST, MOST = 256, 4096
-
-#: Eigenvectors that the projection takes out of its iteration.
-RANK = 60
 
 #: How often a stage that ran away is repeated with half the step.
 RETREATS = 20
@@ -140,7 +137,7 @@ class EigenPro(Solver):
         n, p = problem.shape
         m, item, s = problem.outputs * len(problem.ridge), problem.y.dtype.itemsize, self._sample_size(problem)
         passes = 12.0
-        memory = item * (p * (8 * m + s / 8 + RANK) + 2 * s * s)
+        memory = item * (p * (8 * m + s / 8) + 2 * s * s)
         return Cost(passes * n * p * 4.0 * m + 20.0 * s**3 + passes * n * p * m, memory, passes)
 
     def solve(self, problem: Problem, watch: Watch | None = None) -> Solution:
@@ -152,15 +149,15 @@ class EigenPro(Solver):
             )
         ridges = torch.tensor(problem.ridge, dtype=problem.y.dtype, device=problem.y.device)
         ridges = ridges.repeat_interleave(problem.outputs)
-        projection = Projection(problem, RANK)
+        projection = None if problem.square else Projection(problem)
         plan, nystrom = self._prepared(problem, projection, ridges)
         course = (self._begin(problem, plan, nystrom, projection, ridges) if watch.kept is None else
                   _restored(watch.kept))
-        notes: list[str] = []
+        notes = [] if projection is None else list(projection.notes)
         with counting(self.epochs, "fit", "epoch") as done:
             done(course.epochs)
             while course.epochs < self.epochs and not course.settled:
-                before, length = course.objective, min(1 + course.stages // 2, LONGEST, self.epochs - course.epochs)
+                before, length = course.objective, min(1 + course.stages // 3, LONGEST, self.epochs - course.epochs)
                 went = self._stage(problem, plan, nystrom, projection, ridges, course, length)
                 done(length if went else 0)
                 if not went and course.retreats > RETREATS:
@@ -184,22 +181,22 @@ class EigenPro(Solver):
         n, p = problem.shape
         return min(n, self.sample or (LARGE_SAMPLE if n * p > LARGE else SAMPLE))
 
-    def _prepared(self, problem: Problem, projection: Projection, ridges: Tensor) -> tuple[Plan, Nystrom]:
+    def _prepared(self, problem: Problem, projection: Projection | None, ridges: Tensor) -> tuple[Plan, Nystrom]:
         n, p = problem.shape
         order = torch.randperm(n, generator=torch.Generator().manual_seed(self.seed))
         sample = order[:self._sample_size(problem)]
-        within = None if problem.square else projection
-        nystrom = Nystrom(problem, within, sample, self.level, ridges)
-        batch = min(n, self.batch or self._critical(problem, within, nystrom, order, ridges))
+        nystrom = Nystrom(problem, projection, sample, self.level, ridges)
+        batch = min(n, self.batch or self._critical(problem, projection, nystrom, order, ridges))
         delay = 1
-        if not problem.square and self.variant != 3:
-            # Centers beside cost as much as half of them would among the own ones. A projection costs as much as p
-            # rows, or by a factor that is held as much as p numbers for each output; a kernel value costs many.
-            delay = max(1, round(p / batch * (min(1.0, len(ridges) / ENTRY) if projection.kept else 1.0)))
+        if projection is not None and self.variant != 3:
+            # Centers beside cost as much as half of them would among the own ones. A projection takes some products for
+            # each center and output; a kernel value costs many.
+            delay = max(1, round(projection.width / batch * min(1.0, len(ridges) / ENTRY)))
         return Plan(batch, delay), nystrom
 
     @staticmethod
-    def _critical(problem: Problem, within: Projection | None, nystrom: Nystrom, order: Tensor, ridges: Tensor) -> int:
+    def _critical(problem: Problem, projection: Projection | None, nystrom: Nystrom, order: Tensor,
+                  ridges: Tensor) -> int:
         """The batch from which on a larger one would not allow a step that is as much larger."""
         some = order[-LEAST:]
         batch = problem.x.chosen(some.tolist())
@@ -207,27 +204,27 @@ class EigenPro(Solver):
         seen = nystrom.seen(problem.block(batch))
         left = (own[:, None] - seen.square() @ nystrom.shares).clamp(min=0.0).max(0).values
         # On a batch of this size the largest eigenvalue holds the diagonal's part too.
-        largest = nystrom.largest(problem, within, some)
+        largest = nystrom.largest(problem, projection, some)
         next_ = (largest - left / len(some)).clamp(min=0.1 * largest) + ridges
         critical = int(min(float((left / next_.clamp(min=torch.finfo(left.dtype).tiny)).min()) + 1, 2.0**40))
         return max(LEAST, min(critical // CRITICAL, MOST, problem.height()))
 
-    def _begin(self, problem: Problem, plan: Plan, nystrom: Nystrom, projection: Projection, ridges: Tensor) -> Course:
+    def _begin(self, problem: Problem, plan: Plan, nystrom: Nystrom, projection: Projection | None,
+               ridges: Tensor) -> Course:
         n, p = problem.shape
         copies = len(problem.ridge)
         mean = problem.mean() if problem.intercept else torch.zeros_like(problem.y[0])
         rest = problem.y - mean
         objective = problem.weighed(rest).mul(rest).mean(0, dtype=torch.float64).repeat(copies)
         generator = torch.Generator().manual_seed(self.seed + 1)
-        within = None if problem.square else projection
-        largest = torch.stack([nystrom.largest(problem, within, torch.randperm(n, generator=generator)[:plan.batch])
+        largest = torch.stack([nystrom.largest(problem, projection, torch.randperm(n, generator=generator)[:plan.batch])
                                for _ in range(LOOKS)]).max(0).values
         return Course(problem.y.new_zeros(p, len(ridges)), mean.repeat(copies), objective, 1 / (largest + ridges),
                       history=[1.0])
 
     # -- stages ------------------------------------------------------------------------------------------------------
 
-    def _stage(self, problem: Problem, plan: Plan, nystrom: Nystrom, projection: Projection,
+    def _stage(self, problem: Problem, plan: Plan, nystrom: Nystrom, projection: Projection | None,
                ridges: Tensor, course: Course, epochs: int) -> bool:
         """Some epochs of steps from the best machine; says whether they were kept."""
         n, _ = problem.shape
@@ -245,7 +242,7 @@ class EigenPro(Solver):
                 check_block(problem.block(problem.x.chosen(numbers.tolist())), numbers)
                 break
             if flown == plan.delay or i == len(batches) - 1:
-                change = flight.alpha if problem.square else flight.alpha + projection.solve(flight.gathered)
+                change = flight.alpha if projection is None else flight.alpha + projection.solve(flight.gathered)
                 flown = 0
                 averages.add(change, i / len(batches))
                 if i < len(batches) - 1:
@@ -257,7 +254,7 @@ class EigenPro(Solver):
             course.passes += 1
             if bool((found.objective <= course.objective * (1 + 1e-6) + _floor(problem)).all()):
                 course.best, course.offset, course.objective = found.alpha, found.offset, found.objective
-                course.pull = projection.solve(found.gradient)
+                course.pull = found.pull
                 course.epochs += epochs
                 course.stages += 1
                 tiny = torch.finfo(found.start.dtype).tiny

@@ -90,13 +90,13 @@ class Nystrom:
         self._numbers = None
         self.directions = projection.solve(seen)
         self.there = projection.product(self.directions)
-        products = self.directions.T @ self.there
-        self.products = (products + products.T) / 2
-        # A projection shortens; what rounding and an early end have made longer is made as long as it may be.
-        longest = float(torch.linalg.eigvalsh(self.products)[-1]) if q else 1.0
-        if longest > 1:
-            self.directions, self.there = self.directions / longest**0.5, self.there / longest**0.5
-            self.products = self.products / longest
+        products = (self.directions.T @ self.there).double()
+        # A projection shortens. What rounding, or a measure of lengths that is only near, has made longer than 1 in
+        # some direction is made as long as it may be there.
+        lengths, turned = torch.linalg.eigh((products + products.T) / 2)
+        short = ((turned * lengths.clamp(min=1.0).rsqrt()) @ turned.T).to(dtype)
+        self.directions, self.there = self.directions @ short, self.there @ short
+        self.products = ((turned * lengths.clamp(min=0.0, max=1.0)) @ turned.T).to(dtype)
 
     @property
     def level(self) -> int:
@@ -116,14 +116,14 @@ class Nystrom:
     def largest(self, problem: Problem, projection: Projection | None, numbers: Tensor) -> Tensor:
         r"""The largest eigenvalue of :math:`W^{1/2} k_P(B, B)\, W^{1/2}/m` on a batch B, for each column of ridges.
 
-        Where projections are cheap it is that of the projected kernel, which is smaller.
+        With a projection it is that of the projected kernel, which is smaller.
         """
         batch = problem.x.chosen(numbers.tolist())
         block = problem.block(batch)
         seen, root = self.seen(block), block.new_ones(len(numbers), 1)
         if problem.weights is not None:
             root = problem.weights[numbers].clamp(min=0.0).sqrt()[:, None]
-        if projection is not None and projection.kept:
+        if projection is not None:
             half = projection.half(block.T)
             product = lambda v: half.T @ (half @ v)
         else:
