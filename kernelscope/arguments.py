@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,32 @@ def as_count(value: Any, name: str, least: int = 0) -> int:
             f"{name} must be a whole number from {least} on; {what_came(value)} came. Pass for example {name}=8."
         )
     return number
+
+
+def as_seed(value: Any, name: str = "seed") -> int:
+    """What a generator of random numbers begins with.
+
+    Raises:
+        DataError: If it is no whole number that a generator takes.
+    """
+    number = as_whole(value)
+    if number is None or not 0 <= number < 2**63:
+        raise DataError(
+            f"{name} must be a whole number from 0 to 2^63 - 1; {what_came(value)} came. Pass for example {name}=0."
+        )
+    return number
+
+
+def as_part(value: Any, name: str, such_as: str) -> float:
+    """A number between 0 and 1, both excluded.
+
+    Raises:
+        DataError: If it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < 1:
+        raise DataError(f"{name} must be a number between 0 and 1; {what_came(value)} came. Pass for example "
+                        f"{name}={such_as}.")
+    return float(value)
 
 
 def as_place(value: Any, name: str, count: int, things: str) -> int:

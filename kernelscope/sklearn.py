@@ -21,7 +21,7 @@ from .arguments import as_choice, as_whole, what_came
 from .errors import DataError
 from .machine.fit import fit
 from .machine.machine import KernelMachine
-from .solvers import Huber, Logistic, Loss, Newton, Softmax, Solver
+from .solvers import Huber, Logistic, Loss, Softmax, Solver, Squared
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -69,12 +69,12 @@ class _KernelEstimator(BaseEstimator):
         self.memory = memory
         self.random_state = random_state
 
-    def _machine(self, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None, loss: Loss | None) -> KernelMachine:
+    def _machine(self, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None, loss: Loss) -> KernelMachine:
         """The machine for points that all weigh something."""
         distinct = np.unique(x, axis=0)
         kernel = self._kernel().fitted(_tensor(distinct))
         machine = fit(kernel, _tensor(x), _tensor(y), centers=self._centers(distinct, len(x)),
-                      ridge=self.ridge, intercept=self.intercept, solver=self._solver(loss), weights=weights,
+                      ridge=self.ridge, intercept=self.intercept, solver=self.solver, loss=loss, weights=weights,
                       memory=self.memory, progress=False)
         assert machine.fitting is not None
         for note in machine.fitting.notes:
@@ -100,19 +100,6 @@ class _KernelEstimator(BaseEstimator):
         chosen = check_random_state(self.random_state).permutation(len(distinct))[:count]
         return _tensor(distinct[np.sort(chosen)])
 
-    def _solver(self, loss: Loss | None) -> Solver | str | None:
-        if loss is None:
-            if getattr(self.solver, "loss", None) is not None:
-                raise DataError(f"loss is {self.loss!r}, and the solver {self.solver!r} minimises another one. Pass "
-                                "the solver's loss as loss= too.")
-            return self.solver
-        if self.solver is None:
-            return Newton(loss)
-        if isinstance(self.solver, Newton) and _alike(self.solver.loss, loss):
-            return self.solver
-        raise DataError(f"The loss {loss!r} is minimised by Newton({loss!r}); solver={what_came(self.solver)} came. "
-                        "Leave solver out, or pass a Newton with this loss to set its tolerance.")
-
     def _values(self, X: Any) -> np.ndarray:
         """What the machine gives for points."""
         check_is_fitted(self)
@@ -120,10 +107,6 @@ class _KernelEstimator(BaseEstimator):
         dtype = np.float64 if machine.coefficients.dtype == torch.float64 else np.float32
         x = validate_data(self, X, reset=False, dtype=dtype)
         return machine(_tensor(x)).numpy()
-
-
-def _alike(one: Loss, other: Loss) -> bool:
-    return type(one) is type(other) and vars(one) == vars(other)
 
 
 class KernelRegressor(RegressorMixin, _KernelEstimator):
@@ -175,11 +158,10 @@ class KernelRegressor(RegressorMixin, _KernelEstimator):
         """The values at points, with shape (q,) or (q, c)."""
         return self._values(X)
 
-    def _loss(self) -> Loss | None:
-        """The loss, if it is not the squared one."""
+    def _loss(self) -> Loss:
         if isinstance(self.loss, Loss):
             return self.loss
-        return Huber() if as_choice(self.loss, "loss", ("squared", "huber")) == "huber" else None
+        return Huber() if as_choice(self.loss, "loss", ("squared", "huber")) == "huber" else Squared()
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -241,7 +223,7 @@ class KernelClassifier(ClassifierMixin, _KernelEstimator):
             targets = places[:, None] if binary else places[:, None] == np.arange(len(self.classes_))
             if loss == "squared":
                 y2 = (2 * targets - 1 if binary else targets).astype(x.dtype)
-                self.machine_ = self._machine(x, y2, weights, None)
+                self.machine_ = self._machine(x, y2, weights, Squared())
             else:
                 self.machine_ = self._machine(x, targets.astype(x.dtype), weights, Logistic() if binary else Softmax())
         return self

@@ -94,3 +94,78 @@ def test_targets_that_an_intercept_takes_up_leave_nothing_and_disturb_nobody(sol
     fit = lambda targets: ks.fit(L, x, targets, intercept=True, ridge=1e-3, solver=solver, progress=False)(x)
     assert torch.allclose(fit(y), y, atol=1e-5)
     assert float((fit(torch.stack([x[:, 0], y], 1))[:, 0] - fit(x[:, 0])).abs().max()) < 2e-2
+
+
+@pytest.mark.parametrize(("make", "said"), [
+    (lambda: EigenPro(tolerance="a"), "tolerance must be a number between 0 and 1"),
+    (lambda: EigenPro(batch=True), "batch must be a whole number from 1 on"),
+    (lambda: EigenPro(variant=True), "variant must be 2, 3, 4"),
+    (lambda: EigenPro(seed=2**80), "seed must be a whole number from 0"),
+    (lambda: EigenPro(seed=-1), "seed must be a whole number from 0"),
+    (lambda: ConjugateGradient(tolerance="a"), "tolerance must be a number between 0 and 1"),
+    (lambda: Newton(tolerance=None), "tolerance must be a number between 0 and 1"),
+    (lambda: WarmStart("cg"), "first must be a Solver"),
+    (lambda: WarmStart(then="cg"), "then must be a ConjugateGradient"),
+    (lambda: ks.fit(L, *data(), seed="a"), "seed must be a whole number"),
+    (lambda: ks.fit(L, *data(), centers=5, seed=2**80), "seed must be a whole number"),
+    (lambda: ks.fit(L, *data(), ridge=10**400), "beyond what a number can be"),
+    (lambda: ks.fit(L, *data(), weights=torch.ones(60).to_sparse()), "a sparse one|Weights are numbers"),
+    (lambda: ks.fit(L, *data(), weights=torch.ones(60, device="meta")), "Weights are numbers"),
+    (lambda: ks.fit(L, *data(), progress=False).at(np.ones(2)), "is none of them"),
+    (lambda: ks.data.patches(seed="a"), "seed must be a whole number"),
+])
+def test_settings_that_are_none_are_refused_in_a_sentence(make, said):
+    with pytest.raises(DataError, match=said):
+        make()
+
+
+def test_one_center_has_no_tail():
+    x, y = data()
+    one, other = (ks.fit(L, x, y, centers=1, solver=solver, progress=False)
+                  for solver in (ConjugateGradient("two-level"), "direct"))
+    assert torch.allclose(one.coefficients, other.coefficients, rtol=1e-6)
+
+
+def test_errors_that_are_nought_fall_by_nothing():
+    x, y = data()
+    found = ks.scaling(L, (x, 0 * y), (x, 0 * y), centers=[5, 10], samples=[50])
+    assert found.gain("centers") == (5, 10, 0.0)
+    assert "nan" not in found.said()
+
+
+def test_what_a_kernel_is_too_large_or_the_points_too_alike_for_is_said():
+    x, y = data()
+    with pytest.raises(DataError, match="bandwidth must be from 1e-150"):
+        ks.kernels.Gaussian(1e160)
+    with pytest.raises(DataError, match="but a constant, which the intercept is"):
+        ks.fit(L, torch.ones_like(x), y, centers=5, intercept=True, solver="eigenpro", progress=False)
+
+
+def test_whole_numbers_of_other_libraries_are_whole_numbers():
+    assert EigenPro(batch=np.int64(8)).batch == 8
+
+
+def test_weights_of_a_table_whose_rows_are_counted_in_another_way():
+    pd = pytest.importorskip("pandas")
+    x, y = data()
+    w = torch.arange(60.0) + 1
+    fits = [ks.fit(L, x, y, centers=5, weights=weights, progress=False)
+            for weights in (w, pd.Series(w.numpy(), index=range(100, 160)))]
+    assert torch.equal(fits[0].coefficients, fits[1].coefficients)
+
+
+def test_a_loss_is_named_and_minimised():
+    x, y = data()
+    classes = (y > 0).double()
+    named, made = (ks.fit(L, x, classes, centers=20, ridge=1e-3, progress=False, **how)
+                   for how in ({"loss": "logistic"}, {"solver": Newton("logistic")}))
+    assert torch.equal(named.coefficients, made.coefficients)
+    plain, squared = (ks.fit(L, x, y, centers=20, ridge=1e-3, progress=False, **how)
+                      for how in ({}, {"loss": "squared", "solver": "direct"}))
+    assert torch.allclose(plain.coefficients, squared.coefficients)
+    for how in ({"loss": "huber", "solver": "direct"}, {"loss": "squared", "solver": Newton("huber")},
+                {"loss": "huber", "solver": Newton(Huber(2.0))}):
+        with pytest.raises(DataError, match="is minimised by"):
+            ks.fit(L, x, y, progress=False, **how)
+    with pytest.raises(DataError, match="loss must be"):
+        ks.fit(L, x, y, loss="hinge", progress=False)

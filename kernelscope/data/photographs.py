@@ -13,7 +13,7 @@ from hashlib import sha256
 import torch
 from torch import Tensor
 
-from ..arguments import as_choice, as_count, as_switch
+from ..arguments import as_choice, as_count, as_seed, as_switch
 from ..errors import DataError
 from .points import Part, Points
 
@@ -96,7 +96,7 @@ def patches(split: str = "train", *, count: int | None = None, window: int = 9, 
         (torch.Size([1000, 25]), torch.Size([1000, 2]))
     """
     split = as_choice(split, "split", ("train", "test", "all"))
-    window, augment = as_count(window, "window", 1), as_switch(augment, "augment")
+    window, augment, seed = as_count(window, "window", 1), as_switch(augment, "augment"), as_seed(seed)
     if window % 2 == 0 or window > TILE:
         raise DataError(f"A window has a pixel in its middle and fits into a tile: window must be an odd number up to "
                         f"{TILE - 1}; {window} came. Pass for example window=9.")

@@ -73,13 +73,15 @@ class Scaling(Result):
         there = (~row.isnan()).nonzero().flatten().tolist()
         sizes = self.centers if of == "centers" else self.samples
         first, last = there[0], there[-1]
-        return sizes[first], sizes[last], 1 - float(row[last] / row[first])
+        # An error of nought has nowhere to fall.
+        return sizes[first], sizes[last], 1 - float(row[last] / row[first]) if float(row[first]) else 0.0
 
     def rate(self, of: str) -> float:
         r"""The exponent b of an error like :math:`size^{-b}`, by least squares in logarithms; NaN for one size."""
         row = self.errors[-1] if of == "centers" else self.errors[:, -1]
         sizes = torch.tensor(self.centers if of == "centers" else self.samples, dtype=torch.float64)
         there = ~row.isnan()
+        there &= row > 0
         x, y = sizes[there].log(), row[there].double().log()
         x, y = x - x.mean(), y - y.mean()
         return float(-(x @ y) / (x @ x)) if len(x) > 1 else math.nan

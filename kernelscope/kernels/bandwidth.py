@@ -18,6 +18,9 @@ from .closed_form import ClosedForm
 from .distances import Side, by_difference
 from .vectors import read
 
+#: The smallest length whose square is a number.
+LEAST = 1e-150
+
 Self = TypeVar("Self", bound="WithBandwidth")
 
 
@@ -157,7 +160,11 @@ def _checked(bandwidth: Any) -> float | Tensor | None:
         if 0 < bandwidth.item() < math.inf:
             return bandwidth.reshape(())
         bandwidth = bandwidth.item()
-    return number(bandwidth, "bandwidth", 'a positive number, a tensor of one, or "median"')
+    length = number(bandwidth, "bandwidth", 'a positive number, a tensor of one, or "median"')
+    if not LEAST <= length <= 1 / LEAST:
+        raise DataError(f"bandwidth must be from {LEAST:g} to {1 / LEAST:g}, since its square is needed; {length:g} "
+                        "came. Measure the points in another unit.")
+    return length
 
 
 def number(value: Any, name: str, what: str, least: float = 0.0, most: float = math.inf) -> float:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .. import __version__
-from ..arguments import as_switch, what_came
+from ..arguments import as_seed, as_switch, what_came
 from ..budget import as_bytes
 from ..data.points import Points
 from ..errors import DataError, NonFiniteError, OutOfBudget
@@ -33,7 +33,7 @@ from .describing import described
 from .fitting import Fitting
 from .keeping import probe
 from .machine import KernelMachine
-from .plan import Plan, planned
+from .plan import Plan, minimising, planned
 from .reading import (
     centers_of,
     checked_ridges,
@@ -58,7 +58,7 @@ WATCHED, EACH = 1000, 20
 def fit(k: Kernel, x: Any, y: Any = None, *, centers: Any = None, ridge: float | Sequence[float] = 0.0,
         intercept: bool = False, solver: Solver | str | None = None, weights: Any = None, validation: Any = None,
         checkpoint: str | os.PathLike[str] | None = None, memory: int | str = "1GB", seed: int = 0,
-        progress: bool | None = None, distributed: bool = False) -> KernelMachine:
+        progress: bool | None = None, distributed: bool = False, loss: str | Loss | None = None) -> KernelMachine:
     r"""Fits a kernel machine; prints first what it will do and why, then how far it is.
 
     The machine is computed where the points are and in their precision; for more digits pass ``x.double()``.
@@ -86,6 +86,9 @@ def fit(k: Kernel, x: Any, y: Any = None, *, centers: Any = None, ridge: float |
         distributed: Whether the processes of ``torch.distributed`` fit together. Each of them, as ``torchrun`` starts
             them, calls ``fit`` with the same arguments, computes with its share of the centers, and gets the machine;
             only the first one prints and writes. ``memory`` is that of each.
+        loss: ``"squared"``, ``"logistic"`` for targets between 0 and 1, ``"softmax"`` for one class of several,
+            ``"huber"`` for targets with outliers, or a loss of ``ks.solvers``; those but the first are minimised by
+            :class:`~kernelscope.solvers.Newton`. If not given, that of the solver.
 
     Returns:
         The machine. Its values have shape (q,) for targets of shape (n,), and (q, c) for (n, c).
@@ -106,8 +109,9 @@ def fit(k: Kernel, x: Any, y: Any = None, *, centers: Any = None, ridge: float |
         >>> bool((machine(x) - x[:, 0].sin()).abs().max() < 1e-2)
         True
     """
+    solver = minimising(solver, loss)
     start, quiet = time.monotonic(), progress is not None and not as_switch(progress, "progress")
-    task = _task(k, x, y, centers, ridge, intercept, weights, validation, as_bytes(memory), seed,
+    task = _task(k, x, y, centers, ridge, intercept, weights, validation, as_bytes(memory), as_seed(seed),
                  checkpoint is not None, as_switch(distributed, "distributed"),
                  solver.loss if isinstance(solver, Solver) else None)
     say: Callable[[str], None] = _print if task.problem.first and not quiet else (lambda line: None)

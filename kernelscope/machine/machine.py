@@ -127,7 +127,7 @@ class KernelMachine:
             DataError: If it was not fitted with this ridge.
         """
         known = [] if self.fitting is None else self.fitting.ridges
-        if self.fitting is None or ridge not in known:
+        if self.fitting is None or not isinstance(ridge, int | float) or ridge not in known:
             raise DataError(f"This machine was fitted with the ridges {known}, and {what_came(ridge)} is none of them. "
                             "Pass one of these, or fit with ridge=[...].")
         if ridge == self.fitting.ridge:

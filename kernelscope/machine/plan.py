@@ -19,7 +19,18 @@ from ..arguments import what_came
 from ..budget import as_words
 from ..errors import DataError, OutOfBudget
 from ..features.base import points_between
-from ..solvers import ConjugateGradient, Cost, Direct, EigenPro, Problem, Solver
+from ..solvers import (
+    ConjugateGradient,
+    Cost,
+    Direct,
+    EigenPro,
+    Loss,
+    Newton,
+    Problem,
+    Solver,
+    Squared,
+)
+from ..solvers.losses import as_loss
 from ..solvers.orthonormal import CUT
 from ..solvers.problem import SHARE
 
@@ -116,6 +127,23 @@ def planned(problem: Problem, solver: Solver | str | None, words: str, said: str
     name = said if said in names else min(room, key=lambda name: times[name] * total(problem, costs[name]))
     return candidates[name], _plan(problem, words, name, candidates[name], costs[name],
                                    _why(problem, name, costs, solver))
+
+
+def minimising(solver: Solver | str | None, loss: str | Loss | None) -> Solver | str | None:
+    """The solver as it was given, or the one that minimises a loss.
+
+    Raises:
+        DataError: If the solver minimises another loss.
+    """
+    if loss is None:
+        return solver
+    wanted, own = as_loss(loss), getattr(solver, "loss", None)
+    if isinstance(wanted, Squared) if own is None else type(own) is type(wanted) and vars(own) == vars(wanted):
+        return solver
+    if solver is not None:
+        raise DataError(f"The loss {wanted!r} is minimised by Newton({wanted!r}); solver={what_came(solver)} came. "
+                        "Leave solver out, or pass a Newton with this loss to set its tolerance.")
+    return Newton(wanted)
 
 
 def is_smooth(problem: Problem) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..arguments import as_count, as_whole, what_came
+from ..arguments import as_seed, as_whole, what_came
 from ..budget import as_words
 from ..data.columns import columns_of, is_column
 from ..data.points import Part, Points, as_points
@@ -76,7 +76,10 @@ def checked_weights(weights: Any, n: int) -> Tensor | None:
     if weights is None:
         return None
     try:
-        read = torch.as_tensor(weights).detach()
+        # A column of a table may count its rows in a way of its own.
+        read = torch.as_tensor(weights.to_numpy(copy=True) if hasattr(weights, "to_numpy") else weights).detach()
+        if read.is_meta or read.layout != torch.strided:
+            raise TypeError("a tensor without values, or a sparse one")
         w = (read.real if read.is_complex() else read).double()
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"Weights are numbers, one for each point; {what_came(weights)} came. Pass {n}.") from error
@@ -112,7 +115,10 @@ def checked_ridges(ridge: Any) -> tuple[float, ...]:
     for value in several:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
             raise DataError(f"A ridge is a number from 0 on; {what_came(value)} came. Pass for example ridge=1e-6.")
-        found.append(float(value))
+        try:
+            found.append(float(value))
+        except OverflowError as error:
+            raise DataError("A ridge is beyond what a number can be. Pass for example ridge=1e-6.") from error
     if len(set(found)) < len(found):
         raise DataError(f"A ridge came twice, in {found}. Pass each once.")
     return tuple(found)
@@ -131,7 +137,7 @@ def centers_of(kernel: Kernel, points: Points, centers: Any, seed: int, memory: 
             raise DataError(f"centers={count} were asked for, and there are {n:,} points to take them from. Pass a "
                             f"number from 1 to {n}, or centers of your own.")
         if count < n:
-            order = torch.randperm(n, generator=torch.Generator().manual_seed(as_count(seed, "seed")))
+            order = torch.randperm(n, generator=torch.Generator().manual_seed(as_seed(seed)))
             points = points.chosen(order[:count].sort().values.tolist())
     elif centers is not None:
         if isinstance(centers, bool | str):

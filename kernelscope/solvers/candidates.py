@@ -26,15 +26,18 @@ class Averages:
 
     Args:
         columns: How many columns a machine has; the more, the fewer parts.
+
+    Attributes:
+        parts: How many there are.
     """
 
     def __init__(self, columns: int):
-        self._parts = max(LEAST, min(MOST, COLUMNS // columns))
+        self.parts = max(LEAST, min(MOST, COLUMNS // columns))
         self._sums: dict[int, tuple[Tensor, int]] = {}
 
     def add(self, machine: Tensor, where: float) -> None:
         """Takes a machine at a place of the stage, which begins at 0 and ends before 1."""
-        part = int(where * self._parts)
+        part = int(where * self.parts)
         if part:
             total, count = self._sums.get(part, (torch.zeros_like(machine), 0))
             self._sums[part] = total + machine, count + 1

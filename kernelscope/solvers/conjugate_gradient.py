@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from ..arguments import as_choice, as_count
+from ..arguments import as_choice, as_count, as_part
 from ..budget import as_words
 from ..errors import DataError, OutOfBudget
 from ..linalg import eigenpairs
@@ -88,9 +88,7 @@ class ConjugateGradient(Solver):
         self.preconditioner = as_choice(preconditioner, "preconditioner", ("full", "two-level"))
         self.rank, self.passes = as_count(rank, "rank", 1), as_count(passes, "passes", 1)
         self.steps = None if steps is None else as_count(steps, "steps", 1)
-        if not 0 < tolerance < 1:
-            raise DataError(f"tolerance must be between 0 and 1; {tolerance!r} came. Pass for example tolerance=1e-6.")
-        self.tolerance = tolerance
+        self.tolerance = as_part(tolerance, "tolerance", "1e-6")
 
     def __repr__(self) -> str:
         steps = "" if self.steps is None else f", steps={self.steps}"

@@ -25,12 +25,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..arguments import as_count, as_part, as_seed, what_came
 from ..errors import DataError
 from ..progress import counting
 from .base import Cost, Solver
 from .candidates import Averages, best_of
 from .flight import Flight
-from .nystrom import Nystrom
+from .nystrom import PART, Nystrom
 from .orthonormal import check_block
 from .problem import Problem
 from .projection import Projection
@@ -51,6 +52,9 @@ LEAST, MOST = 256, 4096
 
 #: How often a stage that ran away is repeated with half the step.
 RETREATS = 20
+
+#: How many epochs and stages most problems take, for estimates.
+EPOCHS, STAGES = 8, 4
 
 #: As how many multiplications a kernel value counts.
 ENTRY = 4
@@ -119,16 +123,14 @@ class EigenPro(Solver):
 
     def __init__(self, variant: int | None = None, *, sample: int | None = None, level: int | None = None,
                  batch: int | None = None, epochs: int = 64, tolerance: float = 2e-3, seed: int = 0):
-        if variant not in (None, 2, 3, 4):
-            raise DataError(f"variant must be 2, 3, 4 or None, which chooses; {variant!r} came.")
-        counts = {"sample": sample, "level": level, "batch": batch, "epochs": epochs}
-        for name, value in counts.items():
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise DataError(f"{name} must be a whole number from 1 on; {value!r} came.")
-        if not 0 < tolerance < 1:
-            raise DataError(f"tolerance must lie between 0 and 1; {tolerance!r} came. 2e-3 is the default.")
-        self.variant, self.sample, self.level, self.batch = variant, sample, level, batch
-        self.epochs, self.tolerance, self.seed = epochs, tolerance, seed
+        if isinstance(variant, bool) or variant not in (None, 2, 3, 4):
+            raise DataError(f"variant must be 2, 3, 4 or None, which chooses; {what_came(variant)} came. Leave it out "
+                            "if in doubt.")
+        chosen = {"sample": sample, "level": level, "batch": batch}
+        self.sample, self.level, self.batch = (None if value is None else as_count(value, name, 1)
+                                               for name, value in chosen.items())
+        self.variant, self.epochs = variant, as_count(epochs, "epochs", 1)
+        self.tolerance, self.seed = as_part(tolerance, "tolerance", "2e-3"), as_seed(seed)
 
     def __repr__(self) -> str:
         return f"EigenPro({'' if self.variant is None else self.variant})"
@@ -136,9 +138,14 @@ class EigenPro(Solver):
     def cost(self, problem: Problem) -> Cost:
         n, p = problem.shape
         m, item, s = problem.outputs * len(problem.ridge), problem.y.dtype.itemsize, self._sample_size(problem)
-        passes = 12.0
-        memory = item * (p * (8 * m + s / 8) + 2 * s * s)
-        return Cost(passes * n * p * 4.0 * m + 20.0 * s**3 + passes * n * p * m, memory, passes)
+        q = min(s, self.level or s // PART)
+        # Every step multiplies by the machine and by the directions; what is looked at after a stage has more columns.
+        steps = EPOCHS * n * p * (2.0 * q + 4.0 * m + 8.0 * max(m, ENTRY))
+        compared = m * (Averages(m).parts + 1.0)
+        looks = STAGES * n * p * 4.0 * (m + compared)
+        held, prepared = (0.0, 0.0) if problem.square else Projection.cost(problem)
+        memory = item * (p * (compared + 8.0 * m + q) + 2.0 * s * s) + held
+        return Cost(steps + looks + 20.0 * s**3 + prepared, memory, EPOCHS + STAGES)
 
     def solve(self, problem: Problem, watch: Watch | None = None) -> Solution:
         watch = Watch() if watch is None else watch

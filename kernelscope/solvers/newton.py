@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from ..arguments import as_count
+from ..arguments import as_count, as_part
 from ..budget import as_words
 from ..errors import DataError, OutOfBudget
 from ..progress import counting
@@ -85,9 +85,7 @@ class Newton(Solver):
     def __init__(self, loss: str | Loss = "logistic", *, tolerance: float = 1e-6, steps: int = 100, passes: int = 1000):
         self.loss = as_loss(loss)
         self.steps, self.passes = as_count(steps, "steps", 1), as_count(passes, "passes", 1)
-        if not 0 < tolerance < 1:
-            raise DataError(f"tolerance must be between 0 and 1; {tolerance!r} came. Pass for example tolerance=1e-6.")
-        self.tolerance = tolerance
+        self.tolerance = as_part(tolerance, "tolerance", "1e-6")
 
     def __repr__(self) -> str:
         return f"Newton({self.loss!r})"

@@ -73,7 +73,9 @@ class Nystrom:
         values, vectors = torch.linalg.eigh((gram + gram.T) / 2)
         values, vectors = values.flip(0), vectors.flip(1)
         if not float(values[0]) > 0:
-            raise DataError("The kernel of the points is nought or negative, so no function can be made of it.")
+            beside = " but a constant, which the intercept is" if problem.intercept else ""
+            raise DataError("The kernel of the points is nought or negative, so no function can be made of it"
+                            f"{beside}. Look at the points, which may all be the same, and at the bandwidth.")
         told = int((values > FLOOR[dtype] * values[0]).sum())
         q = max(0, min(max(1, s // PART) if level is None else level, told - 1, s - 1))
         self.values = values[:q].to(dtype)

@@ -164,7 +164,8 @@ class TwoLevel(Preconditioner):
         solid = values > self._floor
         self._vectors, self._values = vectors[:, solid], values[solid]
         trace = float(problem.kernel.diagonal(problem.z).sum())
-        self._tail = max(trace - float(self._values.sum()), 0.0) / max(1, p - len(self._values))
+        # Where nothing is left for a tail, rounding is.
+        self._tail = max(trace - float(self._values.sum()), self._floor) / max(1, p - len(self._values))
 
     def lift(self, b: Tensor) -> Tensor:
         return b

@@ -54,17 +54,19 @@ class Projection:
         self._problem = problem
         p = len(problem.z)
         self.notes: tuple[str, ...] = ()
-        # It is held once as it is and once as its factor, in double precision. What single precision has made of its
-        # small eigenvalues is better left out where a sample can be all of the centers.
-        self.kept = (3 * p * p * torch.float64.itemsize <= SHARE * problem.memory
-                     and (problem.y.dtype == torch.float64 or p > MOST))
+        self.kept = _fits(problem)
         if self.kept:
             self.width = p
             self._hold(checked(problem.gram()).double())
         else:
-            room = int(SHARE * problem.memory) // (2 * torch.float64.itemsize * p)
-            self.width = 2 * max(1, min(p, MOST, room))
-            self._come_near(self.width // 2)
+            self.width = 2 * _sample(problem)
+            self._come_near(_sample(problem))
+
+    @staticmethod
+    def cost(problem: Problem) -> tuple[float, float]:
+        """The bytes that it takes, and the operations to prepare it."""
+        p, r = float(len(problem.z)), _sample(problem)
+        return (24.0 * p * p, p**3) if _fits(problem) else (16.0 * p * r, 20.0 * p * r * r)
 
     def _hold(self, gram: Tensor) -> None:
         self._gram = gram
@@ -126,3 +128,19 @@ class Projection:
         """The inner products with the eigenvectors, and what is orthogonal to them."""
         known = times(self._vectors.T, v)
         return known, v - times(self._vectors, known)
+
+
+def _fits(problem: Problem) -> bool:
+    """Whether the matrix is held: once as it is, once as its factor and once between them, in double precision.
+
+    What single precision has made of its small eigenvalues is better left out where a sample can be all of the centers.
+    """
+    p = len(problem.z)
+    small = problem.y.dtype != torch.float64 and p <= MOST
+    return not small and 3 * p * p * torch.float64.itemsize <= SHARE * problem.memory
+
+
+def _sample(problem: Problem) -> int:
+    """How many of the centers stand for all of them."""
+    p = len(problem.z)
+    return max(1, min(p, MOST, int(SHARE * problem.memory) // (2 * torch.float64.itemsize * p)))

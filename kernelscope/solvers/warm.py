@@ -12,6 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..arguments import what_came
+from ..errors import DataError
 from .base import Cost, Solver
 from .conjugate_gradient import ConjugateGradient
 from .eigenpro import EigenPro
@@ -37,6 +39,10 @@ class WarmStart(Solver):
     """
 
     def __init__(self, first: Solver | None = None, then: ConjugateGradient | None = None):
+        for name, value, kind in (("first", first, Solver), ("then", then, ConjugateGradient)):
+            if value is not None and not isinstance(value, kind):
+                raise DataError(f"{name} must be a {kind.__name__} of ks.solvers; {what_came(value)} came. Leave it "
+                                "out for the usual one.")
         self.first = EigenPro(epochs=1) if first is None else first
         self.then = ConjugateGradient("two-level") if then is None else then
 
