@@ -261,7 +261,7 @@ def problem_of(n, p, memory=10**9, d=4, k=K):
 @pytest.mark.parametrize(("n", "p", "memory", "name"), [
     (1000, 1000, 10**9, "direct"), (10**5, 1000, 10**9, "direct"),
     (10**6, 1000, 10**9, "cg"), (10**6, 20_000, 2 * 10**8, "cg, two-level"),
-    (10**6, 20_000, 10**8, "eigenpro"),
+    (10**6, 20_000, 12 * 10**7, "eigenpro"),
 ])
 def test_the_solver_that_is_chosen_fits_and_counts_fewest(n, p, memory, name):
     problem = problem_of(n, p, memory)
