@@ -18,7 +18,7 @@ import torch
 import kernelscope as ks
 
 WINDOW, RIDGE, SEED = 7, 1e-6, 0
-SAMPLES, CENTERS = [1_000, 3_000, 10_000, 30_000, 100_000, 300_000], [100, 300, 1_000, 3_000]
+SAMPLES, CENTERS = [1_000, 3_000, 10_000, 30_000, 100_000, 400_000], [100, 300, 1_000, 3_000]
 
 
 def commit() -> str:

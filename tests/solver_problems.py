@@ -1,5 +1,6 @@
 """Problems for solvers, and the yardstick: dense least squares in a basis that is orthonormal in the kernel's space."""
 
+import itertools
 import math
 
 import torch
@@ -37,6 +38,9 @@ def photographs(n, d, seed=0):
 
 SOURCES = {"synthetic": synthetic, "photographs": photographs}
 
+#: Source, dimensions, kernel, bandwidth in medians.
+GRID = list(itertools.product(SOURCES, WINDOWS, KERNELS, (0.25, 1.0, 4.0)))
+
 
 def kernel_of(name, x, factor=1.0):
     """A kernel with a multiple of the median bandwidth."""
@@ -48,6 +52,12 @@ def posed(kernel, x, y, z=None, ridge=1e-4, **more):
     points = as_points(x)
     ridges = ridge if isinstance(ridge, tuple) else (ridge,)
     return Problem(kernel, points, y, points if z is None else as_points(z), ridge=ridges, **more)
+
+
+def case(source, d, name, factor, n, p, **more):
+    """The problem of a place of the grid, with the first points as centers."""
+    x, y = SOURCES[source](n, d)
+    return posed(kernel_of(name, x, factor), x, y, x[:p], **more)
 
 
 class Table(Kernel):

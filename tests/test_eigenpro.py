@@ -14,6 +14,8 @@ from kernelscope.solvers.candidates import best_of
 from kernelscope.solvers.flight import Flight
 from kernelscope.solvers.nystrom import Nystrom
 from kernelscope.solvers.projection import Projection
+from tests.solver_problems import GRID as MANY
+from tests.solver_problems import case, excess
 
 KERNELS = {"laplacian": ks.kernels.Laplacian, "gaussian": ks.kernels.Gaussian}
 
@@ -235,6 +237,20 @@ def test_it_ends_within_one_percent_of_the_best_objective(kind, scale, d):
     best, found = Direct().solve(p), EigenPro().solve(p)
     for wanted, came in zip(best.objective, found.objective, strict=True):
         assert wanted * (1 - 1e-6) <= came <= wanted * 1.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("source", "d", "name", "factor", "p", "room"), [
+    *((*each, 500, True) for each in MANY), *((*each, 2000, True) for each in MANY if each[1::2] == (64, 1.0)),
+    *((*each, 500, False) for each in MANY if each[2] == "Laplacian")])
+def test_it_ends_there_with_many_centers_of_real_data_too(source, d, name, factor, p, room):
+    problem = case(source, d, name, factor, 5 * p, p, ridge=(1e-4, 1e-6), intercept=True)
+    problem = replace(problem, memory=2 * 10**9 if room else 3 * 10**6)
+    assert Projection(problem).kept == room
+    solution = EigenPro().solve(problem)
+    assert all("the objective still fell" in note for note in solution.notes)
+    for place in range(2):
+        assert excess(problem, solution, place) < 1e-2
 
 
 @pytest.mark.parametrize("variant", [2, 3, 4])

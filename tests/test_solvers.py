@@ -9,19 +9,12 @@ import kernelscope as ks
 from kernelscope.errors import DataError, NonFiniteError, OutOfBudget
 from kernelscope.solvers import ConjugateGradient, Direct, Watch
 from kernelscope.solvers.orthonormal import spanning
-from tests.solver_problems import SOURCES, Table, excess, kernel_of, matrices, objective, posed, synthetic
+from tests.solver_problems import GRID, Table, case, excess, kernel_of, matrices, objective, posed, synthetic
 
 #: How far from the optimum each may end.
 TOLERATED = {"direct": 1e-6, "cg": 1e-4, "two-level": 1e-4}
 SOLVERS = {"direct": Direct(), "cg": ConjugateGradient(), "two-level": ConjugateGradient("two-level", rank=30)}
 EXACT = ["direct", "cg"]
-
-GRID = list(itertools.product(SOURCES, (8, 64, 256), ("Gaussian", "Laplacian"), (0.25, 1.0, 4.0)))
-
-
-def case(source, d, name, factor, n, p, **more):
-    x, y = SOURCES[source](n, d)
-    return posed(kernel_of(name, x, factor), x, y, x[:p], **more)
 
 
 def assert_optimal(problem, name, solution):

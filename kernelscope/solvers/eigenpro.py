@@ -59,6 +59,9 @@ EPOCHS, STAGES = 8, 4
 #: As how many multiplications a kernel value counts.
 ENTRY = 4
 
+#: The largest part of its gain that a stage is taken to leave to the next one.
+STEADY = 0.95
+
 #: The most epochs of a stage.
 LONGEST = 4
 
@@ -82,6 +85,7 @@ class Course:
         best: The best coefficients so far, with shape (p, m).
         offset: What is added to each column.
         objective: Their objective.
+        gain: By how much the last stage lowered it.
         rate: The step size of each column.
         pull: The coefficients of half the gradient at the best; ``None`` before the first stage.
         epochs: How many epochs of steps were made.
@@ -93,6 +97,7 @@ class Course:
     best: Tensor
     offset: Tensor
     objective: Tensor
+    gain: Tensor
     rate: Tensor
     pull: Tensor | None = None
     epochs: int = 0
@@ -112,7 +117,8 @@ class EigenPro(Solver):
         level: Directions that it makes smaller; as many as the sample can tell if it is ``None``.
         batch: Points of a step; by the critical batch size and the memory if it is ``None``.
         epochs: After how many epochs it is given up.
-        tolerance: The part of the objective by which the last stage must have lowered it for another one to begin.
+        tolerance: It ends after a stage that lowered the objective by less than this part of it, if as the gains of
+            stages fell the ones to come would lower it by less than twice as much.
         seed: Of the sample and of the order of the points.
 
     Example:
@@ -171,8 +177,7 @@ class EigenPro(Solver):
                     notes.append("Steps kept running away from the machine, so the best one so far is given. Take the "
                                  "solver 'cg' or 'direct'.")
                     break
-                idle = before - course.objective <= self.tolerance * course.objective + _floor(problem)
-                course.settled = went and course.stages > 1 and bool(idle.all())
+                course.settled = self._settles(problem, course, before) if went else False
                 if watch.heard(self._state(problem, course)):
                     notes.append("Stopped early, as the watch asked.")
                     break
@@ -226,8 +231,16 @@ class EigenPro(Solver):
         generator = torch.Generator().manual_seed(self.seed + 1)
         largest = torch.stack([nystrom.largest(problem, projection, torch.randperm(n, generator=generator)[:plan.batch])
                                for _ in range(LOOKS)]).max(0).values
-        return Course(problem.y.new_zeros(p, len(ridges)), mean.repeat(copies), objective, 1 / (largest + ridges),
-                      history=[1.0])
+        return Course(problem.y.new_zeros(p, len(ridges)), mean.repeat(copies), objective, objective,
+                      1 / (largest + ridges), history=[1.0])
+
+    def _settles(self, problem: Problem, course: Course, before: Tensor) -> bool:
+        """Whether the last stage lowered the objective by next to nothing, and so will those to come."""
+        gain, little = before - course.objective, self.tolerance * course.objective + _floor(problem)
+        # If each stage gains the same part of what the one before it did, this is still to come.
+        part = (gain / course.gain.clamp(min=torch.finfo(gain.dtype).tiny)).clamp(min=0.0, max=STEADY)
+        course.gain = gain
+        return course.stages > 1 and bool(((gain <= little) & (gain * part / (1 - part) <= 2 * little)).all())
 
     # -- stages ------------------------------------------------------------------------------------------------------
 
@@ -296,12 +309,12 @@ def _floor(problem: Problem) -> float:
 def _kept(course: Course) -> dict[str, Tensor]:
     counts = torch.tensor([course.epochs, course.passes, course.stages, course.retreats, course.settled],
                           dtype=torch.float64)
-    held = {"best": course.best, "offset": course.offset, "objective": course.objective, "rate": course.rate,
-            "counts": counts, "history": torch.tensor(course.history, dtype=torch.float64)}
+    held = {"best": course.best, "offset": course.offset, "objective": course.objective, "gain": course.gain,
+            "rate": course.rate, "counts": counts, "history": torch.tensor(course.history, dtype=torch.float64)}
     return held if course.pull is None else {**held, "pull": course.pull}
 
 
 def _restored(kept: dict[str, Tensor]) -> Course:
     epochs, passes, stages, retreats, settled = kept["counts"].tolist()
-    return Course(kept["best"], kept["offset"], kept["objective"], kept["rate"], kept.get("pull"), int(epochs), passes,
-                  int(stages), int(retreats), kept["history"].tolist(), bool(settled))
+    return Course(kept["best"], kept["offset"], kept["objective"], kept["gain"], kept["rate"], kept.get("pull"),
+                  int(epochs), passes, int(stages), int(retreats), kept["history"].tolist(), bool(settled))
