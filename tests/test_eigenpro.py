@@ -15,7 +15,7 @@ from kernelscope.solvers.flight import Flight
 from kernelscope.solvers.nystrom import Nystrom
 from kernelscope.solvers.projection import Projection
 from tests.solver_problems import GRID as MANY
-from tests.solver_problems import case, excess
+from tests.solver_problems import Table, case, excess
 
 KERNELS = {"laplacian": ks.kernels.Laplacian, "gaussian": ks.kernels.Gaussian}
 
@@ -117,7 +117,7 @@ def test_steps_stay_where_the_best_machine_of_the_span_is(kind):
     pull = best.pull
     change = torch.zeros_like(best.alpha)
     for b in torch.arange(600).split(100):
-        flight = Flight(p, nystrom, change, pull, ridges, 1 / (nystrom.largest(p, projection, b) + ridges))
+        flight = Flight(p, nystrom, change, pull, ridges, 1 / (nystrom.largest(p, projection, b, len(b)) + ridges))
         flight.step(b)
         change = flight.alpha + projection.solve(flight.gathered)
     gram = p.gram()
@@ -139,7 +139,7 @@ def test_the_largest_eigenvalue_that_a_step_meets_is_that_of_the_dense_matrix(sq
         if intercept:
             off = torch.eye(80, dtype=torch.float64) - root[:, None] * root / root.square().sum()
             k = off @ k @ off
-        found = nystrom.largest(p, projection, b)[column]
+        found = nystrom.largest(p, projection, b, len(b))[column]
         assert float(found * 80 / torch.linalg.eigvalsh(k)[-1]) == pytest.approx(1, abs=0.02)
 
 
@@ -423,3 +423,38 @@ def test_points_without_numbers_end_before_the_first_step(where):
     (x if where == "point" else z)[7, 3] = float("nan")
     with pytest.raises((DataError, NonFiniteError)):
         EigenPro().solve(replace(p, x=as_points(x), z=as_points(z)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_offset_of_the_targets_costs_no_digits(dtype):
+    plain = problem(n=400, p=60, ridge=(1e-4,))
+    x, z = (points.part(0, len(points)).args[0].to(dtype) for points in (plain.x, plain.z))
+    moved = replace(plain, x=as_points(x), z=as_points(z), y=(plain.y + 1000).to(dtype))
+    best, found = Direct().solve(plain), EigenPro().solve(moved)
+    assert found.objective[0] == pytest.approx(best.objective[0], rel=1e-2)
+    assert torch.allclose(found.intercepts.double(), best.intercepts + 1000, atol=0.1)
+
+
+@pytest.mark.parametrize("square", [False, True])
+def test_batches_in_which_no_point_weighs_anything_are_no_measure(square):
+    w = torch.zeros(600, dtype=torch.float64)
+    w[::100] = 100.0
+    p = problem(p=40, square=square, weights=w, ridge=(1e-3,))
+    best, found = Direct().solve(p), EigenPro().solve(p)
+    nothing = float((p.weights[:, None] * (p.y - p.mean()).square()).mean(0).sum())
+    assert best.objective[0] * (1 - 1e-6) <= found.objective[0] < best.objective[0] + 0.05 * nothing
+
+
+@pytest.mark.parametrize("where", [0, 150, 399])
+@pytest.mark.parametrize("square", [False, True])
+def test_a_kernel_value_that_is_none_is_named_by_its_points(square, where):
+    k = ks.kernels.Laplacian(3.0)(points(400, 3)[0])
+    order = torch.randperm(400, generator=torch.Generator().manual_seed(0))
+    i, j = int(order[where]), int(order[200])
+    k[i, j] = k[j, i] = torch.nan
+    numbers = torch.arange(400, dtype=torch.float64)[:, None]
+    held = as_points(numbers)
+    p = Problem(Table(k), held, points(400, 3)[1], held if square else as_points(numbers[order[190:230]]), (1e-3,))
+    said = rf"center(s)? .*\b({i}|{j})\b" if square else f"point {i} and center 10 "
+    with pytest.raises(NonFiniteError, match=said):
+        EigenPro(sample=100).solve(p)

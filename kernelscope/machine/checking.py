@@ -87,7 +87,7 @@ def look_at(kernel: Kernel, x: Points, z: Points) -> Tensor:
         order = torch.randperm(len(z), generator=torch.Generator().manual_seed(0))[:most].sort().values
         some = z.chosen(order.tolist())
         # Not kernel(some): a kernel may compute one half of that and mirror it.
-        gram = checked(kernel(some, z.chosen(order.tolist())))
+        gram = checked(kernel(some, z.chosen(order.tolist())), order)
         _check_diagonal(gram.diagonal(), kernel, "center")
     return block[:1, :1]
 

@@ -20,7 +20,8 @@ References:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -160,6 +161,9 @@ class EigenPro(Solver):
                 "EigenPro 2 fits machines whose centers are all the points. Leave centers out, or take variant 3 or 4, "
                 "or None, for free centers."
             )
+        # What an intercept takes up of the targets is kept out of sums, where it would be their rounding.
+        mean = problem.mean() if problem.intercept else torch.zeros_like(problem.y[0])
+        problem = replace(problem, y=problem.y - mean) if problem.intercept else problem
         ridges = torch.tensor(problem.ridge, dtype=problem.y.dtype, device=problem.y.device)
         ridges = ridges.repeat_interleave(problem.outputs)
         projection = None if problem.square else Projection(problem)
@@ -178,12 +182,12 @@ class EigenPro(Solver):
                                  "solver 'cg' or 'direct'.")
                     break
                 course.settled = self._settles(problem, course, before) if went else False
-                if watch.heard(self._state(problem, course)):
+                if watch.heard(self._state(problem, course, mean)):
                     notes.append("Stopped early, as the watch asked.")
                     break
             if course.epochs >= self.epochs and not course.settled:
                 notes.append(f"After {self.epochs} epochs the objective still fell. Raise epochs, or finish by 'cg'.")
-        alpha, intercepts = self._coefficients(problem, course)
+        alpha, intercepts = self._coefficients(problem, course, mean)
         objective = tuple(float(part.sum()) for part in course.objective.view(len(problem.ridge), -1))
         return Solution(alpha, intercepts, objective, course.passes, tuple(course.history), tuple(notes))
 
@@ -198,7 +202,7 @@ class EigenPro(Solver):
         order = torch.randperm(n, generator=torch.Generator().manual_seed(self.seed))
         sample = order[:self._sample_size(problem)]
         nystrom = Nystrom(problem, projection, sample, self.level, ridges)
-        batch = min(n, self.batch or self._critical(problem, projection, nystrom, order, ridges))
+        batch = min(n, self.batch or self._critical(problem, projection, nystrom, ridges))
         delay = 1
         if projection is not None and self.variant != 3:
             # Centers beside cost as much as half of them would among the own ones. A projection takes some products for
@@ -206,32 +210,35 @@ class EigenPro(Solver):
             delay = max(1, round(projection.width / batch * min(1.0, len(ridges) / ENTRY)))
         return Plan(batch, delay), nystrom
 
-    @staticmethod
-    def _critical(problem: Problem, projection: Projection | None, nystrom: Nystrom, order: Tensor,
-                  ridges: Tensor) -> int:
+    def _drawn(self, problem: Problem, m: int, turn: int) -> Tensor:
+        """The points of a batch of m that weigh something, as many as there are in most of them."""
+        every = torch.arange(len(problem.x)) if problem.weights is None else (problem.weights > 0).nonzero()[:, 0].cpu()
+        generator = torch.Generator().manual_seed(self.seed + turn)
+        return every[torch.randperm(len(every), generator=generator)[:math.ceil(m * len(every) / len(problem.x))]]
+
+    def _critical(self, problem: Problem, projection: Projection | None, nystrom: Nystrom, ridges: Tensor) -> int:
         """The batch from which on a larger one would not allow a step that is as much larger."""
-        some = order[-LEAST:]
+        m = min(LEAST, len(problem.x))
+        some = self._drawn(problem, m, 1)
         batch = problem.x.chosen(some.tolist())
         own = problem.kernel.diagonal(batch).to(problem.y.dtype)
-        seen = nystrom.seen(problem.block(batch))
+        block = problem.block(batch)
+        check_block(block, some)
+        seen = nystrom.seen(block)
         left = (own[:, None] - seen.square() @ nystrom.shares).clamp(min=0.0).max(0).values
         # On a batch of this size the largest eigenvalue holds the diagonal's part too.
-        largest = nystrom.largest(problem, projection, some)
-        next_ = (largest - left / len(some)).clamp(min=0.1 * largest) + ridges
+        largest = nystrom.largest(problem, projection, some, m)
+        next_ = (largest - left / m).clamp(min=0.1 * largest) + ridges
         critical = int(min(float((left / next_.clamp(min=torch.finfo(left.dtype).tiny)).min()) + 1, 2.0**40))
         return max(LEAST, min(critical // CRITICAL, MOST, problem.height()))
 
     def _begin(self, problem: Problem, plan: Plan, nystrom: Nystrom, projection: Projection | None,
                ridges: Tensor) -> Course:
-        n, p = problem.shape
-        copies = len(problem.ridge)
-        mean = problem.mean() if problem.intercept else torch.zeros_like(problem.y[0])
-        rest = problem.y - mean
-        objective = problem.weighed(rest).mul(rest).mean(0, dtype=torch.float64).repeat(copies)
-        generator = torch.Generator().manual_seed(self.seed + 1)
-        largest = torch.stack([nystrom.largest(problem, projection, torch.randperm(n, generator=generator)[:plan.batch])
-                               for _ in range(LOOKS)]).max(0).values
-        return Course(problem.y.new_zeros(p, len(ridges)), mean.repeat(copies), objective, objective,
+        objective = problem.weighed(problem.y).mul(problem.y).mean(0, dtype=torch.float64).repeat(len(problem.ridge))
+        largest = torch.stack([
+            nystrom.largest(problem, projection, self._drawn(problem, plan.batch, turn), plan.batch)
+            for turn in range(2, LOOKS + 2)]).max(0).values
+        return Course(problem.y.new_zeros(len(problem.z), len(ridges)), torch.zeros_like(ridges), objective, objective,
                       1 / (largest + ridges), history=[1.0])
 
     def _settles(self, problem: Problem, course: Course, before: Tensor) -> bool:
@@ -290,20 +297,21 @@ class EigenPro(Solver):
     # -- what is told ------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def _coefficients(problem: Problem, course: Course) -> tuple[Tensor, Tensor]:
+    def _coefficients(problem: Problem, course: Course, mean: Tensor) -> tuple[Tensor, Tensor]:
         p, m = course.best.shape
         r = len(problem.ridge)
-        return course.best.view(p, r, m // r).movedim(1, 0), course.offset.view(r, m // r)
+        return course.best.view(p, r, m // r).movedim(1, 0), mean + course.offset.view(r, m // r)
 
-    def _state(self, problem: Problem, course: Course) -> State:
+    def _state(self, problem: Problem, course: Course, mean: Tensor) -> State:
         objective = tuple(float(part.sum()) for part in course.objective.view(len(problem.ridge), -1))
-        return State(course.passes, course.history[-1], objective, lambda: self._coefficients(problem, course),
+        return State(course.passes, course.history[-1], objective, lambda: self._coefficients(problem, course, mean),
                      lambda: _kept(course))
 
 
-def _floor(problem: Problem) -> float:
-    """What rounding leaves of an objective that is nought, as that of a target that an intercept takes up."""
-    return 64 * torch.finfo(problem.y.dtype).eps * float(problem.weighed(problem.y).mul(problem.y).mean(0).max())
+def _floor(problem: Problem) -> Tensor:
+    """What rounding leaves of each column's objective where it is nought."""
+    size = problem.weighed(problem.y).mul(problem.y).mean(0, dtype=torch.float64).repeat(len(problem.ridge))
+    return 64 * torch.finfo(problem.y.dtype).eps * size
 
 
 def _kept(course: Course) -> dict[str, Tensor]:

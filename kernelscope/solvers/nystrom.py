@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-from .orthonormal import checked
+from .orthonormal import check_block, checked
 from .problem import Problem
 from .projection import Projection
 
@@ -65,7 +65,7 @@ class Nystrom:
                  ridges: Tensor):
         sample = problem.x.chosen(numbers.tolist())
         s, dtype = len(numbers), problem.y.dtype
-        gram = checked(problem.kernel(sample)).double() / s
+        gram = checked(problem.kernel(sample), numbers, "points").double() / s
         if problem.intercept:
             # Of what a constant can do nothing is left for the machine.
             gram = gram - gram.mean(0)
@@ -82,7 +82,11 @@ class Nystrom:
         self.next = float(values[q].clamp(min=0.0)) if q < s else 0.0
         self.shares = 1 - (self.next + ridges) / (self.values[:, None] + ridges)
         functions = vectors[:, :q].to(dtype) / (s * self.values).sqrt()
-        seen = torch.cat([problem.kernel(part, sample).to(dtype) @ functions for part in problem.center_parts()])
+        blocks = (problem.kernel(part, sample).to(dtype) for part in problem.center_parts())
+        seen = torch.cat([block @ functions for block in blocks])
+        if not bool(seen.sum().isfinite()):
+            for number in numbers.tolist():
+                check_block(problem.block(problem.x.chosen([number])), torch.tensor([number]))
         if projection is None:
             self._numbers: Tensor | None = numbers.to(functions.device)
             self.directions = functions
@@ -115,13 +119,14 @@ class Nystrom:
             return alpha + self.directions @ shares
         return alpha.index_add(0, self._numbers, self.directions @ shares)
 
-    def largest(self, problem: Problem, projection: Projection | None, numbers: Tensor) -> Tensor:
+    def largest(self, problem: Problem, projection: Projection | None, numbers: Tensor, m: int) -> Tensor:
         r"""The largest eigenvalue of :math:`W^{1/2} k_P(B, B)\, W^{1/2}/m` on a batch B, for each column of ridges.
 
-        With a projection it is that of the projected kernel, which is smaller.
+        With a projection it is that of the projected kernel, which is smaller. Points without weight count in m alone.
         """
         batch = problem.x.chosen(numbers.tolist())
         block = problem.block(batch)
+        check_block(block, numbers)
         seen, root = self.seen(block), block.new_ones(len(numbers), 1)
         if problem.weights is not None:
             root = problem.weights[numbers].clamp(min=0.0).sqrt()[:, None]
@@ -140,4 +145,4 @@ class Nystrom:
             v = root * centered(v / size.clamp(min=tiny))
             v = centered(root * (product(v) - seen @ (self.shares * (seen.T @ v))))
             size = v.norm(dim=0)
-        return size / len(numbers)
+        return size / m

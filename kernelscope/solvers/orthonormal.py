@@ -26,22 +26,28 @@ CUT = {torch.float64: 1e-12, torch.float32: 1e-6}
 ASYMMETRY = {torch.float64: 1e-10, torch.float32: 1e-4}
 
 
-def checked(gram: Tensor) -> Tensor:
+def checked(gram: Tensor, numbers: Tensor | None = None, what: str = "centers") -> Tensor:
     """A kernel matrix of centers; refused unless it is finite and symmetric.
+
+    Args:
+        gram: The matrix.
+        numbers: What its rows are numbered by, where they are some of many.
+        what: What they are.
 
     Raises:
         NonFiniteError: If an entry is NaN or infinite.
         DataError: If it is not symmetric.
     """
     if not bool(gram.isfinite().all()):
-        i, j = (~gram.isfinite()).nonzero()[0].tolist()
+        i, j = (~gram.isfinite()).nonzero()[0].tolist() if numbers is None else (
+            numbers[(~gram.isfinite()).nonzero()[0].to(numbers.device)].tolist())
         raise NonFiniteError(
-            f"The kernel of centers {i} and {j} is NaN or infinite. Look at the kernel's bandwidth and at these points."
+            f"The kernel of {what} {i} and {j} is NaN or infinite. Look at the kernel's bandwidth and at these points."
         )
     gap, size = float((gram - gram.T).abs().max()), float(gram.abs().max())
     if gap > ASYMMETRY[gram.dtype] * size:
         raise DataError(
-            f"The kernel matrix of the centers is not symmetric: entries differ by {gap:.1e}, of {size:.1e} at most. "
+            f"The kernel matrix of the {what} is not symmetric: entries differ by {gap:.1e}, of {size:.1e} at most. "
             "A machine needs a symmetric positive semidefinite kernel."
         )
     return gram
@@ -83,8 +89,12 @@ def check_products(product: Callable[[Tensor], Tensor], p: int) -> None:
         )
 
 
-def orthonormal(gram: Tensor) -> tuple[Tensor, Tensor]:
+def orthonormal(gram: Tensor, numbers: Tensor | None = None) -> tuple[Tensor, Tensor]:
     r"""The basis as coefficients on the centers, :math:`U S^{-1/2}` with shape (p, k), and its eigenvalues (k,).
+
+    Args:
+        gram: The kernel matrix of centers.
+        numbers: Which of all centers these are.
 
     Example:
         >>> gram = torch.tensor([[2.0, 0.0], [0.0, 8.0]], dtype=torch.float64)
@@ -94,7 +104,7 @@ def orthonormal(gram: Tensor) -> tuple[Tensor, Tensor]:
         >>> (basis.T @ gram @ basis).round(decimals=12).abs().tolist()
         [[1.0, 0.0], [0.0, 1.0]]
     """
-    values, vectors = torch.linalg.eigh(checked(gram))
+    values, vectors = torch.linalg.eigh(checked(gram, numbers))
     values, vectors = values.flip(0), vectors.flip(1)
     if not float(values[0]) > 0:
         raise DataError("The kernel of the centers is nought or negative, so no function can be made of it.")

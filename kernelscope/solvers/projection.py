@@ -89,7 +89,7 @@ class Projection:
         check_products(problem.gram_times, p)
         some = torch.randperm(p, generator=torch.Generator().manual_seed(0))[:r].sort().values
         sample = problem.z.chosen(some.tolist())
-        basis, values = orthonormal(problem.kernel(sample).to(problem.y.dtype))
+        basis, values = orthonormal(problem.kernel(sample).to(problem.y.dtype), some)
         self.notes = lost(values, r)
         columns = torch.cat([problem.kernel(part, sample).to(basis) @ basis for part in problem.center_parts()])
         columns = columns.double()
