@@ -143,6 +143,8 @@ def test_what_a_kernel_is_too_large_or_the_points_too_alike_for_is_said():
 
 def test_whole_numbers_of_other_libraries_are_whole_numbers():
     assert EigenPro(batch=np.int64(8)).batch == 8
+    x, y = data()
+    ks.fit(L, x, y, centers=5, ridge=1e-3, solver=EigenPro(seed=2**63 - 1), seed=2**63 - 1, progress=False)
 
 
 def test_weights_of_a_table_whose_rows_are_counted_in_another_way():

@@ -213,7 +213,7 @@ class EigenPro(Solver):
     def _drawn(self, problem: Problem, m: int, turn: int) -> Tensor:
         """The points of a batch of m that weigh something, as many as there are in most of them."""
         every = torch.arange(len(problem.x)) if problem.weights is None else (problem.weights > 0).nonzero()[:, 0].cpu()
-        generator = torch.Generator().manual_seed(self.seed + turn)
+        generator = torch.Generator().manual_seed((self.seed + turn) % 2**63)
         return every[torch.randperm(len(every), generator=generator)[:math.ceil(m * len(every) / len(problem.x))]]
 
     def _critical(self, problem: Problem, projection: Projection | None, nystrom: Nystrom, ridges: Tensor) -> int:
@@ -292,7 +292,7 @@ class EigenPro(Solver):
         return False
 
     def _order(self, n: int, epoch: int) -> Tensor:
-        return torch.randperm(n, generator=torch.Generator().manual_seed(1000 * self.seed + epoch + 2))
+        return torch.randperm(n, generator=torch.Generator().manual_seed((1000 * self.seed + epoch + 2) % 2**63))
 
     # -- what is told ------------------------------------------------------------------------------------------------
 
