@@ -141,7 +141,7 @@ def test_losses_are_called_by_their_names():
         Newton("hinge")
     with pytest.raises(DataError, match="delta must be a positive number"):
         Huber(0.0)
-    with pytest.raises(DataError, match="tolerance must be between 0 and 1"):
+    with pytest.raises(DataError, match="tolerance must be a number between 0 and 1"):
         Newton(tolerance=0.0)
 
 
