@@ -209,14 +209,16 @@ def main() -> None:
 
 
 def save(found: dict[str, Any], wanted: bool) -> None:
-    """Keeps the figures as data and as a page, if that is wanted."""
+    """Keeps the figures as data and as a page, if that is wanted; a section that was not measured stays as it was."""
     if not wanted:
         return
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     processor = next((line.split(":")[1].strip() for line in lines if "model name" in line), "an unknown processor")
     machine = {"processor": f"{os.cpu_count()} cores, {processor}", "torch": f"torch {torch.__version__}"}
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "solvers.json").write_text(json.dumps({"machine": machine, **found}, indent=1) + "\n")
+    kept = RESULTS / "solvers.json"
+    found = {**(json.loads(kept.read_text()) if kept.exists() else {}), "machine": machine, **found}
+    kept.write_text(json.dumps(found, indent=1) + "\n")
     parts = [f"Measured on {', '.join(machine.values())}.\n", *map(race_table, found.get("race", []))]
     parts += [grid_table(found["grid"])] if "grid" in found else []
     (RESULTS / "solvers.md").write_text("\n".join(parts))
