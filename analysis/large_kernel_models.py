@@ -52,7 +52,7 @@ def main() -> None:
     )
     page = ks.Report("Large kernel models", [lead, *results], provenance={
         "study": "analysis/large_kernel_models.py", "commit": commit(), "seed": SEED, "torch": torch.__version__,
-        "machine": f"{torch.get_num_threads()} threads, {platform.machine()}",
+        "machine": f"{(t := torch.get_num_threads())} thread{'s' * (t > 1)}, {platform.machine()}",
     })
     print(page.save(options.output))
 

@@ -82,4 +82,4 @@ def conclusion(result: Scaling, against: str, show: str) -> str:
     there = (~row.isnan()).nonzero().flatten().tolist()
     longer = float(row[there[-1]] / row[there[0]])
     larger = sizes[there[-1]] / sizes[there[0]]
-    return f"{larger:.3g} times the {against} take {longer:.2g} times as long, with {fixed:,} {other}"
+    return f"{larger:.3g} times the {against} take {float(f'{longer:.2g}'):,g} times as long, with {fixed:,} {other}"
