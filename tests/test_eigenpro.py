@@ -208,7 +208,7 @@ def test_where_the_matrix_has_no_room_it_is_a_samples_with_the_diagonal_correcte
     p = problem(n=300, p=200, memory=2 * 10**5)
     made = Projection(p)
     r = made.width // 2
-    assert r == 200 * 1000 // 200 // 64
+    assert r == 15
     some = torch.randperm(200, generator=torch.Generator().manual_seed(0))[:r]
     gram = p.gram()
     low = gram[:, some] @ torch.linalg.solve(gram[some][:, some], gram[some])

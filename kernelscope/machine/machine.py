@@ -120,19 +120,19 @@ class KernelMachine:
         return Contributions(terms, outputs.view(len(points), -1), self.intercept.double().view(-1),
                              str(alpha.dtype)[6:])
 
-    def at(self, ridge: float) -> KernelMachine:
+    def at(self, ridge: Real | float) -> KernelMachine:
         """The machine of another ridge that was fitted in the same passes.
 
         Raises:
             DataError: If it was not fitted with this ridge.
         """
         known = [] if self.fitting is None else self.fitting.ridges
-        if self.fitting is None or not isinstance(ridge, int | float) or ridge not in known:
+        if self.fitting is None or not isinstance(ridge, Real) or ridge not in known:
             raise DataError(f"This machine was fitted with the ridges {known}, and {what_came(ridge)} is none of them. "
                             "Pass one of these, or fit with ridge=[...].")
         if ridge == self.fitting.ridge:
             return self
-        return self._with(self.fitting, known.index(ridge))
+        return self._with(self.fitting, known.index(float(ridge)))
 
     @property
     def plan(self) -> Plan | None:

@@ -137,8 +137,8 @@ def minimising(solver: Solver | str | None, loss: str | Loss | None) -> Solver |
     """
     if loss is None:
         return solver
-    wanted, own = as_loss(loss), getattr(solver, "loss", None)
-    if isinstance(wanted, Squared) if own is None else type(own) is type(wanted) and vars(own) == vars(wanted):
+    wanted, own = as_loss(loss), getattr(solver, "loss", None) or Squared()
+    if type(own) is type(wanted) and vars(own) == vars(wanted):
         return solver
     if solver is not None:
         raise DataError(f"The loss {wanted!r} is minimised by Newton({wanted!r}); solver={what_came(solver)} came. "

@@ -70,12 +70,21 @@ LONGEST = 4
 RUNAWAY = 100.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
-    """What the steps are made of: fixed before the first one."""
+    """What the steps are made of: fixed before the first one.
+
+    Attributes:
+        batch: Points of a step.
+        delay: Steps between two projections.
+        nought: The objective of each column where the machine is nought.
+        floor: What rounding leaves of each column's objective where it is nought.
+    """
 
     batch: int
     delay: int
+    nought: Tensor
+    floor: Tensor
 
 
 @dataclass(eq=False)
@@ -151,7 +160,9 @@ class EigenPro(Solver):
         compared = m * (Averages(m).parts + 1.0)
         looks = STAGES * n * p * 4.0 * (m + compared)
         held, prepared = (0.0, 0.0) if problem.square else Projection.cost(problem)
-        memory = item * (p * (compared + 8.0 * m + q) + 2.0 * s * s) + held
+        # Where all points are centers, the values of what is compared are kept: block by block, and then joined.
+        kept = 3.0 if problem.square else 1.0
+        memory = item * (p * (kept * compared + 8.0 * m + q) + 2.0 * s * s) + held
         return Cost(steps + looks + 20.0 * s**3 + prepared, memory, EPOCHS + STAGES)
 
     def solve(self, problem: Problem, watch: Watch | None = None) -> Solution:
@@ -181,7 +192,7 @@ class EigenPro(Solver):
                     notes.append("Steps kept running away from the machine, so the best one so far is given. Take the "
                                  "solver 'cg' or 'direct'.")
                     break
-                course.settled = self._settles(problem, course, before) if went else False
+                course.settled = self._settles(plan, course, before) if went else False
                 if watch.heard(self._state(problem, course, mean)):
                     notes.append("Stopped early, as the watch asked.")
                     break
@@ -208,7 +219,8 @@ class EigenPro(Solver):
             # Centers beside cost as much as half of them would among the own ones. A projection takes some products for
             # each center and output; a kernel value costs many.
             delay = max(1, round(projection.width / batch * min(1.0, len(ridges) / ENTRY)))
-        return Plan(batch, delay), nystrom
+        nought = _mean_squares(problem)
+        return Plan(batch, delay, nought, 64 * torch.finfo(problem.y.dtype).eps * nought), nystrom
 
     def _drawn(self, problem: Problem, m: int, turn: int) -> Tensor:
         """The points of a batch of m that weigh something, as many as there are in most of them."""
@@ -222,28 +234,25 @@ class EigenPro(Solver):
         some = self._drawn(problem, m, 1)
         batch = problem.x.chosen(some.tolist())
         own = problem.kernel.diagonal(batch).to(problem.y.dtype)
-        block = problem.block(batch)
-        check_block(block, some)
-        seen = nystrom.seen(block)
-        left = (own[:, None] - seen.square() @ nystrom.shares).clamp(min=0.0).max(0).values
         # On a batch of this size the largest eigenvalue holds the diagonal's part too.
         largest = nystrom.largest(problem, projection, some, m)
+        seen = nystrom.seen(problem.block(batch))
+        left = (own[:, None] - seen.square() @ nystrom.shares).clamp(min=0.0).max(0).values
         next_ = (largest - left / m).clamp(min=0.1 * largest) + ridges
         critical = int(min(float((left / next_.clamp(min=torch.finfo(left.dtype).tiny)).min()) + 1, 2.0**40))
         return max(LEAST, min(critical // CRITICAL, MOST, problem.height()))
 
     def _begin(self, problem: Problem, plan: Plan, nystrom: Nystrom, projection: Projection | None,
                ridges: Tensor) -> Course:
-        objective = problem.weighed(problem.y).mul(problem.y).mean(0, dtype=torch.float64).repeat(len(problem.ridge))
         largest = torch.stack([
             nystrom.largest(problem, projection, self._drawn(problem, plan.batch, turn), plan.batch)
             for turn in range(2, LOOKS + 2)]).max(0).values
-        return Course(problem.y.new_zeros(len(problem.z), len(ridges)), torch.zeros_like(ridges), objective, objective,
-                      1 / (largest + ridges), history=[1.0])
+        return Course(problem.y.new_zeros(len(problem.z), len(ridges)), torch.zeros_like(ridges), plan.nought,
+                      plan.nought, 1 / (largest + ridges), history=[1.0])
 
-    def _settles(self, problem: Problem, course: Course, before: Tensor) -> bool:
+    def _settles(self, plan: Plan, course: Course, before: Tensor) -> bool:
         """Whether the last stage lowered the objective by next to nothing, and so will those to come."""
-        gain, little = before - course.objective, self.tolerance * course.objective + _floor(problem)
+        gain, little = before - course.objective, self.tolerance * course.objective + plan.floor
         # If each stage gains the same part of what the one before it did, this is still to come.
         part = (gain / course.gain.clamp(min=torch.finfo(gain.dtype).tiny)).clamp(min=0.0, max=STEADY)
         course.gain = gain
@@ -256,7 +265,7 @@ class EigenPro(Solver):
         """Some epochs of steps from the best machine; says whether they were kept."""
         n, _ = problem.shape
         # A machine that is nought has this error, up to an offset.
-        limit = RUNAWAY * (problem.weighed(problem.y).mul(problem.y).mean(0).repeat(len(problem.ridge)))
+        limit = RUNAWAY * plan.nought + plan.floor
         change, averages = torch.zeros_like(course.best), Averages(course.best.shape[1])
         flight = Flight(problem, nystrom, change, course.pull, ridges, course.rate)
         fine, flown = True, 0
@@ -264,7 +273,7 @@ class EigenPro(Solver):
         for i, numbers in enumerate(batches):
             error = flight.step(numbers)
             flown += 1
-            fine = bool((error <= limit + _floor(problem)).all())
+            fine = bool((error <= limit).all())
             if not fine:
                 check_block(problem.block(problem.x.chosen(numbers.tolist())), numbers)
                 break
@@ -279,7 +288,7 @@ class EigenPro(Solver):
             machines = [change, *averages.means()] + ([course.best] if course.stages else [])
             found = best_of(problem, projection, machines, ridges)
             course.passes += 1
-            if bool((found.objective <= course.objective * (1 + 1e-6) + _floor(problem)).all()):
+            if bool((found.objective <= course.objective * (1 + 1e-6) + plan.floor).all()):
                 course.best, course.offset, course.objective = found.alpha, found.offset, found.objective
                 course.pull = found.pull
                 course.epochs += epochs
@@ -308,10 +317,9 @@ class EigenPro(Solver):
                      lambda: _kept(course))
 
 
-def _floor(problem: Problem) -> Tensor:
-    """What rounding leaves of each column's objective where it is nought."""
-    size = problem.weighed(problem.y).mul(problem.y).mean(0, dtype=torch.float64).repeat(len(problem.ridge))
-    return 64 * torch.finfo(problem.y.dtype).eps * size
+def _mean_squares(problem: Problem) -> Tensor:
+    """The mean square of each column's targets: the objective of a machine that is nought."""
+    return problem.weighed(problem.y).mul(problem.y).mean(0, dtype=torch.float64).repeat(len(problem.ridge))
 
 
 def _kept(course: Course) -> dict[str, Tensor]:

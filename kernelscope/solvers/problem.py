@@ -81,15 +81,19 @@ class Problem:
             part = slice(i, min(i + step, n))
             yield part, self.block(points_between(points, part.start, part.stop))
 
-    def height(self, each: int = 0) -> int:
-        """How many rows a block may have; ``each`` bytes more are needed for a row."""
-        return max(1, int(SHARE * self.memory // (len(self.z) * self.y.dtype.itemsize + each)))
+    def height(self) -> int:
+        """How many rows a block may have."""
+        return self._room(len(self.z) * self.y.dtype.itemsize)
 
     def stride(self, columns: int, each: int = 0) -> int:
         """How many rows of so many columns are read at a time; ``each`` bytes more are needed for a row."""
         row = columns * self.y.dtype.itemsize
-        most = max(1, int(SHARE * self.memory // (row + each)))
+        most = self._room(row + each)
         return most if self.y.device.type != "cpu" else min(most, max(ROWS, BLOCK // row))
+
+    def _room(self, row: int) -> int:
+        """For how many rows of so many bytes a block has room."""
+        return max(1, int(SHARE * self.memory // row))
 
     def center_parts(self) -> Iterator[Points]:
         """The centers, as many at once as rows."""
