@@ -15,6 +15,7 @@ from math import sqrt
 import torch
 from torch import Tensor
 
+from .arguments import as_seed
 from .errors import DataError
 from .progress import telling
 
@@ -128,7 +129,7 @@ def trace(multiply: Multiply, size: int, probes: int, seed: int = 0) -> Estimate
     the rest by :math:`\mathbb E\, g^T K g` over random signs g.
 
     Raises:
-        DataError: If there are fewer than 6 probes, from which no error could be told.
+        DataError: If there are fewer than 6 probes, from which no error could be told; or if the seed is none.
 
     References:
         | Hutch++: Optimal Stochastic Trace Estimation (Meyer et al., 2021)
@@ -140,7 +141,7 @@ def trace(multiply: Multiply, size: int, probes: int, seed: int = 0) -> Estimate
     """
     check_probes(probes)
     third = probes // 3
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(as_seed(seed))
     with telling(None, "trace: where it is"):
         basis = _orthonormal(_product(multiply, _signs(size, third, generator))[1])
     with telling(None, "trace: the largest part"):
@@ -191,7 +192,7 @@ def eigenpairs(multiply: Multiply, size: int, k: int, *, tolerance: float = 1e-8
         passes: After how many products with a block the search is given up, with a warning.
 
     Raises:
-        DataError: If there are not k eigenvalues.
+        DataError: If there are not k eigenvalues, or if the seed is none.
 
     References:
         | Randomized Block Krylov Methods for Stronger and Faster Approximate SVD (Musco and Musco, 2015)
@@ -205,7 +206,7 @@ def eigenpairs(multiply: Multiply, size: int, k: int, *, tolerance: float = 1e-8
         raise DataError(f"A matrix of {size} rows has 1 to {size} eigenpairs; k={k!r} were asked for.")
     block = min(size, k + BESIDE)
     widest = min(size, max(3 * block, LEAST, ROOM // (16 * size)))
-    start = torch.randn(size, block, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    start = torch.randn(size, block, generator=torch.Generator().manual_seed(as_seed(seed)), dtype=torch.float64)
     with telling(None, "eigenpairs: first product"):
         basis, there, kind = _first(multiply, _orthonormal(start))
     limit = max(tolerance, 30 * torch.finfo(kind).eps)

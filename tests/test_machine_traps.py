@@ -113,10 +113,21 @@ def test_targets_that_an_intercept_takes_up_leave_nothing_and_disturb_nobody(sol
     (lambda: ks.fit(L, *data(), weights=torch.ones(60, device="meta")), "Weights are numbers"),
     (lambda: ks.fit(L, *data(), progress=False).at(np.ones(2)), "is none of them"),
     (lambda: ks.data.patches(seed="a"), "seed must be a whole number"),
+    (lambda: ks.KernelOperator(L, data()[0]).trace(probes=6, seed="a"), "seed must be a whole number"),
+    (lambda: ks.KernelOperator(L, data()[0]).norm(probes=6, seed=1.5), "seed must be a whole number"),
+    (lambda: ks.KernelOperator(L, data()[0]).eigenpairs(2, seed=2**80), "seed must be a whole number"),
+    (lambda: ks.kernels.median_bandwidth(data()[0], points=5, seed="a"), "seed must be a whole number"),
 ])
 def test_settings_that_are_none_are_refused_in_a_sentence(make, said):
     with pytest.raises(DataError, match=said):
         make()
+
+
+def test_a_ridge_is_found_whatever_kind_of_number_it_is():
+    machine = ks.fit(L, *data(), ridge=[1.0, 0.5], progress=False)
+    for half in (0.5, np.float32(0.5), np.float64(0.5)):
+        assert machine.at(half).fitting.ridge == 0.5
+    assert machine.at(np.int64(1)) is machine
 
 
 def test_one_center_has_no_tail():

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..arguments import what_came
+from ..arguments import as_seed, what_came
 from ..data.points import as_points
 from ..errors import DataError
 from .closed_form import ClosedForm
@@ -33,7 +33,7 @@ def median_bandwidth(x: Any, points: int = 1000, seed: int = 0) -> float:
         seed: Which ones these are.
 
     Raises:
-        DataError: If there is only one point, or if all points of the sample are the same.
+        DataError: If there is only one point, or if all points of the sample are the same; or if the seed is none.
 
     References:
         | Large sample analysis of the median heuristic (Garreau et al., 2017)
@@ -44,7 +44,7 @@ def median_bandwidth(x: Any, points: int = 1000, seed: int = 0) -> float:
     """
     some = as_points(x)
     if len(some) > points:
-        order = torch.randperm(len(some), generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(len(some), generator=torch.Generator().manual_seed(as_seed(seed)))
         some = some.chosen(order[:points].sort().values.tolist())
     vectors = read(some, slice(0, len(some))).flatten(1).double()
     gaps = by_difference(vectors, vectors).cpu().numpy()[np.triu_indices(len(vectors), 1)]
