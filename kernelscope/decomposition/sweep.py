@@ -1,10 +1,7 @@
 r"""The backward sweep.
 
-At step s, with :math:`p_s` the averaged query gradient and the coefficients of the rule,
-
-.. math:: M_s = e_s A_s^T p_s + a_{s+1} M_{s+1}, \qquad \psi_s = c_s A_s^T p_s + b_s B_s^T M_s,
-
-and the ledger receives :math:`-\langle\psi_s, w g_i\rangle` for each sample,
+At step s, with :math:`p_s` the averaged query gradient and :math:`\psi_s` the direction that its adjoint gives, the
+ledger receives :math:`-\langle\psi_s, w g_i\rangle` for each sample,
 :math:`-\lambda\langle\psi_s,\theta_s\rangle` and :math:`-w_s\langle p_s, \theta_s\rangle` for decay,
 :math:`\langle p_s, \text{gap}_s\rangle` for what the rule does not explain, and at the start
 :math:`-\langle a M, m\rangle` for momentum that was there before. Averaged weights are explained by taking the query
@@ -22,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..network import Parameters
+from .adjoint import Adjoint
 from .ledger import TURNED, Ledger
 from .quadrature import Quadrature
 from .query_side import QuerySide
@@ -94,8 +92,7 @@ class PartSweep:
         self.trajectory, self.averaged = trajectory, averaged
         self.run = trajectory.run
         self._value = torch.zeros(0)  # the output after the step that is next
-        self._momentum: dict[Key, Tensor] = {}  # M of the later step
-        self._factor: dict[Key, float] = {}  # a of the later step, which M still has to be multiplied by
+        self._adjoints = Adjoint()
         self._epsilon: Parameters = {}
         self._received: Parameters = {}
 
@@ -113,9 +110,7 @@ class PartSweep:
 
     def end(self, theta: Parameters, momentum: dict[Key, Tensor]) -> None:
         """Books what was there before the first step, and sees the initial outputs."""
-        for key, adjoint in self._momentum.items():
-            if key in momentum:
-                self.ledger.book("momentum", self.rows, -self._factor[key] * _dot(adjoint, momentum[key]))
+        self._adjoints.left(momentum, self._meet_momentum)
         if self.averaged is not None:
             # Averaged weights that differ from the trained ones as recording begins are states from before.
             apart = {name: theta[name] - self.averaged[0][name] for name in self._received}
@@ -136,7 +131,7 @@ class PartSweep:
         ends = held if self.averaged is None else (self.averaged[k], self.averaged[k + 1])
         buffers = self.trajectory.buffers(k)
         there = self._value
-        if not _same(buffers, self.run.buffers(k + 1)):
+        if not same(buffers, self.run.buffers(k + 1)):
             there = self.side.outputs(ends[1], buffers)[1]
             self.ledger.book("buffers", self.rows, self._value - there)
         here = self._see(k, ends[0], buffers)
@@ -188,27 +183,14 @@ class PartSweep:
         """The direction that the gradient of this parameter meets; books its decay."""
         rule = unrolled.linear[name]
         if rule.decoupled:
-            self.ledger.book("decay", self.rows, -rule.decoupled * _dot(p, theta))
-        q = p if rule.after is None else rule.after(p)
-        psi: Tensor | None = q * rule.c if rule.c else None
-        if rule.a or rule.b:
-            key = unrolled.keys[name]
-            later = self._momentum.pop(key, None)
-            momentum = q * rule.e if later is None else later.mul_(self._factor[key]).add_(q, alpha=rule.e)
-            side = momentum if rule.before is None else rule.before(momentum)
-            psi = (side if rule.b == 1.0 else side * rule.b) if psi is None else psi.add_(side, alpha=rule.b)
-            if name in unrolled.fresh:
-                # Nothing recorded lies behind the momentum that this step found.
-                found = unrolled.fresh[name]
-                if found is not None:
-                    self.ledger.book("momentum", self.rows, -rule.a * _dot(momentum, found))
-            else:
-                self._momentum[key], self._factor[key] = momentum, rule.a
-        if psi is None:
-            psi = torch.zeros_like(p)
+            self.ledger.book("decay", self.rows, -rule.decoupled * dot(p, theta))
+        psi = self._adjoints.direction(name, p, unrolled, self._meet_momentum)
         if rule.coupled:
-            self.ledger.book("decay", self.rows, -rule.coupled * _dot(psi, theta))
+            self.ledger.book("decay", self.rows, -rule.coupled * dot(psi, theta))
         return psi if isinstance(unrolled.clip, float) else psi * unrolled.clip[name]
+
+    def _meet_momentum(self, adjoint: Tensor, momentum: Tensor) -> None:
+        self.ledger.book("momentum", self.rows, dot(adjoint, momentum))
 
     def _through_average(self, a: float, p: Parameters) -> Parameters:
         """What a step of the trained weights receives, from the gradient along the averaged ones."""
@@ -221,15 +203,15 @@ class PartSweep:
         return self._received
 
 
-def _dot(rows: Tensor, vector: Tensor) -> Tensor:
+def dot(rows: Tensor, vector: Tensor) -> Tensor:
     return rows_of(rows) @ vector.reshape(-1).to(rows.dtype)
 
 
 def _dots(rows: Parameters, vectors: Parameters) -> Tensor:
-    return torch.stack([_dot(part, vectors[name]) for name, part in rows.items()]).sum(0)
+    return torch.stack([dot(part, vectors[name]) for name, part in rows.items()]).sum(0)
 
 
-def _same(a: Parameters, b: Parameters) -> bool:
+def same(a: Parameters, b: Parameters) -> bool:
     return all(torch.equal(t, b[name].to(t)) for name, t in a.items())
 
 

@@ -96,6 +96,47 @@ class TrainingSide:
         found = [gradients_of(loss, {name: leaf}, retain_graph=True)[0] for loss in losses]
         return max((float(g.norm()) for g in found if g is not None), default=0.0)
 
+    def rows(self, batch: MicroBatch, k: int, parameters: Parameters, moving: list[str]) -> Parameters:
+        """The gradients of the samples of a forward pass, each by itself, with shape (B, *) for each parameter.
+
+        Raises:
+            ModelError: If samples have no gradients of their own, or ``torch.func`` cannot transform the module.
+        """
+        way = self._way(batch, k, parameters, moving)
+        if way not in ("layers", "samples"):
+            raise ModelError(
+                f"Gradients of single samples were needed, and this network gives none ({self.note or way}). Train "
+                "without batch statistics and dropout, and keep to operations that torch.func can transform."
+            )
+        inputs, targets = self.to(batch_tensors(self.run, batch))
+        rows_of = self._layer_rows if way == "layers" else self._transformed_rows
+        found = rows_of(batch, parameters, self.to(self.run.buffers(k)), inputs, targets, moving)
+        return {name: rows.reshape(-1, *parameters[name].shape) for name, rows in found.items()}
+
+    def bent_rows(self, batch: MicroBatch, k: int, parameters: Parameters, directions: Parameters) -> Parameters:
+        r"""The products :math:`H_i d_i` of each sample's Hessian with a direction of its own, with shape (B, *)."""
+        inputs, targets = self.to(batch_tensors(self.run, batch))
+        buffers = self.to(self.run.buffers(k))
+        own = {name: parameters[name] for name in directions}
+
+        def loss(moved: Parameters, x: tuple[Tensor, ...], y: Tensor) -> Tensor:
+            one = tuple(t.unsqueeze(0) for t in x)
+            return self._per_sample({**parameters, **moved}, buffers, one, y.unsqueeze(0), batch.training).sum()
+
+        def bent(x: tuple[Tensor, ...], y: Tensor, direction: Parameters) -> Parameters:
+            return jvp(lambda p: grad(loss)(p, x, y), (own,), (direction,))[1]
+
+        return vmap(bent)(inputs, targets, directions)
+
+    def bent(self, batch: MicroBatch, k: int, parameters: Parameters, directions: Parameters) -> Parameters:
+        """The products of the Hessian of the batch's mean loss with rows of directions, with shape (Q, *)."""
+        losses = self._losses(batch, k)
+        own = {name: parameters[name] for name in directions}
+        size = sum(p.numel() for p in own.values()) * self.dtype.itemsize
+        chunk = max(1, self.memory // (8 * max(size, 1)))
+        slope = grad(lambda p: losses({**parameters, **p}).mean())
+        return vmap(lambda direction: jvp(slope, (own,), (direction,))[1], chunk_size=chunk)(directions)
+
     def products(self, batch: MicroBatch, k: int, parameters: Parameters, moving: list[str]) -> Products:
         r"""Makes the function that gives :math:`\langle s\psi_q, g_i\rangle` for directions and factors s.
 
@@ -107,10 +148,13 @@ class TrainingSide:
             parameters: The parameters it saw.
             moving: The parameters that the directions have.
         """
+        return self._by(self._way(batch, k, parameters, moving))(batch, k, parameters, moving)
+
+    def _way(self, batch: MicroBatch, k: int, parameters: Parameters, moving: list[str]) -> str:
         kind = batch.training, batch.random is not None, len(batch.columns) > 1, tuple(moving)
         if kind not in self._ways:
             self._ways[kind] = self._find_way(batch, k, parameters, moving)
-        return self._by(self._ways[kind])(batch, k, parameters, moving)
+        return self._ways[kind]
 
     def _by(self, way: str) -> Callable[[MicroBatch, int, Parameters, list[str]], Products]:
         if way in ("layers", "samples"):

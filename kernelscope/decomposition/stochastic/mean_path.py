@@ -1,0 +1,169 @@
+r"""Where each step would have gone on average: the rule of the optimizer on the gradient of all samples.
+
+At the recorded parameters :math:`\theta_k` the gradient of all samples :math:`g_k` takes the place of the batch's, and
+a momentum of such gradients that of the optimizer's own; preconditioners are those recorded. So the mean displacement
+of heavy ball is :math:`\bar D_k = -\eta\,\bar b_k` with :math:`\bar b_k = \sum_{s\le k}\mu^{k-s} g_s`.
+
+Beside it goes what reshuffling needs: the weight :math:`U_s` with which the gradients of the earlier steps of an epoch
+entered :math:`\theta_s`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ...errors import RuleError
+from ...network import Parameters
+from ..trajectory import Trajectory
+from ..unrolling import Key, OptimizerState, UnrolledStep, Unroller
+from .population import Population
+from .sampling import Sampling
+
+#: By parameter a weight of gradients: a number, or an entry for each of the parameter's.
+Weights = dict[str, Tensor]
+
+
+@dataclass(eq=False)
+class MeanStep:
+    """One step as it would have been on average.
+
+    Attributes:
+        theta: The parameters before it.
+        unrolled: The coefficients of the recorded step.
+        gradient: The gradient of all samples, for the parameters that moved.
+        factor: By parameter what the gradient of the loss was multiplied by on its way into the rule.
+        displacement: The mean displacement of all recorded parameters.
+        earlier: U, where batches are reshuffled.
+    """
+
+    theta: Parameters
+    unrolled: UnrolledStep
+    gradient: Parameters
+    factor: dict[str, Tensor | float]
+    displacement: Parameters
+    earlier: Weights
+
+    @property
+    def heard(self) -> list[str]:
+        """The parameters that the samples moved."""
+        return list(self.gradient)
+
+
+@dataclass
+class MeanState:
+    """What is carried from step to step; the tensors are never changed in place."""
+
+    optimizer: OptimizerState = field(default_factory=OptimizerState)
+    momentum: dict[Key, Tensor] = field(default_factory=dict)
+    heard: dict[Key, Tensor] = field(default_factory=dict)  # the weight of an epoch's gradients in the momentum
+    moved: dict[Key, Tensor] = field(default_factory=dict)  # and in the parameters
+
+    def copy(self) -> MeanState:
+        """A state that can be advanced without changing this one."""
+        return MeanState(self.optimizer.copy(), dict(self.momentum), dict(self.heard), dict(self.moved))
+
+
+@dataclass(eq=False)
+class Segment:
+    """A stretch of steps and the state at its start; what was found is kept if the segment is the only one."""
+
+    start: int
+    stop: int
+    state: MeanState
+    alone: bool
+    kept: list[MeanStep] = field(default_factory=list)
+
+
+class MeanPath:
+    """Goes forward through a run and finds the mean displacement of its steps.
+
+    Args:
+        unroller: What gives the rule's coefficients.
+        trajectory: The run's parameters.
+        population: All samples.
+        sampling: How batches were drawn; its steps count from the start of the run.
+    """
+
+    def __init__(self, unroller: Unroller, trajectory: Trajectory, population: Population, sampling: Sampling):
+        self.run = unroller.run
+        self._unroller, self._trajectory = unroller, trajectory
+        self._population, self._sampling = population, sampling
+        #: The steps whose displacement the rule did not explain.
+        self.unexplained: set[int] = set()
+        #: Whether factors that depend on the gradients multiplied them.
+        self.clipped = False
+
+    def segments(self, length: int) -> list[Segment]:
+        """Cuts the run into stretches of at most so many steps."""
+        state, found = MeanState(), []
+        for _ in self._before():
+            pass
+        cuts = range(self.run.start, self.run.stop, length)
+        for start in cuts:
+            stop = min(start + length, self.run.stop)
+            found.append(Segment(start, stop, state.copy(), alone=len(cuts) == 1))
+            if stop < self.run.stop:
+                for _ in self._steps(start, stop, state):
+                    pass
+        return found
+
+    def _before(self) -> Iterator[None]:
+        if self.run.start:
+            raise RuleError(
+                "The expected output is that of a whole run, and a slice that begins at step "
+                f"{self.run.start} came. Ask for the run itself."
+            )
+        return iter(())
+
+    def steps(self, segment: Segment) -> list[MeanStep]:
+        """The steps of a segment."""
+        if segment.kept:
+            return segment.kept
+        found = list(self._steps(segment.start, segment.stop, segment.state.copy()))
+        if segment.alone:
+            segment.kept = found
+        return found
+
+    def _steps(self, start: int, stop: int, state: MeanState) -> Iterator[MeanStep]:
+        rows = self._unroller.stretch(self._trajectory, start, stop)
+        for k, unrolled in zip(range(start, stop), self._unroller.steps(start, stop, state.optimizer, rows),
+                               strict=True):
+            if not unrolled.explained:
+                self.unexplained.add(k)
+            yield self._mean(k, rows[k], unrolled, state)
+
+    def _mean(self, k: int, theta: Parameters, unrolled: UnrolledStep, state: MeanState) -> MeanStep:
+        step = self.run.step(k)
+        heard = [name for name in unrolled.linear if name not in unrolled.silent]
+        gradient = self._population.gradient(step, k, theta, heard) if heard else {}
+        weight = sum(unrolled.weights)
+        self.clipped = self.clipped or unrolled.clip != 1.0
+        factor: dict[str, Tensor | float] = {
+            name: weight * (unrolled.clip if isinstance(unrolled.clip, float) else unrolled.clip[name])
+            for name in heard}
+        if self._sampling.starts_epoch(k):
+            state.heard.clear()
+            state.moved.clear()
+        displacement, earlier = {name: torch.zeros_like(theta[name]) for name in self.run.names}, {}
+        for name, rule in unrolled.linear.items():
+            key = unrolled.keys[name]
+            if unrolled.fresh.get(name) is not None:
+                state.momentum[key] = unrolled.fresh[name]  # type: ignore[assignment]
+            used = gradient[name] * factor[name] if name in gradient else torch.zeros_like(theta[name])
+            displacement[name], after = rule.displacement(theta[name], used, state.momentum.get(key))
+            if after is not None:
+                state.momentum[key] = after
+            if self._sampling.pair and name in gradient:
+                earlier[name] = state.moved.get(key, theta[name].new_zeros(()))
+                own = theta[name].new_full((), rule.b) if rule.before is None else rule.before(
+                    theta[name].new_full((), rule.b))
+                heavy = rule.a * state.heard[key] + own if key in state.heard else own
+                moved = rule.c + rule.e * heavy
+                state.heard[key] = heavy
+                state.moved[key] = earlier[name] + rule.sign * factor[name] * (
+                    moved if rule.after is None else rule.after(moved))
+        return MeanStep(theta, unrolled, gradient, factor, displacement, earlier)
