@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .decomposition.explanation import Explanation
     from .decomposition.result import Decomposition
     from .decomposition.stochastic.expected import expected
+    from .decomposition.stochastic.memory import MemoryWeights, memory_weights
     from .decomposition.stochastic.result import Expected
     from .diagnostics.gradient_scores import gradient_scores
     from .diagnostics.scaling import Scaling, scaling
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Decomposition", "Expected", "Explanation", "GradientScores", "KernelMachine", "KernelOperator", "Report", "Run",
-           "Scaling", "data", "decompose", "errors", "expected", "explain", "features", "fit", "gradient_scores", "kernels", "load",
+__all__ = ["Decomposition", "Expected", "Explanation", "GradientScores", "KernelMachine", "KernelOperator", "MemoryWeights", "Report", "Run",
+           "Scaling", "data", "decompose", "errors", "expected", "explain", "features", "fit", "gradient_scores", "kernels", "load", "memory_weights",
            "record", "scaling", "sklearn", "solvers"]
 
 _HOMES = {
@@ -44,6 +45,7 @@ _HOMES = {
     "GradientScores": "diagnostics.scores",
     "KernelMachine": "machine.machine",
     "KernelOperator": "operator",
+    "MemoryWeights": "decomposition.stochastic.memory",
     "Report": "report",
     "Run": "run.run",
     "Scaling": "diagnostics.scaling",
@@ -53,6 +55,7 @@ _HOMES = {
     "fit": "machine.fit",
     "gradient_scores": "diagnostics.gradient_scores",
     "load": "run.opening",
+    "memory_weights": "decomposition.stochastic.memory",
     "record": "run.recorder",
     "scaling": "diagnostics.scaling",
 }

@@ -33,10 +33,10 @@ from .quadrature import Quadrature
 from .query_side import QuerySide
 from .questions import as_queries, as_targets, as_words, checked_memory, checked_place, checked_run
 from .result import Decomposition
-from .sweep import PartSweep, Segment, outputs_only, sweep
+from .sweep import PartSweep, cut, outputs_only, sweep
 from .training_side import TrainingSide
 from .trajectory import AveragedTrajectory, Trajectory
-from .unrolling import OptimizerState, Unroller
+from .unrolling import Unroller
 
 #: Rows of gradients that are made at once, in bytes: enough to be one large product, few enough to stay near the core.
 PART = 2**24
@@ -145,7 +145,7 @@ def decompose(
             plan = _Plan.make(run, side, dtype, memory)
             needed = plan.bytes
             unroller = Unroller(run, training, displacement)
-            segments = _segments(run, unroller, trajectory, plan.length)
+            segments = cut(run, unroller, trajectory, plan.length)
             # tqdm measures the first steps and then tells the time that is left.
             bar = tqdm(total=plan.passes * len(run), desc=f"decompose ({plan.bytes / 2**20:.0f} MiB)", unit="step",
                        disable=quiet)
@@ -259,19 +259,3 @@ class _Plan:
         part = min(block, max(1, min(PART, memory // 4) // kept))
         needed = block * kept + part * working + length * held
         return cls(block, part, passes, length, needed)
-
-
-def _segments(run: Run, unroller: Unroller, trajectory: Trajectory, length: int) -> list[Segment]:
-    """Cuts the run into stretches that fit in memory, each with the optimizer's states at its start."""
-    state = OptimizerState()
-    segments: list[Segment] = []
-    # The steps before a slice are gone through for the states they leave behind.
-    before = [(a, min(a + length, run.start)) for a in range(0, run.start, length)]
-    own = [(a, min(a + length, run.stop)) for a in range(run.start, run.stop, length)]
-    for a, b in before + own:
-        if a >= run.start:
-            segments.append(Segment(a, b, state.copy(), alone=len(own) == 1))
-        if b < run.stop and not unroller.displacement:
-            for _ in unroller.steps(a, b, state, unroller.stretch(trajectory, a, b)):
-                pass
-    return segments

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..network import Parameters
+from ..run.run import Run
 from .adjoint import Adjoint
 from .ledger import TURNED, Ledger
 from .quadrature import Quadrature
@@ -50,6 +51,22 @@ class Segment:
         if self.alone:
             self._unrolled = unrolled
         return unrolled
+
+
+def cut(run: Run, unroller: Unroller, trajectory: Trajectory, length: int) -> list[Segment]:
+    """Cuts the run into stretches that fit in memory, each with the optimizer's states at its start."""
+    state = OptimizerState()
+    segments: list[Segment] = []
+    # The steps before a slice are gone through for the states they leave behind.
+    before = [(a, min(a + length, run.start)) for a in range(0, run.start, length)]
+    own = [(a, min(a + length, run.stop)) for a in range(run.start, run.stop, length)]
+    for a, b in before + own:
+        if a >= run.start:
+            segments.append(Segment(a, b, state.copy(), alone=len(own) == 1))
+        if b < run.stop and not unroller.displacement:
+            for _ in unroller.steps(a, b, state, unroller.stretch(trajectory, a, b)):
+                pass
+    return segments
 
 
 def sweep(parts: list[PartSweep], segments: list[Segment], unroller: Unroller, trajectory: Trajectory,

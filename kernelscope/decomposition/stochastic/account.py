@@ -21,7 +21,8 @@ class Account:
         self.terms = {name: _zeros(queries, outputs) for name in (*SHARED, *OTHERS)}
         self.steps = {name: _zeros(queries, outputs, steps) for name in SHARED}
         self.path = _zeros(queries, outputs, steps + 1)
-        self.noise_variance = _zeros(queries, outputs)
+        #: The variance of what was estimated from some of the samples, or from pairs of batches.
+        self.estimate_variance = _zeros(queries, outputs)
         #: What the variance of three things is made of: contribution rows, pushes carried to the end, their difference.
         self.variances = {name: _zeros(queries, outputs) for name in ("row", *(("carried", "mean") if carried else ()))}
         self.variance_steps = _zeros(queries, outputs, steps)
@@ -57,10 +58,15 @@ class Account:
             columns: The columns of the samples.
             met: By name the products of directions with the gradients of all samples, (queries x outputs, n).
         """
-        own, pair, n = self.sampling.own(k), self.sampling.pair, len(columns)
+        own, pair, m = self.sampling.own(k), self.sampling.pair, len(columns)
         for name, products in met.items():
             centred = self._shaped(products - products.mean(1, keepdim=True))
-            amounts = (own + pair) * centred.square() / n
+            # Of m samples out of n the variance is that of a sample.
+            squares = centred.square() / (m if m == self.sampling.population else max(m - 1, 1))
+            amounts = (own + pair) * squares
+            if name == "row":
+                missing = 1 / m - 1 / self.sampling.population
+                self.estimate_variance[rows] += missing * squares.sum(-1)
             if name == "row":
                 self.variance_shares[rows].index_add_(2, columns, amounts)
             self.variances[name][rows] += amounts.sum(-1)
@@ -70,7 +76,7 @@ class Account:
                 self._epochs[name] = centred + self._epochs.get(name, 0.0)
                 if self.sampling.starts_epoch(k):
                     # Steps of one epoch have less than nothing in common: what was drawn once is not drawn again.
-                    together = pair * self._epochs.pop(name).square() / n
+                    together = pair * self._epochs.pop(name).square() / m
                     self.variances[name][rows] -= together.sum(-1)
                     if name == "row":
                         self.variance_shares[rows].index_add_(2, columns, -together)

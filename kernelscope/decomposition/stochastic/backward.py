@@ -154,16 +154,16 @@ class BackwardSweep:
     def _meet(self, k: int, step: MeanStep, buffers: Parameters, phi: Parameters, directions: dict[str, Parameters],
               pushes: Parameters | None, weights: NoiseWeights | None) -> None:
         """Books what the samples did at step k."""
-        recorded, n = self.run.step(k), len(self.population)
+        recorded, chosen = self.run.step(k), self.population.chosen(k, 1)
         exact = weights is not None and not weights.silent and self.method.noise == "exact"
         met: dict[str, list[Tensor]] = {name: [] for name in self.account.variances}
-        for block in self.population.blocks():
+        for block in self.population.blocks(chosen):
             there = self.population.pass_at(recorded, k, block)
             rows = self.population.training.rows(there, k, step.theta, step.heard)
             columns = self.population.columns[block]
             products = {term: _products(d, rows) for term, d in directions.items()}
             for term, found in products.items():
-                self.account.share(term, self.rows, k, columns, found / -n)
+                self.account.share(term, self.rows, k, columns, found / -len(chosen))
             met["row"].append(products["path"])
             if pushes is not None:
                 arrived = _products(pushes, rows)
@@ -171,15 +171,16 @@ class BackwardSweep:
                 met["mean"].append(arrived - products["path"])
             if exact and weights is not None:
                 bent = self._bent(there, k, step, weights, rows)
-                shares = exact_shares(self.curve, step, buffers, weights, rows, bent, phi, n)
+                shares = exact_shares(self.curve, step, buffers, weights, rows, bent, phi,
+                                      len(chosen))
                 self.account.share("noise", self.rows, k, columns, shares.T)
-        self.account.spread(self.rows, k, self.population.columns, {name: torch.cat(p, 1) for name, p in met.items()})
+        self.account.spread(self.rows, k, self.population.columns[chosen], {name: torch.cat(p, 1) for name, p in met.items()})
         if weights is not None and not weights.silent and not exact:
             size = self.sampling.sizes[k]
             term, variance = estimated(self.curve, self.population, recorded, k, step, buffers, weights,
                                        self.method.noise or ESTIMATORS[0], self.method.probes, size, self._generator)
             self.account.book("noise", self.rows, term, k)
-            self.account.noise_variance[self.rows] += variance.double().cpu().view(-1, self.account.outputs)
+            self.account.estimate_variance[self.rows] += variance.double().cpu().view(-1, self.account.outputs)
 
     def _bent(self, there: MicroBatch, k: int, step: MeanStep, weights: NoiseWeights,
               rows: Parameters) -> Parameters | None:

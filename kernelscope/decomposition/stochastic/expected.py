@@ -83,6 +83,7 @@ def expected(
     sampling: str | None = None,
     noise: str | None = None,
     probes: int = 4,
+    samples: int | None = None,
     carried: bool = True,
     seeds: int | None = None,
     data: Any = None,
@@ -112,6 +113,8 @@ def expected(
         noise: How the noise term is found: ``"exact"``, from pairs of batches (``"two-batch"``), or from such pairs and
             outputs alone (``"difference"``); exact for up to 1,024 samples if not given.
         probes: How many pairs of batches are drawn at each step.
+        samples: How many training samples are looked at in each step, drawn anew; all if not given. Of many, some
+            hundreds tell the terms with a small standard error.
         carried: Whether the standard deviation follows each push to the end of the run, at the cost of second
             derivatives of the loss; else it is that of the contribution rows, which costs nothing, and which is right
             for short runs and too large for those that forget.
@@ -164,18 +167,22 @@ def expected(
     place = checked_place(device, next(iter(run.network.parameters.values())).device)
     if seeds is not None:
         as_count(seeds, "seeds", least=2)
+    if samples is not None:
+        as_count(samples, "samples", least=2)
     with undisturbed(place):
         given_queries = as_queries(x, tuple(run.samples.inputs))
         dtype, own_precision = ledger_precision(run, dtype, given_queries, place)
         queries = cast(given_queries, dtype, place)
         trajectory = Trajectory(run, dtype, place)
         training = TrainingSide(run, dtype, place, memory // 4)
-        population = Population(run, training, data)
+        population = Population(run, training, data, samples, method.seed)
         if method.noise is None:
-            method = replace(method, noise="exact" if len(population) <= EXACT else "two-batch")
+            method = replace(method, noise="exact" if population.looked_at <= EXACT else "two-batch")
         for k in range(run.start, run.stop):
             population.check(run.step(k), k)
         scheme = _sampling(run, population, sampling)
+        # Steps of one epoch are compared sample by sample.
+        population.fixed = bool(scheme.pair)
         end = trajectory.at(run.stop), trajectory.buffers(run.stop)
         given = cast(as_targets(targets, len(queries[0])), dtype, place)
         functional = output_functional(output, run.network(*end, queries), given, run, len(queries[0])).to(dtype)
@@ -293,7 +300,7 @@ def _result(run: Run, account: Account, method: Method, names: list[str], retrai
         initial=account.path[:, :, 0].clone(), final=account.path[:, :, -1].clone(), terms=account.terms, shares=shares,
         steps=account.steps, variance=variances.get("carried", variances["row"]), row_variance=variances["row"],
         mean_variance=variances.get("mean"), variance_shares=account.variance_shares,
-        variance_steps=account.variance_steps, noise_error=account.noise_variance.sqrt(), sampling=account.sampling.scheme,
+        variance_steps=account.variance_steps, estimate_error=account.estimate_variance.sqrt(), sampling=account.sampling.scheme,
         order=method.order, sample_ids=torch.tensor(list(ids), dtype=torch.int64), labels=run.labels if size == run.size else None,
         output_names=names, ensemble=retrained, info=info,
     )

@@ -139,7 +139,7 @@ class MeanPath:
     def _mean(self, k: int, theta: Parameters, unrolled: UnrolledStep, state: MeanState) -> MeanStep:
         step = self.run.step(k)
         heard = [name for name in unrolled.linear if name not in unrolled.silent]
-        gradient = self._population.gradient(step, k, theta, heard) if heard else {}
+        gradient = self._population.gradient(step, k, theta, heard, self._population.chosen(k, 0)) if heard else {}
         weight = sum(unrolled.weights)
         self.clipped = self.clipped or unrolled.clip != 1.0
         factor: dict[str, Tensor | float] = {

@@ -31,14 +31,20 @@ class Population:
         run: The run.
         training: Its training side.
         data: All samples as ``(inputs, targets)``, in the order of their ids; those that the run holds, if ``None``.
+        samples: How many of them are looked at in one step; all, if ``None``.
+        seed: What they are drawn with.
 
     Attributes:
         columns: The column of each sample in the run's table, with shape (n,).
+        looked_at: The number of samples that are looked at in one step.
+        fixed: Whether these are the same at every step.
         note: What a reader should know.
     """
 
-    def __init__(self, run: Run, training: TrainingSide, data: Any = None):
+    def __init__(self, run: Run, training: TrainingSide, data: Any = None, samples: int | None = None,
+                 seed: int = 0):
         self.run, self.training, self.note = run, training, ""
+        self.fixed, self._seed = False, seed
         if data is None:
             self.columns = run.samples.seen.nonzero().flatten()
             inputs, targets = run.samples.batch(self.columns)
@@ -50,7 +56,8 @@ class Population:
             self.columns = torch.arange(len(targets))
         self._drawn: tuple[Tensor, ...] = training.to((*inputs, targets))
         size = run.parameter_count * training.dtype.itemsize
-        self._block = max(1, min(len(self.columns), training.memory // (4 * max(size, 1))))
+        self.looked_at = len(self.columns) if samples is None else min(samples, len(self.columns))
+        self._block = max(1, min(self.looked_at, training.memory // (4 * max(size, 1))))
 
     def __len__(self) -> int:
         return len(self.columns)
@@ -77,26 +84,30 @@ class Population:
                 f"{k} has {problem}. Ask decompose(run, x) for what this run did, or train without it."
             )
 
-    def pass_at(self, step: Step, k: int, part: slice | Tensor = slice(None)) -> MicroBatch:
+    def pass_at(self, step: Step, k: int, part: Tensor) -> MicroBatch:
         """The forward pass that some samples would make at step k."""
         template = step.batches[0]
         return replace(template, columns=self.columns[part], at=k, random=None, norms=None,
                        drawn=tuple(t[part] for t in self._drawn))
 
-    def blocks(self) -> Iterator[slice]:
-        """Stretches of samples whose gradients fit into memory together."""
-        for start in range(0, len(self), self._block):
-            yield slice(start, min(start + self._block, len(self)))
+    def chosen(self, k: int, use: int) -> Tensor:
+        """The places of the samples that are looked at in step k, others for each use, so that products of two means
+        are right on average."""
+        if self.looked_at == len(self):
+            return torch.arange(len(self))
+        place = 0 if self.fixed else k
+        generator = torch.Generator().manual_seed((self._seed * 2_000_003 + 2 * place + use) % 2**63)
+        return torch.randperm(len(self), generator=generator)[:self.looked_at].sort().values
 
-    def gradient(self, step: Step, k: int, theta: Parameters, names: list[str],
-                 part: slice | Tensor = slice(None)) -> Parameters:
-        """The mean gradient of all samples, or of some."""
-        if isinstance(part, Tensor):
-            found = self.training.mean_gradient(self.pass_at(step, k, part), k, theta, names)
-            return dict(zip(names, found, strict=True))
+    def blocks(self, chosen: Tensor) -> Iterator[Tensor]:
+        """Stretches of samples whose gradients fit into memory together."""
+        return iter(chosen.split(self._block))
+
+    def gradient(self, step: Step, k: int, theta: Parameters, names: list[str], chosen: Tensor) -> Parameters:
+        """The mean gradient of some samples."""
         total: Parameters = {}
-        for block in self.blocks():
-            weight = (block.stop - block.start) / len(self)
+        for block in self.blocks(chosen):
+            weight = len(block) / len(chosen)
             found = self.training.mean_gradient(self.pass_at(step, k, block), k, theta, names)
             for name, g in zip(names, found, strict=True):
                 total[name] = weight * g if name not in total else total[name].add_(g, alpha=weight)

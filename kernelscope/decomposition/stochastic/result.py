@@ -5,7 +5,8 @@ Over the choice of its batches a run ends on average at
 .. math:: \mathbb E f_T(x) = f_0(x) + \text{path} + \text{curvature} + \text{noise} + \text{decay} + \dots
 
 up to terms in :math:`T\eta^3`. The first three are sums over training samples. The result is read off one recorded run:
-each term is taken along the path of this run, so it is itself one draw of a number whose mean is meant.
+each term is taken along the path of this run, so it is itself one draw of a number whose mean is meant, and
+``mean_error`` says how far off it may be.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Expected(Result):
         mean_variance: The variance of ``mean`` itself, as one run gives it, :math:`(q, c)`; ``None`` if not carried.
         variance_shares: The share of each sample in ``row_variance``, :math:`(q, c, n)`.
         variance_steps: What each step adds to ``variance``, :math:`(q, c, T)`.
-        noise_error: The standard error of an estimated noise term, :math:`(q, c)`.
+        estimate_error: The standard error of what was estimated from some samples or pairs of batches, :math:`(q, c)`.
         sampling: How batches were drawn: ``"replacement"``, ``"independent"``, ``"reshuffling"`` or ``"fixed"``.
         order: 1 for the path alone, 2 with curvature and noise.
         sample_ids: The id of each training sample, with shape :math:`(n,)`.
@@ -63,7 +64,7 @@ class Expected(Result):
     mean_variance: Tensor | None
     variance_shares: Tensor
     variance_steps: Tensor
-    noise_error: Tensor
+    estimate_error: Tensor
     sampling: str
     order: int
     sample_ids: Tensor
@@ -98,6 +99,31 @@ class Expected(Result):
         return None if self.mean_variance is None else self.mean_variance.sqrt()
 
     @property
+    def adjusted(self) -> Tensor:
+        r"""The best guess of the mean from this one run, with shape :math:`(q, c)`.
+
+        Both ``mean`` and ``final`` miss the expected output by what the draw of batches did, in opposite directions
+        where training forgets; this is the mixture of the two whose variance is least,
+        :math:`f_T - b\,\text{fluctuation}` with :math:`b = \langle D, \psi\rangle_\Sigma / |\psi|_\Sigma^2` for
+        pushes carried to the end D and contribution rows :math:`\psi`. Without carried pushes it is ``mean``.
+        """
+        return self.final - self._mixture * self.fluctuation
+
+    @property
+    def adjusted_error(self) -> Tensor | None:
+        """The standard deviation of ``adjusted`` over runs, with shape :math:`(q, c)`; ``None`` if not carried."""
+        if self.mean_variance is None:
+            return None
+        return (self.variance - self._mixture.square() * self.row_variance).clamp_min(0.0).sqrt()
+
+    @property
+    def _mixture(self) -> Tensor:
+        if self.mean_variance is None:
+            return torch.ones_like(self.final)
+        both = (self.variance + self.row_variance - self.mean_variance) / 2
+        return both / self.row_variance.clamp_min(torch.finfo(torch.float64).tiny)
+
+    @property
     def contributions(self) -> Tensor:
         """The share of each training sample in the mean, with shape :math:`(q, c, n)`."""
         return torch.stack(list(self.shares.values())).sum(0)
@@ -122,7 +148,7 @@ class Expected(Result):
     def __getitem__(self, queries: int | slice | list[int] | Tensor) -> Self:
         """The expected outputs of some of the queries."""
         rows = rows_of(queries, len(self))
-        named = ("initial", "final", "variance", "row_variance", "variance_shares", "variance_steps", "noise_error")
+        named = ("initial", "final", "variance", "row_variance", "variance_shares", "variance_steps", "estimate_error")
         return replace(
             self,
             **{name: getattr(self, name)[rows] for name in named},
@@ -148,7 +174,7 @@ class Expected(Result):
             f"Expected(queries={q}, outputs={c}, samples={len(self.sample_ids)}, batches drawn "
             f"{SCHEMES[self.sampling]}, order={self.order}: standard deviation over runs {_typical(self.std):.3g}, "
             f"second-order terms {_typical(second):.3g}"
-            + (f", mean known to {_typical(self.mean_error):.3g}" if self.mean_error is not None else "") + ")"
+            + (f", mean known to {_typical(self.adjusted_error):.3g}" if self.adjusted_error is not None else "") + ")"
         )
 
     def to_frame(self) -> pd.DataFrame:
@@ -165,6 +191,7 @@ class Expected(Result):
         columns["mean"] = self.mean.flatten().tolist()
         if self.mean_error is not None:
             columns["mean error"] = self.mean_error.flatten().tolist()
+            columns["adjusted"] = self.adjusted.flatten().tolist()
         columns |= {"std": self.std.flatten().tolist(), "final": self.final.flatten().tolist()}
         if self.ensemble is not None:
             columns["measured mean"] = self.ensemble.mean.flatten().tolist()
@@ -183,11 +210,11 @@ class Expected(Result):
                 f"Curvature and noise are {ratio:.1%} of the path term; where they are not small, terms of third order "
                 "count too.",
             ))
-            error = _typical(self.noise_error)
+            error = _typical(self.estimate_error)
             limit = max(_typical(self.std), torch.finfo(torch.float64).tiny)
             rows.append(CheckRow(
                 "estimate", "pass" if error <= 0.1 * limit or not error else "warn", error, 0.1 * limit,
-                f"Estimating the noise term leaves a standard error of {error:.2g}.",
+                f"Estimates from some samples, or from pairs of batches, leave a standard error of {error:.2g}.",
             ))
         if len(self) and self.mean_variance is not None and self.sampling in ("replacement", "independent"):
             spread = (self.mean_variance + self.variance).clamp_min(torch.finfo(torch.float64).tiny).sqrt()
