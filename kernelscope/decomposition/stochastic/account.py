@@ -58,15 +58,15 @@ class Account:
             columns: The columns of the samples.
             met: By name the products of directions with the gradients of all samples, (queries x outputs, n).
         """
-        own, pair, m = self.sampling.own(k), self.sampling.pair, len(columns)
+        own, pair, m, n = self.sampling.own(k), self.sampling.pair, len(columns), self.sampling.population
+        part = (n - 1) / (n * max(m - 1, 1))
         for name, products in met.items():
             centred = self._shaped(products - products.mean(1, keepdim=True))
-            # Of m samples out of n the variance is that of a sample.
-            squares = centred.square() / (m if m == self.sampling.population else max(m - 1, 1))
+            # What m samples drawn out of n tell of the variance of all.
+            squares = centred.square() * part
             amounts = (own + pair) * squares
             if name == "row":
-                missing = 1 / m - 1 / self.sampling.population
-                self.estimate_variance[rows] += missing * squares.sum(-1)
+                self.estimate_variance[rows] += (1 / m - 1 / n) * n / max(n - 1, 1) * squares.sum(-1)
             if name == "row":
                 self.variance_shares[rows].index_add_(2, columns, amounts)
             self.variances[name][rows] += amounts.sum(-1)
@@ -76,7 +76,7 @@ class Account:
                 self._epochs[name] = centred + self._epochs.get(name, 0.0)
                 if self.sampling.starts_epoch(k):
                     # Steps of one epoch have less than nothing in common: what was drawn once is not drawn again.
-                    together = pair * self._epochs.pop(name).square() / m
+                    together = pair * part * self._epochs.pop(name).square()
                     self.variances[name][rows] -= together.sum(-1)
                     if name == "row":
                         self.variance_shares[rows].index_add_(2, columns, -together)

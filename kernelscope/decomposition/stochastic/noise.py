@@ -109,7 +109,7 @@ def estimated(curve: SecondOrder, population: Population, recorded: Step, k: int
 def _polarised(curve: SecondOrder, step: MeanStep, buffers: Parameters, left: Parameters,
                right: Parameters) -> Tensor:
     """u^T H v by differences: a quarter of the bend along u + v less that along u - v, each at a length that fits."""
-    total = torch.zeros((), dtype=next(iter(left.values())).dtype)
+    total = torch.zeros_like(curve.along(step.theta, buffers, left))
     for sign in (1, -1):
         d = {name: left[name] + sign * right[name] for name in left}
         length = float(torch.sqrt(sum(t.square().sum() for t in d.values())))  # type: ignore[arg-type]
