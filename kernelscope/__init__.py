@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .decomposition.explaining import explain
     from .decomposition.explanation import Explanation
     from .decomposition.result import Decomposition
+    from .decomposition.stochastic.kernel import PathKernel
+    from .decomposition.stochastic.path_kernel import path_kernel
     from .diagnostics.gradient_scores import gradient_scores
     from .diagnostics.scaling import Scaling, scaling
     from .diagnostics.scores import GradientScores
@@ -31,9 +33,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Decomposition", "Explanation", "GradientScores", "KernelMachine", "KernelOperator", "Report", "Run",
-           "Scaling", "data", "decompose", "errors", "explain", "features", "fit", "gradient_scores", "kernels", "load",
-           "record", "scaling", "sklearn", "solvers"]
+__all__ = ["Decomposition", "Explanation", "GradientScores", "KernelMachine", "KernelOperator", "PathKernel", "Report",
+           "Run", "Scaling", "data", "decompose", "errors", "explain", "features", "fit", "gradient_scores", "kernels",
+           "load", "path_kernel", "record", "scaling", "sklearn", "solvers"]
 
 _HOMES = {
     "Decomposition": "decomposition.result",
@@ -41,6 +43,7 @@ _HOMES = {
     "GradientScores": "diagnostics.scores",
     "KernelMachine": "machine.machine",
     "KernelOperator": "operator",
+    "PathKernel": "decomposition.stochastic.kernel",
     "Report": "report",
     "Run": "run.run",
     "Scaling": "diagnostics.scaling",
@@ -49,6 +52,7 @@ _HOMES = {
     "fit": "machine.fit",
     "gradient_scores": "diagnostics.gradient_scores",
     "load": "run.opening",
+    "path_kernel": "decomposition.stochastic.path_kernel",
     "record": "run.recorder",
     "scaling": "diagnostics.scaling",
 }
