@@ -2,18 +2,18 @@
 
 import itertools
 import math
+import re
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.func import functional_call, hessian, jacrev
+from torch.func import functional_call, jacrev
 
 import kernelscope as ks
+from kernelscope import plots
 from kernelscope.errors import DataError, ModelError, OutOfBudget, OutOfRange, RuleError
 from tests.recordings import network, points, queries, relative, train
-
-PER_SAMPLE = {"loss": F.mse_loss}
 
 
 def recorded(batches, eta=0.1, model=None, data=None, loss=F.mse_loss, make=None, seed=1):
@@ -126,7 +126,7 @@ def test_the_second_order_kernel_is_that_of_the_dense_hessian():
         theta = run.parameters(k)
         g = loss_gradients(model, theta, x, y)
         phi = jacobian(model, theta, queries())
-        h = hessian(lambda v, theta=theta: functional_call(model, shaped(v, theta), (queries(),)))(flat(theta))
+        h = jacrev(jacrev(lambda v, theta=theta: functional_call(model, shaped(v, theta), (queries(),))))(flat(theta))
         first = torch.einsum("qcp,ip->qci", phi, g)
         mixed = torch.einsum("ip,qcpr,r->qci", g, h, g.mean(0))
         own = torch.einsum("ip,qcpr,ir->qci", g, h, g)
@@ -142,8 +142,6 @@ def test_the_second_order_kernel_is_that_of_the_dense_hessian():
 
 
 def test_parameters_count_with_the_rates_of_their_groups_at_the_steps_that_move_them():
-    groups = lambda parameters: torch.optim.Adam([
-        {"params": list(parameters)[:2], "lr": 0.01}, {"params": [], "lr": 0.3}])
     torch.manual_seed(1)
     model = network()
     make = lambda _: torch.optim.Adam([{"params": list(model[0].parameters()), "lr": 0.01},
@@ -153,13 +151,12 @@ def test_parameters_count_with_the_rates_of_their_groups_at_the_steps_that_move_
                                   dtype=torch.float64) for name, p in model.named_parameters()])
     truth = 0
     for k in range(2):
-        theta = dict(model.named_parameters()) | run.parameters(k)
-        j = jacobian(model, {name: p.detach() for name, p in theta.items()}, queries())
+        frozen = {name: p.detach() for name, p in model.named_parameters()}
+        j = jacobian(model, frozen | run.parameters(k), queries())
         truth = truth + torch.einsum("icp,p,jcp->ij", j, rates, j)
     found = ks.path_kernel(run, queries())
     assert relative(found.matrix, truth) <= 1e-12
     assert any("Adam moves parameters otherwise" in note for note in found.info["notes"])
-    assert groups is not None
 
 
 # -- blocks and memory -------------------------------------------------------------------------------------------------
@@ -317,11 +314,11 @@ def test_the_trapezoid_is_of_second_order_to_the_integral_along_the_path_and_the
             for s, w in NODES[5]:
                 at = {name: here[name] + s * (there[name] - here[name]) for name in here}
                 j = jacobian(model, at, queries()).flatten(1)
-                truth = truth + eta * w * torch.einsum("icp,jcp->ij", *[j.view(2, 2, -1)] * 2)
+                truth = truth + eta * w * j @ j.T
         for rule, found in errors.items():
             found.append(float((ks.path_kernel(run, queries(), quadrature=rule).matrix - truth).norm()))
     for rule, order in (("left", 1), ("trapezoid", 2)):
-        assert all(abs(found - order) < 0.1 for found in slopes(errors[rule])), rule
+        assert all(abs(found - order) < 0.15 for found in slopes(errors[rule])), rule
 
 
 # -- expectations ------------------------------------------------------------------------------------------------------
@@ -422,7 +419,7 @@ def test_a_second_order_kernel_is_for_plain_sgd_alone(make, what):
 def test_a_second_order_kernel_refuses_clipped_steps_and_samples_that_meet():
     x, y = points()
     model = network()
-    clipped, _ = train(model, x, y, torch.optim.SGD(model.parameters(), lr=0.1), steps=2, norm=1e-2, diary=False)
+    clipped, _ = train(model, x, y, torch.optim.SGD(model.parameters(), lr=0.1), steps=2, norm=1e-2)
     with pytest.raises(RuleError, match="clipped or scaled"):
         ks.path_kernel(clipped, kind="second")
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2)).double()
@@ -483,6 +480,45 @@ def test_a_kernel_becomes_a_table_a_folder_and_a_sentence(options, tmp_path):
     assert repr(loaded) == repr(kernel)
     assert kernel.check().ok
     assert "by" in kernel._repr_html_()
+
+
+@pytest.mark.parametrize(("options", "drawn", "said"), [
+    ({}, {}, r"Path kernel: mean cosine 0.\d\d within a class, −?0.\d\d between"),
+    ({"outputs": "full"}, {"output": 2, "by_label": False}, "Path kernel: mean cosine"),
+    ({"kind": "loss"}, {}, "Loss path kernel: mean cosine"),
+    ({"kind": "step", "step": 1}, {}, r"The kernel of step 1 differs from its transpose by \d+.\d% of its norm"),
+    ({"kind": "second"}, {"output": 1}, r"Second order makes up \d+.\d\d% of the second-order kernel’s norm"),
+])
+def test_a_kernel_is_drawn_with_what_it_shows_as_title(options, drawn, said):
+    run, x, _ = classes()
+    kernel = ks.path_kernel(run, **options)
+    for theme in ("light", "dark"):
+        ax = kernel.plot(theme=theme, **drawn)
+        assert re.match(said, ax.get_title(loc="left")), ax.get_title(loc="left")
+        assert ax.patches
+    page = plots.svg(kernel, **drawn)
+    assert page == plots.svg(kernel, **drawn)
+    assert "var(--up)" in page
+    assert len(page) < 60_000
+    assert kernel.summary() in ks.Report("Kernels", [kernel]).html().replace("&#x27;", "'")
+
+
+def test_points_are_drawn_in_the_order_of_their_classes_and_many_share_cells():
+    run, x, y = classes()
+    kernel = ks.path_kernel(run)
+    ax = kernel.plot()
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["0", "1", "2"]
+    assert ax.get_yticks().tolist() == [2, 6, 10]
+    many = ks.path_kernel(run, x.repeat(5, 1)).plot()
+    assert many.get_xlabel() == "point, 3 to a cell"
+    assert re.match(r"One direction holds \d+% of the path kernel of 60 points", many.get_title(loc="left"))
+    apart = ks.path_kernel(run, x[:2], x).plot()
+    assert re.match(r"The path kernel is positive for \d+% of the pairs", apart.get_title(loc="left"))
+    for wrong, what in ((kernel, "Outputs were summed over"), (ks.path_kernel(run, outputs="full"), "has 3 outputs")):
+        with pytest.raises(DataError, match=what):
+            wrong.plot(output=3)
+    with pytest.raises(DataError, match="nothing to draw"):
+        ks.path_kernel(run, x[:0]).plot()
 
 
 def test_a_single_precision_run_has_a_kernel_in_double_precision():

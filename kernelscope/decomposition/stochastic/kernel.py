@@ -104,8 +104,8 @@ class PathKernel(Result):
 
     def flat(self) -> Tensor:
         """The values as a matrix with a row for each point, or for each point and output."""
-        rows = self.matrix.shape[:1] if self.outputs == "trace" else self.matrix.shape[:2]
-        return self.matrix.reshape(rows.numel(), -1)
+        axes = 1 if self.outputs == "trace" else 2
+        return self.matrix.reshape(self.matrix.shape[:axes].numel(), self.matrix.shape[axes:].numel())
 
     def traced(self) -> Tensor:
         """The values summed over outputs, with shape :math:`(q, m)`."""
