@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .decomposition.stochastic.kernel import PathKernel
     from .decomposition.stochastic.path_kernel import path_kernel
     from .diagnostics.gradient_scores import gradient_scores
+    from .diagnostics.kernels_of_runs import kernel_of_run
     from .diagnostics.scaling import Scaling, scaling
     from .diagnostics.scores import GradientScores
     from .machine.fit import fit
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = ["Decomposition", "Explanation", "GradientScores", "KernelMachine", "KernelOperator", "PathKernel", "Report",
-           "Run", "Scaling", "data", "decompose", "errors", "explain", "features", "fit", "gradient_scores", "kernels",
-           "load", "path_kernel", "record", "scaling", "sklearn", "solvers"]
+           "Run", "Scaling", "data", "decompose", "errors", "explain", "features", "fit", "gradient_scores",
+           "kernel_of_run", "kernels", "load", "path_kernel", "record", "scaling", "sklearn", "solvers"]
 
 _HOMES = {
     "Decomposition": "decomposition.result",
@@ -51,6 +52,7 @@ _HOMES = {
     "explain": "decomposition.explaining",
     "fit": "machine.fit",
     "gradient_scores": "diagnostics.gradient_scores",
+    "kernel_of_run": "diagnostics.kernels_of_runs",
     "load": "run.opening",
     "path_kernel": "decomposition.stochastic.path_kernel",
     "record": "run.recorder",

@@ -324,8 +324,9 @@ def test_the_trapezoid_is_of_second_order_to_the_integral_along_the_path_and_the
 # -- expectations ------------------------------------------------------------------------------------------------------
 
 
-def test_the_second_order_kernel_is_the_mean_step_kernel_over_the_batches_that_hold_a_sample():
-    """E[Kbar | i in S] l'_i by all batches of two that are drawn with replacement; what is left is O(eta^2)."""
+@pytest.mark.parametrize("sampling", ["replacement", "independent"])
+def test_the_second_order_kernel_is_the_mean_step_kernel_over_the_batches_that_hold_a_sample(sampling):
+    """E[Kbar | i in S] l'_i by all batches of two that there are; what is left is O(eta^2)."""
     x, y = points(n=4)
     first, second = [], []
     for eta in (0.2, 0.1, 0.05):
@@ -333,13 +334,13 @@ def test_the_second_order_kernel_is_the_mean_step_kernel_over_the_batches_that_h
         for i in range(4):
             run_of = lambda j, i=i, eta=eta: recorded([(i, j), (0, 1), (2, 3)], eta, data=(x, y))
             kernels = [ks.path_kernel(run_of(j)[0], queries(), x[[i]], kind="step", step=0, outputs="full").matrix
-                       for j in range(4)]
+                       for j in range(4) if sampling == "replacement" or j != i]
             run, model = run_of(0)
             with torch.no_grad():
                 slope = functional_call(model, run.parameters(0), (x[[i]],)) - y[[i]]
-            rows.append(torch.einsum("icjd,jd->ic", sum(kernels) / 4, slope))
+            rows.append(torch.einsum("icjd,jd->ic", torch.stack(kernels).mean(0), slope))
         truth = torch.stack(rows, -1)
-        found = ks.path_kernel(run, queries(), kind="second", step=0)
+        found = ks.path_kernel(run, queries(), kind="second", step=0, sampling=sampling)
         linear = torch.einsum("qcp,ip->qci", jacobian(model, run.parameters(0), queries()),
                               loss_gradients(model, run.parameters(0), x, y))
         first.append(float((truth - linear).norm()))
@@ -348,6 +349,29 @@ def test_the_second_order_kernel_is_the_mean_step_kernel_over_the_batches_that_h
             float((found.matrix - linear).norm() / found.matrix.norm()), rel=1e-9)
     assert all(abs(order - 1) < 0.1 for order in slopes(first))
     assert all(abs(order - 2) < 0.15 for order in slopes(second))
+
+
+def test_a_second_order_kernel_says_where_batches_were_drawn_otherwise():
+    run, _ = recorded([(0, 1), (2, 3), (3, 0), (1, 2)], data=points(n=4))
+    found = ks.path_kernel(run, kind="second")
+    assert found.info["notes"] == ["The kernel is that of batches drawn with replacement; those of this run look as if "
+                                   "drawn with random reshuffling."]
+    assert ks.path_kernel(run, kind="second", sampling="reshuffling").info["notes"] == []
+
+
+def test_the_second_order_kernel_predicts_the_mean_output_over_all_batches():
+    """-eta / n times its sum over samples is the mean change by one step, up to the third order."""
+    data = points(n=4)
+    errors = []
+    for eta in (0.2, 0.1, 0.05):
+        ends = []
+        for i, j in itertools.product(range(4), repeat=2):
+            run, model = recorded([(i, j), (0, 1), (2, 3)], eta, data=data)
+            ends.append(functional_call(model, run.parameters(1), (queries(),)).detach())
+        start = functional_call(model, run.parameters(0), (queries(),)).detach()
+        kernel = ks.path_kernel(run, queries(), kind="second", step=0).matrix
+        errors.append(float((torch.stack(ends).mean(0) - start + eta * kernel.mean(-1)).norm()))
+    assert all(abs(order - 3) < 0.2 for order in slopes(errors))
 
 
 def test_the_mean_over_seeds_has_the_standard_error_of_each_entry():
@@ -391,6 +415,7 @@ def test_nothing_of_the_users_changes():
     ({"kind": "step", "step": 1, "quadrature": "gonzalez"}, DataError, "gauss5"),
     ({"quadrature": "gauss3"}, DataError, 'quadrature must be "left" or "trapezoid"'),
     ({"kind": "second", "quadrature": "left"}, DataError, "has no quadrature"),
+    ({"kind": "second", "sampling": "random"}, DataError, 'sampling must be "replacement" or'),
     ({"kind": "second", "z": queries()}, DataError, "Leave z out"),
     ({"kind": "loss", "output": 0}, DataError, "Leave output out"),
     ({"kind": "loss", "x": queries()}, DataError, "needs a target for each of the 2 queries"),
@@ -528,3 +553,44 @@ def test_a_single_precision_run_has_a_kernel_in_double_precision():
     assert double.info["dtype"] == "float64"
     assert relative(single.matrix, double.matrix) <= 1e-5
     assert double.asymmetry() <= 1e-14
+
+
+# -- the same as kernels -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outputs", ["trace", "full"])
+@pytest.mark.parametrize("options", [{}, {"kind": "step", "step": 1}])
+def test_a_kernel_of_a_run_is_multiplied_without_its_matrix(outputs, options):
+    run, _ = recorded(BATCHES, eta=0.4)
+    x, z = points()[0], queries()
+    kernel = ks.kernel_of_run(run, outputs=outputs, **options)
+    for other in (None, z):
+        truth = ks.path_kernel(run, x, other, outputs=outputs, **options).matrix
+        operator = ks.KernelOperator(kernel, x, other)
+        assert relative(operator.dense(), truth) <= 1e-12
+        axes = truth.ndim // 2
+        v = torch.randn(*truth.shape[axes:], 3, dtype=torch.float64)
+        assert relative(operator @ v, torch.tensordot(truth, v, axes)) <= 1e-12
+        assert relative(operator.T.dense(), truth.permute(*range(axes, 2 * axes), *range(axes))) <= 1e-12
+    square = ks.KernelOperator(kernel, x)
+    assert square.symmetric == (not options)
+    whole = square.dense().reshape(16 if outputs == "full" else 8, -1)
+    assert relative(square.diagonal().flatten(), whole.diagonal()) <= 1e-12
+
+
+def test_a_machine_is_fitted_with_the_path_kernel():
+    run, _ = recorded(BATCHES)
+    x, y = points()
+    machine = ks.fit(ks.kernel_of_run(run), x, y, ridge=1e-9, progress=False)
+    assert relative(machine(x), y) <= 1e-4
+
+
+@pytest.mark.parametrize(("options", "what"), [
+    ({"kind": "second"}, 'kind must be "path" or "step"'), ({"kind": "step"}, "step= where"),
+    ({"step": 1}, "step= where"),
+    ({"kind": "step", "step": 1, "quadrature": "gonzalez"}, "gauss5"),
+])
+def test_a_kernel_that_a_run_does_not_have_is_refused(options, what):
+    run, _ = recorded(BATCHES)
+    with pytest.raises(DataError, match=what):
+        ks.kernel_of_run(run, **options)

@@ -37,6 +37,7 @@ from .gradient_products import Plan, sum_of_products
 from .kernel import NAMES, PathKernel
 from .places import along_a_step, along_the_run, moves_plainly, time_of
 from .points import Points, as_points, samples_of
+from .sampling import SCHEMES, sampling_of
 from .second_kernel import second_kernel
 
 #: What is said of runs whose steps are not the gradient times the learning rate.
@@ -47,7 +48,7 @@ OWN_TIME = (
 
 
 def path_kernel(run: Run, x: Any = None, z: Any = None, *, kind: str = "path", outputs: str = "trace",
-                step: int | None = None, quadrature: str | None = None,
+                step: int | None = None, quadrature: str | None = None, sampling: str = "replacement",
                 output: str | int | Callable[..., Tensor] | None = None, targets: Any = None,
                 dtype: torch.dtype | None = None, device: torch.device | str | None = None,
                 memory: int | str = 2**29, progress: bool | None = None) -> PathKernel:
@@ -74,6 +75,8 @@ def path_kernel(run: Run, x: Any = None, z: Any = None, *, kind: str = "path", o
         step: The step, from 0 on.
         quadrature: Of ``"path"`` and ``"loss"`` ``"left"`` or ``"trapezoid"``; of ``"step"`` ``"gaussM"``,
             ``"midpoint"`` or ``"left"``. Without it ``"left"``, and ``"gauss5"``.
+        sampling: Of ``"second"`` how batches are drawn: ``"replacement"``, ``"independent"`` or ``"reshuffling"`` (no
+            sample twice in a batch), or ``"fixed"``. A note says so if those of the run look otherwise.
         output: What is explained, as in :func:`decompose`.
         targets: The targets of x, where an output needs them, or for the names of classes.
         dtype: The precision to compute in, as in :func:`decompose`.
@@ -111,6 +114,7 @@ def path_kernel(run: Run, x: Any = None, z: Any = None, *, kind: str = "path", o
     run = checked_run(run)
     as_choice(kind, "kind", ("path", "step", "second", "loss"))
     as_choice(outputs, "outputs", ("trace", "full"))
+    as_choice(sampling, "sampling", SCHEMES)
     checked_dtype(dtype)
     rule = _quadrature(kind, quadrature)
     at = _step(run, kind, step)
@@ -126,14 +130,16 @@ def path_kernel(run: Run, x: Any = None, z: Any = None, *, kind: str = "path", o
         dtype, note = ledger_precision(run, dtype, points.inputs, place)
         trajectory = Trajectory(run, dtype, place)
         sides = _sides(trajectory, points, others, output, kind)
-        bar = tqdm(total=1 if kind == "step" else len(run), desc=NAMES[kind], unit="step", disable=quiet)
+        places = len(run) + (rule == "trapezoid") if at is None else 1
+        bar = tqdm(total=places, desc=NAMES[kind], unit="step", disable=quiet)
         with bar:
-            found = _second if kind == "second" else _products
-            matrix, about = found(trajectory, sides, others, kind, outputs, at, rule, memory, bar.update)
+            if kind == "second":
+                matrix, about = _second(trajectory, sides[0], others, sampling, at, memory, bar.update)
+            else:
+                full = outputs == "full" and kind != "loss"
+                matrix, about = _products(trajectory, sides, full, at, rule, memory, bar.update)
     told = run.info()
-    names = sorted({run.step(k).optimizer for k in range(run.start, run.stop) if not moves_plainly(run.step(k))})
-    own = OWN_TIME.format(names=" and ".join(names)) if names and kind in ("path", "loss") else ""
-    notes = [words for words in (note, own, sides[0].note) if words]
+    notes = [words for words in (note, _said_of_steps(run, kind, sampling, len(others)), sides[0].note) if words]
     return PathKernel(
         matrix=as_float64(matrix), error=None, kind=kind,
         outputs="each" if kind == "second" else "trace" if kind == "loss" else outputs,
@@ -194,15 +200,14 @@ def _sides(trajectory: Trajectory, points: Points, others: Points, output: Any,
     one = points.side(trajectory, output)
     other = one if others is points or kind == "second" else others.side(trajectory, output)
     for side in (one,) if other is one else (one, other):
-        if kind != "second" and len(side):
+        if len(side):
             side.probe(trajectory.at(start), trajectory.buffers(start))
     return one, other
 
 
-def _products(trajectory: Trajectory, sides: tuple[QuerySide, QuerySide], others: Points, kind: str, outputs: str,
-              at: int | None, rule: Any, memory: int, done: Callable[[], object]) -> tuple[Tensor, dict[str, Any]]:
+def _products(trajectory: Trajectory, sides: tuple[QuerySide, QuerySide], full: bool, at: int | None, rule: Any,
+              memory: int, done: Callable[[], object]) -> tuple[Tensor, dict[str, Any]]:
     one, other = sides
-    full = outputs == "full" and kind != "loss"
     plan = Plan.make(trajectory.run, one, other, full, trajectory.dtype, memory)
     places = (along_the_run(trajectory, rule, plan.length) if at is None else
               iter([along_a_step(trajectory, at, rule)]))
@@ -211,11 +216,24 @@ def _products(trajectory: Trajectory, sides: tuple[QuerySide, QuerySide], others
     return matrix, about if at is not None else {"time": time_of(trajectory.run), **about}
 
 
-def _second(trajectory: Trajectory, sides: tuple[QuerySide, QuerySide], others: Points, kind: str, outputs: str,
-            at: int | None, rule: Any, memory: int, done: Callable[[], object]) -> tuple[Tensor, dict[str, Any]]:
+def _second(trajectory: Trajectory, side: QuerySide, samples: Points, sampling: str, at: int | None, memory: int,
+            done: Callable[[], object]) -> tuple[Tensor, dict[str, Any]]:
     run = trajectory.run
     steps = range(run.start, run.stop) if at is None else range(at, at + 1)
-    whole, first = second_kernel(trajectory, steps, sides[0], others, memory, done)
+    whole, first = second_kernel(trajectory, steps, side, samples, sampling, memory, done)
     size = float(whole.norm())
-    about: dict[str, Any] = {"correction": float((whole - first).norm()) / size if size else 0.0}
-    return whole, about if at is not None else {"time": time_of(run), **about}
+    return whole, {"time": time_of(run) if at is None else None, "sampling": sampling,
+                   "correction": float((whole - first).norm()) / size if size else 0.0}
+
+
+def _said_of_steps(run: Run, kind: str, sampling: str, samples: int) -> str:
+    """What the steps of this run have that the kernel does not see."""
+    steps = [run.step(k) for k in range(run.start, run.stop)]
+    if kind == "second":
+        drawn = sampling_of([step.batches[0].columns for step in steps], samples).scheme
+        return "" if drawn == sampling else (
+            f"The kernel is that of batches drawn {SCHEMES[sampling]}; those of this run look as if drawn "
+            f"{SCHEMES[drawn]}.")
+    names = sorted({f"{step.optimizer}{' with momentum or decay' * (step.optimizer == 'SGD')}"
+                    for step in steps if not moves_plainly(step)})
+    return OWN_TIME.format(names=" and ".join(names)) if names and kind != "step" else ""

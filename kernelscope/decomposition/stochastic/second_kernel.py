@@ -8,6 +8,8 @@ hold sample i the average of the step kernel is, to second order in :math:`\eta`
 
 with :math:`g_i` the gradient of the sample's loss, g their mean and :math:`H_x` the Hessian of the output. The change
 of the output in the mean over batches is :math:`-\frac{\eta}{n}\sum_i K_2(x, x_i)\,\ell'_i + O(\eta^3)` for each step.
+Batches that hold no sample twice have :math:`v = \frac{n-B}{(n-1)B}` in the place of :math:`\frac1B`, and the batch of
+all samples has 0: v is how much of the covariance of single gradients that of a batch has.
 
 Source: (b2) of the theory notes; compare "Second-Order Path Kernel Interpolation Formulas in Machine Learning" (arXiv
 2606.07495).
@@ -32,12 +34,13 @@ from ..unrolling import OptimizerState, Unroller
 from .derivatives import along, bend, scaled_sum
 from .places import moves_plainly, rates
 from .points import Points
+from .sampling import Sampling
 
 #: How many vectors as large as the parameters a sample takes: its gradient, two directions, and what they carry along.
 COPIES = 8
 
 
-def second_kernel(trajectory: Trajectory, steps: range, side: QuerySide, samples: Points, memory: int,
+def second_kernel(trajectory: Trajectory, steps: range, side: QuerySide, samples: Points, scheme: str, memory: int,
                   done: Callable[[], object]) -> tuple[Tensor, Tensor]:
     """The kernel times the loss derivatives, and its first-order part, both with shape (q, c, n).
 
@@ -46,6 +49,7 @@ def second_kernel(trajectory: Trajectory, steps: range, side: QuerySide, samples
         steps: The steps over which it is averaged, with their learning rates as weights.
         side: The queries.
         samples: The training samples.
+        scheme: How batches are drawn, a word of :mod:`.sampling`.
         memory: About how many bytes may be used.
         done: Called after each step.
 
@@ -76,7 +80,7 @@ def second_kernel(trajectory: Trajectory, steps: range, side: QuerySide, samples
         rows = unroller.stretch(trajectory, stretch.start, stretch.stop)
         for k in stretch:
             _refuse_other_steps(unroller, rows, k)
-            part, linear = _at_step(trajectory, rows[k], k, side, samples, chunk)
+            part, linear = _at_step(trajectory, rows[k], k, side, samples, scheme, chunk)
             weight = _rate(run.step(k)) / time if time else 1 / len(steps)
             whole += weight * part
             first += weight * linear
@@ -117,14 +121,15 @@ def _refuse_other_steps(unroller: Unroller, rows: Stretch, k: int) -> None:
         )
 
 
-def _at_step(trajectory: Trajectory, theta: Parameters, k: int, side: QuerySide, samples: Points,
+def _at_step(trajectory: Trajectory, theta: Parameters, k: int, side: QuerySide, samples: Points, scheme: str,
              chunk: int) -> tuple[Tensor, Tensor]:
     run, step = trajectory.run, trajectory.run.step(k)
     buffers = trajectory.buffers(k)
     rate, (batch,) = _rate(step), step.batches
     own = {name: theta[name] for name in rates(step)}
     inputs, targets = cast((samples.inputs, samples.targets), trajectory.dtype, trajectory.device)
-    n, size = len(samples), len(batch.columns)
+    n = len(samples)
+    v = Sampling(scheme, n, (len(batch.columns),), (0,)).own(0)
 
     def loss(moving: Parameters, x: tuple[Tensor, ...], y: Tensor) -> Tensor:
         outputs = run.network({**theta, **moving}, buffers, tuple(t[None] for t in x), batch.training)
@@ -143,7 +148,7 @@ def _at_step(trajectory: Trajectory, theta: Parameters, k: int, side: QuerySide,
         mean = scaled_sum(*((1 / n, part) for part in sums))
 
         def both(g: Parameters) -> tuple[Tensor, Tensor]:
-            beside = scaled_sum((1 - 1 / size, mean), (1 / size, g))
+            beside = scaled_sum((1 - v, mean), (v, g))
             linear = along(outputs, own, g)
             return linear - rate / 2 * bend(outputs, own, g, beside), linear
 
