@@ -137,8 +137,10 @@ def test_the_second_order_kernel_is_that_of_the_dense_hessian():
         assert relative(found.matrix, parts[k]) <= 1e-12
     whole = ks.path_kernel(run, queries(), kind="second")
     assert relative(whole.matrix, sum(parts) / 3) <= 1e-12
-    tight = ks.path_kernel(run, queries(), kind="second", memory="12KB")
+    tight = ks.path_kernel(run, queries(), kind="second", memory=3000)
     assert relative(tight.matrix, whole.matrix) <= 1e-12
+    with pytest.raises(OutOfBudget, match="2 queries with 2 outputs and 8 samples needs about .* Raise memory"):
+        ks.path_kernel(run, queries(), kind="second", memory=2000)
 
 
 def test_parameters_count_with_the_rates_of_their_groups_at_the_steps_that_move_them():

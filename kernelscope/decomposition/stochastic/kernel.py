@@ -24,7 +24,7 @@ NAMES = {"step": "step kernel", "path": "path kernel", "second": "second-order k
 ROUNDED = {"float64": 1e-12, "float32": 1e-5}
 
 #: The largest matrix of which all eigenvalues are computed; of a larger one a corner, which obeys the same laws.
-MOST = 2048
+MOST = 1024
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -98,9 +98,12 @@ class PathKernel(Result):
                 f"kernel {odd} is {some[odd].extent()}. Ask for the same kind, points and outputs of each run."
             )
         values = torch.stack([kernel.matrix for kernel in some])
-        notes = list(dict.fromkeys(note for kernel in some for note in kernel.info.get("notes", [])))
+        info = {**first.info, "runs": len(some)}
+        if "correction" in info:
+            info["correction"] = sum(kernel.info["correction"] for kernel in some) / len(some)
+        info["notes"] = list(dict.fromkeys(note for kernel in some for note in kernel.info.get("notes", [])))
         return replace(first, matrix=values.mean(0), error=values.std(0) / len(some) ** 0.5,
-                       info={**first.info, "runs": len(some), "notes": notes})
+                       info=info)
 
     def flat(self) -> Tensor:
         """The values as a matrix with a row for each point, or for each point and output."""

@@ -231,9 +231,11 @@ def _said_of_steps(run: Run, kind: str, sampling: str, samples: int) -> str:
     steps = [run.step(k) for k in range(run.start, run.stop)]
     if kind == "second":
         drawn = sampling_of([step.batches[0].columns for step in steps], samples).scheme
-        return "" if drawn == sampling else (
+        said = "" if drawn == sampling else (
             f"The kernel is that of batches drawn {SCHEMES[sampling]}; those of this run look as if drawn "
             f"{SCHEMES[drawn]}.")
+        forms = "Samples came in changing forms, of which the kernel has the first of each." * run.draws
+        return " ".join(words for words in (said, forms) if words)
     names = sorted({f"{step.optimizer}{' with momentum or decay' * (step.optimizer == 'SGD')}"
                     for step in steps if not moves_plainly(step)})
     return OWN_TIME.format(names=" and ".join(names)) if names and kind != "step" else ""

@@ -26,10 +26,11 @@ from torch.func import grad, vmap
 from ...budget import as_words
 from ...errors import ModelError, NonFiniteError, OutOfBudget, RuleError
 from ...network import Parameters, cast, per_sample_losses
+from ...run.run import Run
 from ...run.step import Step
 from ..query_side import QuerySide
 from ..training_side import TrainingSide
-from ..trajectory import Stretch, Trajectory
+from ..trajectory import Trajectory
 from ..unrolling import OptimizerState, Unroller
 from .derivatives import along, bend, scaled_sum
 from .places import moves_plainly, rates
@@ -62,15 +63,17 @@ def second_kernel(trajectory: Trajectory, steps: range, side: QuerySide, samples
     shape = len(side), len(side.functional.names), len(samples)
     size = sum(p.numel() for p in run.network.parameters.values()) * trajectory.dtype.itemsize
     answer = 2 * torch.Size(shape).numel() * torch.float64.itemsize
-    if answer + COPIES * size > memory:
+    each = COPIES * (size + sum(x.numel() * x.element_size() for x in side.inputs))
+    if answer + each > memory:
         raise OutOfBudget(
             f"The kernel of {shape[0]} queries with {shape[1]} outputs and {shape[2]} samples needs about "
-            f"{as_words(answer + COPIES * size)} here, and memory={as_words(memory)} was given. Raise memory, or ask "
-            "for fewer queries or outputs."
+            f"{as_words(answer + each)} here, and memory={as_words(memory)} was given. Raise memory, or ask for fewer "
+            "queries or outputs."
         )
-    each = COPIES * (size + sum(x.numel() * x.element_size() for x in side.inputs))
     chunk = int(max(1, min(shape[2], (memory - answer) // max(each, 1))))
     length = int(max(1, (memory - answer) // (8 * max(size, 1))))
+    for k in steps:
+        _refuse_other_steps(run, k)
     unroller = Unroller(run, TrainingSide(run, trajectory.dtype, trajectory.device, memory // 4), False)
     whole = side.inputs[0].new_zeros(shape, dtype=torch.float64)
     first = torch.zeros_like(whole)
@@ -79,7 +82,9 @@ def second_kernel(trajectory: Trajectory, steps: range, side: QuerySide, samples
         stretch = range(start, min(start + length, steps.stop))
         rows = unroller.stretch(trajectory, stretch.start, stretch.stop)
         for k in stretch:
-            _refuse_other_steps(unroller, rows, k)
+            unrolled = next(unroller.steps(k, k + 1, OptimizerState(), rows))
+            if unrolled.clip != 1.0 or not unrolled.explained:
+                _refuse(run, k, "its gradient was clipped or scaled, or something else moved the parameters too")
             part, linear = _at_step(trajectory, rows[k], k, side, samples, scheme, chunk)
             weight = _rate(run.step(k)) / time if time else 1 / len(steps)
             whole += weight * part
@@ -95,24 +100,22 @@ def _rate(step: Step) -> float:
     return next(iter(rates(step).values()), 0.0)
 
 
-def _refuse_other_steps(unroller: Unroller, rows: Stretch, k: int) -> None:
-    """Refuses a step that is not that of plain SGD on one batch."""
-    run, step, problem = unroller.run, unroller.run.step(k), ""
+def _refuse(run: Run, k: int, problem: str) -> None:
+    raise RuleError(
+        f"The second-order kernel is that of plain SGD, one batch a step; step {k - run.start} is another: {problem}. "
+        'Ask for kind="step", which holds for every optimizer, or kind="path".'
+    )
+
+
+def _refuse_other_steps(run: Run, k: int) -> None:
+    """Refuses a step that its numbers tell to be another than that of plain SGD on one batch."""
+    step = run.step(k)
     if not moves_plainly(step):
-        problem = f"{step.optimizer} made it with momentum, decay or a rule of its own"
-    elif len(set(rates(step).values())) > 1:
-        problem = "its parameters have several learning rates"
-    elif len(step.batches) != 1 or step.batches[0].at != k:
-        problem = "it was made of several forward passes"
-    else:
-        unrolled = next(unroller.steps(k, k + 1, OptimizerState(), rows))
-        if unrolled.clip != 1.0 or not unrolled.explained:
-            problem = "its gradient was clipped or scaled, or something else moved the parameters too"
-    if problem:
-        raise RuleError(
-            f"The second-order kernel is that of plain SGD, one batch a step; step {k - run.start} is "
-            f'another: {problem}. Ask for kind="step", which holds for every optimizer, or kind="path".'
-        )
+        _refuse(run, k, f"{step.optimizer} made it with momentum, decay or a rule of its own")
+    if len(set(rates(step).values())) > 1:
+        _refuse(run, k, "its parameters have several learning rates")
+    if len(step.batches) != 1 or step.batches[0].at != k:
+        _refuse(run, k, "it was made of several forward passes")
     batch = step.batches[0]
     if run.network.couples(batch.training) or batch.random is not None:
         raise ModelError(
@@ -144,8 +147,9 @@ def _at_step(trajectory: Trajectory, theta: Parameters, k: int, side: QuerySide,
 
     cuts = [slice(start, min(start + chunk, n)) for start in range(0, n, chunk)]
     try:
-        sums = [{name: t.sum(0) for name, t in gradients(rows).items()} for rows in cuts]
-        mean = scaled_sum(*((1 / n, part) for part in sums))
+        mean = {name: torch.zeros_like(p) for name, p in own.items()}
+        for rows in cuts:
+            mean = {name: mean[name] + t.sum(0) / n for name, t in gradients(rows).items()}
 
         def both(g: Parameters) -> tuple[Tensor, Tensor]:
             beside = scaled_sum((1 - v, mean), (v, g))
