@@ -12,6 +12,7 @@ from torch.func import functional_call, jacrev
 
 import kernelscope as ks
 from kernelscope import plots
+from kernelscope.decomposition.query_side import QuerySide
 from kernelscope.errors import DataError, ModelError, OutOfBudget, OutOfRange, RuleError
 from tests.recordings import network, points, queries, relative, train
 
@@ -177,6 +178,21 @@ def test_blocks_of_any_size_give_the_same_kernel(options):
         assert relative(tight.matrix, whole.matrix) <= 1e-12
         with pytest.raises(OutOfBudget, match=r"needs about .* memory=1 KB was given. Raise memory"):
             ks.path_kernel(run, x, other, targets=y, memory=1000, **options)
+
+
+@pytest.mark.parametrize("outputs", ["trace", "full"])
+def test_factors_and_rows_of_gradients_give_the_same_kernel(outputs, monkeypatch):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(1, 3, 2), nn.Tanh(), nn.Flatten(), nn.Linear(6, 2)).double()
+    x, y = points()
+    x, z = x.unsqueeze(1), queries().unsqueeze(1)
+    run, _ = recorded(BATCHES, model=model, data=(x, y), make=lambda p: torch.optim.SGD([
+        {"params": list(model[0].parameters()), "lr": 0.1}, {"params": model[3].weight, "lr": 0.3}]))
+    by_factors = [ks.path_kernel(run, x, other, outputs=outputs) for other in (None, z)]
+    assert by_factors[0].info["engine"] == "layers"
+    monkeypatch.setattr(QuerySide, "tile", lambda *given: None)
+    for found, other in zip(by_factors, (None, z), strict=True):
+        assert relative(ks.path_kernel(run, x, other, outputs=outputs).matrix, found.matrix) <= 1e-12
 
 
 def test_a_thinned_run_and_a_slice_give_the_same_kernel(tmp_path):

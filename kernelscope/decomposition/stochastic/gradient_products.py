@@ -11,20 +11,47 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ...budget import as_words
 from ...errors import NonFiniteError, OutOfBudget
+from ...layers.products import mirror, multiply
+from ...layers.tiles import Tile, aligned
+from ...network import Parameters
 from ...run.run import Run
 from ..query_side import QuerySide
 
-#: Gradients of some points: for each parameter its values, with shape (b c, *).
-Gradients = Callable[[QuerySide], list[Tensor]]
-
 #: How many times the gradients of a block are held while two of them meet: both, and what they are made from.
 COPIES = 6
+
+
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """Gradients at one point of parameter space, or a mean of those at several.
+
+    Attributes:
+        points: The weight of each point, its parameters and its buffers.
+    """
+
+    points: list[tuple[float, Parameters, Parameters]]
+
+    def rows(self, side: QuerySide) -> list[Tensor]:
+        """For each parameter the gradients, with shape (b c, *)."""
+        total: list[Tensor] = []
+        for weight, parameters, buffers in self.points:
+            found = [t if weight == 1.0 else weight * t for t in side.gradients(parameters, buffers)]
+            total = [a + b for a, b in zip(total, found, strict=True)] if total else found
+        return total
+
+    def tile(self, side: QuerySide, count: int, full: bool) -> Tile | None:
+        """The gradients by their factors, if they are taken at one point and have some: a mean of factors has none."""
+        if len(self.points) > 1:
+            return None
+        (_, parameters, buffers), = self.points
+        return side.tile(parameters, buffers, count, full)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,15 +125,15 @@ def sum_of_products(places: Iterable[Place], a: QuerySide, b: QuerySide, full: b
     rows, columns = (_cuts(len(side), block) for side in (a, b))
     for place in places:
         for i, near in enumerate(rows):
-            one = _flat(place.left(a.part(near)), near, times)
+            one = _Block(place.left, a.part(near), times, full)
             for j, far in enumerate(columns):
+                entries = _entries(near, times), _entries(far, times)
                 alike = square and place.right is None
                 if alike and j < i:
-                    mirrored = matrix[_entries(far, times), _entries(near, times)]
-                    matrix[_entries(near, times), _entries(far, times)] = mirrored.T
+                    matrix[entries] = matrix[entries[::-1]].T
                     continue
-                other = one if alike and j == i else _flat((place.right or place.left)(b.part(far)), far, times)
-                matrix[_entries(near, times), _entries(far, times)] += _product(one, other, place.weights)
+                other = one if alike and j == i else _Block(place.right or place.left, b.part(far), times, full)
+                matrix[entries] += _product(one, other, place.weights)
         done()
     if not bool(matrix.isfinite().all()):
         raise NonFiniteError(
@@ -124,14 +151,45 @@ def _entries(points: slice, times: int) -> slice:
     return slice(points.start * times, points.stop * times)
 
 
-def _flat(gradients: list[Tensor], points: slice, times: int) -> list[Tensor]:
-    """A matrix for each parameter, with a row for each point, or for each of its outputs."""
-    return [t.reshape((points.stop - points.start) * times, -1) for t in gradients]
+class _Block:
+    """The gradients of some points, by their factors or as rows, each made when it is first asked for."""
+
+    def __init__(self, gradients: Gradients, side: QuerySide, times: int, full: bool):
+        self.gradients, self.side, self.times, self.full = gradients, side, times, full
+
+    @cached_property
+    def tile(self) -> Tile | None:
+        return self.gradients.tile(self.side, len(self.side), self.full)
+
+    @cached_property
+    def rows(self) -> list[Tensor]:
+        """A matrix for each parameter, with a row for each point, or for each of its outputs."""
+        return [t.reshape(len(self.side) * self.times, -1) for t in self.gradients.rows(self.side)]
 
 
-def _product(one: list[Tensor], other: list[Tensor], weights: list[float]) -> Tensor:
-    total = one[0].new_zeros(len(one[0]), len(other[0]))
-    for left, right, weight in zip(one, other, weights, strict=True):
+def _product(one: _Block, other: _Block, weights: list[float]) -> Tensor:
+    if one.tile is not None and other.tile is not None:
+        return _of_tiles(one.tile, other.tile, dict(zip(one.side.names, weights, strict=True)), one)
+    total = one.rows[0].new_zeros(len(one.rows[0]), len(other.rows[0]))
+    for left, right, weight in zip(one.rows, other.rows, weights, strict=True):
         if weight:
             total.addmm_(left, right.T, alpha=weight)
     return total
+
+
+def _of_tiles(one: Tile, other: Tile, weights: dict[str, float], block: _Block) -> Tensor:
+    """The product from factors, for the parameters of each weight by themselves."""
+    same, c, full = one is other, one.columns, block.full
+    one, other = (one, one) if same else aligned(one, other)
+    shape = (len(one), c, len(other), c) if full else (len(one), len(other))
+    total = one.rows.new_zeros(shape)
+    for weight in sorted({*weights.values()} - {0.0}):
+        pieces = {piece for piece in (*one.spans, *one.outers) if weights[piece.name] == weight}
+        part = torch.zeros_like(total)
+        # What a block takes as rows has room beside it.
+        room = len(one) * c * sum(t.nbytes for t in block.side.network.parameters.values())
+        multiply(one, other, full, room, part, None if len({*weights.values()}) == 1 else pieces)
+        total += weight * part
+    if same:
+        mirror(total)
+    return total.reshape(len(one) * block.times, len(other) * block.times)

@@ -11,14 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
-
 from ...errors import RuleError
-from ...network import Parameters
 from ...run.run import Run
 from ...run.step import Step
 from ..quadrature import Quadrature
-from ..query_side import QuerySide
 from ..trajectory import Trajectory
 from .gradient_products import Gradients, Place
 
@@ -65,8 +61,7 @@ def along_the_run(trajectory: Trajectory, rule: str, length: int) -> Iterator[Pl
         last = min(first + length, stop) - 1
         rows = trajectory.stretch(first, last)
         for k in range(first, last + 1):
-            gradients = _at(rows[k], trajectory.buffers(k))
-            yield Place(gradients, None, _weights(run, k, rule))
+            yield Place(Gradients([(1.0, rows[k], trajectory.buffers(k))]), None, _weights(run, k, rule))
 
 
 def along_a_step(trajectory: Trajectory, k: int, rule: Quadrature) -> Place:
@@ -74,21 +69,13 @@ def along_a_step(trajectory: Trajectory, k: int, rule: Quadrature) -> Place:
     here, there = (trajectory.at(j) for j in (k, k + 1))
     buffers = trajectory.buffers(k)
 
-    def averaged(side: QuerySide) -> list[torch.Tensor]:
-        total: list[torch.Tensor] = []
-        for node, weight in zip(rule.nodes, rule.weights, strict=True):
-            point = here | {name: here[name] + node * (there[name] - here[name]) for name in side.names}
-            found = [weight * t for t in _at(point, buffers)(side)]
-            total = [a + b for a, b in zip(total, found, strict=True)] if total else found
-        return total
-
+    names = trajectory.run.names
+    between = ({name: here[name] + node * (there[name] - here[name]) for name in names} for node in rule.nodes)
+    averaged = Gradients([(weight, here | point, buffers)
+                          for weight, point in zip(rule.weights, between, strict=True)])
     moved = {name for group in trajectory.run.step(k).groups for name in group["names"]} - {
         *trajectory.run.step(k).without}
-    return Place(averaged, _at(here, buffers), [float(name in moved) for name in trajectory.run.names])
-
-
-def _at(parameters: Parameters, buffers: Parameters) -> Gradients:
-    return lambda side: side.gradients(parameters, buffers)
+    return Place(averaged, Gradients([(1.0, here, buffers)]), [float(name in moved) for name in names])
 
 
 def _weights(run: Run, k: int, rule: str) -> list[float]:
