@@ -18,10 +18,16 @@ if TYPE_CHECKING:
     from .decomposition.explaining import explain
     from .decomposition.explanation import Explanation
     from .decomposition.result import Decomposition
+    from .decomposition.stochastic.ensemble import Ensemble, ensemble
     from .decomposition.stochastic.expected import expected
+    from .decomposition.stochastic.kernel import PathKernel
     from .decomposition.stochastic.memory import MemoryWeights, memory_weights
+    from .decomposition.stochastic.path_kernel import path_kernel
     from .decomposition.stochastic.result import Expected
+    from .diagnostics.agreement import Agreement, agreement
     from .diagnostics.gradient_scores import gradient_scores
+    from .diagnostics.kernels_of_runs import kernel_of_run
+    from .diagnostics.orders import Orders, orders
     from .diagnostics.scaling import Scaling, scaling
     from .diagnostics.scores import GradientScores
     from .machine.fit import fit
@@ -34,28 +40,39 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Decomposition", "Expected", "Explanation", "GradientScores", "KernelMachine", "KernelOperator", "MemoryWeights", "Report", "Run",
-           "Scaling", "data", "decompose", "errors", "expected", "explain", "features", "fit", "gradient_scores", "kernels", "load", "memory_weights",
-           "record", "scaling", "sklearn", "solvers"]
+__all__ = ["Agreement", "Decomposition", "Ensemble", "Expected", "Explanation", "GradientScores", "KernelMachine",
+           "KernelOperator", "MemoryWeights", "Orders", "PathKernel", "Report", "Run", "Scaling", "agreement", "data",
+           "decompose", "ensemble", "errors", "expected", "explain", "features", "fit", "gradient_scores",
+           "kernel_of_run", "kernels", "load", "memory_weights", "orders", "path_kernel", "record", "scaling",
+           "sklearn", "solvers"]
 
 _HOMES = {
+    "Agreement": "diagnostics.agreement",
     "Decomposition": "decomposition.result",
+    "Ensemble": "decomposition.stochastic.ensemble",
     "Expected": "decomposition.stochastic.result",
     "Explanation": "decomposition.explanation",
     "GradientScores": "diagnostics.scores",
     "KernelMachine": "machine.machine",
     "KernelOperator": "operator",
     "MemoryWeights": "decomposition.stochastic.memory",
+    "Orders": "diagnostics.orders",
+    "PathKernel": "decomposition.stochastic.kernel",
     "Report": "report",
     "Run": "run.run",
     "Scaling": "diagnostics.scaling",
+    "agreement": "diagnostics.agreement",
     "decompose": "decomposition.exact",
+    "ensemble": "decomposition.stochastic.ensemble",
     "expected": "decomposition.stochastic.expected",
     "explain": "decomposition.explaining",
     "fit": "machine.fit",
     "gradient_scores": "diagnostics.gradient_scores",
+    "kernel_of_run": "diagnostics.kernels_of_runs",
     "load": "run.opening",
     "memory_weights": "decomposition.stochastic.memory",
+    "orders": "diagnostics.orders",
+    "path_kernel": "decomposition.stochastic.path_kernel",
     "record": "run.recorder",
     "scaling": "diagnostics.scaling",
 }

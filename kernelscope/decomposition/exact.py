@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..arguments import as_choice, as_switch, what_came
+from ..arguments import as_choice, as_switch
 from ..errors import DataError, NonFiniteError, OutOfBudget
 from ..network import cast, undisturbed
 from ..run.run import Run
 from .ledger import Ledger
 from .output import output_functional
-from .precision import ledger_precision
+from .precision import checked_dtype, ledger_precision
 from .quadrature import Quadrature
 from .query_side import QuerySide
 from .questions import as_queries, as_targets, as_words, checked_memory, checked_place, checked_run
@@ -132,7 +132,7 @@ def decompose(
         queries = cast(given_queries, dtype, place)
         trajectory = Trajectory(run, dtype, place)
         averaged = AveragedTrajectory(trajectory) if weights == "average" else None
-        final = _final_outputs(trajectory, averaged, queries)
+        final = final_outputs(trajectory, averaged, queries)
         given = cast(as_targets(targets, len(queries[0])), dtype, place)
         functional = output_functional(output, final, given, run, len(queries[0])).to(dtype)
         side = QuerySide(run.network, queries, functional, run.names)
@@ -184,14 +184,15 @@ def _check_choices(run: Run, weights: str, rule: str, dtype: torch.dtype | None)
             "Averaged weights were stored at the first and the last step, so only the whole run can explain them. "
             'Decompose the run itself, not a slice, or pass weights="trained".'
         )
-    if dtype is not None and (not isinstance(dtype, torch.dtype) or dtype not in (torch.float64, torch.float32)):
-        came = dtype if isinstance(dtype, torch.dtype) else what_came(dtype)
-        raise DataError(
-            f"The ledger is kept in torch.float64 or torch.float32; {came} came. torch.float64 is the default."
-        )
+    checked_dtype(dtype)
 
 
-def _final_outputs(trajectory: Trajectory, averaged: AveragedTrajectory | None, queries: tuple[Tensor, ...]) -> Any:
+def final_outputs(trajectory: Trajectory, averaged: AveragedTrajectory | None, queries: tuple[Tensor, ...]) -> Any:
+    """The network's outputs at the end of the run.
+
+    Raises:
+        DataError: If it cannot take such queries.
+    """
     run = trajectory.run
     parameters = trajectory.at(run.stop) if averaged is None else averaged.recorded_end
     try:

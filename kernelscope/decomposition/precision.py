@@ -6,10 +6,13 @@ or ``x.float()`` do, makes them in float32, and they meet parameters in float64 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from ..errors import KernelscopeError, ModelError
+from ..arguments import what_came
+from ..errors import DataError, KernelscopeError, ModelError
 from ..network import MADE_ALONE, cast
 from ..run.run import Run
 from .training_side import TrainingSide
@@ -23,6 +26,19 @@ OWN = (
 
 #: What torch, and a network's own code, raise where precisions do not go together.
 _MISFITS = (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, AssertionError, KernelscopeError)
+
+
+def checked_dtype(dtype: Any) -> None:
+    """Whether a ledger can be kept in this precision.
+
+    Raises:
+        DataError: If it cannot.
+    """
+    if dtype is not None and (not isinstance(dtype, torch.dtype) or dtype not in (torch.float64, torch.float32)):
+        came = dtype if isinstance(dtype, torch.dtype) else what_came(dtype)
+        raise DataError(
+            f"The ledger is kept in torch.float64 or torch.float32; {came} came. torch.float64 is the default."
+        )
 
 
 def ledger_precision(run: Run, asked: torch.dtype | None, queries: tuple[Tensor, ...],

@@ -17,6 +17,7 @@ from torch.func import jacrev, vmap
 
 from ..errors import ModelError
 from ..layers import Batch, Function, ModuleGradients
+from ..layers.tiles import Tile, pack
 from ..network import Network, Parameters, get_random_state, gradients_of, random_state, set_random_state
 from .output import OutputFunctional
 from .training_side import AGREEMENT, WITHOUT_FACTORS, perturbed
@@ -83,6 +84,23 @@ class QuerySide:
         """The gradients of all explained numbers, for each parameter with shape :math:`(q c, *)`."""
         ways = {"layers": self._by_layers, "vectorised": self._vectorised, "loop": self._loop}
         return ways[self.way](parameters, buffers)
+
+    def tile(self, parameters: Parameters, buffers: Parameters, count: int, full: bool) -> Tile | None:
+        """The gradients by their factors, for products of ``count`` by ``count`` queries; ``None`` if they have none.
+
+        Args:
+            parameters: Where they are taken.
+            buffers: The buffers there.
+            count: With how many others they meet.
+            full: Whether pairs of outputs are kept apart.
+        """
+        if self.way != "layers" or self._layers is None:
+            return None
+        function = Function(self.network, parameters, buffers, self.functional)
+        try:
+            return pack(self._layers.at(function)(Batch(self.inputs, {}, self.functional.side)), count, full)
+        except ModelError:
+            return None
 
     def probe(self, parameters: Parameters, buffers: Parameters) -> None:
         """Finds the first way that agrees with plain automatic differentiation on two queries.
