@@ -1,0 +1,239 @@
+r"""How a run was trained, as far as another network can be trained likewise.
+
+A recipe holds the initial parameters, the rule and its numbers at each step, and the loss: all but the batches. Runs
+that other batches would not train in the same way are refused, each by the name of what stands in the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...errors import DataError, ModelError, RuleError
+from ...network import Parameters
+from ...run.gradient import Tolerance
+from ...run.numbers import as_held
+from ...run.rules import Hyper, Linear, Muon, Rule, find_rule
+from ...run.run import Run
+from ..trajectory import Trajectory
+from .derivatives import Tree
+from .gradients import StackedGradients
+from .population import Population
+
+#: How far the factors that gradients were multiplied by may differ, relative.
+ALIKE = 1e-3
+
+#: Rows of recorded parameters at which gradients are computed again together.
+TOGETHER = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """All of a training run but its batches.
+
+    Attributes:
+        start: The initial values of the parameters that move.
+        rule: The rule of the optimizer.
+        numbers: For each step the numbers of each parameter that moves at it.
+        gradients: The gradients of the loss.
+    """
+
+    start: Tree
+    rule: Rule
+    numbers: list[dict[str, Hyper]]
+    gradients: StackedGradients
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def forms(self) -> list[dict[str, Linear]]:
+        """The coefficients of each step, where they are numbers.
+
+        Raises:
+            RuleError: If they depend on the gradients.
+        """
+        nought = torch.zeros((), dtype=torch.float64)
+        ages: dict[str, int] = {}
+        momenta: dict[str, Tensor | None] = {}
+        states: dict[str, dict[str, Tensor]] = {}
+        steps = []
+        for numbers in self.numbers:
+            forms: dict[str, Linear] = {}
+            for name, hyper in numbers.items():
+                ages[name] = ages.get(name, 0) + 1
+                state = states.setdefault(name, self.rule.initial(hyper, nought))
+                forms[name] = form = self.rule.linear(hyper, ages[name], nought, nought, momenta.get(name), state)
+                if form.before is not None or form.after is not None:
+                    raise RuleError(
+                        f"The terms along a path need steps whose weights are numbers, and those of "
+                        f"{self.rule.optimizer} depend on the gradients. Pass terms=False, or train with SGD, with or "
+                        "without momentum."
+                    )
+                momenta[name] = form.displacement(nought, nought, momenta.get(name))[1]
+            steps.append(forms)
+        return steps
+
+
+def recipe_of(run: Run, population: Population, dtype: torch.dtype, device: torch.device) -> Recipe:
+    """The recipe of a run.
+
+    Raises:
+        RuleError: If its optimizer, or what its loop did to gradients, cannot be done again.
+        ModelError: If its network draws random numbers, mixes samples or writes buffers in training.
+        DataError: If it has no steps, is a slice, or saw samples in changing forms.
+    """
+    _check_whole(run)
+    rule = _rule(run)
+    _check_passes(run)
+    training = run.step(0).batches[0].training
+    trajectory = Trajectory(run, dtype, device)
+    _check_buffers(run, training)
+    moving = {name for k in range(len(run)) for name in _moving(run, k)}
+    everything = trajectory.at(0)
+    surroundings = {name: p for name, p in everything.items() if name not in moving}
+    _check_targets(run, population)
+    gradients = StackedGradients(run.network, run.loss, surroundings, trajectory.buffers(0), training)
+    gradients.factor = _factor(run, population, trajectory, gradients)
+    numbers = []
+    for k in range(len(run)):
+        step = run.step(k)
+        numbers.append({name: held for group, held in zip(step.groups, map(as_held, step.groups), strict=True)
+                        for name in group["names"] if name not in step.without})
+    # Those for a factor other than 1 are no longer of use.
+    gradients = StackedGradients(run.network, run.loss, surroundings, trajectory.buffers(0), training,
+                                 gradients.factor)
+    return Recipe({name: everything[name] for name in run.names if name in moving}, rule, numbers, gradients)
+
+
+def _moving(run: Run, k: int) -> list[str]:
+    step = run.step(k)
+    return [name for group in step.groups for name in group["names"] if name not in step.without]
+
+
+def _check_whole(run: Run) -> None:
+    if run.start != 0:
+        raise DataError(
+            f"Networks are trained again from the run's start, and this is a slice that begins at step {run.start}. "
+            "Pass the run itself, or a slice from 0 on."
+        )
+    if not len(run) or not any(_moving(run, k) for k in range(len(run))):
+        raise DataError("Networks are trained again as the run was, and it has no step that moves a parameter. Record "
+                        "a loop with at least one step.")
+
+
+def _rule(run: Run) -> Rule:
+    restarts = [k for k in run.restarts if k != 0]
+    if restarts:
+        raise RuleError(
+            f"Networks are trained again by one optimizer from the start on, and at step {restarts[0]} of this run "
+            f"another one began, or the recording was taken up. Pass run[:{restarts[0]}]."
+        )
+    if run.states(0):
+        raise RuleError(
+            "Networks are trained again with a fresh optimizer, and that of this run brought states from steps before "
+            "the recording. Record from the first step on."
+        )
+    rule = find_rule(run.step(0).optimizer)
+    if isinstance(rule, Muon):
+        raise RuleError("Many networks are trained at once by rules that act on each entry alone, and Muon multiplies "
+                        "matrices. Train with SGD or Adam.")
+    return rule
+
+
+def _check_passes(run: Run) -> None:
+    first = run.step(0).batches[0]
+    for k in range(len(run)):
+        for batch in run.step(k).batches:
+            if batch.at != k:
+                raise RuleError(f"Step {k} used a gradient that was taken before step {batch.at}, at older parameters; "
+                                "such steps are not trained again. Let each step use its own gradient.")
+            if batch.autocast:
+                raise RuleError(f"Step {k} ran under autocast in {batch.autocast}, whose rounding is not trained again. "
+                                "Train without autocast.")
+            if batch.drawn is not None:
+                raise DataError("The network saw some samples in more than one form, as under augmentation, and other "
+                                "draws of them are not known. Train without augmentation.")
+            if batch.random is not None:
+                raise ModelError("In training the network drew random numbers, as dropout does, so its outputs vary "
+                                 "by more than the order of its batches. Train without them.")
+            if batch.training != first.training:
+                raise ModelError(f"The network's submodules were in other modes at step {k} than at step 0. Keep them "
+                                 "in one mode for the whole run.")
+
+
+def _check_buffers(run: Run, training: tuple[str, ...]) -> None:
+    if run.network.couples(training):
+        raise ModelError("In training the network mixes the samples of a batch, as batch normalisation does, so the "
+                         "noise of a batch is no sum over its samples. Use nn.LayerNorm or nn.GroupNorm, or freeze the "
+                         "statistics with .eval().")
+    before, after = run.buffers(0), run.buffers(run.stop)
+    written = next((name for name, b in after.items() if not torch.equal(b, before[name])), None)
+    if written is not None:
+        raise ModelError(f"Training wrote the buffer {written!r}, and networks that are trained again keep theirs. "
+                         "Leave buffers as they are in training.")
+
+
+def _check_targets(run: Run, population: Population) -> None:
+    targets = population.targets
+    if run.loss.name == "cross_entropy" and not targets.is_floating_point() and bool((targets < 0).any()):
+        raise DataError("Some targets are negative, which this loss ignores, so that the mean of a batch is over fewer "
+                        "of its samples. Leave these samples out of the training set.")
+
+
+def _factor(run: Run, population: Population, trajectory: Trajectory, gradients: StackedGradients) -> float:
+    """What gradients were multiplied by, from the recorded norms; 1 where it is as near as rounding.
+
+    Raises:
+        RuleError: If it changes, or the recorded gradients are those of another loss.
+    """
+    tolerance = max(ALIKE, Tolerance.of(max(run.precision, trajectory.dtype, key=lambda d: torch.finfo(d).eps),
+                                        False).near)
+    factors: list[Tensor] = []
+    for some, rows in _by_size(run, population):
+        stacked = [trajectory.named(run.trajectory(k, k)[0]) for k in some]
+        moving = _moving(run, some[0])
+        theta = {name: torch.stack([parameters[name] for parameters in stacked]) for name in moving}
+        still = {name: p for name, p in stacked[0].items() if name not in theta}
+        gradients.surroundings = still
+        again = gradients(theta, *population.rows(rows))
+        norms = torch.stack([g.flatten(1).double().norm(dim=1).cpu() for g in again.values()], 1)
+        recorded = torch.stack([run.step(k).norms.double()[[run.names.index(name) for name in moving]] for k in some])
+        factor = recorded.norm(dim=1) / norms.norm(dim=1).clamp_min(torch.finfo(torch.float64).tiny)
+        apart = (recorded - factor[:, None] * norms).norm(dim=1)
+        odd = (apart > tolerance * recorded.norm(dim=1)).nonzero().flatten()
+        if len(odd):
+            raise RuleError(
+                f"The gradient of step {some[int(odd[0])]} is not that of the mean of the recorded loss over its batch, "
+                "times a number: another loss was minimised, single entries were clipped, or passes were weighed "
+                "otherwise than by their sizes. Record the loss that is minimised, and clip all gradients together or "
+                "not at all."
+            )
+        factors.append(factor[recorded.norm(dim=1) > 0])
+    together = torch.cat(factors)
+    if not len(together):
+        return 1.0
+    middle = float(together.median())
+    if float((together / middle - 1).abs().max()) > tolerance:
+        raise RuleError(
+            f"Gradients were clipped or scaled by factors that change from step to step, from {float(together.min()):.3g} "
+            f"to {float(together.max()):.3g}, and that of another batch is not known. Train without clipping, or with a "
+            "threshold that is never met."
+        )
+    return 1.0 if abs(middle - 1) <= tolerance else middle
+
+
+def _by_size(run: Run, population: Population) -> Iterable[tuple[list[int], Tensor]]:
+    """Recorded steps with batches of one size and the same parameters moving, some at a time, and their rows."""
+    if bool((population.places < 0).all()):
+        return
+    alike: dict[tuple[int, tuple[str, ...]], list[int]] = {}
+    for k in range(len(run)):
+        if _moving(run, k):
+            alike.setdefault((len(population.of_step(run.step(k))), tuple(_moving(run, k))), []).append(k)
+    for steps in alike.values():
+        for a in range(0, len(steps), TOGETHER):
+            some = steps[a:a + TOGETHER]
+            yield some, torch.stack([population.of_step(run.step(k)) for k in some])
