@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .decomposition.explaining import explain
     from .decomposition.explanation import Explanation
     from .decomposition.result import Decomposition
+    from .decomposition.stochastic.ensemble import Ensemble, ensemble
     from .diagnostics.gradient_scores import gradient_scores
     from .diagnostics.scaling import Scaling, scaling
     from .diagnostics.scores import GradientScores
@@ -31,12 +32,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Decomposition", "Explanation", "GradientScores", "KernelMachine", "KernelOperator", "Report", "Run",
-           "Scaling", "data", "decompose", "errors", "explain", "features", "fit", "gradient_scores", "kernels", "load",
-           "record", "scaling", "sklearn", "solvers"]
+__all__ = ["Decomposition", "Ensemble", "Explanation", "GradientScores", "KernelMachine", "KernelOperator", "Report",
+           "Run", "Scaling", "data", "decompose", "ensemble", "errors", "explain", "features", "fit",
+           "gradient_scores", "kernels", "load", "record", "scaling", "sklearn", "solvers"]
 
 _HOMES = {
     "Decomposition": "decomposition.result",
+    "Ensemble": "decomposition.stochastic.ensemble",
     "Explanation": "decomposition.explanation",
     "GradientScores": "diagnostics.scores",
     "KernelMachine": "machine.machine",
@@ -45,6 +47,7 @@ _HOMES = {
     "Run": "run.run",
     "Scaling": "diagnostics.scaling",
     "decompose": "decomposition.exact",
+    "ensemble": "decomposition.stochastic.ensemble",
     "explain": "decomposition.explaining",
     "fit": "machine.fit",
     "gradient_scores": "diagnostics.gradient_scores",

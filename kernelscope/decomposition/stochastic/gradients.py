@@ -20,6 +20,9 @@ from ...network import Network, Parameters, per_sample_losses
 from .derivatives import Tree
 from .traced import traced
 
+#: How often a gradient is taken before it is worth writing out.
+WORTH = 8
+
 #: What ``torch.func`` raises of a network that it cannot vectorise.
 _MISFITS = (RuntimeError, TypeError, ValueError, NotImplementedError)
 
@@ -45,6 +48,7 @@ class StackedGradients:
         self.training = training
         self.factor = factor
         self._traced: dict[Any, Callable[..., Tree]] = {}
+        self._times: dict[Any, int] = {}
 
     def mean_loss(self, theta: Tree, x: tuple[Tensor, ...], y: Tensor) -> Tensor:
         """The mean loss of a batch, of one network, times the factor."""
@@ -82,17 +86,18 @@ class StackedGradients:
 
     def _at(self, which: str, axes: tuple[int | None, ...], theta: Tree, x: tuple[Tensor, ...], y: Tensor) -> Tree:
         key = which, tuple(theta), len(next(iter(theta.values()))), y.shape
-        if key not in self._traced:
-            function = vmap(grad(self.mean_loss), in_dims=axes)
+        self._times[key] = times = self._times.get(key, 0) + 1
+        if times <= WORTH:
             try:
-                function(theta, x, y)
+                return vmap(grad(self.mean_loss), in_dims=axes)(theta, x, y)
             except _MISFITS as error:
                 raise ModelError(
                     "The network cannot be trained many times at once: torch.func cannot vectorise it or its loss "
                     f"({(str(error).strip().splitlines() or [type(error).__name__])[0][:160]}). Write its forward in "
                     "operations of torch alone, without branches that read values of tensors."
                 ) from error
-            self._traced[key] = traced(function, theta, x, y)
+        if key not in self._traced:
+            self._traced[key] = traced(vmap(grad(self.mean_loss), in_dims=axes), theta, x, y)
         return self._traced[key](theta, x, y)
 
     def bytes_per_network(self, theta: Tree, x: tuple[Tensor, ...], y: Tensor) -> int:

@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 
 from ...errors import DataError, ModelError, RuleError
-from ...network import Parameters
-from ...run.gradient import Tolerance
 from ...run.numbers import as_held
 from ...run.rules import Hyper, Linear, Muon, Rule, find_rule
 from ...run.run import Run
@@ -95,16 +93,13 @@ def recipe_of(run: Run, population: Population, dtype: torch.dtype, device: torc
     everything = trajectory.at(0)
     surroundings = {name: p for name, p in everything.items() if name not in moving}
     _check_targets(run, population)
-    gradients = StackedGradients(run.network, run.loss, surroundings, trajectory.buffers(0), training)
-    gradients.factor = _factor(run, population, trajectory, gradients)
+    factor = _factor(run, population, trajectory, training)
+    gradients = StackedGradients(run.network, run.loss, surroundings, trajectory.buffers(0), training, factor)
     numbers = []
     for k in range(len(run)):
         step = run.step(k)
         numbers.append({name: held for group, held in zip(step.groups, map(as_held, step.groups), strict=True)
                         for name in group["names"] if name not in step.without})
-    # Those for a factor other than 1 are no longer of use.
-    gradients = StackedGradients(run.network, run.loss, surroundings, trajectory.buffers(0), training,
-                                 gradients.factor)
     return Recipe({name: everything[name] for name in run.names if name in moving}, rule, numbers, gradients)
 
 
@@ -151,7 +146,7 @@ def _check_passes(run: Run) -> None:
                 raise RuleError(f"Step {k} used a gradient that was taken before step {batch.at}, at older parameters; "
                                 "such steps are not trained again. Let each step use its own gradient.")
             if batch.autocast:
-                raise RuleError(f"Step {k} ran under autocast in {batch.autocast}, whose rounding is not trained again. "
+                raise RuleError(f"Step {k} ran under autocast in {batch.autocast}, whose rounding is not met again. "
                                 "Train without autocast.")
             if batch.drawn is not None:
                 raise DataError("The network saw some samples in more than one form, as under augmentation, and other "
@@ -183,31 +178,29 @@ def _check_targets(run: Run, population: Population) -> None:
                         "of its samples. Leave these samples out of the training set.")
 
 
-def _factor(run: Run, population: Population, trajectory: Trajectory, gradients: StackedGradients) -> float:
+def _factor(run: Run, population: Population, trajectory: Trajectory, training: tuple[str, ...]) -> float:
     """What gradients were multiplied by, from the recorded norms; 1 where it is as near as rounding.
 
     Raises:
         RuleError: If it changes, or the recorded gradients are those of another loss.
     """
-    tolerance = max(ALIKE, Tolerance.of(max(run.precision, trajectory.dtype, key=lambda d: torch.finfo(d).eps),
-                                        False).near)
+    fixed = {name: p for name, p in trajectory.at(0).items() if name not in run.names}
+    gradients = StackedGradients(run.network, run.loss, fixed, trajectory.buffers(0), training)
     factors: list[Tensor] = []
     for some, rows in _by_size(run, population):
         stacked = [trajectory.named(run.trajectory(k, k)[0]) for k in some]
         moving = _moving(run, some[0])
-        theta = {name: torch.stack([parameters[name] for parameters in stacked]) for name in moving}
-        still = {name: p for name, p in stacked[0].items() if name not in theta}
-        gradients.surroundings = still
+        theta = {name: torch.stack([parameters[name] for parameters in stacked]) for name in run.names}
         again = gradients(theta, *population.rows(rows))
-        norms = torch.stack([g.flatten(1).double().norm(dim=1).cpu() for g in again.values()], 1)
+        norms = torch.stack([again[name].flatten(1).double().norm(dim=1).cpu() for name in moving], 1)
         recorded = torch.stack([run.step(k).norms.double()[[run.names.index(name) for name in moving]] for k in some])
         factor = recorded.norm(dim=1) / norms.norm(dim=1).clamp_min(torch.finfo(torch.float64).tiny)
         apart = (recorded - factor[:, None] * norms).norm(dim=1)
-        odd = (apart > tolerance * recorded.norm(dim=1)).nonzero().flatten()
+        odd = (apart > ALIKE * recorded.norm(dim=1)).nonzero().flatten()
         if len(odd):
             raise RuleError(
-                f"The gradient of step {some[int(odd[0])]} is not that of the mean of the recorded loss over its batch, "
-                "times a number: another loss was minimised, single entries were clipped, or passes were weighed "
+                f"The gradient of step {some[int(odd[0])]} is not that of the mean of the recorded loss over its "
+                "batch, times a number: another loss was minimised, single entries were clipped, or passes were weighed "
                 "otherwise than by their sizes. Record the loss that is minimised, and clip all gradients together or "
                 "not at all."
             )
@@ -216,13 +209,13 @@ def _factor(run: Run, population: Population, trajectory: Trajectory, gradients:
     if not len(together):
         return 1.0
     middle = float(together.median())
-    if float((together / middle - 1).abs().max()) > tolerance:
+    if float((together / middle - 1).abs().max()) > ALIKE:
         raise RuleError(
-            f"Gradients were clipped or scaled by factors that change from step to step, from {float(together.min()):.3g} "
-            f"to {float(together.max()):.3g}, and that of another batch is not known. Train without clipping, or with a "
-            "threshold that is never met."
+            "Gradients were clipped by factors that change from step to step, from "
+            f"{float(together.min()):.3g} to {float(together.max()):.3g}, and that of another batch is not known. "
+            "Train without clipping, or with a threshold that is never met."
         )
-    return 1.0 if abs(middle - 1) <= tolerance else middle
+    return 1.0 if abs(middle - 1) <= ALIKE else middle
 
 
 def _by_size(run: Run, population: Population) -> Iterable[tuple[list[int], Tensor]]:

@@ -31,7 +31,8 @@ def traced(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
         tensor([6., 8.])
     """
     try:
-        graph = make_fx(function)(*arguments)
+        # A function that was wrapped is asked for the arguments of what it wraps, which may be others.
+        graph = make_fx(lambda *given: function(*given))(*arguments)
         # The loss itself is not asked for, only its gradient.
         graph.graph.eliminate_dead_code()
         graph.recompile()
