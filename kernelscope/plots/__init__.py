@@ -24,7 +24,7 @@ __all__ = ["draw", "drawing", "drawing_of", "svg", "title"]
 Drawing = Callable[..., None]
 
 _drawings: dict[type[Result], Drawing] = {}
-_ROOMS = ("ledger", "machines", "reasons", "scaling", "scores")
+_ROOMS = ("ensemble", "ledger", "machines", "reasons", "scaling", "scores")
 
 
 def drawing(kind: type[Result]) -> Callable[[Drawing], Drawing]:

@@ -126,7 +126,7 @@ def _rule(run: Run) -> Rule:
             f"Networks are trained again by one optimizer from the start on, and at step {restarts[0]} of this run "
             f"another one began, or the recording was taken up. Pass run[:{restarts[0]}]."
         )
-    if run.states(0):
+    if not _fresh(run.states(0) or {}):
         raise RuleError(
             "Networks are trained again with a fresh optimizer, and that of this run brought states from steps before "
             "the recording. Record from the first step on."
@@ -136,6 +136,11 @@ def _rule(run: Run) -> Rule:
         raise RuleError("Many networks are trained at once by rules that act on each entry alone, and Muon multiplies "
                         "matrices. Train with SGD or Adam.")
     return rule
+
+
+def _fresh(states: dict[str, Tensor]) -> bool:
+    """Whether no step is behind these states; some optimizers make theirs before the first one."""
+    return all(float(states.get(f"{key.rpartition('|')[0]}|step", 1.0)) == 0.0 for key in states)
 
 
 def _check_passes(run: Run) -> None:
@@ -200,8 +205,8 @@ def _factor(run: Run, population: Population, trajectory: Trajectory, training: 
         if len(odd):
             raise RuleError(
                 f"The gradient of step {some[int(odd[0])]} is not that of the mean of the recorded loss over its "
-                "batch, times a number: another loss was minimised, single entries were clipped, or passes were weighed "
-                "otherwise than by their sizes. Record the loss that is minimised, and clip all gradients together or "
+                "batch, times a number: another loss was minimised, single entries were clipped, or passes were "
+                "weighed otherwise than by their sizes. Record the loss that is minimised, and clip all gradients together or "
                 "not at all."
             )
         factors.append(factor[recorded.norm(dim=1) > 0])
