@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..decomposition.stochastic.ensemble import Ensemble
-from ..decomposition.wording import number
 from . import drawing
-from .style import plain
+from .style import in_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,10 +18,18 @@ if TYPE_CHECKING:
 #: Of more pairs of query and output as many are drawn, spread over all sizes.
 MOST = 60
 
+#: How many letters a title has in one line.
+WIDTH = 62
+
 
 @drawing(Ensemble)
-def draw_ensemble(result: Ensemble, ax: Axes, theme: Theme, *, level: float = 0.95, controlled: bool = False) -> None:
-    """Draws each pair of query and output: measured minus predicted with its interval, or else its seeds."""
+def draw_ensemble(result: Ensemble, ax: Axes, theme: Theme, *, level: float = 0.95,
+                  controlled: bool | None = None) -> None:
+    """Draws each pair of query and output: measured minus predicted with its interval, or else its seeds.
+
+    Where it is kept, the martingale is taken off each seed, unless ``controlled`` says otherwise.
+    """
+    controlled = "martingale" in result.terms if controlled is None else controlled
     if result.terms:
         _draw_biases(result, ax, theme, level, controlled)
     else:
@@ -52,8 +59,9 @@ def _draw_biases(result: Ensemble, ax: Axes, theme: Theme, level: float, control
     ax.set_ylim(low, high + 0.18 * (high - low))
     alone, together = (float(b.abs().mean()) for b in (path, whole))
     held = result.covered("noise", controlled, level)
-    ax.set_title(plain(f"Curvature and noise take the error of the mean from {number(alone)} to {number(together)}; "
-                       f"{held:.0%} of intervals hold 0", 110), parse_math=False)
+    said = (f"Curvature and noise take the error of the mean from {alone:.2g} to {together:.2g}; {held:.0%} of "
+            f"{level:.0%} intervals hold 0")
+    ax.set_title(in_lines(said, "; ", WIDTH), parse_math=False)
 
 
 def _draw_seeds(result: Ensemble, ax: Axes, theme: Theme) -> None:
@@ -63,18 +71,18 @@ def _draw_seeds(result: Ensemble, ax: Axes, theme: Theme) -> None:
     beside = torch.linspace(-0.32, 0.32, len(outputs))[torch.randperm(len(outputs), generator=torch.Generator()
                                                                       .manual_seed(0))]
     for place, pair in enumerate(order.tolist()):
-        ax.plot((place + beside).tolist(), outputs[:, pair].tolist(), ".", color=theme.data, markersize=2.2, alpha=0.35,
+        ax.plot((place + beside).tolist(), outputs[:, pair].tolist(), ".", color=theme.data, markersize=2.2, alpha=0.5,
                 markeredgewidth=0, label="seeds" if place == 0 else None)
     ax.plot(range(len(order)), recorded[order].tolist(), "_", color=theme.ink, markersize=9, markeredgewidth=1.6,
             label="the recorded run")
     ax.set_xticks([])
     ax.set_xlabel(_pairs(result, len(order)))
     ax.set_ylabel("final output")
-    ax.legend(frameon=False, fontsize="small", loc="upper left")
+    ax.legend(frameon=False, fontsize="small", loc="upper left", markerscale=1.6)
     spread, between = float(result.std.median()), float(result.mean.std()) if result.mean.numel() > 1 else 0.0
-    beyond = f", {number(between)} between outputs" if between else ""
-    ax.set_title(plain(f"Over {len(result)} seeds an output varies by {number(spread)} (standard deviation){beyond}", 100),
-                 parse_math=False)
+    beyond = f", and by {between:.2g} from one output to another" if between else ""
+    said = f"Over {len(result)} seeds an output has the standard deviation {spread:.2g}{beyond}"
+    ax.set_title(in_lines(said, ", ", WIDTH), parse_math=False)
 
 
 def _spread(order: torch.Tensor) -> torch.Tensor:

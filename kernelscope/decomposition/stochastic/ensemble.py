@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from scipy.special import stdtrit
 from torch import Tensor
+from torch.func import vmap
 
 from ...arguments import as_choice, as_count, as_part, as_seed, as_switch, what_came
 from ...errors import DataError, NonFiniteError
@@ -27,6 +28,7 @@ from ..query_side import QuerySide
 from ..questions import as_queries, as_targets, checked_memory, checked_place, checked_run
 from ..trajectory import Trajectory
 from .derivatives import Tree
+from .gradients import MISFITS
 from .local_terms import ALL, LocalTerms, Setting
 from .population import Population, population_of
 from .recipe import Recipe, recipe_of
@@ -137,9 +139,11 @@ class Ensemble(Result):
                 f"{SCHEMES.get(self.sampling, self.sampling)}: the {self.outputs[0].numel()} outputs vary by "
                 f"{float(self.std.median()):.3g} (median standard deviation)")
         if self.terms:
-            path, all_of_them = (float(self.bias(upto)[0].abs().mean()) for upto in ("path", "noise"))
-            said += (f"; the path predicts their mean to {path:.3g}, with curvature and noise to {all_of_them:.3g} "
-                     f"(mean error; {self.covered():.0%} of 95 % intervals hold 0)")
+            # What has the mean zero is taken off where it is kept: it hides how near the prediction is.
+            controlled = "martingale" in self.terms
+            path, whole = (float(self.bias(upto, controlled)[0].abs().mean()) for upto in ("path", "noise"))
+            said += (f"; the path predicts their mean to {path:.3g}, with curvature and noise to {whole:.3g} (mean "
+                     f"error; {self.covered(controlled=controlled):.0%} of 95 % intervals hold 0)")
         return f"{said})"
 
     def to_frame(self) -> pd.DataFrame:
@@ -381,6 +385,11 @@ def _told(batches: Any, done: Any) -> Any:
 
 
 def _outputs(setting: Setting, side: QuerySide, buffers: Tree, theta: Tree) -> Tensor:
+    try:
+        return as_float64(vmap(setting.outputs)(theta))
+    # A function of the user's own may be one that torch.func cannot vectorise.
+    except MISFITS:
+        pass
     surroundings = setting.recipe.gradients.surroundings
     seeds = len(next(iter(theta.values())))
     return as_float64(torch.stack([

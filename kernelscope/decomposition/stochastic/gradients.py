@@ -24,7 +24,7 @@ from .traced import traced
 WORTH = 8
 
 #: What ``torch.func`` raises of a network that it cannot vectorise.
-_MISFITS = (RuntimeError, TypeError, ValueError, NotImplementedError)
+MISFITS = (RuntimeError, TypeError, ValueError, NotImplementedError)
 
 
 class StackedGradients:
@@ -90,7 +90,7 @@ class StackedGradients:
         if times <= WORTH:
             try:
                 return vmap(grad(self.mean_loss), in_dims=axes)(theta, x, y)
-            except _MISFITS as error:
+            except MISFITS as error:
                 raise ModelError(
                     "The network cannot be trained many times at once: torch.func cannot vectorise it or its loss "
                     f"({(str(error).strip().splitlines() or [type(error).__name__])[0][:160]}). Write its forward in "

@@ -114,8 +114,7 @@ class LocalTerms:
 
     def _two(self, theta: Tree, u: Tree, v: Tree) -> tuple[Tensor, Tensor]:
         r"""The first derivative along v and the second along u and v, of one network."""
-        first, second = jvp(lambda t: along(self.setting.outputs, t, v), (theta,), (u,))
-        return first, second
+        return jvp(lambda t: along(self.setting.outputs, t, v), (theta,), (u,))[:2]
 
     def _by_samples(self, k: int, theta: Tree, mean: Tree, weights: NoiseWeights) -> dict[str, Tensor]:
         gradients, x, y = self.setting.recipe.gradients, self.setting.population.inputs, self.setting.population.targets

@@ -206,8 +206,8 @@ def _factor(run: Run, population: Population, trajectory: Trajectory, training: 
             raise RuleError(
                 f"The gradient of step {some[int(odd[0])]} is not that of the mean of the recorded loss over its "
                 "batch, times a number: another loss was minimised, single entries were clipped, or passes were "
-                "weighed otherwise than by their sizes. Record the loss that is minimised, and clip all gradients together or "
-                "not at all."
+                "weighed otherwise than by their sizes. Record the loss that is minimised, and clip all gradients "
+                "together or not at all."
             )
         factors.append(factor[recorded.norm(dim=1) > 0])
     together = torch.cat(factors)
