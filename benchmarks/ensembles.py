@@ -148,7 +148,8 @@ def table(rows: list[dict[str, object]]) -> str:
              "|---|---:|---:|---:|---:|---:|---:|---:|"]
     for row in rows:
         lines.append(f"| {row['network']} | {row['threads']} | {row['steps']} | {row['together_s']} | "
-                     f"{row['alone_s']} | **{row['ratio']}** | {row['least']} … {row['largest']} | {row['extra_MiB']} |")
+                     f"{row['alone_s']} | **{row['ratio']}** | {row['least']} … {row['largest']} | "
+                     f"{row['extra_MiB']} |")
     return "\n".join(lines)
 
 
@@ -175,7 +176,8 @@ def main() -> None:
         (RESULTS / "ensembles.md").write_text(
             f"# {SEEDS} networks together and one after another\n\nSGD on batches of {BATCH}, in float32, on "
             f"{machine['machine']}, torch {torch.__version__}. The threads are those of the ensemble; one after "
-            f"another, in turn, has the better of 1 and 2, measured on {rows[0]['runs_measured_alone']} full runs and scaled to {SEEDS}. "
+            f"another, in turn, has the better of 1 and 2, measured on "
+            f"{rows[0]['runs_measured_alone']} full runs and scaled to {SEEDS}. "
             f"Measured by `benchmarks/ensembles.py --save`.\n\n{table(rows)}\n"
         )
 

@@ -51,7 +51,7 @@ def _draw_biases(result: Ensemble, ax: Axes, theme: Theme, level: float, control
                     color=color, markersize=2.8, elinewidth=1.0, label=name)
     ax.axhline(0, color=theme.ink, linewidth=0.9)
     ax.set_xticks([])
-    ax.set_xlabel(_pairs(result, len(order)))
+    ax.set_xlabel(f"{_pairs(result, len(order))}, by the error of the path alone")
     ax.set_ylabel("measured − predicted")
     ax.legend(frameon=False, fontsize="small", loc="upper left", ncols=2, bbox_to_anchor=(0.0, 1.0))
     low, high = ax.get_ylim()
@@ -76,12 +76,12 @@ def _draw_seeds(result: Ensemble, ax: Axes, theme: Theme) -> None:
     ax.plot(range(len(order)), recorded[order].tolist(), "_", color=theme.ink, markersize=9, markeredgewidth=1.6,
             label="the recorded run")
     ax.set_xticks([])
-    ax.set_xlabel(_pairs(result, len(order)))
+    ax.set_xlabel(f"{_pairs(result, len(order))}, by their mean")
     ax.set_ylabel("final output")
     ax.legend(frameon=False, fontsize="small", loc="upper left", markerscale=1.6)
     spread, between = float(result.std.median()), float(result.mean.std()) if result.mean.numel() > 1 else 0.0
-    beyond = f", and by {between:.2g} from one output to another" if between else ""
-    said = f"Over {len(result)} seeds an output has the standard deviation {spread:.2g}{beyond}"
+    beyond = f", and the outputs differ by {between:.2g}" if between else ""
+    said = f"An output varies by {spread:.2g} over {len(result)} seeds (standard deviation){beyond}"
     ax.set_title(in_lines(said, ", ", WIDTH), parse_math=False)
 
 
@@ -94,4 +94,4 @@ def _spread(order: torch.Tensor) -> torch.Tensor:
 def _pairs(result: Ensemble, drawn: int) -> str:
     count = result.recorded.numel()
     some = f"{drawn} of {count}" if drawn < count else f"{count}"
-    return f"{some} pairs of query and output, by size"
+    return f"{some} pairs of query and output"

@@ -251,7 +251,7 @@ def ensemble(
     with undisturbed(place), telling(shown):
         queries = cast(as_queries(x, tuple(run.samples.inputs)), dtype, place)
         population = population_of(run, data, dtype, place)
-        recipe = recipe_of(run, population, dtype, place)
+        recipe = recipe_of(run, population, dtype, place, memory)
         drawn = _sampling(run, population, sampling)
         side, buffers = _side(run, queries, output, targets, dtype, place)
         trajectory = Trajectory(run, dtype, place)

@@ -6,7 +6,7 @@ that other batches would not train in the same way are refused, each by the name
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +24,7 @@ from .population import Population
 #: How far the factors that gradients were multiplied by may differ, relative.
 ALIKE = 1e-3
 
-#: Rows of recorded parameters at which gradients are computed again together.
+#: At how many recorded steps gradients are computed again together, at most.
 TOGETHER = 256
 
 
@@ -75,8 +75,16 @@ class Recipe:
         return steps
 
 
-def recipe_of(run: Run, population: Population, dtype: torch.dtype, device: torch.device) -> Recipe:
+def recipe_of(run: Run, population: Population, dtype: torch.dtype, device: torch.device,
+              memory: int = 2**29) -> Recipe:
     """The recipe of a run.
+
+    Args:
+        run: The run.
+        population: Its samples.
+        dtype: The precision to train in.
+        device: Where to train.
+        memory: About how many bytes may be used to look through the recorded steps.
 
     Raises:
         RuleError: If its optimizer, or what its loop did to gradients, cannot be done again.
@@ -93,7 +101,8 @@ def recipe_of(run: Run, population: Population, dtype: torch.dtype, device: torc
     everything = trajectory.at(0)
     surroundings = {name: p for name, p in everything.items() if name not in moving}
     _check_targets(run, population)
-    factor = _factor(run, population, trajectory, training)
+    at_once = max(1, min(TOGETHER, memory // (8 * run.parameter_count * dtype.itemsize)))
+    factor = _factor(run, population, trajectory, training, at_once)
     gradients = StackedGradients(run.network, run.loss, surroundings, trajectory.buffers(0), training, factor)
     numbers = []
     for k in range(len(run)):
@@ -183,7 +192,8 @@ def _check_targets(run: Run, population: Population) -> None:
                         "of its samples. Leave these samples out of the training set.")
 
 
-def _factor(run: Run, population: Population, trajectory: Trajectory, training: tuple[str, ...]) -> float:
+def _factor(run: Run, population: Population, trajectory: Trajectory, training: tuple[str, ...],
+            at_once: int) -> float:
     """What gradients were multiplied by, from the recorded norms; 1 where it is as near as rounding.
 
     Raises:
@@ -192,10 +202,9 @@ def _factor(run: Run, population: Population, trajectory: Trajectory, training: 
     fixed = {name: p for name, p in trajectory.at(0).items() if name not in run.names}
     gradients = StackedGradients(run.network, run.loss, fixed, trajectory.buffers(0), training)
     factors: list[Tensor] = []
-    for some, rows in _by_size(run, population):
-        stacked = [trajectory.named(run.trajectory(k, k)[0]) for k in some]
+    for some, rows, parameters in _by_kind(run, population, at_once):
         moving = _moving(run, some[0])
-        theta = {name: torch.stack([parameters[name] for parameters in stacked]) for name in run.names}
+        theta = _named(run, parameters.to(trajectory.device, trajectory.dtype))
         again = gradients(theta, *population.rows(rows))
         norms = torch.stack([again[name].flatten(1).double().norm(dim=1).cpu() for name in moving], 1)
         recorded = torch.stack([run.step(k).norms.double()[[run.names.index(name) for name in moving]] for k in some])
@@ -223,15 +232,25 @@ def _factor(run: Run, population: Population, trajectory: Trajectory, training: 
     return 1.0 if abs(middle - 1) <= ALIKE else middle
 
 
-def _by_size(run: Run, population: Population) -> Iterable[tuple[list[int], Tensor]]:
-    """Recorded steps with batches of one size and the same parameters moving, some at a time, and their rows."""
+def _by_kind(run: Run, population: Population, at_once: int) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """Recorded steps with batches of one size and the same parameters moving, their samples, and their parameters."""
     if bool((population.places < 0).all()):
         return
-    alike: dict[tuple[int, tuple[str, ...]], list[int]] = {}
-    for k in range(len(run)):
-        if _moving(run, k):
-            alike.setdefault((len(population.of_step(run.step(k))), tuple(_moving(run, k))), []).append(k)
-    for steps in alike.values():
-        for a in range(0, len(steps), TOGETHER):
-            some = steps[a:a + TOGETHER]
-            yield some, torch.stack([population.of_step(run.step(k)) for k in some])
+    for a in range(0, len(run), at_once):
+        b = min(a + at_once, len(run))
+        # Steps that were not stored are computed again from those before, so all of a stretch are asked for at once.
+        parameters = run.trajectory(a, b - 1)
+        alike: dict[tuple[int, tuple[str, ...]], list[int]] = {}
+        for k in range(a, b):
+            if _moving(run, k):
+                alike.setdefault((len(population.of_step(run.step(k))), tuple(_moving(run, k))), []).append(k)
+        for some in alike.values():
+            rows = torch.stack([population.of_step(run.step(k)) for k in some])
+            yield some, rows, torch.stack([parameters[k - a] for k in some])
+
+
+def _named(run: Run, vectors: Tensor) -> Tree:
+    """Parameter vectors, with shape (S, P), as stacked tensors by name."""
+    pieces = vectors.split([shape.numel() for shape in run.shapes], 1)
+    return {name: piece.reshape(len(vectors), *shape)
+            for name, piece, shape in zip(run.names, pieces, run.shapes, strict=True)}
