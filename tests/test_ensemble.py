@@ -353,6 +353,12 @@ def test_what_comes_out_hangs_on_the_seed_and_not_on_the_memory_or_the_threads(f
     assert torch.equal(other.recorded, found.recorded)
 
 
+def test_an_ensemble_of_adam_has_no_terms_and_meets_the_recorded_end():
+    found = ks.ensemble(simple(torch.optim.Adam), queries(), seeds=3)
+    assert found.info["again"] < 1e-12
+    assert found.terms == {}
+
+
 def test_nothing_of_the_users_is_changed():
     run = simple()
     before, state = run.fingerprint(), torch.get_rng_state()

@@ -370,11 +370,11 @@ def _train(setting: Setting, side: QuerySide, buffers: Tree, seeds: int, seed: i
             drawn = setting.sampling.each(seeds, generator)
             if own is not None:
                 drawn = (torch.cat([mine[None], other]) for mine, other in zip(own, drawn, strict=True))
-            watch = LocalTerms(setting, torch.Generator().manual_seed((seed + 7919 * (start + 1)) % 2**63))
-            theta = train(setting.recipe, setting.population, _told((rows[start:stop] for rows in drawn), done),
-                          watch if terms else None)
+            probes = torch.Generator().manual_seed((seed + 7919 * (start + 1)) % 2**63)
+            watch = LocalTerms(setting, probes) if terms else None
+            theta = train(setting.recipe, setting.population, _told((rows[start:stop] for rows in drawn), done), watch)
             ends.append(_outputs(setting, side, buffers, theta))
-            sums.append({name: as_float64(term) for name, term in watch.sums.items()})
+            sums.append({} if watch is None else {name: as_float64(term) for name, term in watch.sums.items()})
     return torch.cat(ends), {name: torch.cat([part[name] for part in sums]) for name in sums[0]}
 
 
