@@ -19,7 +19,7 @@ from ...run.run import Run
 from ..trajectory import Trajectory
 from .derivatives import Tree
 from .gradients import StackedGradients
-from .population import Population
+from .population import Population, population_of
 
 #: How far the factors that gradients were multiplied by may differ, relative.
 ALIKE = 1e-3
@@ -102,7 +102,8 @@ def recipe_of(run: Run, population: Population, dtype: torch.dtype, device: torc
     surroundings = {name: p for name, p in everything.items() if name not in moving}
     _check_targets(run, population)
     at_once = max(1, min(TOGETHER, memory // (8 * run.parameter_count * dtype.itemsize)))
-    factor = _factor(run, population, trajectory, training, at_once)
+    # The recorded batches are those of the samples that the run holds, whatever batches are drawn from.
+    factor = _factor(run, population_of(run, None, dtype, device), trajectory, training, at_once)
     gradients = StackedGradients(run.network, run.loss, surroundings, trajectory.buffers(0), training, factor)
     numbers = []
     for k in range(len(run)):
@@ -234,8 +235,6 @@ def _factor(run: Run, population: Population, trajectory: Trajectory, training: 
 
 def _by_kind(run: Run, population: Population, at_once: int) -> Iterator[tuple[list[int], Tensor, Tensor]]:
     """Recorded steps with batches of one size and the same parameters moving, their samples, and their parameters."""
-    if bool((population.places < 0).all()):
-        return
     for a in range(0, len(run), at_once):
         b = min(a + at_once, len(run))
         # Steps that were not stored are computed again from those before, so all of a stretch are asked for at once.
