@@ -221,6 +221,31 @@ def test_a_linear_model_has_no_noise_term_and_its_mean_is_that_of_full_batches()
     assert torch.allclose(change, full, rtol=0, atol=1e-14)
 
 
+def test_the_terms_of_a_step_are_those_of_the_dense_hessian():
+    eta, small = 0.1, Small()
+    _, terms, _ = enumerated(eta, [[(0, 1)]], epochs_of(2, 1, "replacement"))
+    names, shapes = list(small.theta), [t.shape for t in small.theta.values()]
+
+    def outputs(v):
+        parts = v.split([s.numel() for s in shapes])
+        return small.outputs({n: p.view(s) for n, p, s in zip(names, parts, shapes, strict=True)})
+
+    with undisturbed(CPU):
+        flat = torch.cat([t.reshape(-1) for t in small.theta.values()])
+        phi, hessian = torch.func.jacrev(outputs)(flat), torch.func.hessian(outputs)(flat)
+        rows = torch.cat([t.reshape(4, -1) for t in small.gradients(small.theta).values()], 1)
+    g, centered = rows.mean(0), rows - rows.mean(0)
+    sigma = centered.T @ centered / 4
+    for name, truth in {
+        "path": -eta * phi @ g,
+        "curvature": eta**2 / 2 * torch.einsum("qab,a,b->q", hessian, g, g),
+        "noise": eta**2 / 4 * torch.einsum("qab,ba->q", hessian, sigma),
+        "variance": eta**2 / 2 * torch.einsum("qa,ab,qb->q", phi, sigma, phi),
+        "martingale": -eta * phi @ (rows[:2].mean(0) - g),
+    }.items():
+        assert torch.allclose(terms[name][:, 0], truth, rtol=1e-11, atol=1e-14), name
+
+
 def test_the_martingale_has_mean_zero_and_narrows_what_is_left():
     sequences = list(with_replacement(4, 1, 4))
     change, terms, each = enumerated(0.02, sequences, epochs_of(1, 4, "replacement"), mu=0.6)
