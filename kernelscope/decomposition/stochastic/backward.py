@@ -29,7 +29,7 @@ from .account import Account
 from .carried import Carried
 from .mean_path import MeanPath, MeanStep, Segment, Weights
 from .noise import NoiseWeights, estimated, exact_shares
-from .population import Population
+from .passes import Passes
 from .second_order import SecondOrder
 
 
@@ -61,14 +61,14 @@ class BackwardSweep:
         side: These queries.
         trajectory: The run's parameters.
         path: The mean steps.
-        population: All samples.
+        passes: The passes of all samples.
         method: How the terms are computed.
     """
 
     def __init__(self, account: Account, rows: slice, side: QuerySide, trajectory: Trajectory, path: MeanPath,
-                 population: Population, method: Method):
+                 passes: Passes, method: Method):
         self.account, self.rows, self.side, self.method = account, rows, side, method
-        self.trajectory, self.path, self.population = trajectory, path, population
+        self.trajectory, self.path, self.passes = trajectory, path, passes
         self.run, self.sampling = trajectory.run, account.sampling
         self.curve = SecondOrder(side, self.run.names)
         self._adjoints = {"path": Adjoint(), "curvature": Adjoint()}
@@ -154,13 +154,13 @@ class BackwardSweep:
     def _meet(self, k: int, step: MeanStep, buffers: Parameters, phi: Parameters, directions: dict[str, Parameters],
               pushes: Parameters | None, weights: NoiseWeights | None) -> None:
         """Books what the samples did at step k."""
-        recorded, chosen = self.run.step(k), self.population.chosen(k, 1)
+        recorded, chosen = self.run.step(k), self.passes.chosen(k, 1)
         exact = weights is not None and not weights.silent and self.method.noise == "exact"
         met: dict[str, list[Tensor]] = {name: [] for name in self.account.variances}
-        for block in self.population.blocks(chosen):
-            there = self.population.pass_at(recorded, k, block)
-            rows = self.population.training.rows(there, k, step.theta, step.heard)
-            columns = self.population.columns[block]
+        for block in self.passes.blocks(chosen):
+            there = self.passes.at(recorded, k, block)
+            rows = self.passes.training.rows(there, k, step.theta, step.heard)
+            columns = self.passes.columns[block]
             products = {term: _products(d, rows) for term, d in directions.items()}
             for term, found in products.items():
                 self.account.share(term, self.rows, k, columns, found / -len(chosen))
@@ -174,10 +174,10 @@ class BackwardSweep:
                 shares = exact_shares(self.curve, step, buffers, weights, rows, bent, phi,
                                       len(chosen))
                 self.account.share("noise", self.rows, k, columns, shares.T)
-        self.account.spread(self.rows, k, self.population.columns[chosen], {name: torch.cat(p, 1) for name, p in met.items()})
+        self.account.spread(self.rows, k, self.passes.columns[chosen], {name: torch.cat(p, 1) for name, p in met.items()})
         if weights is not None and not weights.silent and not exact:
             size = self.sampling.sizes[k]
-            term, variance = estimated(self.curve, self.population, recorded, k, step, buffers, weights,
+            term, variance = estimated(self.curve, self.passes, recorded, k, step, buffers, weights,
                                        self.method.noise or ESTIMATORS[0], self.method.probes, size, self._generator)
             self.account.book("noise", self.rows, term, k)
             self.account.estimate_variance[self.rows] += variance.double().cpu().view(-1, self.account.outputs)
@@ -187,7 +187,7 @@ class BackwardSweep:
         if not weights.pair:
             return None
         moved = {name: (g - step.gradient[name]) * weights.earlier[name] for name, g in rows.items()}
-        return self.population.training.bent_rows(there, k, step.theta, moved)
+        return self.passes.training.bent_rows(there, k, step.theta, moved)
 
 
 def _products(directions: Parameters, rows: Parameters) -> Tensor:

@@ -47,7 +47,8 @@ from .backward import BackwardSweep, Method
 from .ensemble import Ensemble, ensemble
 from .mean_path import MeanPath
 from .noise import ESTIMATORS
-from .population import Population
+from .passes import Passes, check_noise
+from .population import Population, population_of
 from .result import Expected
 from .sampling import SCHEMES, Sampling, sampling_of
 from .second_order import SecondOrder
@@ -175,22 +176,22 @@ def expected(
         queries = cast(given_queries, dtype, place)
         trajectory = Trajectory(run, dtype, place)
         training = TrainingSide(run, dtype, place, memory // 4)
-        population = Population(run, training, data, samples, method.seed)
-        if method.noise is None:
-            method = replace(method, noise="exact" if population.looked_at <= EXACT else "two-batch")
+        population = population_of(run, data, dtype, place)
         for k in range(run.start, run.stop):
-            population.check(run.step(k), k)
+            check_noise(run, run.step(k), k)
         scheme = _sampling(run, population, sampling)
-        # Steps of one epoch are compared sample by sample.
-        population.fixed = bool(scheme.pair)
+        # Steps of one epoch are compared sample by sample, so that those looked at must be the same.
+        passes = Passes(run, training, population, samples, method.seed, fixed=bool(scheme.pair))
+        if method.noise is None:
+            method = replace(method, noise="exact" if passes.looked_at <= EXACT else "two-batch")
         end = trajectory.at(run.stop), trajectory.buffers(run.stop)
         given = cast(as_targets(targets, len(queries[0])), dtype, place)
         functional = output_functional(output, run.network(*end, queries), given, run, len(queries[0])).to(dtype)
         side = QuerySide(run.network, queries, functional, run.names)
         width = len(functional.names)
-        account = Account(len(side), width, run.size if data is None else len(population), len(run), method.carried,
-                          scheme)
-        path = MeanPath(Unroller(run, training, False), trajectory, population, scheme)
+        size = run.size if len(passes.columns) and int(population.places.max()) >= 0 else len(population)
+        account = Account(len(side), width, size, len(run), method.carried, scheme)
+        path = MeanPath(Unroller(run, training, False), trajectory, passes, scheme)
         notes = [own_precision, population.note]
         block, length, needed = _plan(run, width, len(side), method, dtype, memory)
         if len(run) and len(side):
@@ -200,12 +201,12 @@ def expected(
                 curve.probe(trajectory.at(run.start), trajectory.buffers(run.start))
                 notes.append(curve.note())
             segments = path.segments(length)
-            passes = -(-len(side) // block)
-            bar = tqdm(total=passes * len(run), desc=f"expected ({needed / 2**20:.0f} MiB)", unit="step", disable=quiet)
+            blocks = -(-len(side) // block)
+            bar = tqdm(total=blocks * len(run), desc=f"expected ({needed / 2**20:.0f} MiB)", unit="step", disable=quiet)
             with bar:
                 for start in range(0, len(side), block):
                     rows = slice(start, min(start + block, len(side)))
-                    sweep = BackwardSweep(account, rows, side.part(rows), trajectory, path, population, method)
+                    sweep = BackwardSweep(account, rows, side.part(rows), trajectory, path, passes, method)
                     sweep.run_through(segments, training, bar.update)
         else:
             account.path[:] = side.outputs(*end)[1].double().cpu().unsqueeze(-1)

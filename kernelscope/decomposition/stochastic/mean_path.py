@@ -20,7 +20,7 @@ from ...errors import RuleError
 from ...network import Parameters
 from ..trajectory import Trajectory
 from ..unrolling import Key, OptimizerState, UnrolledStep, Unroller
-from .population import Population
+from .passes import Passes
 from .sampling import Sampling
 
 #: By parameter a weight of gradients: a number, or an entry for each of the parameter's.
@@ -84,14 +84,14 @@ class MeanPath:
     Args:
         unroller: What gives the rule's coefficients.
         trajectory: The run's parameters.
-        population: All samples.
+        passes: The passes of all samples.
         sampling: How batches were drawn; its steps count from the start of the run.
     """
 
-    def __init__(self, unroller: Unroller, trajectory: Trajectory, population: Population, sampling: Sampling):
+    def __init__(self, unroller: Unroller, trajectory: Trajectory, passes: Passes, sampling: Sampling):
         self.run = unroller.run
         self._unroller, self._trajectory = unroller, trajectory
-        self._population, self._sampling = population, sampling
+        self._passes, self._sampling = passes, sampling
         #: The steps whose displacement the rule did not explain.
         self.unexplained: set[int] = set()
         #: Whether factors that depend on the gradients multiplied them.
@@ -139,7 +139,7 @@ class MeanPath:
     def _mean(self, k: int, theta: Parameters, unrolled: UnrolledStep, state: MeanState) -> MeanStep:
         step = self.run.step(k)
         heard = [name for name in unrolled.linear if name not in unrolled.silent]
-        gradient = self._population.gradient(step, k, theta, heard, self._population.chosen(k, 0)) if heard else {}
+        gradient = self._passes.gradient(step, k, theta, heard, self._passes.chosen(k, 0)) if heard else {}
         weight = sum(unrolled.weights)
         self.clipped = self.clipped or unrolled.clip != 1.0
         factor: dict[str, Tensor | float] = {

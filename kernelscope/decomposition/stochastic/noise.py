@@ -27,7 +27,7 @@ from ...network import Parameters
 from ...run.step import Step
 from ..training_side import rows_of
 from .mean_path import MeanStep, Weights
-from .population import Population
+from .passes import Passes
 from .second_order import SecondOrder
 
 #: The estimators of the trace.
@@ -80,14 +80,14 @@ def exact_shares(curve: SecondOrder, step: MeanStep, buffers: Parameters, weight
     return shares / count
 
 
-def estimated(curve: SecondOrder, population: Population, recorded: Step, k: int, step: MeanStep, buffers: Parameters,
+def estimated(curve: SecondOrder, passes: Passes, recorded: Step, k: int, step: MeanStep, buffers: Parameters,
               weights: NoiseWeights, way: str, probes: int, size: int,
               generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """The noise term from pairs of batches of ``size`` samples, and the variance of this estimate, each (q c,)."""
     found = []
     for _ in range(probes):
-        pair = [torch.randint(len(population), (size,), generator=generator) for _ in range(2)]
-        a, b = (population.gradient(recorded, k, step.theta, step.heard, part) for part in pair)
+        pair = [torch.randint(len(passes), (size,), generator=generator) for _ in range(2)]
+        a, b = (passes.gradient(recorded, k, step.theta, step.heard, part) for part in pair)
         # A pair stands for one sample's covariance where it is as long as the batch times that.
         xi = {name: (a[name] - b[name]) * math.sqrt(size / 2) for name in a}
         left, right = _weighted(xi, weights.total), _weighted(xi, weights.bilinear)
@@ -98,7 +98,7 @@ def estimated(curve: SecondOrder, population: Population, recorded: Step, k: int
             value = curve.bends(step.theta, buffers, _row(left), _row(right))[0]
         if weights.pair:
             moved = {name: xi[name] * weights.earlier[name] for name in xi}
-            drift = _hessian_difference(population, recorded, k, step, pair, moved, size)
+            drift = _hessian_difference(passes, recorded, k, step, pair, moved, size)
             value = value - weights.pair * curve.along(step.theta, buffers, _weighted(drift, weights.total))
         found.append(value)
     values = torch.stack(found)
@@ -120,11 +120,11 @@ def _polarised(curve: SecondOrder, step: MeanStep, buffers: Parameters, left: Pa
     return total
 
 
-def _hessian_difference(population: Population, recorded: Step, k: int, step: MeanStep, pair: list[Tensor],
+def _hessian_difference(passes: Passes, recorded: Step, k: int, step: MeanStep, pair: list[Tensor],
                         moved: Parameters, size: int) -> Parameters:
     """(H_a - H_b) U xi / sqrt 2, whose mean over pairs is that of H_i U (g_i - g) over samples."""
     rows = _row(moved)
-    a, b = (population.training.bent(population.pass_at(recorded, k, part), k, step.theta, rows) for part in pair)
+    a, b = (passes.training.bent(passes.at(recorded, k, part), k, step.theta, rows) for part in pair)
     return {name: (a[name] - b[name])[0] * math.sqrt(size / 2) for name in a}
 
 

@@ -20,7 +20,7 @@ Source: sampling from finite populations, e.g. "Sampling Techniques" (Cochran, 1
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -79,17 +79,20 @@ class Sampling:
                     [0, 1, 2, 3],
                     [0, 1, 2, 3]])
         """
-        n, batches = self.population, []
+        return list(self.each(seeds, generator))
+
+    def each(self, seeds: int, generator: torch.Generator) -> Iterator[Tensor]:
+        """What :meth:`draw` gives, one step at a time: those of a long run fill no memory."""
+        n = self.population
         order, place = torch.zeros(seeds, 0, dtype=torch.long), 0
         for s, size in enumerate(self.sizes):
             if self.scheme == "replacement":
-                batches.append(torch.randint(n, (seeds, size), generator=generator))
+                yield torch.randint(n, (seeds, size), generator=generator)
                 continue
             if self.scheme == "independent" or self.starts_epoch(s):
                 order, place = torch.rand(seeds, n, generator=generator).argsort(1), 0
-            batches.append(order[:, place:place + size])
+            yield order[:, place:place + size]
             place += size
-        return batches
 
 
 def sampling_of(batches: Sequence[Tensor], population: int, scheme: str | None = None) -> Sampling:
