@@ -297,7 +297,7 @@ def test_a_call_that_looks_changes_nothing_and_says_the_same_again(tmp_path):
 def test_samples_that_were_never_drawn_are_told():
     run = recorded([[0, 3], [2, 2]], 0.1, n=6)
     found = ks.expected(run, QUERIES)
-    assert any("3 of the 6 samples were never drawn" in note for note in found.info["notes"])
+    assert any("3 of the 6 training samples were never drawn" in note for note in found.info["notes"])
     assert found.contributions.shape[-1] == 6
     assert float(found.contributions[..., [1, 4, 5]].abs().max()) == 0.0
 

@@ -221,6 +221,7 @@ class PartSweep:
 
 
 def dot(rows: Tensor, vector: Tensor) -> Tensor:
+    """The inner products of rows with a vector."""
     return rows_of(rows) @ vector.reshape(-1).to(rows.dtype)
 
 
@@ -229,6 +230,7 @@ def _dots(rows: Parameters, vectors: Parameters) -> Tensor:
 
 
 def same(a: Parameters, b: Parameters) -> bool:
+    """Whether all tensors of ``a`` are those of ``b``."""
     return all(torch.equal(t, b[name].to(t)) for name, t in a.items())
 
 

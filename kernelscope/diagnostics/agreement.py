@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..decomposition.stochastic.ensemble import Ensemble
 from ..decomposition.stochastic.result import Expected
 from ..errors import DataError
 from ..result import Check, CheckRow, Result
@@ -66,8 +65,8 @@ class Agreement(Result):
         return (f"at learning rate {float(self.rates[0]):g} the intervals of {self.seeds} seeds hold 0 for "
                 f"{float(self.covered['noise'][0]):.0%} of {self.pairs} pairs with all terms and for "
                 f"{float(self.covered['path'][0]):.0%} with the path alone"
-                + (f" ({float(self.controlled['noise'][0]):.0%} and {float(self.controlled['path'][0]):.0%} without the "
-                   "martingale)" if not bool(self.controlled["noise"][0].isnan()) else "")
+                + (f" ({float(self.controlled['noise'][0]):.0%} and {float(self.controlled['path'][0]):.0%} without "
+                   "the martingale)" if not bool(self.controlled["noise"][0].isnan()) else "")
                 + f"; the predicted variance is {float(self.variance['carried'][0]):.2f} of the measured one")
 
     def summary(self) -> str:
@@ -92,7 +91,7 @@ class Agreement(Result):
         share, ratio = float(self.covered["noise"][0]), float(self.variance["carried"][0])
         return Check((
             CheckRow("mean", "pass" if share >= 0.93 else "warn", share, 0.93,
-                     f"{share:.1%} of the 95 % intervals of measured minus predicted mean hold 0 at the smallest rate."),
+                     f"{share:.1%} of the 95 % intervals of measured minus predicted mean hold 0 at the least rate."),
             CheckRow("variance", "pass" if abs(ratio - 1) <= 0.2 else "warn", ratio, 1.2,
                      f"The predicted variance is {ratio:.2f} of the measured one at the smallest rate."),
         ))
@@ -164,7 +163,6 @@ def _row(rate: float, given: Expected | Sequence[Expected]) -> dict[str, dict[st
                                                        if e.adjusted_error is not None]))},
         "spread": {"std": _typical(ensemble.std)},
     }
-
 
 
 def _typical(values: Tensor) -> float:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -97,7 +96,7 @@ def orders(sizes: Sequence[float], errors: Mapping[str, Sequence[float]], *,
         Orders(in the learning rate: square 2.00)
     """
     given = list(sizes)
-    if len(given) < 2 or not all(isinstance(h, Real) and float(h) > 0 and math.isfinite(h) for h in given):
+    if len(given) < 2 or not all(isinstance(h, int | float) and 0 < h < math.inf for h in given):
         raise DataError(f"sizes must be two or more positive numbers; {given!r:.80} came. Pass for example [0.1, 0.2].")
     if not isinstance(errors, Mapping) or not errors:
         raise DataError('errors must be a dictionary of lists by name. Pass for example {"midpoint": [1e-4, 4e-4]}.')
@@ -105,8 +104,9 @@ def orders(sizes: Sequence[float], errors: Mapping[str, Sequence[float]], *,
     for name, values in errors.items():
         row = torch.as_tensor([float(value) for value in values], dtype=torch.float64)
         if len(row) != len(given) or not bool(((row >= 0) & torch.isfinite(row)).all()):
+            odd = "" if len(row) != len(given) else ", one of them negative or no number"
             raise DataError(f"errors[{name!r}] must hold one number from 0 on for each of the {len(given)} sizes; "
-                            f"{len(row)} came{'' if len(row) != len(given) else ', one of them negative or no number'}.")
+                            f"{len(row)} came{odd}. Measure each error at each size.")
         found[str(name)] = row
     unknown = [name for name in claimed or {} if name not in found]
     if unknown:

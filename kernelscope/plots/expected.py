@@ -36,8 +36,8 @@ def draw_expected(result: Expected, ax: Axes, theme: Theme, *, query: int | None
     ax.set_ylim(len(pairs) - 0.4, -0.9)
     ax.set_xlabel("dot: this run; band: where 95 % of runs end, by their noise"
                   + ("; thin line: the runs trained anew" if result.ensemble is not None else ""))
-    figure = ax.get_figure()
-    if len(pairs) > 8 and figure is not None and hasattr(figure, "set_figheight"):
+    figure = ax.get_figure(root=True)
+    if len(pairs) > 8 and figure is not None and len(figure.axes) == 1:
         figure.set_figheight(max(figure.get_figheight(), 0.9 + 0.28 * len(pairs)))
     ax.set_title(in_lines(conclusion(result), "; ", 72), parse_math=False)
 

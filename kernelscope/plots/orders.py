@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..diagnostics.orders import Orders
+from ..text import with_minus
 from . import drawing
 from .style import in_lines, plain
 
@@ -39,7 +40,7 @@ def draw_orders(result: Orders, ax: Axes, theme: Theme) -> None:
     ax.set_xticks(sizes, [f"{size:g}" for size in sizes])
     ax.xaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e-0", "e−").replace("e-", "e−")))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: with_minus(f"{value:.0e}").replace("e−0", "e−")))
     ax.set_xlim(sizes[0] * 0.9, sizes[-1] * (sizes[-1] / sizes[0]) ** 0.75)
     bottom, top = ax.get_ylim()
     least, above = (top / bottom) ** APART, float("inf")

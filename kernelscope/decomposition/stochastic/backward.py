@@ -161,25 +161,26 @@ class BackwardSweep:
             there = self.passes.at(recorded, k, block)
             rows = self.passes.training.rows(there, k, step.theta, step.heard)
             columns = self.passes.columns[block]
-            products = {term: _products(d, rows) for term, d in directions.items()}
-            for term, found in products.items():
+            here = {term: _products(d, rows) for term, d in directions.items()}
+            for term, found in here.items():
                 self.account.share(term, self.rows, k, columns, found / -len(chosen))
-            met["row"].append(products["path"])
+            met["row"].append(here["path"])
             if pushes is not None:
                 arrived = _products(pushes, rows)
                 met["carried"].append(arrived)
-                met["mean"].append(arrived - products["path"])
+                met["mean"].append(arrived - here["path"])
             if exact and weights is not None:
                 bent = self._bent(there, k, step, weights, rows)
                 shares = exact_shares(self.curve, step, buffers, weights, rows, bent, phi,
                                       len(chosen))
                 self.account.share("noise", self.rows, k, columns, shares.T)
-        self.account.spread(self.rows, k, self.passes.columns[chosen], {name: torch.cat(p, 1) for name, p in met.items()})
+        products = {name: torch.cat(parts, 1) for name, parts in met.items()}
+        self.account.spread(self.rows, k, self.passes.columns[chosen], products)
         if weights is not None and not weights.silent and not exact:
             size = self.sampling.sizes[k]
-            term, variance = estimated(self.curve, self.passes, recorded, k, step, buffers, weights,
-                                       self.method.noise or ESTIMATORS[0], self.method.probes, size, self._generator)
-            self.account.book("noise", self.rows, term, k)
+            amounts, variance = estimated(self.curve, self.passes, recorded, k, step, buffers, weights,
+                                       self.method.noise or "two-batch", self.method.probes, size, self._generator)
+            self.account.book("noise", self.rows, amounts, k)
             self.account.estimate_variance[self.rows] += variance.double().cpu().view(-1, self.account.outputs)
 
     def _bent(self, there: MicroBatch, k: int, step: MeanStep, weights: NoiseWeights,

@@ -9,7 +9,7 @@ and what is predicted is taken seed by seed.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -88,6 +88,11 @@ class Ensemble(Result):
     def standard_error(self) -> Tensor:
         """How far the mean may lie from that of all seeds there are, with shape (q, c)."""
         return self.std / len(self) ** 0.5
+
+    def of_queries(self, rows: Tensor) -> Ensemble:
+        """The outputs of some of the queries, given by their places."""
+        return replace(self, outputs=self.outputs[:, rows], initial=self.initial[rows], recorded=self.recorded[rows],
+                       terms={name: term[:, rows] for name, term in self.terms.items()})
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """The ends of an interval that holds the expected outputs in this share of cases, each with shape (q, c)."""

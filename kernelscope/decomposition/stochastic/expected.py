@@ -213,8 +213,9 @@ def expected(
         notes += _notes(run, path, scheme, method)
     retrained = None
     if seeds is not None:
-        retrained = ensemble(run, x, output, targets=targets, seeds=seeds, terms=_is_linear(run), sampling=scheme.scheme,
-                             data=data, seed=seed, device=device, memory=memory, progress=progress)
+        retrained = ensemble(run, x, output, targets=targets, seeds=seeds, terms=_is_linear(run),
+                             sampling=scheme.scheme, data=data, seed=seed, device=device, memory=memory,
+                             progress=progress)
     return _result(run, account, method, functional.names, retrained, {
         "run": {key: run.info()[key] for key in ("path", "steps", "rules", "samples", "parameters", "loss", "dtype")},
         "sampling": SCHEMES[scheme.scheme], "noise": method.noise, "dtype": str(dtype).removeprefix("torch."),
@@ -301,7 +302,8 @@ def _result(run: Run, account: Account, method: Method, names: list[str], retrai
         initial=account.path[:, :, 0].clone(), final=account.path[:, :, -1].clone(), terms=account.terms, shares=shares,
         steps=account.steps, variance=variances.get("carried", variances["row"]), row_variance=variances["row"],
         mean_variance=variances.get("mean"), variance_shares=account.variance_shares,
-        variance_steps=account.variance_steps, estimate_error=account.estimate_variance.sqrt(), sampling=account.sampling.scheme,
-        order=method.order, sample_ids=torch.tensor(list(ids), dtype=torch.int64), labels=run.labels if size == run.size else None,
+        variance_steps=account.variance_steps, estimate_error=account.estimate_variance.sqrt(),
+        sampling=account.sampling.scheme, order=method.order,
+        sample_ids=torch.tensor(list(ids), dtype=torch.int64), labels=run.labels if size == run.size else None,
         output_names=names, ensemble=retrained, info=info,
     )

@@ -143,8 +143,8 @@ def memory_weights(runs: Run | Mapping[str, Run], *, memory: int | str = 2**29) 
         run = checked_run(runs)
         named = {_rules(run) or "run": run}
     found = {name: _weights(run, memory) for name, run in named.items()}
-    return MemoryWeights(*({name: rows[i] for name, rows in found.items()} for i in range(3)),
-                         {name: _rules(run) for name, run in named.items()},
+    typical, low, high = ({name: rows[i] for name, rows in found.items()} for i in range(3))
+    return MemoryWeights(typical, low, high, {name: _rules(run) for name, run in named.items()},
                          {"steps": {name: len(run) for name, run in named.items()}})
 
 

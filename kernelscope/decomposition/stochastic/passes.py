@@ -46,8 +46,10 @@ class Passes:
         return len(self.population)
 
     def chosen(self, k: int, use: int) -> Tensor:
-        """The places of the samples that are looked at in step k: others for each use, so that products of two means
-        are right on average."""
+        """The places of the samples that are looked at in step k.
+
+        They are others for each use, so that products of two means are right on average.
+        """
         if self.looked_at == len(self):
             return torch.arange(len(self))
         place = 0 if self._fixed else k

@@ -149,13 +149,14 @@ class Expected(Result):
         """The expected outputs of some of the queries."""
         rows = rows_of(queries, len(self))
         named = ("initial", "final", "variance", "row_variance", "variance_shares", "variance_steps", "estimate_error")
+        tables: dict[str, Any] = {name: {key: values[rows] for key, values in getattr(self, name).items()}
+                                  for name in ("terms", "shares", "steps")}
         return replace(
             self,
             **{name: getattr(self, name)[rows] for name in named},
-            **{name: {key: values[rows] for key, values in getattr(self, name).items()}
-               for name in ("terms", "shares", "steps")},
+            **tables,
             mean_variance=None if self.mean_variance is None else self.mean_variance[rows],
-            ensemble=None if self.ensemble is None else self.ensemble[rows],
+            ensemble=None if self.ensemble is None else self.ensemble.of_queries(rows),
         )
 
     def place(self, query: Any) -> int:

@@ -146,5 +146,5 @@ def _scheme(batches: Sequence[Tensor], population: int, epochs: tuple[int, ...])
     whole = [parts for parts in by_epoch.values() if len(parts) == len(by_epoch[0])]
     same = all(len(a) == len(b) and torch.equal(a.sort().values, b.sort().values)
                for parts in whole[1:] for a, b in zip(parts, whole[0], strict=True))
-    in_order = all(bool((d.diff() > 0).all()) for d in drawn) and len(batches) > 2
+    in_order = all(bool((d.diff() == 1).all()) for d in drawn) and len(batches) > 1
     return "fixed" if same and len(whole) > 1 or in_order else "reshuffling"

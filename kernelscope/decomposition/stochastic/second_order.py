@@ -13,7 +13,7 @@ from torch.func import jacrev, jvp, vmap
 from ...errors import ModelError
 from ...network import Parameters
 from ..query_side import QuerySide
-from .derivatives import along, bend
+from .derivatives import Outputs, along, bend
 
 #: Modules whose outputs have kinks: their second derivative is nought where it exists, and what it lacks is no noise.
 KINKS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.Hardtanh, nn.Hardsigmoid, nn.Threshold, nn.MaxPool1d,
@@ -52,7 +52,7 @@ class SecondOrder:
             each = vmap(jacrev(explained), in_dims=(None, 0, None if side is None else 0))
             return each(moving, self.side.inputs, side)
 
-        phi, bent = jvp(gradients, (self._own(theta),), ({name: d[name] for name in self.names},))
+        phi, bent = jvp(gradients, (self._own(theta),), ({name: d[name] for name in self.names},))[:2]
         return ({name: phi[name].flatten(0, 1) for name in self.names},
                 {name: bent[name].flatten(0, 1) for name in self.names})
 
@@ -74,7 +74,7 @@ class SecondOrder:
         at = lambda h: f({name: theta[name] + h * d[name] for name in self.names})
         return (at(step) + at(-step) - 2 * at(0.0)) / step**2
 
-    def _outputs(self, theta: Parameters, buffers: Parameters):  # type: ignore[no-untyped-def]
+    def _outputs(self, theta: Parameters, buffers: Parameters) -> Outputs:
         def f(own: Parameters) -> Tensor:
             raw = self.side.network({**theta, **own}, buffers, self.side.inputs)
             return self.side.functional(raw, self.side.functional.side).flatten()
