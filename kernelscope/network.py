@@ -286,6 +286,15 @@ def per_sample_losses(loss: Callable[..., Tensor], outputs: Any, targets: Any, c
     return losses if losses.ndim == 1 else losses.flatten(1).mean(1)
 
 
+def apart(parameters: Parameters, names: Sequence[str]) -> Parameters:
+    """Some of the parameters, each in a storage of its own.
+
+    A tangent is laid out like the storage behind its primal: beside a view of a whole recording it would be as large as
+    the recording, once for each direction.
+    """
+    return {name: parameters[name].clone() for name in names}
+
+
 def gradients_of(value: Tensor, leaves: Mapping[str, Tensor], retain_graph: bool = False) -> tuple[Tensor | None, ...]:
     """The gradient of a number by each leaf; ``None`` by those it does not depend on, be it all of them."""
     if not value.requires_grad:

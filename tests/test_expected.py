@@ -257,13 +257,15 @@ def test_little_memory_gives_the_same_numbers():
 @pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop, torch.optim.Adagrad])
 def test_preconditioned_steps_are_followed_with_what_was_recorded(make):
     run, data = recorded([[0, 3], [2, 2], [5, 1]], 0.05, n=6, make=make), points(n=6)
-    found = ks.expected(run, QUERIES, data=data)
+    found = ks.expected(run, QUERIES, data=data, preconditioner="recorded")
     assert any("as recorded" in note for note in found.info["notes"])
     assert torch.allclose(found.mean + found.fluctuation, found.final, atol=1e-13)
     # Of the whole batch nothing is left to chance, and the terms say where the run went to third order.
-    missed = [float(ks.expected(recorded([range(6)] * 3, lr, n=6, make=make), QUERIES).fluctuation.abs().max())
-              for lr in (0.004, 0.002)]
+    whole = [recorded([range(6)] * 3, lr, n=6, make=make) for lr in (0.004, 0.002)]
+    missed = [float(ks.expected(run, QUERIES).fluctuation.abs().max()) for run in whole]
     assert math.log2(missed[0] / missed[1]) == pytest.approx(3, abs=0.35)
+    mean, given = (ks.expected(whole[0], QUERIES, preconditioner=way) for way in ("mean", "recorded"))
+    assert torch.allclose(mean.mean, given.mean, atol=1e-12)
 
 
 def test_the_best_guess_has_the_least_variance_of_all_mixtures():

@@ -24,7 +24,7 @@ from torch.func import grad, jvp, vmap
 
 from ..errors import ModelError
 from ..layers import Batch, Function, ModuleGradients
-from ..network import Parameters, cast, gradients_of, per_sample_losses, random_state
+from ..network import Parameters, apart, cast, gradients_of, per_sample_losses, random_state
 from ..run.replay import batch_tensors
 from ..run.run import Run
 from ..run.step import MicroBatch
@@ -117,7 +117,7 @@ class TrainingSide:
         r"""The products :math:`H_i d_i` of each sample's Hessian with a direction of its own, with shape (B, *)."""
         inputs, targets = self.to(batch_tensors(self.run, batch))
         buffers = self.to(self.run.buffers(k))
-        own = {name: parameters[name] for name in directions}
+        own = apart(parameters, list(directions))
 
         def loss(moved: Parameters, x: tuple[Tensor, ...], y: Tensor) -> Tensor:
             one = tuple(t.unsqueeze(0) for t in x)
@@ -131,7 +131,7 @@ class TrainingSide:
     def bent(self, batch: MicroBatch, k: int, parameters: Parameters, directions: Parameters) -> Parameters:
         """The products of the Hessian of the batch's mean loss with rows of directions, with shape (Q, *)."""
         losses = self._losses(batch, k)
-        own = {name: parameters[name] for name in directions}
+        own = apart(parameters, list(directions))
         size = sum(p.numel() for p in own.values()) * self.dtype.itemsize
         chunk = max(1, self.memory // (8 * max(size, 1)))
         slope = grad(lambda p: losses({**parameters, **p}).mean())
@@ -251,7 +251,7 @@ class TrainingSide:
 
     def _by_batch(self, batch: MicroBatch, k: int, parameters: Parameters, moving: list[str]) -> Products:
         losses = self._losses(batch, k)
-        own = {name: parameters[name] for name in moving}
+        own = apart(parameters, moving)
 
         def derivative(direction: Parameters) -> tuple[Tensor, Tensor]:
             primal, tangent = jvp(lambda p: losses({**parameters, **p}), (own,), (direction,))[:2]

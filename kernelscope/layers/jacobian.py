@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
-from ..network import Parameters, flatten, unflatten
+from ..network import Parameters, apart, flatten, unflatten
 from .batch import Batch, some
 from .function import Function
 
@@ -38,7 +38,7 @@ def push(function: Function, names: list[str], batch: Batch, directions: Tensor,
         directions: The directions.
         way: ``"forward"``, the forward derivative, or ``"twice"``, the derivative of a backward pass.
     """
-    own = {name: function.parameters[name] for name in names}
+    own = apart(function.parameters, names)
     shapes = [p.shape for p in own.values()]
     found = []
     for direction in directions:

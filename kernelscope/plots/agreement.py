@@ -30,7 +30,7 @@ def draw_agreement(result: Agreement, ax: Axes, theme: Theme, *, show: str = "co
     colours = (theme.down, theme.muted, theme.data)
     rates, ends = result.rates.tolist(), []
     for i, (name, values, dashes) in enumerate(_lines(result, show)):
-        colour = colours[i % len(colours)]
+        colour = colours[i % 3] if show != "variance" else colours[2 * i]
         ax.plot(rates, values, color=colour, linewidth=1.5, linestyle=dashes, marker="o", markersize=3.5)
         if name:
             ends.append((values[-1], name, colour))
@@ -64,8 +64,7 @@ def _lines(result: Agreement, show: str) -> list[tuple[str, list[float], object]
                  for name, values in zip(names, result.covered.values(), strict=True)]
         return found + [("", values.tolist(), short) for values in result.controlled.values()]
     if show == "variance":
-        return [("rows", result.variance["rows"].tolist(), "solid"), ("", [], "solid"),
-                ("carried", result.variance["carried"].tolist(), "solid")]
+        return [(name, result.variance[name].tolist(), "solid") for name in ("rows", "carried")]
     return [(name, values.tolist(), "solid") for name, values in result.guesses.items()] + [
         ("", values.tolist(), short) for values in result.foretold.values()]
 

@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Any
 from ..arguments import as_count, as_path, what_came
 from ..decomposition.explanation import Explanation
 from ..decomposition.result import Decomposition
+from ..decomposition.stochastic.ensemble import Ensemble
+from ..decomposition.stochastic.result import Expected
 from ..decomposition.wording import ACCOUNTING, CANCELLATION_LIMIT, is_long, shortened
+from ..diagnostics.agreement import Agreement
 from ..diagnostics.scaling import Scaling
 from ..diagnostics.scores import GradientScores
 from ..errors import DataError
@@ -75,8 +78,26 @@ SCALING_GLOSSARY = (
     ("pass", "One reading of all samples."),
 )
 
+NOISE_GLOSSARY = (
+    ("expected output", "The mean of the output over runs that differ by the batches they drew, from the same start."),
+    ("path, curvature, noise", "The three terms of the expected output beyond the initial one: what full gradients do "
+                               "along the path, what the bend of the output adds, and what the draw of batches adds."),
+    ("martingale", "What the draw of batches did to first order, step by step: its mean over runs is nought."),
+    ("row", "The products of one output’s gradient with the gradients of all training samples. Its variance is the "
+            "spread that the noise of one step would have if nothing was forgotten."),
+    ("carried", "A push of the gradient followed through the later steps to the end of the run, which forgets part of "
+                "it."),
+    ("seed", "One draw of all batches of a run."),
+)
+
 HEADINGS = {"Explanation": "Why it answers so", "Decomposition": "The ledger",
-            "GradientScores": "Which samples pull the same way", "Scaling": "More centers, more data"}
+            "GradientScores": "Which samples pull the same way", "Scaling": "More centers, more data",
+            "Expected": "Where runs end on average", "Ensemble": "The same training on other batches",
+            "MemoryWeights": "What an optimizer remembers", "PathKernel": "A kernel of the run",
+            "Orders": "How fast errors fall", "Agreement": "Prediction and measurement"}
+
+#: Results that are about the noise of training.
+NOISE = (Expected, Ensemble, Agreement)
 
 
 @dataclass(frozen=True)
@@ -146,6 +167,7 @@ class Report:
         page = _environment().get_template("page.html").render(
             title=self.title, lead=lead, sections=views, comparisons=compared, notices=[notice] if notice else [],
             glossary=(GLOSSARY if booked else ()) + (SCORE_GLOSSARY if any(scored) else ())
+            + (NOISE_GLOSSARY if any(isinstance(result, NOISE) for _, _, result in sections) else ())
             + (SCALING_GLOSSARY if any(isinstance(result, Scaling) for _, _, result in sections) else ()),
             accounting=ACCOUNTING if booked else "", longest=LONGEST_HEADING,
             cut_headings=[text for text in (self.title, *(heading for heading, _, _ in sections))

@@ -11,6 +11,7 @@ from .. import plots
 from ..decomposition.explanation import Explanation
 from ..decomposition.result import CHANNELS, Decomposition
 from ..decomposition.wording import counted, shortened
+from ..diagnostics.agreement import Agreement
 from ..diagnostics.scaling import Scaling
 from ..diagnostics.scores import GradientScores
 from ..result import Result
@@ -125,10 +126,21 @@ def scaling(result: Scaling, album: Album, name: str) -> dict[str, Any]:
     }
 
 
+def agreement(result: Agreement, album: Album, name: str) -> dict[str, Any]:
+    """The view of predicted against measured means and spreads: a drawing of each comparison."""
+    return _checks(result) | {
+        "sentence": f"{result.said()[0].upper()}{result.said()[1:]}.",
+        "drawings": [(Markup(plots.svg(result, show=show)), plots.title(result, show=show))
+                     for show in ("covered", "variance", "guesses")],
+        **_cells(result.to_frame()),
+    }
+
+
 SECTIONS: dict[type, tuple[str, View]] = {
     Explanation: ("explanation.html", explanation),
     Decomposition: ("decomposition.html", decomposition),
     GradientScores: ("scores.html", scores),
-    Scaling: ("scaling.html", scaling),
+    Scaling: ("drawings.html", scaling),
+    Agreement: ("drawings.html", agreement),
     Result: ("result.html", anything),
 }

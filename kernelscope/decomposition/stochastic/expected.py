@@ -60,9 +60,9 @@ EXACT = 1024
 LINEAR = ("SGD",)
 
 #: What is said of the others, and of clipping.
-RECORDED = (
-    "{what} as recorded: they depend on the batches too, and what that does to the mean is in no term. It does not "
-    "vanish with the learning rate; ask for seeds= to see how large it is."
+GIVEN = (
+    "{what}: they depend on the batches too, and what that does to the mean is in no term. It does not vanish with the "
+    "learning rate; ask for seeds= to see how large it is."
 )
 UNEXPLAINED = (
     "{count} of {total} steps were not made by the rule of the optimizer on the recorded loss (first: {first}); what "
@@ -82,6 +82,7 @@ def expected(
     targets: Any = None,
     order: int = 2,
     sampling: str | None = None,
+    preconditioner: str = "mean",
     noise: str | None = None,
     probes: int = 4,
     samples: int | None = None,
@@ -101,7 +102,7 @@ def expected(
 
     The terms are taken along the recorded run, with the gradient of all samples in the place of the batch's. Their mean
     over runs is the expected output; one run gives it up to ``mean_error``. Preconditioners (Adam) and clip factors are
-    those recorded, which is an approximation of its own.
+    taken as given, which is an approximation of its own: they vary with the batches, and go with them.
 
     Args:
         run: The recorded run, from its first step on.
@@ -111,6 +112,8 @@ def expected(
         order: 1 for the path term alone, 2 with curvature and noise.
         sampling: How batches were drawn: ``"replacement"``, ``"independent"``, ``"reshuffling"`` or ``"fixed"``; told
             from the batches if not given.
+        preconditioner: What Adam and its kin divide by: ``"mean"``, the mean square that batches would have, or
+            ``"recorded"``, that of the batches that were drawn. SGD has none.
         noise: How the noise term is found: ``"exact"``, from pairs of batches (``"two-batch"``), or from such pairs and
             outputs alone (``"difference"``); exact for up to 1,024 samples if not given.
         probes: How many pairs of batches are drawn at each step.
@@ -163,6 +166,7 @@ def expected(
     begun = time.perf_counter()
     run = checked_run(run)
     method = _method(run, order, noise, probes, carried, seed)
+    as_choice(preconditioner, "preconditioner", ("mean", "recorded"))
     memory = checked_memory(memory)
     quiet = None if progress is None else not as_switch(progress, "progress")
     place = checked_place(device, next(iter(run.network.parameters.values())).device)
@@ -191,7 +195,7 @@ def expected(
         width = len(functional.names)
         size = run.size if len(passes.columns) and int(population.places.max()) >= 0 else len(population)
         account = Account(len(side), width, size, len(run), method.carried, scheme)
-        path = MeanPath(Unroller(run, training, False), trajectory, passes, scheme)
+        path = MeanPath(Unroller(run, training, False), trajectory, passes, scheme, preconditioner == "recorded")
         notes = [own_precision, population.note]
         block, length, needed = _plan(run, width, len(side), method, dtype, memory)
         if len(run) and len(side):
@@ -210,7 +214,7 @@ def expected(
                     sweep.run_through(segments, training, bar.update)
         else:
             account.path[:] = side.outputs(*end)[1].double().cpu().unsqueeze(-1)
-        notes += _notes(run, path, scheme, method)
+        notes += _notes(run, path, scheme, preconditioner == "recorded")
     retrained = None
     if seeds is not None:
         retrained = ensemble(run, x, output, targets=targets, seeds=seeds, terms=_is_linear(run),
@@ -218,7 +222,7 @@ def expected(
                              progress=progress)
     return _result(run, account, method, functional.names, retrained, {
         "run": {key: run.info()[key] for key in ("path", "steps", "rules", "samples", "parameters", "loss", "dtype")},
-        "sampling": SCHEMES[scheme.scheme], "noise": method.noise, "dtype": str(dtype).removeprefix("torch."),
+        "sampling": SCHEMES[scheme.scheme], "preconditioner": preconditioner, "noise": method.noise, "dtype": str(dtype).removeprefix("torch."),
         "engine": {"training": training.way, "queries": side.way}, "notes": [note for note in notes if note],
         "seconds": round(time.perf_counter() - begun, 3), "bytes": needed,
     })
@@ -268,13 +272,14 @@ def _plan(run: Run, width: int, queries: int, method: Method, dtype: torch.dtype
     return block, length, block * each + length * held
 
 
-def _notes(run: Run, path: MeanPath, sampling: Sampling, method: Method) -> list[str]:
+def _notes(run: Run, path: MeanPath, sampling: Sampling, recorded: bool) -> list[str]:
     found = []
     others = sorted({run.step(k).optimizer for k in range(run.start, run.stop)} - set(LINEAR))
     if others:
-        found.append(RECORDED.format(what=f"The preconditioners of {', '.join(others)} are taken"))
+        kind = "as recorded" if recorded else "from mean squares of gradients"
+        found.append(GIVEN.format(what=f"The preconditioners of {', '.join(others)} are taken {kind}"))
     if path.clipped:
-        found.append(RECORDED.format(what="The factors that clipped gradients are taken"))
+        found.append(GIVEN.format(what="The factors that clipped gradients are taken as recorded"))
     if path.unexplained:
         first = ", ".join(map(str, sorted(path.unexplained)[:5]))
         found.append(UNEXPLAINED.format(count=len(path.unexplained), total=len(run), first=first))

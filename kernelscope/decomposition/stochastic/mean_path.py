@@ -1,8 +1,13 @@
 r"""Where each step would have gone on average: the rule of the optimizer on the gradient of all samples.
 
 At the recorded parameters :math:`\theta_k` the gradient of all samples :math:`g_k` takes the place of the batch's, and
-a momentum of such gradients that of the optimizer's own; preconditioners are those recorded. So the mean displacement
-of heavy ball is :math:`\bar D_k = -\eta\,\bar b_k` with :math:`\bar b_k = \sum_{s\le k}\mu^{k-s} g_s`.
+a momentum of such gradients that of the optimizer's own. So the mean displacement of heavy ball is
+:math:`\bar D_k = -\eta\,\bar b_k` with :math:`\bar b_k = \sum_{s\le k}\mu^{k-s} g_s`.
+
+A preconditioner is that which was recorded, or that which the mean square of a batch's gradient would have made,
+:math:`\mathbb E \hat g_j^2 = g_j^2 + v\,\Sigma_{jj}`. The recorded one is right for the batches that were drawn; where
+they had no gradient yet (a pixel that was always blank) it is as large as a rule allows, and lets samples that were not
+drawn move the output by thousands of times what they would have.
 
 Beside it goes what reshuffling needs: the weight :math:`U_s` with which the gradients of the earlier steps of an epoch
 entered :math:`\theta_s`.
@@ -11,13 +16,15 @@ entered :math:`\theta_s`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from ...errors import RuleError
 from ...network import Parameters
+from ...run.numbers import as_held
+from ...run.rules import State, find_rule
 from ..trajectory import Trajectory
 from ..unrolling import Key, OptimizerState, UnrolledStep, Unroller
 from .passes import Passes
@@ -59,12 +66,14 @@ class MeanState:
 
     optimizer: OptimizerState = field(default_factory=OptimizerState)
     momentum: dict[Key, Tensor] = field(default_factory=dict)
+    moments: dict[Key, State] = field(default_factory=dict)
     heard: dict[Key, Tensor] = field(default_factory=dict)  # the weight of an epoch's gradients in the momentum
     moved: dict[Key, Tensor] = field(default_factory=dict)  # and in the parameters
 
     def copy(self) -> MeanState:
         """A state that can be advanced without changing this one."""
-        return MeanState(self.optimizer.copy(), dict(self.momentum), dict(self.heard), dict(self.moved))
+        moments = {key: dict(states) for key, states in self.moments.items()}
+        return MeanState(self.optimizer.copy(), dict(self.momentum), moments, dict(self.heard), dict(self.moved))
 
 
 @dataclass(eq=False)
@@ -86,12 +95,14 @@ class MeanPath:
         trajectory: The run's parameters.
         passes: The passes of all samples.
         sampling: How batches were drawn; its steps count from the start of the run.
+        recorded: Whether preconditioners are those recorded.
     """
 
-    def __init__(self, unroller: Unroller, trajectory: Trajectory, passes: Passes, sampling: Sampling):
+    def __init__(self, unroller: Unroller, trajectory: Trajectory, passes: Passes, sampling: Sampling,
+                 recorded: bool):
         self.run = unroller.run
         self._unroller, self._trajectory = unroller, trajectory
-        self._passes, self._sampling = passes, sampling
+        self._passes, self._sampling, self._recorded = passes, sampling, recorded
         #: The steps whose displacement the rule did not explain.
         self.unexplained: set[int] = set()
         #: Whether factors that depend on the gradients multiplied them.
@@ -145,6 +156,8 @@ class MeanPath:
         factor: dict[str, Tensor | float] = {
             name: weight * (unrolled.clip if isinstance(unrolled.clip, float) else unrolled.clip[name])
             for name in heard}
+        if not self._recorded:
+            unrolled = self._preconditioned(k, theta, unrolled, gradient, factor, state)
         if self._sampling.starts_epoch(k):
             state.heard.clear()
             state.moved.clear()
@@ -167,3 +180,31 @@ class MeanPath:
                 state.moved[key] = earlier[name] + rule.sign * factor[name] * (
                     moved if rule.after is None else rule.after(moved))
         return MeanStep(theta, unrolled, gradient, factor, displacement, earlier)
+
+    def _preconditioned(self, k: int, theta: Parameters, unrolled: UnrolledStep, gradient: Parameters,
+                        factor: dict[str, Tensor | float], state: MeanState) -> UnrolledStep:
+        """The step with the preconditioners that the mean squares of batches would have made."""
+        step = self.run.step(k)
+        rule = find_rule(step.optimizer)
+        hyper = {name: numbers for group, numbers in zip(step.groups, map(as_held, step.groups), strict=True)
+                 for name in group["names"]}
+        moved = [name for name, linear in unrolled.linear.items()
+                 if name in gradient and (linear.before or linear.after) and not hyper[name].get("centered")]
+        if not moved:
+            return unrolled
+        squares = self._passes.squares(step, k, theta, moved, gradient, self._sampling.own(k))
+        linear = dict(unrolled.linear)
+        for name in moved:
+            key, own = unrolled.keys[name], linear[name]
+            if key not in state.moments:
+                # What an optimizer brought along is known after its first step only.
+                brought = unrolled.fresh.get(name) is not None
+                state.moments[key] = dict(state.optimizer.moments[key]) if brought else rule.initial(
+                    hyper[name], theta[name])
+            mean = own.direction(theta[name], gradient[name] * factor[name])
+            spread = (squares[name] - gradient[name].square()) * factor[name] ** 2
+            # A gradient whose direction has the root of the mean square, which is all that moments see.
+            seen = own.sign * ((mean.square() + spread).sqrt() - own.coupled * theta[name])
+            linear[name] = rule.linear(hyper[name], state.optimizer.age[key], theta[name], seen,
+                                       state.momentum.get(key), state.moments[key])
+        return replace(unrolled, linear=linear)

@@ -75,6 +75,17 @@ class Passes:
                 total[name] = weight * g if name not in total else total[name].add_(g, alpha=weight)
         return total
 
+    def squares(self, step: Step, k: int, theta: Parameters, names: list[str], mean: Parameters,
+                own: float) -> Parameters:
+        """The mean square of each entry of a batch's gradient, from v and the mean gradient."""
+        chosen, total = self.chosen(k, 0), {name: torch.zeros_like(theta[name]) for name in names}
+        for block in self.blocks(chosen) if own else ():
+            rows = self.training.rows(self.at(step, k, block), k, theta, names)
+            for name in names:
+                total[name] += (rows[name] - mean[name]).square().sum(0)
+        share = own / len(chosen)
+        return {name: mean[name].square() + share * total[name] for name in names}
+
 
 def check_noise(run: Run, step: Step, k: int) -> None:
     """Refuses steps whose noise comes from more than the choice of a batch.

@@ -25,7 +25,7 @@ from torch.func import grad, vmap
 
 from ...budget import as_words
 from ...errors import ModelError, NonFiniteError, OutOfBudget, RuleError
-from ...network import Parameters, cast, per_sample_losses
+from ...network import Parameters, apart, cast, per_sample_losses
 from ...run.run import Run
 from ...run.step import Step
 from ..query_side import QuerySide
@@ -129,7 +129,7 @@ def _at_step(trajectory: Trajectory, theta: Parameters, k: int, side: QuerySide,
     run, step = trajectory.run, trajectory.run.step(k)
     buffers = trajectory.buffers(k)
     rate, (batch,) = _rate(step), step.batches
-    own = {name: theta[name] for name in rates(step)}
+    own = apart(theta, list(rates(step)))
     inputs, targets = cast((samples.inputs, samples.targets), trajectory.dtype, trajectory.device)
     n = len(samples)
     v = Sampling(scheme, n, (len(batch.columns),), (0,)).own(0)

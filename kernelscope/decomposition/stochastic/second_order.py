@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import jacrev, jvp, vmap
 
 from ...errors import ModelError
-from ...network import Parameters
+from ...network import Parameters, apart
 from ..query_side import QuerySide
 from .derivatives import Outputs, along, bend
 
@@ -38,7 +38,7 @@ class SecondOrder:
         self.side, self.names = side, names
 
     def _own(self, theta: Parameters) -> Parameters:
-        return {name: theta[name] for name in self.names}
+        return apart(theta, self.names)
 
     def rows(self, theta: Parameters, buffers: Parameters, d: Parameters) -> tuple[Parameters, Parameters]:
         r""":math:`\phi` and :math:`Hd`, for each parameter with shape (q c, *)."""
