@@ -79,7 +79,7 @@ def every_sequence(quick: bool) -> ks.Orders:
         ("all terms, reshuffled", orders, "reshuffling", "reshuffling", {}, "noise", 3),
         ("formula of the other scheme, reshuffled", orders, "reshuffling", "replacement", {}, "noise", 2),
     ]
-    rates = [0.01, 0.02, 0.04]
+    rates = [0.005, 0.01, 0.02]
     errors: dict[str, list[float]] = {name: [] for name, *_ in cases}
     for rate, (name, sequences, _, formula, options, upto, _) in itertools.product(rates, cases):
         missed = torch.zeros(2, 1, dtype=torch.float64)
