@@ -60,8 +60,8 @@ run = record(lambda p: torch.optim.SGD(p, lr=0.1))
 found = ks.expected(run, queries)
 assert torch.allclose(found.mean + found.fluctuation, found.final)
 print(found)
-found.plot(plt.figure(figsize=(7, 4)).add_subplot(), query=0)
-plt.show()
+figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
+found.plot(ax, query=0);
 
 # %%
 found.to_frame().head(10).round(3)
@@ -86,8 +86,8 @@ print(beside.ensemble)
 ratio = float(beside.variance.sum() / beside.ensemble.std.square().sum())
 print(f"predicted / measured variance: {ratio:.2f}")
 assert 0.7 < ratio < 1.4
-beside.plot(plt.figure(figsize=(7, 4)).add_subplot(), query=0)
-plt.show()
+figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
+beside.plot(ax, query=0);
 
 # %% [markdown]
 # Measured minus predicted mean, seed by seed: with the path alone, and with curvature and noise.
@@ -95,8 +95,8 @@ plt.show()
 # %%
 path, terms = (beside.ensemble.bias(upto, controlled=True)[0].abs().mean() for upto in ("path", "noise"))
 assert terms < path / 5
-beside.ensemble.plot(plt.figure(figsize=(7, 3.5)).add_subplot())
-plt.show()
+figure, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")
+beside.ensemble.plot(ax);
 
 # %% [markdown]
 # ## Which samples are behind it
@@ -113,13 +113,14 @@ found.top(5, query=0, output=int(found.final[0].argmax())).round(4)
 # theirs.
 
 # %%
-ks.memory_weights({
+memory = ks.memory_weights({
     "SGD": run,
     "momentum .9": record(lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9)),
     "Nesterov .9": record(lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, nesterov=True)),
     "Adam": record(lambda p: torch.optim.Adam(p, lr=0.01)),
-}).plot(plt.figure(figsize=(7, 3.5)).add_subplot(), last=60)
-plt.show()
+})
+figure, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")
+memory.plot(ax, last=60);
 
 # %% [markdown]
 # ## The kernel of the run
@@ -130,5 +131,5 @@ plt.show()
 order = y[:60].argsort(stable=True)
 kernel = ks.path_kernel(run, x[:60][order])
 print(kernel)
-kernel.plot(plt.figure(figsize=(6, 5)).add_subplot())
-plt.show()
+figure, ax = plt.subplots(figsize=(6, 5), layout="constrained")
+kernel.plot(ax);
