@@ -80,15 +80,16 @@ def _name(ax: Axes, x: float, ends: list[tuple[float, str, str]], logarithmic: b
 
 def conclusion(result: Agreement, show: str) -> str:
     """What the drawing shows, in words."""
-    rate = float(result.rates[0])
+    at = result.largest
+    rate = float(result.rates[at])
     if show == "covered":
-        both = [float(result.covered[name][0]) for name in ("path", "noise")]
+        both = [float(result.covered[name][at]) for name in ("path", "noise")]
         return (f"With all terms {both[1]:.0%} of the intervals hold 0 at rate {rate:g}, with the path alone "
                 f"{both[0]:.0%}; dashed: with the martingale taken off each seed")
     if show == "variance":
-        both = [float(result.variance[name][0]) for name in ("carried", "rows")]
+        both = [float(result.variance[name][at]) for name in ("carried", "rows")]
         return (f"Pushes carried to the end foretell {both[0]:.2f} of the variance at rate {rate:g}; contribution rows "
                 f"{both[1]:.3g} of it")
-    adjusted, final = (float(result.guesses[name][0]) for name in ("adjusted", "final"))
+    adjusted, final = (float(result.guesses[name][at]) for name in ("adjusted", "final"))
     return (f"One run tells the mean to {adjusted:.2g} at rate {rate:g}, its own end to {final:.2g}; dashed: how far "
             "off the run says they are")
