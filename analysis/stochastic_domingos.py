@@ -128,7 +128,7 @@ def small_tasks(seeds: int) -> list[tuple[str, ks.Expected]]:
     for task, (x, y), widths, loss, queries in (("A curve", curve, (1, 16, 1), mse_loss, grid),
                                                 ("Two moons", points, (2, 16, 2), cross_entropy, plane)):
         for scheme, words in (("replacement", "with replacement"), ("reshuffling", "with reshuffling")):
-            run = recorded(network(*widths, scale=2.0), x, y, loss, drawn(64, 400, scheme, 8), lr=0.02)
+            run = recorded(network(*widths, scale=2.0), x, y, loss, drawn(64, 200, scheme, 8), lr=0.02)
             found.append((f"{task}, {words}", ks.expected(run, queries, data=(x, y), seeds=seeds, output=0)))
     return found
 
@@ -205,7 +205,7 @@ def main() -> None:
         (f"One run on digits at learning rate {rates[len(rates) // 2]:g}", example),
         (f"{seeds} runs on digits at the same learning rate", example.ensemble),
         *itertools.chain.from_iterable((
-            [] if i else ["Sixteen hidden units, 64 samples, batches of 8, 400 steps. With reshuffling each epoch "
+            [] if i else ["Sixteen hidden units, 64 samples, batches of 8, 200 steps. With reshuffling each epoch "
                           "goes through all samples, and most of the noise of an epoch cancels; the formula then needs "
                           "the learning rate times the steps of an epoch to be small, and not the learning rate alone."
                           ]) + [

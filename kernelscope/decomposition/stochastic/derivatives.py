@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vmap
+from torch.func import jvp
 
 #: Parameters or directions by name.
 Tree = dict[str, Tensor]
@@ -24,8 +24,10 @@ def along(f: Outputs, theta: Tree, d: Tree) -> Tensor:
     r""":math:`\langle\phi, d\rangle` for each output.
 
     Example:
+        >>> from kernelscope.network import exact_arithmetic
         >>> f = lambda t: t["w"].square()
-        >>> along(f, {"w": torch.tensor([3.0])}, {"w": torch.tensor([1.0])})
+        >>> with exact_arithmetic():
+        ...     along(f, {"w": torch.tensor([3.0])}, {"w": torch.tensor([1.0])})
         tensor([6.])
     """
     return jvp(f, (theta,), (d,))[1]
@@ -35,27 +37,14 @@ def bend(f: Outputs, theta: Tree, u: Tree, v: Tree) -> Tensor:
     r""":math:`u^T H v` for each output.
 
     Example:
+        >>> from kernelscope.network import exact_arithmetic
         >>> f = lambda t: t["w"] ** 3
         >>> one = {"w": torch.tensor([1.0])}
-        >>> bend(f, {"w": torch.tensor([3.0])}, one, one)
+        >>> with exact_arithmetic():
+        ...     bend(f, {"w": torch.tensor([3.0])}, one, one)
         tensor([18.])
     """
     return jvp(lambda t: along(f, t, v), (theta,), (u,))[1]
-
-
-def along_each(f: Outputs, theta: Tree, ds: Tree, chunk: int | None = None) -> Tensor:
-    """The first derivatives along several directions, stacked in the first axis."""
-    return vmap(lambda d: along(f, theta, d), chunk_size=chunk)(ds)
-
-
-def bend_each(f: Outputs, theta: Tree, us: Tree, v: Tree | None = None, chunk: int | None = None) -> Tensor:
-    r""":math:`u_i^T H v` for several u, or :math:`u_i^T H u_i` without v, stacked in the first axis."""
-    return vmap(lambda u: bend(f, theta, u, u if v is None else v), chunk_size=chunk)(us)
-
-
-def mean(trees: Tree) -> Tree:
-    """The mean over the first axis."""
-    return {name: t.mean(0) for name, t in trees.items()}
 
 
 def scaled_sum(*terms: tuple[float, Tree]) -> Tree:

@@ -222,9 +222,9 @@ def expected(
                              progress=progress)
     return _result(run, account, method, functional.names, retrained, {
         "run": {key: run.info()[key] for key in ("path", "steps", "rules", "samples", "parameters", "loss", "dtype")},
-        "sampling": SCHEMES[scheme.scheme], "preconditioner": preconditioner, "noise": method.noise, "dtype": str(dtype).removeprefix("torch."),
-        "engine": {"training": training.way, "queries": side.way}, "notes": [note for note in notes if note],
-        "seconds": round(time.perf_counter() - begun, 3), "bytes": needed,
+        "sampling": SCHEMES[scheme.scheme], "preconditioner": preconditioner, "noise": method.noise,
+        "dtype": str(dtype).removeprefix("torch."), "engine": {"training": training.way, "queries": side.way},
+        "notes": [note for note in notes if note], "seconds": round(time.perf_counter() - begun, 3), "bytes": needed,
     })
 
 
