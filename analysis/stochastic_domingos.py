@@ -77,7 +77,7 @@ def every_sequence(quick: bool) -> ks.Orders:
         ("all terms, with replacement", singles, "replacement", "replacement", {}, "noise", 3),
         ("all terms, heavy ball", singles, "replacement", "replacement", {"momentum": 0.6}, "noise", 3),
         ("all terms, reshuffled", orders, "reshuffling", "reshuffling", {}, "noise", 3),
-        ("formula of the other scheme, reshuffled", orders, "reshuffling", "replacement", {}, "noise", 2),
+        ("reshuffled, by the other formula", orders, "reshuffling", "replacement", {}, "noise", 2),
     ]
     rates = [0.005, 0.01, 0.02]
     errors: dict[str, list[float]] = {name: [] for name, *_ in cases}

@@ -84,8 +84,8 @@ def conclusion(result: Agreement, show: str) -> str:
     rate = float(result.rates[at])
     if show == "covered":
         both = [float(result.covered[name][at]) for name in ("path", "noise")]
-        return (f"With all terms {both[1]:.0%} of the intervals hold 0 at rate {rate:g}, with the path alone "
-                f"{both[0]:.0%}; dashed: with the martingale taken off each seed")
+        return (f"At rate {rate:g} {both[1]:.0%} of intervals hold 0 with all terms, {both[0]:.0%} with the path; "
+                "dashed: the martingale taken off each seed")
     if show == "variance":
         both = [float(result.variance[name][at]) for name in ("carried", "rows")]
         return (f"Pushes carried to the end foretell {both[0]:.2f} of the variance at rate {rate:g}; contribution rows "

@@ -10,8 +10,13 @@ from markupsafe import Markup
 from .. import plots
 from ..decomposition.explanation import Explanation
 from ..decomposition.result import CHANNELS, Decomposition
+from ..decomposition.stochastic.ensemble import Ensemble
+from ..decomposition.stochastic.kernel import PathKernel
+from ..decomposition.stochastic.memory import MemoryWeights
+from ..decomposition.stochastic.result import Expected
 from ..decomposition.wording import counted, shortened
 from ..diagnostics.agreement import Agreement
+from ..diagnostics.orders import Orders
 from ..diagnostics.scaling import Scaling
 from ..diagnostics.scores import GradientScores
 from ..result import Result
@@ -123,6 +128,7 @@ def scaling(result: Scaling, album: Album, name: str) -> dict[str, Any]:
         "sentence": f"{result.kernel}, ridge {result.ridge:g}, {counted(result.tests, 'test point')}: {result.said()}.",
         "drawings": [(Markup(plots.svg(result, **options)), plots.title(result, **options)) for options in ways],
         **_cells(table),
+        "left_out": "",
     }
 
 
@@ -133,6 +139,20 @@ def agreement(result: Agreement, album: Album, name: str) -> dict[str, Any]:
         "drawings": [(Markup(plots.svg(result, show=show)), plots.title(result, show=show))
                      for show in ("covered", "variance", "guesses")],
         **_cells(result.to_frame()),
+        "left_out": "",
+    }
+
+
+def noise(result: Result, album: Album, name: str) -> dict[str, Any]:
+    """The view of what training noise does, of kernels and of orders: a sentence, a drawing, and a table to open."""
+    table = result.to_frame()
+    # The sentence stands in the brackets of its class.
+    said = result.summary().partition("(")[2].removesuffix(")")
+    return _checks(result) | {
+        "sentence": f"{said[0].upper()}{said[1:]}.",
+        "drawings": [(Markup(plots.svg(result)), plots.title(result))],
+        **_cells(table.head(MOST_ROWS)),
+        "left_out": f"Showing {MOST_ROWS} of {len(table):,} rows." if len(table) > MOST_ROWS else "",
     }
 
 
@@ -142,5 +162,6 @@ SECTIONS: dict[type, tuple[str, View]] = {
     GradientScores: ("scores.html", scores),
     Scaling: ("drawings.html", scaling),
     Agreement: ("drawings.html", agreement),
+    **dict.fromkeys((Expected, Ensemble, MemoryWeights, Orders, PathKernel), ("drawings.html", noise)),
     Result: ("result.html", anything),
 }

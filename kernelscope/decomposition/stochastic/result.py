@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ...arguments import as_count, as_place
 from ...result import Check, CheckRow, Result, rows_of
+from ..wording import counted
 from .account import OTHERS, SHARED
 from .ensemble import Ensemble
 from .sampling import SCHEMES
@@ -172,10 +173,12 @@ class Expected(Result):
         q, c = self.initial.shape
         second = self.upto("noise") - self.upto("path")
         return (
-            f"Expected(queries={q}, outputs={c}, samples={len(self.sample_ids)}, batches drawn "
-            f"{SCHEMES[self.sampling]}, order={self.order}: standard deviation over runs {_typical(self.std):.3g}, "
-            f"second-order terms {_typical(second):.3g}"
-            + (f", mean known to {_typical(self.adjusted_error):.3g}" if self.adjusted_error is not None else "") + ")"
+            f"Expected({counted(q, 'input')}, {counted(c, 'output')} of each, "
+            f"{counted(len(self.sample_ids), 'sample')}, batches drawn {SCHEMES[self.sampling]}: runs end "
+            f"{_typical(self.std):.3g} apart (one standard deviation)"
+            + (f", curvature and noise move the mean by {_typical(second):.3g}" if self.order == 2 else "")
+            + (f", this run tells the mean to {_typical(self.adjusted_error):.3g}"
+               if self.adjusted_error is not None else "") + ")"
         )
 
     def to_frame(self) -> pd.DataFrame:
