@@ -41,7 +41,7 @@ from .recipe import Recipe
 from .sampling import Sampling
 
 #: Up to how many samples covariances are computed from all of them.
-ALL = 64
+ALL = 32
 
 #: How many pairs of batches are drawn at each step where they are not.
 PROBES = 2
