@@ -359,3 +359,131 @@ def test_muon_is_answered_to_first_order_only():
     with pytest.raises(RuleError, match="whole matrices"):
         ks.expected(recording.run, QUERIES)
     assert ks.expected(recording.run, QUERIES, order=1).order == 1
+
+
+class Written(nn.Module):
+    """Layer normalisation in plain operations."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+
+    def forward(self, x):
+        apart = x - x.mean(-1, keepdim=True)
+        return apart / (apart.square().mean(-1, keepdim=True) + 1e-5).sqrt() * self.weight + self.bias
+
+
+def recorded_network(model, loss, targets, batches, lr=0.1, **options):
+    x, _ = points(n=6)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, **options)
+    with ks.record(model, (x, targets), loss=loss) as recording:
+        for ids in batches:
+            recording.batch(torch.as_tensor(ids))
+            optimizer.zero_grad()
+            loss(model(x[ids]), targets[ids]).backward()
+            optimizer.step()
+    return recording.run
+
+
+@pytest.mark.parametrize("made", [nn.LayerNorm, lambda width: nn.GroupNorm(1, width)])
+def test_normalisation_is_bent_as_its_plain_operations_are(made):
+    x, y = points(n=6)
+    found = []
+    for layer in (made, Written):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(2, 4), layer(4), nn.Tanh(), nn.Linear(4, 1)).double()
+        run = recorded_network(model, F.mse_loss, y, [[0, 3], [2, 5], [4, 1]], lr=0.2)
+        one = ks.expected(run, QUERIES, data=(x, y))
+        other = ks.ensemble(run, QUERIES, seeds=4, terms=True, data=(x, y))
+        second = ks.path_kernel(run, QUERIES, kind="second")
+        found.append((one.terms["noise"], one.terms["curvature"], one.variance, other.terms["curvature"],
+                      other.terms["noise"], other.terms["drift"], second.matrix))
+    for a, b in zip(*found, strict=True):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-13)
+
+
+def test_a_loss_that_weighs_classes_is_refused():
+    labels = torch.tensor([0, 1, 1, 0, 1, 0])
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2)).double()
+    loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 8.0], dtype=torch.float64))
+    run = recorded_network(model, loss, labels, [[0, 3], [2, 1], [4, 0]])
+    with pytest.raises(ModelError, match="class weights"):
+        ks.expected(run, QUERIES)
+
+
+def test_passes_that_count_otherwise_than_their_samples_are_refused():
+    x, y = points(n=6)
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ks.record(model, (x, y), loss=F.mse_loss) as recording:
+        for part in ([0, 1], [2]):
+            recording.batch(torch.tensor(part))
+            F.mse_loss(model(x[part]), y[part]).backward()
+        optimizer.step()
+    with pytest.raises(RuleError, match="otherwise than by their sizes"):
+        ks.expected(recording.run, QUERIES)
+
+
+def test_a_summed_loss_over_an_incomplete_batch_is_no_clipping():
+    y = points(n=6)[1]
+    summed = lambda outputs, targets, reduction="sum": F.mse_loss(outputs, targets, reduction=reduction)
+    run = recorded_network(network(), summed, y, [[0, 3, 1, 2], [4, 5]], lr=0.02)
+    found = ks.expected(run, QUERIES)
+    assert not any("is in no term" in note for note in found.info["notes"])
+    assert torch.allclose(found.mean + found.fluctuation, found.final, atol=1e-13)
+
+
+def test_samples_that_are_drawn_more_often_are_told():
+    weights = torch.ones(6)
+    weights[0] = 60
+    draw = torch.Generator().manual_seed(0)
+    batches = [torch.multinomial(weights, 2, True, generator=draw).tolist() for _ in range(40)]
+    found = ks.expected(recorded(batches, 0.02, n=6), QUERIES, data=points(n=6), carried=False)
+    assert any("far more often" in note for note in found.info["notes"])
+    assert not all(row.status == "pass" for row in found.check().rows)
+    plain = ks.expected(recorded([torch.randint(6, (2,), generator=draw).tolist() for _ in range(40)], 0.02, n=6),
+                        QUERIES, data=points(n=6), carried=False)
+    assert not any("far more often" in note for note in plain.info["notes"])
+
+
+def test_other_targets_than_those_of_the_run_are_refused():
+    x, y = points(n=6)
+    run = recorded([[0, 3], [2, 2], [5, 1]], 0.1, n=6)
+    with pytest.raises(DataError, match="are others"):
+        ks.expected(run, QUERIES, data=(x, y + 1))
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    ({"probes": 1}, "probes must be"), ({"dtype": torch.float16}, "float16"), ({"order": 1.0}, "order must be"),
+    ({"samples": 1}, "samples must be"), ({"preconditioner": "none"}, "preconditioner must be")])
+def test_odd_options_are_refused(options, said):
+    run = recorded([[0, 3], [2, 2], [5, 1]], 0.1, n=6)
+    with pytest.raises(DataError, match=said):
+        ks.expected(run, QUERIES, **options)
+
+
+def test_odd_questions_are_refused():
+    run = recorded([[0, 3], [2, 2], [5, 1]], 0.1, n=6)
+    with pytest.raises(DataError, match="cannot take these queries"):
+        ks.expected(run, torch.zeros(2, 5, dtype=torch.float64))
+    with pytest.raises(DataError, match="seeds out"):
+        ks.expected(recorded([range(6)] * 3, 0.1, n=6), QUERIES, seeds=4)
+    with pytest.raises(DataError, match="term must be"):
+        ks.expected(run, QUERIES).upto("drift")
+    with pytest.raises(DataError, match="none came"):
+        ks.ensemble(run, QUERIES[:0], seeds=4)
+
+
+def test_centered_rmsprop_says_that_its_preconditioners_are_those_recorded():
+    make = lambda parameters, lr: torch.optim.RMSprop(parameters, lr=lr, centered=True)
+    run = recorded([[0, 3], [2, 2], [5, 1]], 0.01, n=6, make=make)
+    assert any("as recorded" in note for note in ks.expected(run, QUERIES).info["notes"])
+
+
+def test_parameters_have_storages_of_their_own_where_tangents_are_laid_beside_them():
+    run = recorded([[0, 3], [2, 2], [5, 1]], 0.1, n=6)
+    theta = run.parameters(1)
+    kept = ks.network.apart(theta, list(theta))
+    assert all(t.untyped_storage().nbytes() == t.nbytes for t in kept.values())
+    assert all(torch.equal(t, theta[name]) for name, t in kept.items())

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
+from ..composed import Composed
 from ..errors import ModelError
 from ..layers import Batch, Function, ModuleGradients
 from ..network import Parameters, apart, cast, gradients_of, per_sample_losses, random_state
@@ -126,7 +127,8 @@ class TrainingSide:
         def bent(x: tuple[Tensor, ...], y: Tensor, direction: Parameters) -> Parameters:
             return jvp(lambda p: grad(loss)(p, x, y), (own,), (direction,))[1]
 
-        return vmap(bent)(inputs, targets, directions)
+        with Composed():
+            return vmap(bent)(inputs, targets, directions)
 
     def bent(self, batch: MicroBatch, k: int, parameters: Parameters, directions: Parameters) -> Parameters:
         """The products of the Hessian of the batch's mean loss with rows of directions, with shape (Q, *)."""
@@ -135,7 +137,8 @@ class TrainingSide:
         size = sum(p.numel() for p in own.values()) * self.dtype.itemsize
         chunk = max(1, self.memory // (8 * max(size, 1)))
         slope = grad(lambda p: losses({**parameters, **p}).mean())
-        return vmap(lambda direction: jvp(slope, (own,), (direction,))[1], chunk_size=chunk)(directions)
+        with Composed():
+            return vmap(lambda direction: jvp(slope, (own,), (direction,))[1], chunk_size=chunk)(directions)
 
     def products(self, batch: MicroBatch, k: int, parameters: Parameters, moving: list[str]) -> Products:
         r"""Makes the function that gives :math:`\langle s\psi_q, g_i\rangle` for directions and factors s.

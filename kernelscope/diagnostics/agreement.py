@@ -86,9 +86,8 @@ class Agreement(Result):
         import pandas as pd
 
         columns: dict[str, Any] = {"learning rate": self.rates.tolist()}
-        columns |= {f"covered, {name}": values.tolist() for name, values in self.covered.items()}
-        columns |= {f"controlled, {name}": values.tolist() for name, values in self.controlled.items()}
-        columns |= {f"bias, {name}": values.tolist() for name, values in self.bias.items()}
+        for what in ("covered", "controlled", "bias"):
+            columns |= {f"{what}, {name}": getattr(self, what)[name].tolist() for name in LEVELS}
         columns |= {f"variance, {name}": values.tolist() for name, values in self.variance.items()}
         columns |= {f"{name} off by": values.tolist() for name, values in self.guesses.items()}
         columns |= {f"{name} says": values.tolist() for name, values in self.foretold.items()}
@@ -126,7 +125,15 @@ def agreement(found: Mapping[float, Expected | Sequence[Expected]]) -> Agreement
     """
     if not isinstance(found, Mapping) or not found:
         raise DataError("agreement needs a result of ks.expected(..., seeds=...) for each learning rate; none came.")
+    if not all(isinstance(rate, int | float) and not isinstance(rate, bool) for rate in found):
+        raise DataError("The keys of agreement are learning rates, and others came. Pass {0.1: ks.expected(...)}.")
     rates = sorted(found)
+    each = [_several(rate, found[rate]) for rate in rates]
+    kinds = {(tuple(e.final.shape), e.sampling) for several in each for e in several}
+    counts = {len(several[0].ensemble or ()) for several in each}
+    if len(kinds) > 1 or len(counts) > 1:
+        raise DataError("agreement compares like with like, and results with other queries, outputs, seeds or ways to "
+                        "draw batches came. Ask for the same at each learning rate.")
     rows = [_row(rate, found[rate]) for rate in rates]
     first = _several(rates[0], found[rates[0]])[0].ensemble
     assert first is not None
@@ -141,9 +148,9 @@ def agreement(found: Mapping[float, Expected | Sequence[Expected]]) -> Agreement
 
 
 def _several(rate: float, given: Expected | Sequence[Expected]) -> list[Expected]:
-    several = [given] if isinstance(given, Expected) else list(given)
-    if not several or several[0].ensemble is None or not several[0].ensemble.terms or any(
-            e.mean_error is None for e in several):
+    several = [given] if isinstance(given, Expected) else list(given) if isinstance(given, list | tuple) else []
+    known = [e for e in several if isinstance(e, Expected) and e.mean_error is not None]
+    if not known or len(known) < len(several) or known[0].ensemble is None or not known[0].ensemble.terms:
         raise DataError(
             f"The result for {rate:g} holds no ensemble with terms. Make it with ks.expected(run, x, seeds=200) of a "
             "run of SGD, and leave carried=True."

@@ -70,6 +70,9 @@ def kernel_of_run(run: Run, kind: str = "path", *, step: int | None = None, quad
         raise DataError('A run of at least one step was needed, and step= where kind="step", and only there. Pass '
                         'kind="step", step=0, or a slice of the run with kind="path".')
     if kind == "path":
+        if quadrature != "gauss5":
+            raise DataError(f"A path kernel is summed over steps and takes no quadrature; {quadrature!r} came. Leave "
+                            'it out, or pass kind="step".')
         return _PathKernel(run, outputs, options)
     k = run.start + as_place(step, "step", len(run), "steps")
     rule = Quadrature.parse(quadrature)

@@ -95,14 +95,15 @@ def orders(sizes: Sequence[float], errors: Mapping[str, Sequence[float]], *,
         >>> orders([0.1, 0.2], {"square": [0.01, 0.04]}, claimed={"square": 2})
         Orders(in the learning rate: square 2.00)
     """
-    given = list(sizes)
-    if len(given) < 2 or not all(isinstance(h, int | float) and 0 < h < math.inf for h in given):
-        raise DataError(f"sizes must be two or more positive numbers; {given!r:.80} came. Pass for example [0.1, 0.2].")
+    given = _numbers(sizes)
+    if given is None or len(set(given)) < 2 or not all(0 < h < math.inf for h in given):
+        raise DataError(f"sizes must be two or more positive numbers; {str(sizes)[:80]} came. Pass for example [0.1, "
+                        "0.2].")
     if not isinstance(errors, Mapping) or not errors:
         raise DataError('errors must be a dictionary of lists by name. Pass for example {"midpoint": [1e-4, 4e-4]}.')
     found = {}
     for name, values in errors.items():
-        row = torch.as_tensor([float(value) for value in values], dtype=torch.float64)
+        row = torch.as_tensor(_numbers(values) or [], dtype=torch.float64)
         if len(row) != len(given) or not bool(((row >= 0) & torch.isfinite(row)).all()):
             odd = "" if len(row) != len(given) else ", one of them negative or no number"
             raise DataError(f"errors[{name!r}] must hold one number from 0 on for each of the {len(given)} sizes; "
@@ -114,3 +115,12 @@ def orders(sizes: Sequence[float], errors: Mapping[str, Sequence[float]], *,
     ordered = torch.as_tensor([float(h) for h in given], dtype=torch.float64).sort()
     return Orders(ordered.values, {name: row[ordered.indices] for name, row in found.items()},
                   {name: float(order) for name, order in (claimed or {}).items()}, size_name)
+
+
+def _numbers(values: Any) -> list[float] | None:
+    """A list of numbers, from a list, an array or a tensor of them."""
+    plain = values.tolist() if hasattr(values, "tolist") else values
+    try:
+        return [float(value) for value in plain if not isinstance(value, str)]
+    except (TypeError, ValueError):
+        return None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..arguments import as_count
 from ..decomposition.stochastic.memory import MemoryWeights
+from ..errors import DataError
 from . import drawing
 from .style import in_lines, plain
 from .thinning import thinned
@@ -24,11 +26,17 @@ APART = 0.09
 @drawing(MemoryWeights)
 def draw_memory(result: MemoryWeights, ax: Axes, theme: Theme, *, last: int | None = None) -> None:
     """Draws the weights as shares of the median one; ``last`` shows so many of the last steps."""
+    if last is not None:
+        as_count(last, "last", least=2)
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+    if not any(len(values) for values in result.weights.values()):
+        raise DataError("These runs have no steps, so there is nothing to draw. Record a loop with at least one step.")
     colours, ends, longest = (theme.up, theme.data, theme.down, theme.muted), [], 0
     for i, name in enumerate(result.weights):
         values = result.relative(name)
+        if not len(values):
+            continue
         first = max(0, len(values) - last) if last else 0
         kept = [k for k in thinned(values, most=1000) if k >= first]
         colour = colours[i % len(colours)]

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
+from ...composed import Composed
+
 #: Parameters or directions by name.
 Tree = dict[str, Tensor]
 
@@ -30,7 +32,8 @@ def along(f: Outputs, theta: Tree, d: Tree) -> Tensor:
         ...     along(f, {"w": torch.tensor([3.0])}, {"w": torch.tensor([1.0])})
         tensor([6.])
     """
-    return jvp(f, (theta,), (d,))[1]
+    with Composed():
+        return jvp(f, (theta,), (d,))[1]
 
 
 def bend(f: Outputs, theta: Tree, u: Tree, v: Tree) -> Tensor:

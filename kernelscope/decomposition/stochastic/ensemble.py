@@ -33,6 +33,7 @@ from .local_terms import ALL, LocalTerms, Setting
 from .population import Population, population_of
 from .recipe import Recipe, recipe_of
 from .sampling import SCHEMES, Sampling, sampling_of
+from .second_order import SecondOrder
 from .stacked import train
 
 if TYPE_CHECKING:
@@ -148,7 +149,8 @@ class Ensemble(Result):
             controlled = "martingale" in self.terms
             path, whole = (float(self.bias(upto, controlled)[0].abs().mean()) for upto in ("path", "noise"))
             said += (f"; the path predicts their mean to {path:.3g}, with curvature and noise to {whole:.3g} (mean "
-                     f"error; {self.covered(controlled=controlled):.0%} of 95 % intervals hold 0)")
+                     f"error; {self.covered(controlled=controlled):.0%} of 95 % intervals hold 0"
+                     f"{', the martingale taken off' if controlled else ''})")
         return f"{said})"
 
     def to_frame(self) -> pd.DataFrame:
@@ -255,6 +257,8 @@ def ensemble(
     dtype = _precision(run, dtype)
     with undisturbed(place), telling(shown):
         queries = cast(as_queries(x, tuple(run.samples.inputs)), dtype, place)
+        if not len(queries[0]):
+            raise DataError("An ensemble is asked for the outputs of queries, and none came. Pass at least one.")
         population = population_of(run, data, dtype, place)
         recipe = recipe_of(run, population, dtype, place, memory)
         drawn = _sampling(run, population, sampling)
@@ -264,6 +268,7 @@ def ensemble(
         setting = _setting(recipe, population, drawn, side, buffers, memory)
         if terms:
             recipe.forms()
+            SecondOrder(side, run.names).probe(trajectory.at(0), buffers)
         together = _together(setting, side, memory, terms)
         own = None if int(population.places.max()) < 0 else [population.of_step(run.step(k)) for k in range(len(run))]
         ends, sums = _train(setting, side, buffers, seeds, seed, together, terms, own)

@@ -27,16 +27,18 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from scipy.special import chdtrc
 from torch import Tensor
 from tqdm import tqdm
 
-from ...arguments import as_choice, as_count, as_seed, as_switch
+from ...arguments import as_choice, as_count, as_seed, as_switch, as_whole
 from ...errors import DataError, NonFiniteError, OutOfBudget, RuleError
 from ...network import cast, undisturbed
 from ...run.rules import Muon, find_rule
 from ...run.run import Run
+from ..exact import final_outputs
 from ..output import output_functional
-from ..precision import ledger_precision
+from ..precision import checked_dtype, ledger_precision
 from ..query_side import QuerySide
 from ..questions import as_queries, as_targets, checked_memory, checked_place, checked_run
 from ..training_side import TrainingSide
@@ -47,7 +49,7 @@ from .backward import BackwardSweep, Method
 from .ensemble import Ensemble, ensemble
 from .mean_path import MeanPath
 from .noise import ESTIMATORS
-from .passes import Passes, check_noise
+from .passes import Passes, check_mean, check_noise
 from .population import Population, population_of
 from .result import Expected
 from .sampling import SCHEMES, Sampling, sampling_of
@@ -56,8 +58,17 @@ from .second_order import SecondOrder
 #: With so many samples or fewer the noise term is found exactly if nothing else is asked for.
 EXACT = 1024
 
+#: How unlikely the recorded draws must be before samples are said not to have been drawn alike.
+CHANCE = 1e-6
+
 #: Optimizers whose steps are linear in the gradients without anything that depends on them.
 LINEAR = ("SGD",)
+
+#: What is said where other seeds are asked for and there are none.
+FIXED = (
+    "The batches of this run are the same in each epoch, or hold all samples, so that other seeds would end where it "
+    'did. Leave seeds out, or pass sampling="reshuffling" to see what another order would have made of it.'
+)
 
 #: What is said of the others, and of clipping.
 GIVEN = (
@@ -67,6 +78,10 @@ GIVEN = (
 UNEXPLAINED = (
     "{count} of {total} steps were not made by the rule of the optimizer on the recorded loss (first: {first}); what "
     "they did beyond it is in the fluctuation."
+)
+UNALIKE = (
+    "Some samples were drawn far more often than others, as by a sampler with weights. The terms are those of drawing "
+    "all alike, and do not hold for this run."
 )
 SHUFFLED = (
     "Batches were drawn with random reshuffling, where the noise of an epoch's steps cancels to first order. What is "
@@ -100,9 +115,10 @@ def expected(
     .. math:: \mathbb E f_T(x) = f_0(x) + \sum_i \big(\text{path}_i + \text{curvature}_i + \text{noise}_i\big)(x)
               + \text{decay} + \dots + O(T\eta^3)
 
-    The terms are taken along the recorded run, with the gradient of all samples in the place of the batch's. Their mean
-    over runs is the expected output; one run gives it up to ``mean_error``. Preconditioners (Adam) and clip factors are
-    taken as given, which is an approximation of its own: they vary with the batches, and go with them.
+    The terms are taken along the recorded run, with the gradient of all samples, each as likely to be drawn as any
+    other, in the place of the batch's. Their mean over runs is the expected output; one run gives it up to
+    ``mean_error``. Preconditioners (Adam) and clip factors are taken as given, which is an approximation of its own:
+    they vary with the batches, and go with them.
 
     Args:
         run: The recorded run, from its first step on.
@@ -116,7 +132,7 @@ def expected(
             ``"recorded"``, that of the batches that were drawn. SGD has none.
         noise: How the noise term is found: ``"exact"``, from pairs of batches (``"two-batch"``), or from such pairs and
             outputs alone (``"difference"``); exact for up to 1,024 samples if not given.
-        probes: How many pairs of batches are drawn at each step.
+        probes: How many pairs of batches are drawn at each step, at least two, which tell a standard error.
         samples: How many training samples are looked at in each step, drawn anew; all if not given. Of many, some
             hundreds tell the terms with a small standard error.
         carried: Whether the standard deviation follows each push to the end of the run, at the cost of second
@@ -166,6 +182,7 @@ def expected(
     begun = time.perf_counter()
     run = checked_run(run)
     method = _method(run, order, noise, probes, carried, seed)
+    checked_dtype(dtype)
     as_choice(preconditioner, "preconditioner", ("mean", "recorded"))
     memory = checked_memory(memory)
     quiet = None if progress is None else not as_switch(progress, "progress")
@@ -183,14 +200,18 @@ def expected(
         population = population_of(run, data, dtype, place)
         for k in range(run.start, run.stop):
             check_noise(run, run.step(k), k)
+        check_mean(run, population, trajectory)
         scheme = _sampling(run, population, sampling)
+        if seeds is not None and scheme.scheme == "fixed":
+            raise DataError(FIXED)
         # Steps of one epoch are compared sample by sample, so that those looked at must be the same.
         passes = Passes(run, training, population, samples, method.seed, fixed=bool(scheme.pair))
         if method.noise is None:
             method = replace(method, noise="exact" if passes.looked_at <= EXACT else "two-batch")
         end = trajectory.at(run.stop), trajectory.buffers(run.stop)
         given = cast(as_targets(targets, len(queries[0])), dtype, place)
-        functional = output_functional(output, run.network(*end, queries), given, run, len(queries[0])).to(dtype)
+        final = final_outputs(trajectory, None, queries)
+        functional = output_functional(output, final, given, run, len(queries[0])).to(dtype)
         side = QuerySide(run.network, queries, functional, run.names)
         width = len(functional.names)
         size = run.size if len(passes.columns) and int(population.places.max()) >= 0 else len(population)
@@ -214,11 +235,11 @@ def expected(
                     sweep.run_through(segments, training, bar.update)
         else:
             account.path[:] = side.outputs(*end)[1].double().cpu().unsqueeze(-1)
-        notes += _notes(run, path, scheme, preconditioner == "recorded")
+        notes += _notes(run, path, scheme, population, preconditioner == "recorded")
     retrained = None
     if seeds is not None:
         retrained = ensemble(run, x, output, targets=targets, seeds=seeds, terms=_is_linear(run),
-                             sampling=scheme.scheme, data=data, seed=seed, device=device, memory=memory,
+                             sampling=sampling, data=data, seed=seed, device=device, memory=memory,
                              progress=progress)
     return _result(run, account, method, functional.names, retrained, {
         "run": {key: run.info()[key] for key in ("path", "steps", "rules", "samples", "parameters", "loss", "dtype")},
@@ -229,7 +250,7 @@ def expected(
 
 
 def _method(run: Run, order: Any, noise: Any, probes: Any, carried: Any, seed: Any) -> Method:
-    if order not in (1, 2) or isinstance(order, bool):
+    if as_whole(order) not in (1, 2):
         raise DataError(f"order must be 1 (the path) or 2 (with curvature and noise); {order!r} came. Pass order=2.")
     if noise is not None:
         as_choice(noise, "noise", ESTIMATORS)
@@ -239,7 +260,7 @@ def _method(run: Run, order: Any, noise: Any, probes: Any, carried: Any, seed: A
                 f"The second-order terms need an optimizer that weighs each number of a gradient by itself, and {name} "
                 "turns whole matrices. Pass order=1 for the path term alone."
             )
-    return Method(order, noise, as_count(probes, "probes", least=1), as_switch(carried, "carried"), as_seed(seed))
+    return Method(int(order), noise, as_count(probes, "probes", least=2), as_switch(carried, "carried"), as_seed(seed))
 
 
 def _sampling(run: Run, population: Population, scheme: str | None) -> Sampling:
@@ -264,27 +285,37 @@ def _plan(run: Run, width: int, queries: int, method: Method, dtype: torch.dtype
     held = 5 * size
     if each > 4 * memory:
         raise OutOfBudget(
-            f"One query with {width} outputs needs about {each / 2**20:.0f} MiB, and memory={memory} allows "
-            f'{memory / 2**20:.0f} MiB. Ask for fewer outputs, for example output="margin", or raise memory.'
+            f"One query with {width} outputs needs about {each / 2**20:.3g} MiB, and memory={memory} allows "
+            f'{memory / 2**20:.3g} MiB. Ask for fewer outputs, for example output="margin", or raise memory.'
         )
     block = min(max(1, memory // (2 * each)), max(queries, 1))
     length = min(max(1, memory // (4 * held)), max(len(run), 1))
     return block, length, block * each + length * held
 
 
-def _notes(run: Run, path: MeanPath, sampling: Sampling, recorded: bool) -> list[str]:
+def _unalike(run: Run, population: Population) -> bool:
+    """Whether some samples were drawn far more often than others, by a chi-squared test."""
+    rows = torch.cat([population.of_step(run.step(k)) for k in range(run.start, run.stop)])
+    counts = torch.bincount(rows[rows >= 0], minlength=len(population)).double()
+    even = counts.sum() / len(counts)
+    return bool(len(counts) > 1 and chdtrc(len(counts) - 1, float(((counts - even) ** 2 / even).sum())) < CHANCE)
+
+
+def _notes(run: Run, path: MeanPath, sampling: Sampling, population: Population, recorded: bool) -> list[str]:
     found = []
     others = sorted({run.step(k).optimizer for k in range(run.start, run.stop)} - set(LINEAR))
     if others:
-        kind = "as recorded" if recorded else "from mean squares of gradients"
+        kind = "as recorded" if recorded or path.centered else "from mean squares of gradients"
         found.append(GIVEN.format(what=f"The preconditioners of {', '.join(others)} are taken {kind}"))
     if path.clipped:
-        found.append(GIVEN.format(what="The factors that clipped gradients are taken as recorded"))
+        found.append(GIVEN.format(what="The factors that clipped or weighed gradients are taken as recorded"))
     if path.unexplained:
         first = ", ".join(map(str, sorted(path.unexplained)[:5]))
         found.append(UNEXPLAINED.format(count=len(path.unexplained), total=len(run), first=first))
     if sampling.scheme == "reshuffling":
         found.append(SHUFFLED)
+    if sampling.scheme == "replacement" and _unalike(run, population):
+        found.append(UNALIKE)
     return found
 
 

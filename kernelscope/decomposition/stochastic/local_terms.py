@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
+from ...composed import Composed
 from ...run.rules import Linear
 from .derivatives import Outputs, Tree, along
 from .noise_weights import NoiseWeights, Numbers, noise_weights
@@ -125,7 +126,8 @@ class LocalTerms:
             # The mean over the samples of the Hessian of each times its own direction.
             one = lambda x, y, d: jvp(lambda t: grad(gradients.mean_loss)(t, tuple(i[None] for i in x), y[None]),
                                       (theta,), (d,))[1]
-            return {name: t.mean(0) for name, t in vmap(one)(x, y, apart).items()}
+            with Composed():
+                return {name: t.mean(0) for name, t in vmap(one)(x, y, apart).items()}
 
         return self._terms(k, theta, apart, 1.0, weights, lambda d: vmap(bent)(theta, d))
 
@@ -144,7 +146,8 @@ class LocalTerms:
 
         def bent(theta: Tree, x: tuple[Tensor, ...], y: Tensor, apart: Tree) -> Tree:
             one = lambda x, y, d: jvp(lambda t: difference(t, x, y), (theta,), (d,))[1]
-            return {name: t.mean(0) for name, t in vmap(one)(x, y, apart).items()}
+            with Composed():
+                return {name: t.mean(0) for name, t in vmap(one)(x, y, apart).items()}
 
         return self._terms(k, theta, apart, float(size), weights, lambda d: vmap(bent)(theta, x, y, d))
 

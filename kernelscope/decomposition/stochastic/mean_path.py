@@ -107,6 +107,10 @@ class MeanPath:
         self.unexplained: set[int] = set()
         #: Whether factors that depend on the gradients multiplied them.
         self.clipped = False
+        #: Whether there are preconditioners that only their recorded form is known of.
+        self.centered = False
+        self._factor: float | None = None
+        self._share = 0.0
 
     def segments(self, length: int) -> list[Segment]:
         """Cuts the run into stretches of at most so many steps."""
@@ -152,7 +156,7 @@ class MeanPath:
         heard = [name for name in unrolled.linear if name not in unrolled.silent]
         gradient = self._passes.gradient(step, k, theta, heard, self._passes.chosen(k, 0)) if heard else {}
         weight = sum(unrolled.weights)
-        self.clipped = self.clipped or unrolled.clip != 1.0
+        self._note_factor(k, unrolled)
         factor: dict[str, Tensor | float] = {
             name: weight * (unrolled.clip if isinstance(unrolled.clip, float) else unrolled.clip[name])
             for name in heard}
@@ -181,6 +185,33 @@ class MeanPath:
                     moved if rule.after is None else rule.after(moved))
         return MeanStep(theta, unrolled, gradient, factor, displacement, earlier)
 
+    def _note_factor(self, k: int, unrolled: UnrolledStep) -> None:
+        """Sees whether gradients were multiplied by more than a number, or their batch's size.
+
+        Raises:
+            RuleError: If the passes of a step were weighed otherwise than by their sizes.
+        """
+        sizes = [len(batch.columns) for batch in self.run.step(k).batches]
+        shares = [w / size for w, size in zip(unrolled.weights, sizes, strict=False)]
+        if shares and max(shares) - min(shares) > 1e-4 * max(map(abs, shares)):
+            raise RuleError(
+                f"The forward passes behind step {k} were weighed otherwise than by their sizes {sizes}, so that its "
+                "samples did not count alike, and the noise of such a step is not known. Divide each pass's loss by "
+                "the number of all samples of the step."
+            )
+        if not isinstance(unrolled.clip, float):
+            self.clipped = True
+            return
+        # A loss that is summed, or scaled, is no clipping.
+        if not unrolled.linear:
+            return
+        one, other = unrolled.clip, unrolled.clip / max(sum(sizes), 1)
+        if self._factor is None:
+            self._factor = one
+            self._share = other
+        alike = abs(one - self._factor) <= 1e-3 * abs(one) or abs(other - self._share) <= 1e-3 * abs(other)
+        self.clipped = self.clipped or not alike
+
     def _preconditioned(self, k: int, theta: Parameters, unrolled: UnrolledStep, gradient: Parameters,
                         factor: dict[str, Tensor | float], state: MeanState) -> UnrolledStep:
         """The step with the preconditioners that the mean squares of batches would have made."""
@@ -190,6 +221,7 @@ class MeanPath:
                  for name in group["names"]}
         moved = [name for name, linear in unrolled.linear.items()
                  if name in gradient and (linear.before or linear.after) and not hyper[name].get("centered")]
+        self.centered = self.centered or any(hyper[name].get("centered") for name in gradient)
         if not moved:
             return unrolled
         squares = self._passes.squares(step, k, theta, moved, gradient, self._sampling.own(k))

@@ -6,7 +6,8 @@ An update rule that is linear in gradients ends at
 
 with :math:`M_{k,s}` the weight that the gradient of step s has in step k: :math:`\eta_s` for SGD,
 :math:`\eta\,\frac{1-\mu^{T-s}}{1-\mu}` for heavy ball. Of rules with preconditioners :math:`W_s` is an entry for each
-parameter, with the preconditioners as recorded.
+parameter, with the preconditioners as recorded. Decay, which forgets too, is not counted, nor are parameters that
+nothing moves.
 """
 
 from __future__ import annotations
@@ -116,8 +117,7 @@ def memory_weights(runs: Run | Mapping[str, Run], *, memory: int | str = 2**29) 
         RuleError: If an optimizer turns whole matrices (Muon), or its step cannot be unrolled.
 
     References:
-        E2 of "Every Model Learned by Gradient Descent Is Approximately a Kernel Machine" made discrete; momentum as a
-        weighted memory: "Why Momentum Really Works" (Goh, 2017).
+        Momentum as a weighted memory: "Why Momentum Really Works" (Goh, 2017).
 
     Example:
         >>> import kernelscope as ks, torch.nn.functional as F

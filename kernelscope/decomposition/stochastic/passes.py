@@ -9,11 +9,15 @@ import torch
 from torch import Tensor
 
 from ...errors import ModelError
-from ...network import Parameters
+from ...network import Parameters, per_sample_losses
 from ...run.run import Run
 from ...run.step import MicroBatch, Step
 from ..training_side import TrainingSide
+from ..trajectory import Trajectory
 from .population import Population
+
+#: Recorded batches on which a loss is looked at.
+BATCHES = 16
 
 
 class Passes:
@@ -87,6 +91,32 @@ class Passes:
         return {name: mean[name].square() + share * total[name] for name in names}
 
 
+def check_mean(run: Run, population: Population, trajectory: Trajectory) -> None:
+    """Refuses a loss whose mean over a batch weighs a sample by the samples beside it.
+
+    Raises:
+        ModelError: If it does, as one with class weights or targets that are ignored.
+    """
+    own = [population.of_step(run.step(k)) for k in range(run.start, run.stop)]
+    own = [rows for rows in own if len(rows) and bool((rows >= 0).all())][:BATCHES]
+    theta, buffers = trajectory.at(run.start), trajectory.buffers(run.start)
+    factors = []
+    for k, rows in zip(range(run.start, run.stop), own, strict=False):
+        inputs, targets = population.rows(rows)
+        outputs = run.network(theta, buffers, inputs, run.step(k).batches[0].training)
+        plain = per_sample_losses(run.loss, outputs, targets, len(targets)).mean()
+        if float(plain):
+            factor = float(run.loss.mean(outputs, targets) / plain)
+            # A loss may be summed too.
+            factors.append((factor, factor / len(rows)))
+    if factors and all(max(row) - min(row) > 1e-4 * max(map(abs, row)) for row in zip(*factors, strict=True)):
+        raise ModelError(
+            "The loss divides the sum over a batch by a number that depends on its samples (class weights, targets "
+            "that are ignored), so a sample's part hangs on those beside it and the expected output is not known. "
+            'Train with the mean of weighted losses: (weight[targets] * loss(outputs, targets, reduction="none")).mean().'
+        )
+
+
 def check_noise(run: Run, step: Step, k: int) -> None:
     """Refuses steps whose noise comes from more than the choice of a batch.
 
@@ -101,6 +131,8 @@ def check_noise(run: Run, step: Step, k: int) -> None:
             problem = "random numbers in the network's forward, such as dropout's"
         elif batch.drawn is not None:
             problem = "samples that came in changing forms, as under augmentation"
+        elif batch.autocast:
+            problem = "a pass in reduced precision"
         elif batch.at != k:
             problem = "a gradient that was taken before an earlier step, as of two optimizers"
     if problem:

@@ -82,7 +82,7 @@ def population_of(run: Run, data: Any, dtype: torch.dtype, device: torch.device)
             f"shapes {[tuple(t.shape) for t in all_inputs]} and targets {tuple(all_targets.shape)}."
         )
     if run.samples.fixed:
-        if len(all_targets) != run.size or not _same(all_inputs, inputs, columns):
+        if len(all_targets) != run.size or not _same((*all_inputs, all_targets), (*inputs, targets), columns):
             raise DataError(
                 f"data must hold the {run.size} samples of the recorded training set, in their order, and those that "
                 "the run saw are others. Pass the data set that the loader read."

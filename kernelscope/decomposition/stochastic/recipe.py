@@ -226,9 +226,10 @@ def _factor(run: Run, population: Population, trajectory: Trajectory, training: 
     middle = float(together.median())
     if float((together / middle - 1).abs().max()) > ALIKE:
         raise RuleError(
-            "Gradients were clipped by factors that change from step to step, from "
-            f"{float(together.min()):.3g} to {float(together.max()):.3g}, and that of another batch is not known. "
-            "Train without clipping, or with a threshold that is never met."
+            "Gradients were multiplied by factors that change from step to step, from "
+            f"{float(together.min()):.3g} to {float(together.max()):.3g} (clipping, class weights, or a loss that is "
+            "summed over batches of changing sizes), and that of another batch is not known. Train with a mean loss "
+            "and without clipping."
         )
     return 1.0 if abs(middle - 1) <= ALIKE else middle
 

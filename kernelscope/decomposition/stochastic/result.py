@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
-from ...arguments import as_count, as_place
+from ...arguments import as_choice, as_count, as_place
 from ...result import Check, CheckRow, Result, rows_of
 from ..wording import counted
 from .account import OTHERS, SHARED
@@ -26,6 +26,9 @@ from .sampling import SCHEMES
 
 if TYPE_CHECKING:
     import pandas as pd
+
+#: Words of the notes that tell of what the formula leaves out in this run.
+ASSUMED = ("is in no term", "do not hold", "never drawn", "partly known", "not made by the rule")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -81,7 +84,7 @@ class Expected(Result):
 
     def upto(self, term: str) -> Tensor:
         """The expected output with the terms up to ``"path"``, ``"curvature"`` or ``"noise"``, :math:`(q, c)`."""
-        names = SHARED[:SHARED.index(term) + 1]
+        names = SHARED[:SHARED.index(as_choice(term, "term", SHARED)) + 1]
         return self.initial + torch.stack([self.terms[name] for name in (*names, *OTHERS)]).sum(0)
 
     @property
@@ -205,6 +208,9 @@ class Expected(Result):
     def check(self) -> Check:
         """Whether the terms of higher order are small, the recorded run is a likely one, and seeds agree."""
         rows = []
+        odd = [note for note in self.info.get("notes", []) if any(word in note for word in ASSUMED)]
+        if odd:
+            rows.append(CheckRow("assumptions", "warn", float(len(odd)), 0.0, " ".join(odd)))
         if len(self) and self.order == 2:
             moved = (self.upto("path") - self.initial).abs().mean()
             second = _typical(self.upto("noise") - self.upto("path"))
@@ -214,15 +220,16 @@ class Expected(Result):
                 f"Curvature and noise are {ratio:.1%} of the path term; where they are not small, terms of third order "
                 "count too.",
             ))
-            error = _typical(self.estimate_error)
-            limit = max(_typical(self.std), torch.finfo(torch.float64).tiny)
+        error = _typical(self.estimate_error)
+        if error:
+            limit = 0.1 * _typical(self.std)
             rows.append(CheckRow(
-                "estimate", "pass" if error <= 0.1 * limit or not error else "warn", error, 0.1 * limit,
+                "estimate", "pass" if error <= limit else "warn", error, limit,
                 f"Estimates from some samples, or from pairs of batches, leave a standard error of {error:.2g}.",
             ))
         if len(self) and self.mean_variance is not None and self.sampling in ("replacement", "independent"):
-            spread = (self.mean_variance + self.variance).clamp_min(torch.finfo(torch.float64).tiny).sqrt()
-            worst = float((self.fluctuation.abs() / spread).max())
+            spread = (self.mean_variance + self.variance).sqrt()
+            worst = float((self.fluctuation.abs() / spread).nan_to_num(0.0, posinf=0.0).max())
             rows.append(CheckRow(
                 "fluctuation", "pass" if worst <= 5 else "warn", worst, 5.0,
                 f"The recorded run lies at most {worst:.1f} standard deviations from the mean it tells.",

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import jacrev, jvp, vmap
 
+from ...composed import Composed
 from ...errors import ModelError
 from ...network import Parameters, apart
 from ..query_side import QuerySide
+from ..training_side import noise, rows_of
 from .derivatives import Outputs, along, bend
 
 #: Modules whose outputs have kinks: their second derivative is nought where it exists, and what it lacks is no noise.
@@ -50,7 +52,8 @@ class SecondOrder:
 
         def gradients(moving: Parameters) -> Parameters:
             each = vmap(jacrev(explained), in_dims=(None, 0, None if side is None else 0))
-            return each(moving, self.side.inputs, side)
+            with Composed():
+                return each(moving, self.side.inputs, side)
 
         phi, bent = jvp(gradients, (self._own(theta),), ({name: d[name] for name in self.names},))[:2]
         return ({name: phi[name].flatten(0, 1) for name in self.names},
@@ -88,7 +91,8 @@ class SecondOrder:
             ModelError: If it cannot.
         """
         two = SecondOrder(self.side.part(slice(0, 2)), self.names)
-        d = {name: torch.ones_like(theta[name]) for name in self.names}
+        # A direction that moves all numbers alike is one that a normalisation does not see.
+        d = noise(theta, self.names)
         try:
             phi, bent = two.rows(theta, buffers, d)
             twice = two.bends(theta, buffers, {name: t[None] for name, t in d.items()})[0]
@@ -102,7 +106,7 @@ class SecondOrder:
         scale = max(float(t.abs().max()) for t in plain)
         apart = max(float((phi[name] - g).abs().max()) for name, g in zip(two.side.names, plain, strict=True)
                     if name in phi)
-        folded = sum(bent[name].flatten(1).sum(1) for name in self.names)
+        folded = sum(rows_of(bent[name]) @ d[name].flatten() for name in self.names)
         coarse = torch.finfo(twice.dtype).eps ** 0.5
         if apart > coarse * scale or float((folded - twice).abs().max()) > coarse * (1 + float(twice.abs().max())):
             raise ModelError(
