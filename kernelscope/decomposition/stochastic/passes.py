@@ -113,7 +113,7 @@ def check_mean(run: Run, population: Population, trajectory: Trajectory) -> None
         raise ModelError(
             "The loss divides the sum over a batch by a number that depends on its samples (class weights, targets "
             "that are ignored), so a sample's part hangs on those beside it and the expected output is not known. "
-            'Train with the mean of weighted losses: (weight[targets] * loss(outputs, targets, reduction="none")).mean().'
+            'Train with (weight[targets] * loss(outputs, targets, reduction="none")).mean().'
         )
 
 
