@@ -74,7 +74,11 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+#: The cases that every run of the tests goes through; the others are slow.
+FEW = ("batches without a sample twice", "reshuffling batches of two")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in FEW else pytest.mark.slow) for name in CASES])
 def test_the_mean_over_all_sequences_is_met_to_the_third_power(name):
     sequences, scheme, options = CASES[name]
     first, second = slopes(list(sequences), scheme, **options)
@@ -209,8 +213,8 @@ def test_a_linear_model_has_no_noise_term_and_ends_on_average_where_all_samples_
 def test_estimates_from_pairs_of_batches_are_right_on_average():
     run, data = recorded([[0, 3], [2, 2], [5, 1], [4, 0]], 0.1, n=6), points(n=6)
     exact = ks.expected(run, QUERIES, data=data, carried=False)
-    pairs = ks.expected(run, QUERIES, data=data, carried=False, noise="two-batch", probes=400)
-    apart = ks.expected(run, QUERIES, data=data, carried=False, noise="difference", probes=400)
+    pairs = ks.expected(run, QUERIES, data=data, carried=False, noise="two-batch", probes=150)
+    apart = ks.expected(run, QUERIES, data=data, carried=False, noise="difference", probes=150)
     assert "noise" not in pairs.shares
     off = (pairs.terms["noise"] - exact.terms["noise"]) / pairs.estimate_error
     assert float(off.abs().max()) < 4
@@ -221,7 +225,7 @@ def test_estimates_from_pairs_of_batches_are_right_on_average():
 def test_estimates_from_pairs_under_reshuffling_are_right_on_average():
     run, data = recorded([[0, 3], [2, 5], [4, 1]], 0.1, n=6, momentum=0.5), points(n=6)
     exact = ks.expected(run, QUERIES, data=data, carried=False)
-    pairs = ks.expected(run, QUERIES, data=data, carried=False, noise="two-batch", probes=400)
+    pairs = ks.expected(run, QUERIES, data=data, carried=False, noise="two-batch", probes=150)
     off = (pairs.terms["noise"] - exact.terms["noise"]) / pairs.estimate_error
     assert exact.sampling == "reshuffling"
     assert float(off.abs().max()) < 4
@@ -230,7 +234,7 @@ def test_estimates_from_pairs_under_reshuffling_are_right_on_average():
 def test_some_of_the_samples_tell_the_terms_on_average():
     run, data = recorded([[0, 3], [2, 2], [5, 1], [4, 0]], 0.1, n=6), points(n=6)
     exact = ks.expected(run, QUERIES, data=data)
-    drawn = [ks.expected(run, QUERIES, data=data, samples=3, seed=seed) for seed in range(120)]
+    drawn = [ks.expected(run, QUERIES, data=data, samples=3, seed=seed) for seed in range(60)]
     for value in (lambda e: e.mean, lambda e: e.terms["curvature"], lambda e: e.terms["noise"], lambda e: e.variance,
                   lambda e: e.row_variance, lambda e: e.contributions):
         found = torch.stack([value(e) for e in drawn])
@@ -238,7 +242,7 @@ def test_some_of_the_samples_tell_the_terms_on_average():
         assert float(off.abs().max()) < 4.5
     told = torch.stack([e.estimate_error for e in drawn]).square().mean(0).sqrt()
     measured = torch.stack([e.terms["path"] for e in drawn]).std(0)
-    assert torch.allclose(told, measured, rtol=0.25)
+    assert torch.allclose(told, measured, rtol=0.35)
     assert torch.equal(ks.expected(run, QUERIES, data=data, samples=6).mean, exact.mean)
 
 
