@@ -9,11 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from threading import RLock
 
 from tqdm import tqdm
 
 #: After how many seconds a bar appears that nobody asked for.
 AFTER = 3.0
+
+
+class Bar(tqdm):
+    """A bar with a lock of this process alone.
+
+    The lock of tqdm is shared by all processes that were forked from one: where one of them is killed within it, the
+    others wait for ever.
+    """
+
+
+Bar.set_lock(RLock())
 
 _shown: ContextVar[bool | None] = ContextVar("shown", default=None)
 _title: ContextVar[str] = ContextVar("title", default="")
@@ -41,7 +53,7 @@ def counting(total: int, what: str, unit: str) -> Iterator[Callable[[int], None]
     """
     shown = _shown.get()
     title = ", ".join(word for word in (_title.get(), what) if word)
-    with tqdm(total=total, desc=title, unit=f" {unit}", unit_scale=True, leave=False, delay=0.0 if shown else AFTER,
+    with Bar(total=total, desc=title, unit=f" {unit}", unit_scale=True, leave=False, delay=0.0 if shown else AFTER,
               disable=None if shown is None else not shown) as bar:
         # What is read to plan the work comes on top of it.
         yield lambda count: bar.update(min(count, total - bar.n)) and None

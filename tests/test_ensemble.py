@@ -468,7 +468,7 @@ def full_batches():
 
 
 REFUSED = {
-    "clipping": (clipped, {}, RuleError, "clipped by factors that change"),
+    "clipping": (clipped, {}, RuleError, "multiplied by factors that change"),
     "another gradient": (another_gradient, {}, RuleError, "not that of the mean of the recorded loss"),
     "dropout": (lambda: simple(model=with_module(nn.Dropout(0.5))), {}, ModelError, "drew random numbers"),
     "batch norm": (lambda: simple(model=with_module(nn.BatchNorm1d(4))), {}, ModelError, "mixes the samples"),

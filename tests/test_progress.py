@@ -26,7 +26,7 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def terminal(monkeypatch):
     screen = Terminal()
-    monkeypatch.setattr(progress, "tqdm", partial(tqdm, file=screen))
+    monkeypatch.setattr(progress, "Bar", partial(tqdm, file=screen))
     return screen
 
 
@@ -51,7 +51,7 @@ def test_all_of_a_product_is_counted_once(make, monkeypatch):
             super().__init__(**(options | {"disable": False, "delay": 1e6}))
             bars.append(self)
 
-    monkeypatch.setattr(progress, "tqdm", Counted)
+    monkeypatch.setattr(progress, "Bar", Counted)
     K = ks.KernelOperator(make(), vectors(N))
     K @ torch.ones(*K.shape[len(K.shape) // 2:]).double()
     assert [bar.n for bar in bars] == [bar.total for bar in bars]

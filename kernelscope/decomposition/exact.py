@@ -20,11 +20,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..arguments import as_choice, as_switch
 from ..errors import DataError, NonFiniteError, OutOfBudget
 from ..network import cast, undisturbed
+from ..progress import Bar
 from ..run.run import Run
 from .ledger import Ledger
 from .output import output_functional
@@ -147,7 +147,7 @@ def decompose(
             unroller = Unroller(run, training, displacement)
             segments = cut(run, unroller, trajectory, plan.length)
             # tqdm measures the first steps and then tells the time that is left.
-            bar = tqdm(total=plan.passes * len(run), desc=f"decompose ({plan.bytes / 2**20:.0f} MiB)", unit="step",
+            bar = Bar(total=plan.passes * len(run), desc=f"decompose ({plan.bytes / 2**20:.0f} MiB)", unit="step",
                        disable=quiet)
             with bar:
                 for start in range(0, len(side), plan.block):

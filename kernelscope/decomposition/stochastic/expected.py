@@ -29,11 +29,11 @@ from typing import Any
 import torch
 from scipy.special import chdtrc
 from torch import Tensor
-from tqdm import tqdm
 
 from ...arguments import as_choice, as_count, as_seed, as_switch, as_whole
 from ...errors import DataError, NonFiniteError, OutOfBudget, RuleError
 from ...network import cast, undisturbed
+from ...progress import Bar
 from ...run.rules import Muon, find_rule
 from ...run.run import Run
 from ..exact import final_outputs
@@ -227,7 +227,7 @@ def expected(
                 notes.append(curve.note())
             segments = path.segments(length)
             blocks = -(-len(side) // block)
-            bar = tqdm(total=blocks * len(run), desc=f"expected ({needed / 2**20:.0f} MiB)", unit="step", disable=quiet)
+            bar = Bar(total=blocks * len(run), desc=f"expected ({needed / 2**20:.0f} MiB)", unit="step", disable=quiet)
             with bar:
                 for start in range(0, len(side), block):
                     rows = slice(start, min(start + block, len(side)))
