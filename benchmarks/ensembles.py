@@ -24,6 +24,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from recording import processor
 from torch import Tensor, nn
 
 import kernelscope as ks
@@ -180,16 +181,6 @@ def main() -> None:
             f"{rows[0]['runs_measured_alone']} full runs and scaled to {SEEDS}. "
             f"Measured by `benchmarks/ensembles.py --save`.\n\n{table(rows)}\n"
         )
-
-
-def processor() -> str:
-    """The processor's name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}
-    return f"{len(names) and sum(line.startswith('processor') for line in lines)} cores, {', '.join(sorted(names))}"
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def _draw_biases(result: Ensemble, ax: Axes, theme: Theme, level: float, control
     ax.set_ylim(low, high + 0.18 * (high - low))
     alone, together = (float(b.abs().mean()) for b in (path, whole))
     held = result.covered("noise", controlled, level)
-    said = (f"Curvature and noise take the error of the mean from {alone:.2g} to {together:.2g}; {held:.0%} of "
+    said = (f"Curvature and noise: the mean’s error falls from {alone:.2g} to {together:.2g}; {held:.0%} of "
             f"{level:.0%} intervals hold 0")
     ax.set_title(in_lines(said, "; ", WIDTH), parse_math=False)
 

@@ -67,7 +67,6 @@ class Account:
             amounts = (own + pair) * squares
             if name == "row":
                 self.estimate_variance[rows] += (1 / m - 1 / n) * n / max(n - 1, 1) * squares.sum(-1)
-            if name == "row":
                 self.variance_shares[rows].index_add_(2, columns, amounts)
             self.variances[name][rows] += amounts.sum(-1)
             if name == ("carried" if "carried" in self.variances else "row"):

@@ -181,6 +181,9 @@ def expected(
     """
     begun = time.perf_counter()
     run = checked_run(run)
+    if run.start:
+        raise RuleError(f"The expected output is that of a whole run, and a slice that begins at step {run.start} "
+                        "came. Ask for the run itself.")
     method = _method(run, order, noise, probes, carried, seed)
     checked_dtype(dtype)
     as_choice(preconditioner, "preconditioner", ("mean", "recorded"))
@@ -217,7 +220,7 @@ def expected(
         size = run.size if len(passes.columns) and int(population.places.max()) >= 0 else len(population)
         account = Account(len(side), width, size, len(run), method.carried, scheme)
         path = MeanPath(Unroller(run, training, False), trajectory, passes, scheme, preconditioner == "recorded")
-        notes = [own_precision, population.note]
+        notes = [own_precision]
         block, length, needed = _plan(run, width, len(side), method, dtype, memory)
         if len(run) and len(side):
             side.probe(trajectory.at(run.start), trajectory.buffers(run.start))
@@ -235,7 +238,7 @@ def expected(
                     sweep.run_through(segments, training, bar.update)
         else:
             account.path[:] = side.outputs(*end)[1].double().cpu().unsqueeze(-1)
-        notes += _notes(run, path, scheme, population, preconditioner == "recorded")
+        assumed = _assumed(run, path, scheme, population, preconditioner == "recorded")
     retrained = None
     if seeds is not None:
         retrained = ensemble(run, x, output, targets=targets, seeds=seeds, terms=_is_linear(run),
@@ -245,7 +248,8 @@ def expected(
         "run": {key: run.info()[key] for key in ("path", "steps", "rules", "samples", "parameters", "loss", "dtype")},
         "sampling": SCHEMES[scheme.scheme], "preconditioner": preconditioner, "noise": method.noise,
         "dtype": str(dtype).removeprefix("torch."), "engine": {"training": training.way, "queries": side.way},
-        "notes": [note for note in notes if note], "seconds": round(time.perf_counter() - begun, 3), "bytes": needed,
+        "notes": [note for note in [*notes, *assumed] if note], "assumed": assumed,
+        "seconds": round(time.perf_counter() - begun, 3), "bytes": needed,
     })
 
 
@@ -301,8 +305,9 @@ def _unalike(run: Run, population: Population) -> bool:
     return bool(len(counts) > 1 and chdtrc(len(counts) - 1, float(((counts - even) ** 2 / even).sum())) < CHANCE)
 
 
-def _notes(run: Run, path: MeanPath, sampling: Sampling, population: Population, recorded: bool) -> list[str]:
-    found = []
+def _assumed(run: Run, path: MeanPath, sampling: Sampling, population: Population, recorded: bool) -> list[str]:
+    """What the terms take for granted that does not quite hold in this run."""
+    found = [population.note] if population.note else []
     others = sorted({run.step(k).optimizer for k in range(run.start, run.stop)} - set(LINEAR))
     if others:
         kind = "as recorded" if recorded or path.centered else "from mean squares of gradients"

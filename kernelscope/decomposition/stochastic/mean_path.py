@@ -115,8 +115,6 @@ class MeanPath:
     def segments(self, length: int) -> list[Segment]:
         """Cuts the run into stretches of at most so many steps."""
         state, found = MeanState(), []
-        for _ in self._before():
-            pass
         cuts = range(self.run.start, self.run.stop, length)
         for start in cuts:
             stop = min(start + length, self.run.stop)
@@ -125,14 +123,6 @@ class MeanPath:
                 for _ in self._steps(start, stop, state):
                     pass
         return found
-
-    def _before(self) -> Iterator[None]:
-        if self.run.start:
-            raise RuleError(
-                "The expected output is that of a whole run, and a slice that begins at step "
-                f"{self.run.start} came. Ask for the run itself."
-            )
-        return iter(())
 
     def steps(self, segment: Segment) -> list[MeanStep]:
         """The steps of a segment."""

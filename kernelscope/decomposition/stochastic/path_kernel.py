@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ...arguments import as_choice, as_place, as_switch
 from ...errors import DataError
 from ...network import undisturbed
+from ...progress import Bar
 from ...result import as_float64
 from ...run.run import Run
 from ..precision import checked_dtype, ledger_precision
@@ -131,7 +131,7 @@ def path_kernel(run: Run, x: Any = None, z: Any = None, *, kind: str = "path", o
         trajectory = Trajectory(run, dtype, place)
         sides = _sides(trajectory, points, others, output, kind)
         places = len(run) + (rule == "trapezoid") if at is None else 1
-        bar = tqdm(total=places, desc=NAMES[kind], unit="step", disable=quiet)
+        bar = Bar(total=places, desc=NAMES[kind], unit="step", disable=quiet)
         with bar:
             if kind == "second":
                 matrix, about = _second(trajectory, sides[0], others, sampling, at, memory, bar.update)
