@@ -24,8 +24,8 @@ from ..features.composed import Preconditioned
 from ..features.gradient import GradientFeatures
 from ..kernels.base import Kernel
 from ..kernels.of_features import FeatureKernel
-from ..network import Parameters
 from ..run.run import Run
+from .states import gradients_of, state
 
 #: How many steps are held at a time.
 HELD = 32
@@ -82,19 +82,15 @@ def kernel_of_run(run: Run, kind: str = "path", *, step: int | None = None, quad
     features = _features(run, k, options)
     here, there = map(run.named, run.trajectory(k, k + 1))
     between = [{name: here[name] + node * (there[name] - here[name]) for name in here} for node in rule.nodes]
-    averaged = _Averaged([(weight, features.at(_state(run, k, place)))
+    averaged = _Averaged([(weight, features.at(state(run, k, place)))
                           for weight, place in zip(rule.weights, between, strict=True)])
-    return FeatureKernel(averaged, features.at(_state(run, k, here)), outputs)
+    return FeatureKernel(averaged, features.at(state(run, k, here)), outputs)
 
 
 def _features(run: Run, k: int, options: dict[str, Any]) -> GradientFeatures:
     """The gradients by the parameters that step k moves."""
     moved = rates(run.step(k))
-    return GradientFeatures(run.network.module(()), parameters=[name for name in run.names if name in moved], **options)
-
-
-def _state(run: Run, k: int, parameters: Parameters) -> Parameters:
-    return run.network.parameters | parameters | run.buffers(k)
+    return gradients_of(run, [name for name in run.names if name in moved], **options)
 
 
 class _Averaged(FeatureMap):
@@ -162,7 +158,7 @@ class _PathKernel(Kernel):
         for first in range(run.start, run.stop, HELD):
             rows = run.trajectory(first, min(first + HELD, run.stop) - 1)
             for k, row in enumerate(rows, first):
-                features = _features(run, k, self.options).at(_state(run, k, run.named(row)))
+                features = _features(run, k, self.options).at(state(run, k, run.named(row)))
                 weights = rates(run.step(k))
                 scale = torch.cat([torch.full((shape.numel(),), weights[name] ** 0.5, dtype=torch.float64)
                                    for name, shape in zip(features.names, features.shapes, strict=True)])
