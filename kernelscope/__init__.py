@@ -25,11 +25,15 @@ if TYPE_CHECKING:
     from .decomposition.stochastic.path_kernel import path_kernel
     from .decomposition.stochastic.result import Expected
     from .diagnostics.agreement import Agreement, agreement
+    from .diagnostics.evolution.between import KernelDistances, kernel_distances
+    from .diagnostics.evolution.course import evolution
+    from .diagnostics.evolution.result import KernelEvolution
     from .diagnostics.gradient_scores import gradient_scores
     from .diagnostics.kernels_of_runs import kernel_of_run
     from .diagnostics.orders import Orders, orders
     from .diagnostics.scaling import Scaling, scaling
     from .diagnostics.scores import GradientScores
+    from .diagnostics.spectrum import Spectrum, spectrum
     from .machine.fit import fit
     from .machine.machine import KernelMachine
     from .operator import KernelOperator
@@ -40,11 +44,11 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Agreement", "Decomposition", "Ensemble", "Expected", "Explanation", "GradientScores", "KernelMachine",
-           "KernelOperator", "MemoryWeights", "Orders", "PathKernel", "Report", "Run", "Scaling", "agreement", "data",
-           "decompose", "ensemble", "errors", "expected", "explain", "features", "fit", "gradient_scores",
-           "kernel_of_run", "kernels", "load", "memory_weights", "orders", "path_kernel", "record", "scaling",
-           "sklearn", "solvers"]
+__all__ = ["Agreement", "Decomposition", "Ensemble", "Expected", "Explanation", "GradientScores", "KernelDistances",
+           "KernelEvolution", "KernelMachine", "KernelOperator", "MemoryWeights", "Orders", "PathKernel", "Report",
+           "Run", "Scaling", "Spectrum", "agreement", "data", "decompose", "ensemble", "errors", "evolution",
+           "expected", "explain", "features", "fit", "gradient_scores", "kernel_distances", "kernel_of_run", "kernels",
+           "load", "memory_weights", "orders", "path_kernel", "record", "scaling", "sklearn", "solvers", "spectrum"]
 
 _HOMES = {
     "Agreement": "diagnostics.agreement",
@@ -53,6 +57,8 @@ _HOMES = {
     "Expected": "decomposition.stochastic.result",
     "Explanation": "decomposition.explanation",
     "GradientScores": "diagnostics.scores",
+    "KernelDistances": "diagnostics.evolution.between",
+    "KernelEvolution": "diagnostics.evolution.result",
     "KernelMachine": "machine.machine",
     "KernelOperator": "operator",
     "MemoryWeights": "decomposition.stochastic.memory",
@@ -61,13 +67,16 @@ _HOMES = {
     "Report": "report",
     "Run": "run.run",
     "Scaling": "diagnostics.scaling",
+    "Spectrum": "diagnostics.spectrum",
     "agreement": "diagnostics.agreement",
     "decompose": "decomposition.exact",
     "ensemble": "decomposition.stochastic.ensemble",
+    "evolution": "diagnostics.evolution.course",
     "expected": "decomposition.stochastic.expected",
     "explain": "decomposition.explaining",
     "fit": "machine.fit",
     "gradient_scores": "diagnostics.gradient_scores",
+    "kernel_distances": "diagnostics.evolution.between",
     "kernel_of_run": "diagnostics.kernels_of_runs",
     "load": "run.opening",
     "memory_weights": "decomposition.stochastic.memory",
@@ -75,6 +84,7 @@ _HOMES = {
     "path_kernel": "decomposition.stochastic.path_kernel",
     "record": "run.recorder",
     "scaling": "diagnostics.scaling",
+    "spectrum": "diagnostics.spectrum",
 }
 
 

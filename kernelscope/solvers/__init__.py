@@ -4,6 +4,7 @@ from .base import Cost, Solver
 from .conjugate_gradient import ConjugateGradient
 from .direct import Direct
 from .eigenpro import EigenPro
+from .eigensystem import Eigensystem
 from .losses import Huber, Logistic, Loss, Softmax, Squared
 from .newton import Newton
 from .problem import Problem
@@ -12,5 +13,5 @@ from .solution import Solution
 from .warm import WarmStart
 from .watch import State, Watch
 
-__all__ = ["ConjugateGradient", "Cost", "Direct", "EigenPro", "Huber", "Logistic", "Loss", "Newton", "Problem",
-           "Softmax", "Solution", "Solver", "Squared", "State", "WarmStart", "Watch", "shared"]
+__all__ = ["ConjugateGradient", "Cost", "Direct", "EigenPro", "Eigensystem", "Huber", "Logistic", "Loss", "Newton",
+           "Problem", "Softmax", "Solution", "Solver", "Squared", "State", "WarmStart", "Watch", "shared"]

@@ -1,0 +1,1 @@
+"""How the kernel of a network moved while it was trained."""

@@ -1,0 +1,107 @@
+r"""What the targets of a run ask for, as columns of numbers that a kernel can be aligned with and fitted to.
+
+Classes are columns of 0 and 1, one for each output; of a network with one logit they are one column of -1 and 1.
+Targets of a loss of quantities are taken as they are. What a number stands for is scored accordingly: classes by the
+share of right answers, quantities by :math:`R^2 = 1 - |F - Y|^2 / |Y - \bar Y|^2`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from ...decomposition.targets import checked_classes
+from ...errors import DataError
+from ...run.classes import QUANTITIES, class_indices
+from ...run.run import Run
+
+
+@dataclass(frozen=True)
+class Task:
+    """How targets are read.
+
+    Attributes:
+        kind: ``"index"`` and ``"logit"`` of classes given by their number, ``"rows"`` of rows in which the largest
+            entry is the class, ``"half"`` of one number that is 0 or 1, or ``"quantities"``.
+        width: The number of columns.
+        squared: Whether the loss compares quantities, so that outputs are of the targets' own scale.
+    """
+
+    kind: str
+    width: int
+    squared: bool
+
+    @classmethod
+    def of(cls, run: Run, targets: Tensor, outputs: Tensor, squared: bool) -> Task:
+        """The task of training targets and outputs of shape (n, c), with a squared loss or another one.
+
+        Raises:
+            DataError: If the targets are neither classes nor quantities.
+        """
+        squared, c = squared or run.loss.name in QUANTITIES, outputs.shape[1]
+        indices = class_indices(targets, run.loss.name)
+        if not targets.is_floating_point():
+            # Whole numbers beyond the outputs count something.
+            if indices is None or int(indices.min()) < 0 or int(indices.max()) >= max(c, 2) or squared:
+                if targets[:1].numel() == 1:
+                    return cls("quantities", 1, squared)
+                raise DataError(
+                    f"Targets with shape {tuple(targets.shape)} of {targets.dtype} are neither classes of samples nor "
+                    "quantities, so no kernel of samples can be held against them. Use runs with one target a sample."
+                )
+            return cls("index", c, False) if c > 1 else cls("logit", 1, False)
+        if indices is None:
+            return cls("quantities", targets[:1].numel(), squared or run.loss.name is None)
+        if targets[:1].numel() > 1:
+            return cls("rows", targets[:1].numel(), squared)
+        return cls("half" if squared or run.loss.name == "binary_cross_entropy" else "logit", 1, squared)
+
+    @property
+    def classes(self) -> bool:
+        """Whether there are classes."""
+        return self.kind != "quantities"
+
+    @property
+    def score(self) -> str:
+        """What a score is called."""
+        return "accuracy" if self.classes else "R²"
+
+    def columns(self, targets: Tensor) -> Tensor:
+        """Targets as float64 columns, with shape (n, width)."""
+        if self.kind == "index":
+            checked_classes(targets, self.width)
+            return one_hot(targets.flatten().long(), self.width).double()
+        found = targets.reshape(len(targets), -1).double().cpu()
+        return 2 * found - 1 if self.kind == "logit" else found
+
+    def answers(self, values: Tensor) -> Tensor:
+        """The class of each row of outputs or columns."""
+        if values.shape[1] > 1:
+            return values.argmax(1)
+        return (values[:, 0] > (0.5 if self.kind == "half" else 0.0)).long()
+
+    def scored(self, values: Tensor, columns: Tensor) -> float:
+        """The share of right classes, or R²."""
+        if self.classes:
+            return float((self.answers(values) == self.answers(columns)).double().mean())
+        spread = float((columns - columns.mean(0)).square().sum())
+        return 1 - float((values.double() - columns).square().sum()) / spread if spread else torch.nan
+
+    def far(self, values: Tensor, outputs: Tensor) -> float:
+        r"""How far predictions g are from the outputs f of a network, as a share of what f has to tell.
+
+        Outputs of a loss of quantities are compared as they are, :math:`|g - f|^2 / |f - \bar f|^2`. Those of classes
+        have no scale and, where there are several, no level: after the mean over outputs is taken off each row, g is
+        scaled to fit best, :math:`\min_{s \ge 0} |sg - f|^2 / |f|^2 = 1 - \cos^2(g, f)`.
+        """
+        g, f = values.double(), outputs.double()
+        if self.squared or not self.classes:
+            size = float((f - f.mean(0)).square().sum())
+            return float((g - f).square().sum()) / size if size else torch.nan
+        if f.shape[1] > 1:
+            g, f = g - g.mean(1, keepdim=True), f - f.mean(1, keepdim=True)
+        sizes = float(g.norm() * f.norm())
+        return 1 - max(float((g * f).sum()) / sizes, 0.0) ** 2 if sizes else torch.nan
