@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from .diagnostics.orders import Orders, orders
     from .diagnostics.scaling import Scaling, scaling
     from .diagnostics.scores import GradientScores
-    from .diagnostics.spectrum import Spectrum, spectrum
+    from .diagnostics.spectra import Spectrum
+    from .diagnostics.spectrum import spectrum
     from .machine.fit import fit
     from .machine.machine import KernelMachine
     from .operator import KernelOperator
@@ -67,7 +68,7 @@ _HOMES = {
     "Report": "report",
     "Run": "run.run",
     "Scaling": "diagnostics.scaling",
-    "Spectrum": "diagnostics.spectrum",
+    "Spectrum": "diagnostics.spectra",
     "agreement": "diagnostics.agreement",
     "decompose": "decomposition.exact",
     "ensemble": "decomposition.stochastic.ensemble",

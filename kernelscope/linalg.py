@@ -242,6 +242,86 @@ def eigenpairs(multiply: Multiply, size: int, k: int, *, tolerance: float = 1e-8
     return Eigenpairs(values[:k], vectors[:, :k], residuals[:k], converged)
 
 
+def randomized(multiply: Multiply, size: int, k: int, *, beside: int = 10, powers: int = 3,
+               seed: int = 0) -> tuple[Tensor, Tensor]:
+    r"""About the k largest eigenvalues of a symmetric matrix and their vectors, from products with random columns.
+
+    The columns of :math:`K^q \Omega` nearly span the largest directions; in their basis Q the matrix is
+    :math:`Q^T K Q`, whose eigenpairs are those of K as far as Q spans them. Products go through an orthonormal basis
+    each, so that small eigenvalues are not lost beside large ones.
+
+    Args:
+        multiply: From columns with shape (n, b) to their products with K.
+        size: The number n of rows.
+        k: How many are looked for.
+        beside: How many more columns are taken.
+        powers: The number q of products before the last one.
+        seed: Where the columns are drawn.
+
+    Returns:
+        The values, descending, with shape (k,), and the vectors with shape (n, k).
+
+    References:
+        Finding Structure with Randomness (Halko, Martinsson and Tropp, 2011), algorithms 4.4 and 5.3
+
+    Example:
+        >>> K = torch.diag(torch.tensor([3.0, 1.0, 0.0, 0.0])).double()
+        >>> randomized(lambda v: K @ v, 4, 1, powers=40)[0].round(decimals=8).tolist()
+        [3.0]
+    """
+    generator = torch.Generator().manual_seed(as_seed(seed))
+    basis = torch.randn(size, min(size, k + beside), generator=generator, dtype=torch.float64)
+    with telling(None, "range of the matrix"):
+        for _ in range(powers):
+            basis = _orthonormal(_product(multiply, basis)[1])
+        basis, there = _product(multiply, basis)
+    if basis.shape[1] < k:
+        # A matrix of lower rank is nought on the rest, of which any columns will do.
+        more = torch.randn(size, k, generator=generator, dtype=torch.float64).to(basis)
+        more = _orthonormal(more, basis)[:, :k - basis.shape[1]]
+        basis, there = torch.cat([basis, more], 1), torch.cat([there, _product(multiply, more)[1]], 1)
+    inside = basis.T @ there
+    values, turn = torch.linalg.eigh((inside + inside.T) / 2)
+    return values.flip(0)[:k], (basis @ turn.flip(1))[:, :k]
+
+
+def nystrom(columns: Tensor, numbers: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    r"""The k largest eigenpairs of :math:`C W^+ C^T`, what some columns C of a positive matrix tell of it.
+
+    With :math:`W = E S E^T`, the rows of C that belong to these columns, the approximation is :math:`FF^T` for
+    :math:`F = C E S^{-1/2}`, whose singular vectors are orthonormal. Its eigenvalues are none larger than those of the
+    matrix.
+
+    Args:
+        columns: C, with shape (n, m).
+        numbers: Which columns these are, with shape (m,).
+        k: How many are looked for, m at most.
+
+    Returns:
+        The values, descending, with shape (k,), and the vectors with shape (n, k).
+
+    References:
+        Using the Nyström Method to Speed Up Kernel Machines (Williams and Seeger, 2001)
+
+    Example:
+        >>> one = torch.ones(3, 3).double()
+        >>> nystrom(one[:, :1], torch.tensor([0]), 1)[0].round(decimals=8).tolist()
+        [3.0]
+    """
+    corner = columns[numbers].double()
+    values, vectors = torch.linalg.eigh((corner + corner.T) / 2)
+    there = values > 10 * len(values) * torch.finfo(columns.dtype).eps * values[-1].clamp(min=0)
+    left, lengths, _ = torch.linalg.svd(columns.double() @ (vectors[:, there] * values[there].rsqrt()),
+                                        full_matrices=False)
+    found = lengths.square()[:k]
+    if len(found) < k:
+        # Beyond the rank of what the columns tell, the approximation is nought.
+        more = torch.randn(len(columns), k, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(left)
+        left = torch.cat([left, _orthonormal(more, left)], 1)
+        found = torch.cat([found, found.new_zeros(k - len(found))])
+    return found, left[:, :k]
+
+
 def check_probes(probes: int) -> None:
     """Whether an error can be told from so many products.
 

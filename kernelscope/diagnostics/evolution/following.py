@@ -39,9 +39,8 @@ def followed(scene: Scene, k: int, ridges: tuple[float, ...], regression: bool, 
     """
     n, steps, columns = scene.n, scene.steps, scene.columns
     k, classes = min(k, n), min(max(columns.shape[1], 1), n)
-    alike = columns.shape == scene.first.outputs[:n].shape
-    fits = Fits(scene.task, columns, (scene.first.outputs[:n], scene.first.outputs[n:]) if alike else None,
-                scene.last.outputs[n:], scene.truth, ridges) if regression else None
+    fits = Fits(scene.task, columns, scene.first.outputs, scene.last.outputs, scene.truth,
+                ridges) if regression else None
     spent, at = dict.fromkeys(PARTS, 0.0), time.perf_counter()
 
     def spend(part: str) -> None:
@@ -57,7 +56,7 @@ def followed(scene: Scene, k: int, ridges: tuple[float, ...], regression: bool, 
     shown, frames = evenly(order, SHOWN).to(last.matrix.device), _frames(len(steps), movie)
     rows, fitted, tops, pictures, dimensions = [], [], [], [], []
     systems: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
-    for i, (step, state) in enumerate(states(scene.run, steps)):
+    for i, (_, state) in enumerate(states(scene.run, steps)):
         final = i == len(steps) - 1
         look = scene.last if final else scene.look(state)
         joint = ending if final else scene.kernel(state)
@@ -90,15 +89,16 @@ def followed(scene: Scene, k: int, ridges: tuple[float, ...], regression: bool, 
     ticks = torch.tensor(steps, dtype=torch.float64)
     hours = clock(scene.run, steps)
     silent = silent_alignment(ticks, series["cosine last"], series["loss"], series["norm"])
-    notes = [] if len(pairs.points) == n else [
-        f"CKA between all pairs of times is that of {len(pairs.points):,} of these samples, which is what memory keeps."]
+    kept = len(pairs.points)
+    notes = [] if kept == n else [
+        f"CKA between all pairs of times is that of {kept:,} of these samples, which is what memory keeps."]
     return {
         "times": torch.tensor(steps), "clock": hours, "series": series, "values": torch.stack(tops), "cka": cka,
         "regression": fit, "ridge": ridges[best], "task": scene.task.score, "classes": classes, "silent": silent,
         "formula": _formula(scene, systems, series, hours), "movie": torch.stack(pictures) if pictures else None,
         "movie_times": [steps[i] for i in sorted(frames)],
         "movie_classes": columns.argmax(1)[shown.cpu()].tolist() if scene.task.kind in ("index", "rows") else None,
-        "notes": notes, "about": {"pair_samples": len(pairs.points), "ridges": list(ridges) if fits else [],
+        "notes": notes, "about": {"pair_samples": kept, "ridges": list(ridges) if fits else [],
                                   "seconds_of": {name: round(value, 3) for name, value in spent.items()}},
     }
 

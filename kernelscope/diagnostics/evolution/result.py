@@ -43,8 +43,9 @@ class KernelEvolution(Result):
         cka: CKA between all times, with shape (t, t).
         regression: By name a number for each time, of kernel regression with its kernel: ``"left out"``, the squared
             error of leaving one sample out, relative to the variance of the targets; of the points ``"score"``,
-            ``"agreement"`` (share of the answers of the network in the end) and ``"distance"`` from its outputs; and
-            the same ``" from f0"``, from the initial output.
+            ``"agreement"`` (share of the answers of the network in the end) and ``"distance"`` from its outputs; the
+            same ``" from f0"``, from the initial output; and ``"carried"``, how far the network's own outputs, fitted
+            on the samples, are from those on the points.
         ridge: The relative ridge of the regression, and of the effective dimension.
         task: What a score is: ``"accuracy"`` or ``"R²"``.
         classes: The number of columns of the targets.
@@ -130,12 +131,11 @@ class KernelEvolution(Result):
                                           "entry."),
             _row("positive", -least, limit, f"The least eigenvalue of a kernel is {least:.1e} of the largest."),
         ]
-        if "distance" in self.regression:
-            near, far = (float(self.regression["distance"][i]) for i in (-1, 0))
-            closer = near <= far
-            rows.append(CheckRow("closer", "pass" if closer else "warn", near, far,
-                                 f"Kernel regression with the last kernel is {number(near)} from the network’s outputs, "
-                                 f"with the first {number(far)}."))
+        if "carried" in self.regression:
+            near, far = (float(self.regression["carried"][i]) for i in (-1, 0))
+            rows.append(CheckRow("closer", "pass" if near <= far else "warn", near, far,
+                                 "The network’s outputs, carried from samples to points by the last kernel, are "
+                                 f"{number(near)} from its own there, by the first {number(far)}."))
         return Check(tuple(rows))
 
     def animate(self, path: str | Path, seconds: float = 0.7) -> Path:

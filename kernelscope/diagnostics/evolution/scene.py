@@ -151,6 +151,10 @@ def _look(run: Run, at: State, inputs: tuple[Tensor, ...], targets: Tensor, dtyp
         known = cast(targets[i:i + BATCH], dtype, device)
         if len(known):
             count = len(known)
-            part = raw if count == len(rows[-1]) else mapped(lambda t, count=count: t[:count], raw)
+            part = raw if count == len(rows[-1]) else _upto(raw, count)
             losses.append(per_sample_losses(run.loss, part, known, count).double().cpu())
     return Look(torch.cat(rows), torch.cat(losses))
+
+
+def _upto(raw: Any, count: int) -> Any:
+    return mapped(lambda t: t[:count], raw)

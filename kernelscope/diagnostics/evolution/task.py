@@ -90,18 +90,27 @@ class Task:
         spread = float((columns - columns.mean(0)).square().sum())
         return 1 - float((values.double() - columns).square().sum()) / spread if spread else torch.nan
 
-    def far(self, values: Tensor, outputs: Tensor) -> float:
-        r"""How far predictions g are from the outputs f of a network, as a share of what f has to tell.
+    def off(self, values: Tensor, outputs: Tensor) -> float:
+        r"""How far predictions g are from the outputs f of a network, :math:`|g - f|^2 / |f - \bar f|^2`.
 
-        Outputs of a loss of quantities are compared as they are, :math:`|g - f|^2 / |f - \bar f|^2`. Those of classes
-        have no scale and, where there are several, no level: after the mean over outputs is taken off each row, g is
-        scaled to fit best, :math:`\min_{s \ge 0} |sg - f|^2 / |f|^2 = 1 - \cos^2(g, f)`.
+        Outputs of several classes have no level: the mean over outputs is taken off each row first.
         """
-        g, f = values.double(), outputs.double()
+        g, f = self._level(values.double()), self._level(outputs.double())
+        size = float((f - f.mean(0)).square().sum())
+        return float((g - f).square().sum()) / size if size else torch.nan
+
+    def far(self, values: Tensor, outputs: Tensor) -> float:
+        r"""How far fits of targets are from the outputs f of a network.
+
+        Those of a loss of quantities are compared as they are. Those of classes have no scale either, and g is scaled
+        to fit best, :math:`\min_{s \ge 0} |sg - f|^2 / |f|^2 = 1 - \cos^2(g, f)`.
+        """
         if self.squared or not self.classes:
-            size = float((f - f.mean(0)).square().sum())
-            return float((g - f).square().sum()) / size if size else torch.nan
-        if f.shape[1] > 1:
-            g, f = g - g.mean(1, keepdim=True), f - f.mean(1, keepdim=True)
+            return self.off(values, outputs)
+        g, f = self._level(values.double()), self._level(outputs.double())
         sizes = float(g.norm() * f.norm())
         return 1 - max(float((g * f).sum()) / sizes, 0.0) ** 2 if sizes else torch.nan
+
+    def _level(self, values: Tensor) -> Tensor:
+        level = self.classes and not self.squared and values.shape[1] > 1
+        return values - values.mean(1, keepdim=True) if level else values

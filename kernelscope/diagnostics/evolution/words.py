@@ -58,9 +58,9 @@ def regressed(regression: dict[str, Tensor], network: Tensor | None, task: str) 
     if "agreement" in regression:
         a, b = (float(regression["agreement"][i]) for i in (-1, 0))
         told += f"; the last kernel answers as the network for {a:.1%} of the points, the first for {b:.1%}"
-    elif "distance" in regression:
-        a, b = (float(regression["distance"][i]) for i in (-1, 0))
-        told += f"; the last kernel is {number(a)} from the network’s outputs, the first {number(b)}"
+    a, b = (float(regression["carried"][i]) for i in (-1, 0))
+    told += (f"; carried over from the samples by the last kernel the network’s outputs are {number(a)} off its own, "
+             f"by the first {number(b)}")
     return told
 
 
