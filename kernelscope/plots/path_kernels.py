@@ -12,19 +12,13 @@ from ..decomposition.stochastic.kernel import NAMES, PathKernel
 from ..errors import DataError
 from ..text import with_minus
 from . import drawing
+from .cells import MOST, cuts_of, means, paint, shades_of
 from .style import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.colors import ListedColormap
 
     from .style import Theme
-
-#: How many cells there are at most along an axis; of more points some neighbours share one.
-MOST = 24
-
-#: The shades between nought and the largest value.
-SHADES = 12
 
 #: The names of classes along an axis, at most.
 WORDS = 12
@@ -45,12 +39,12 @@ def draw_path_kernel(result: PathKernel, ax: Axes, theme: Theme, *, output: int 
         raise DataError("This kernel has no entries, so there is nothing to draw. Compute it for at least one point.")
     orders = [_order(words if by_label else None, count) for words, count in
               zip((result.labels, result.column_labels), values.shape, strict=True)]
-    cuts = [_cuts(count) for count in values.shape]
-    cells = _means(values[orders[0]][:, orders[1]], *cuts)
+    cuts = [cuts_of(count) for count in values.shape]
+    cells = means(values[orders[0]][:, orders[1]], *cuts)
     most = float(cells.abs().max()) or 1.0
     signed = bool((cells < 0).any())
-    norm, colours = Normalize(-most if signed else 0.0, most), _colours(theme, signed)
-    _paint(ax, cells / most, cuts, colours, signed)
+    norm, colours = Normalize(-most if signed else 0.0, most), shades_of(theme, signed)
+    paint(ax, cells / most, cuts, colours, signed)
     ax.set_xlim(0, values.shape[1])
     ax.set_ylim(values.shape[0], 0)
     if values.shape[0] == values.shape[1]:
@@ -108,36 +102,6 @@ def _likeness(result: PathKernel, values: Tensor) -> tuple[float, float] | None:
     return float(cosine[pairs].mean()), float(cosine[~same].mean())
 
 
-def _paint(ax: Axes, cells: Tensor, cuts: list[list[slice]], colours: ListedColormap, signed: bool) -> None:
-    """Fills the cells, all of one shade by one path: a page gives paths its own colours, in light and in dark."""
-    from matplotlib.patches import PathPatch
-    from matplotlib.path import Path
-
-    shades = (cells * SHADES).round().long() + (SHADES if signed else 0)
-    codes = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY]
-    for shade in shades.unique().tolist():
-        corners: list[tuple[int, int]] = []
-        for row, run, start in _runs(shades, shade):
-            top, bottom = cuts[0][row].start, cuts[0][row].stop
-            left, right = cuts[1][start].start, cuts[1][start + run - 1].stop
-            corners += [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
-        path = Path(corners, codes * (len(corners) // len(codes)))
-        ax.add_patch(PathPatch(path, facecolor=colours(shade), edgecolor="none", antialiased=False))
-
-
-def _runs(shades: Tensor, shade: int) -> list[tuple[int, int, int]]:
-    """The row, the length and the start of each stretch of cells of one shade."""
-    found = []
-    for row, line in enumerate(shades.tolist()):
-        start = 0
-        for value, some in itertools.groupby(line):
-            length = len(list(some))
-            if value == shade:
-                found.append((row, length, start))
-            start += length
-    return found
-
-
 def _of_one(result: PathKernel, output: int) -> Tensor:
     if result.outputs == "trace":
         raise DataError("Outputs were summed over, so none can be drawn by itself. Compute the kernel with "
@@ -150,24 +114,6 @@ def _of_one(result: PathKernel, output: int) -> Tensor:
 
 def _order(words: list[str] | None, count: int) -> Tensor:
     return torch.tensor(sorted(range(count), key=lambda i: "" if words is None else words[i]), dtype=torch.long)
-
-
-def _cuts(count: int) -> list[slice]:
-    cells = min(count, MOST)
-    return [slice(i * count // cells, (i + 1) * count // cells) for i in range(cells)]
-
-
-def _means(values: Tensor, rows: list[slice], columns: list[slice]) -> Tensor:
-    return torch.stack([torch.stack([values[row, column].mean() for column in columns]) for row in rows])
-
-
-def _colours(theme: Theme, signed: bool) -> ListedColormap:
-    from matplotlib.colors import ListedColormap, to_rgb
-
-    # What is faint lets the ground through, so that nought is the colour of the page.
-    shade = lambda colour, i: (*to_rgb(colour), i / SHADES)
-    below = [shade(theme.down, i) for i in range(SHADES, 0, -1)] if signed else []
-    return ListedColormap([*below, *(shade(theme.up, i) for i in range(SHADES + 1))])
 
 
 def _ticks(words: list[str] | None, count: int) -> tuple[list[float], list[str]]:

@@ -1,7 +1,7 @@
 r"""The exact solution where the eigenpairs of the kernel matrix are known already.
 
-With :math:`K = U S U^T` of all points, the coefficients of a ridge are :math:`\alpha = U (S + n\lambda)^{-1} U^T y`, and
-what each point would have been given without itself costs no more:
+With :math:`K = U S U^T` of all points, the coefficients of a ridge are :math:`\alpha = U (S + n\lambda)^{-1} U^T y`,
+and what each point would have been given without itself costs no more:
 
 .. math:: y_i - f_{-i}(x_i) = \frac{y_i - (H y)_i}{1 - H_{ii}}, \qquad H = U\, \frac{S}{S + n\lambda}\, U^T.
 """
