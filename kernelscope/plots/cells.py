@@ -22,7 +22,7 @@ SHADES = 12
 
 
 def paint(ax: Axes, cells: Tensor, cuts: list[list[slice]], colours: ListedColormap, signed: bool,
-          right: float = 0.0) -> None:
+          at: tuple[float, float] = (0.0, 0.0)) -> None:
     """Fills the cells, all of one shade by one path: a page gives paths its own colours, in light and in dark.
 
     Args:
@@ -31,7 +31,7 @@ def paint(ax: Axes, cells: Tensor, cuts: list[list[slice]], colours: ListedColor
         cuts: The rows and the columns of each cell.
         colours: One for each shade.
         signed: Whether there are values below 0.
-        right: How far to the right all of it stands.
+        at: How far to the right and how far down all of it stands.
     """
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
@@ -39,10 +39,10 @@ def paint(ax: Axes, cells: Tensor, cuts: list[list[slice]], colours: ListedColor
     shades = (cells * SHADES).round().long() + (SHADES if signed else 0)
     codes = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY]
     for shade in shades.unique().tolist():
-        corners: list[tuple[float, int]] = []
+        corners: list[tuple[float, float]] = []
         for row, run, start in runs_of(shades, shade):
-            top, bottom = cuts[0][row].start, cuts[0][row].stop
-            left, end = right + cuts[1][start].start, right + cuts[1][start + run - 1].stop
+            top, bottom = at[1] + cuts[0][row].start, at[1] + cuts[0][row].stop
+            left, end = at[0] + cuts[1][start].start, at[0] + cuts[1][start + run - 1].stop
             corners += [(left, top), (end, top), (end, bottom), (left, bottom), (left, top)]
         path = Path(corners, codes * (len(corners) // len(codes)))
         ax.add_patch(PathPatch(path, facecolor=colours(shade), edgecolor="none", antialiased=False))

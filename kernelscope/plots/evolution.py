@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from .style import Theme
 
 #: What may be shown.
-SHOWN = ("course", "regression", "cka", "movie", "spectrum")
+SHOWN = ("course", "regression", "closeness", "cka", "movie", "spectrum")
 
 #: How wide a title may be, how far names are apart as a share of the height, and how many cells a picture has.
 WIDTH, APART, CELLS = 78, 0.085, 32
@@ -37,16 +38,17 @@ def draw_evolution(result: KernelEvolution, ax: Axes, theme: Theme, *, show: str
         result: The result.
         ax: Where to.
         theme: The colours.
-        show: ``"course"``, ``"regression"``, ``"cka"``, ``"movie"`` or ``"spectrum"``.
+        show: ``"course"``, ``"regression"``, ``"closeness"``, ``"cka"``, ``"movie"`` or ``"spectrum"``.
     """
     as_choice(show, "show", SHOWN)
-    {"course": _course, "regression": _regression, "cka": _cka, "movie": _movie, "spectrum": _spectrum}[show](
-        result, ax, theme)
+    {"course": _course, "regression": _regression, "closeness": _closeness, "cka": _cka, "movie": _movie,
+     "spectrum": _spectrum}[show](result, ax, theme)
 
 
 def shows(result: KernelEvolution) -> list[str]:
     """What of this there is to be drawn."""
-    there = {"regression": "carried" in result.regression, "movie": result.movie is not None}
+    there = {"regression": "score" in result.regression, "closeness": "carried" in result.regression,
+             "movie": result.movie is not None}
     return [name for name in SHOWN if there.get(name, True)]
 
 
@@ -68,24 +70,48 @@ def _course(result: KernelEvolution, ax: Axes, theme: Theme) -> None:
 
 def _regression(result: KernelEvolution, ax: Axes, theme: Theme) -> None:
     fits, series = result.regression, result.series
-    if "carried" not in fits:
-        raise DataError("No points were predicted, so there is no regression to draw. Pass them: ks.evolution(run, x, "
-                        "y).")
-    lines: list[tuple[str, Tensor, str, Any]] = []
-    if "score" in fits:
-        lines.append((f"{result.task}, kernel regression", fits["score"], theme.data, "solid"))
-    if "score x" in series:
-        lines.append((f"{result.task}, network then", series["score x"], theme.ink, "solid"))
+    if "score" not in fits:
+        raise DataError("No targets of points were predicted, so there is no score to draw. Pass them: "
+                        "ks.evolution(run, x, y).")
+    lines: list[tuple[str, Tensor, str, Any]] = [
+        (f"{result.task}, kernel regression", fits["score"], theme.data, "solid"),
+        (f"{result.task}, network then", series["score x"], theme.ink, "solid")]
     if "agreement" in fits:
         lines.append(("same answers as the trained network", fits["agreement"], theme.up, "solid"))
-    elif "distance" in fits:
-        lines.append(("distance of outputs", fits["distance"], theme.up, "solid"))
-    lines.append(("outputs carried over, off by", fits["carried"], theme.down, "solid"))
     _lines(result, ax, theme, lines)
-    ax.set_ylim(min(0.0, max(-1.0, min(float(values.min()) for _, values, *_ in lines))), 1.05)
+    last, first = (float(fits["score"][i]) for i in (-1, 0))
+    said = (f"Kernel regression scores {last:.3f} with the last kernel, {first:.3f} with the first; the network "
+            f"{float(series['score x'][-1]):.3f}")
+    ax.set_title(in_lines(said, "; ", WIDTH), parse_math=False)
+
+
+def _closeness(result: KernelEvolution, ax: Axes, theme: Theme) -> None:
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    fits = result.regression
+    if "carried" not in fits:
+        raise DataError("No points were predicted, so there is nothing close to the network. Pass them: "
+                        "ks.evolution(run, x, y).")
+    lines = [("its outputs, carried over", fits["carried"], theme.down, "solid")]
+    if "distance" in fits:
+        lines.append(("fit of the targets", fits["distance"], theme.data, "solid"))
+    if "agreement" in fits and float(fits["agreement"].max()) < 1:
+        lines.append(("other answers", 1 - fits["agreement"], theme.up, "solid"))
+    ends = []
+    for name, values, colour, dashes in lines:
+        shown = torch.where(values > 0, values, torch.nan)
+        ax.plot(result.times.tolist(), shown.tolist(), color=colour, linestyle=dashes, linewidth=1.5)
+        there = (values > 0).nonzero().flatten()
+        if len(there):
+            ends.append((float(values[there[-1]]), name, colour))
+    ax.set_yscale("log")
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
+    _steps(result, ax)
+    _name(ax, float(result.times[-1]), ends, True)
+    ax.set_ylabel("distance from the network")
     near, far = (float(fits["carried"][i]) for i in (-1, 0))
-    said = (f"The last kernel carries the network’s outputs over to {number(near)} of their variance; the first to "
-            f"{number(far)}")
+    said = f"Outputs of the network, carried over by the last kernel, are {near:.2g} off; by the first {far:.2g}"
     ax.set_title(in_lines(said, "; ", WIDTH), parse_math=False)
 
 
@@ -149,17 +175,19 @@ def _movie(result: KernelEvolution, ax: Axes, theme: Theme) -> None:
     if result.movie is None:
         raise DataError("No picture of the kernel was kept. Ask for them: ks.evolution(run, movie=6).")
     frames = normalised(result.movie)
-    count, gap = result.movie.shape[1], 0.12 * result.movie.shape[1]
+    count = result.movie.shape[1]
+    wide = len(frames) if len(frames) <= 3 else -(-len(frames) // 2)
+    gap, below = 0.1 * count, 0.24 * count
     signed = bool((frames < -0.5 / SHADES).any())
     cuts = [cuts_of(count, CELLS)] * 2
     for i, (frame, step) in enumerate(zip(frames, result.movie_times, strict=True)):
-        left = i * (count + gap)
-        paint(ax, means(frame, *cuts), cuts, shades_of(theme, signed), signed, left)
-        ax.annotate(f"step {step:,}", (left + count / 2, count), (0, -5), textcoords="offset points", ha="center",
+        left, top = i % wide * (count + gap), i // wide * (count + below)
+        paint(ax, means(frame, *cuts), cuts, shades_of(theme, signed), signed, (left, top))
+        ax.annotate(f"step {step:,}", (left + count / 2, top + count), (0, -3), textcoords="offset points", ha="center",
                     va="top", color=theme.muted, fontsize="small", annotation_clip=False)
-    ax.set_xlim(0, len(frames) * (count + gap) - gap)
-    ax.set_ylim(count, 0)
-    ax.set_aspect("equal")
+    ax.set_xlim(0, wide * (count + gap) - gap)
+    ax.set_ylim(-(-len(frames) // wide) * (count + below) - below / 2, 0)
+    ax.set_aspect("equal", anchor="W")
     ax.set_xticks([])
     ax.set_yticks([])
     _bar(ax, theme, -1.0 if signed else 0.0, 1.0)
@@ -211,14 +239,16 @@ def _steps(result: KernelEvolution, ax: Axes) -> None:
 def _name(ax: Axes, x: float, ends: list[tuple[float, str, str]], logarithmic: bool) -> None:
     """Writes at the end of each line what it is, none over another."""
     bottom, top = ax.get_ylim()
-    floor = bottom
-    places = []
-    # From the lowest up, each at least so far above the one before.
-    for y, name, colour in sorted(ends):
-        y = max(y, floor)
-        floor = y * (top / bottom) ** APART if logarithmic else y + APART * (top - bottom)
-        places.append((y, name, colour))
-    for y, name, colour in places:
+    height = lambda y: math.log(y / bottom) / math.log(top / bottom) if logarithmic else (y - bottom) / (top - bottom)
+    ordered = sorted(ends)
+    places = [height(y) for y, *_ in ordered]
+    # From the lowest up each at least so far above the one before, and then from the top down.
+    for i in range(1, len(places)):
+        places[i] = max(places[i], places[i - 1] + APART)
+    for i in reversed(range(len(places))):
+        places[i] = min(places[i], 1.0 if i == len(places) - 1 else places[i + 1] - APART)
+    for place, (_, name, colour) in zip(places, ordered, strict=True):
+        y = bottom * (top / bottom) ** place if logarithmic else bottom + place * (top - bottom)
         ax.annotate(name, (x, y), xytext=(6, 0), textcoords="offset points", color=colour, va="center",
                     fontsize="small", annotation_clip=False)
 

@@ -37,7 +37,7 @@ def draw_spectrum(result: Spectrum, ax: Axes, theme: Theme) -> None:
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: with_minus(f"{value:.0e}").replace("e−0", "e−")))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
     for where, series, name, colour in ((shown, values, "eigenvalues", theme.up),
                                         (off, residuals, "residuals", theme.down)):
         if bool(where.any()):
@@ -49,6 +49,10 @@ def draw_spectrum(result: Spectrum, ax: Axes, theme: Theme) -> None:
     ax.set_xlabel(f"number of the eigenvalue, of {result.size:,}")
     ax.grid(True, which="major", color=theme.rule, linewidth=0.6)
     ax.set_title(in_lines(conclusion(result), "; ", 78), parse_math=False)
+
+
+def _power(value: float) -> str:
+    return with_minus(f"{value:.0e}").replace("e−0", "e−").replace("e+0", "e")
 
 
 def conclusion(result: Spectrum) -> str:

@@ -20,8 +20,11 @@ from ..decomposition.stochastic.ensemble import Ensemble
 from ..decomposition.stochastic.result import Expected
 from ..decomposition.wording import ACCOUNTING, CANCELLATION_LIMIT, is_long, shortened
 from ..diagnostics.agreement import Agreement
+from ..diagnostics.evolution.between import KernelDistances
+from ..diagnostics.evolution.result import KernelEvolution
 from ..diagnostics.scaling import Scaling
 from ..diagnostics.scores import GradientScores
+from ..diagnostics.spectra import Spectrum
 from ..errors import DataError
 from ..result import Result
 from ..storage import write_atomically
@@ -94,7 +97,28 @@ HEADINGS = {"Explanation": "Why it answers so", "Decomposition": "The ledger",
             "GradientScores": "Which samples pull the same way", "Scaling": "More centers, more data",
             "Expected": "Where runs end on average", "Ensemble": "The same training on other batches",
             "MemoryWeights": "What an optimizer remembers", "PathKernel": "A kernel of the run",
-            "Orders": "How fast errors fall", "Agreement": "Prediction and measurement"}
+            "Orders": "How fast errors fall", "Agreement": "Prediction and measurement",
+            "KernelEvolution": "How the kernel moved", "KernelDistances": "The kernels of two runs",
+            "Spectrum": "The spectrum of a kernel"}
+
+KERNEL_GLOSSARY = (
+    ("tangent kernel", "For two samples the product of the gradients of the network’s outputs, summed over outputs, at "
+                       "the parameters of a time: how much a small step for one sample would move the answer to the "
+                       "other."),
+    ("alignment", "How alike the kernel is to that of the targets, as the cosine of both centred matrices; 1 is the "
+                  "same but for scale."),
+    ("CKA", "The cosine of two centred kernel matrices: how alike two kernels are whatever their scale."),
+    ("kernel regression", "The smooth function that the kernel of one time makes of the training targets, with a ridge "
+                          "relative to the mean of the kernel’s diagonal."),
+    ("carried over", "The network’s own change of outputs on training samples, fitted by the kernel of a time and told "
+                     "on the other points. What is missed is a share of the variance of its outputs there."),
+    ("effective rank", "How many equal eigenvalues would be spread as these are: by the entropy of their shares of the "
+                       "trace, or by participation, the squared trace over the sum of squares."),
+    ("silent alignment", "The kernel turns while the loss has hardly fallen, and only grows while it falls."),
+)
+
+#: Results that are about kernels along a run.
+KERNELS = (KernelEvolution, KernelDistances, Spectrum)
 
 #: Results that are about the noise of training.
 NOISE = (Expected, Ensemble, Agreement)
@@ -168,6 +192,7 @@ class Report:
             title=self.title, lead=lead, sections=views, comparisons=compared, notices=[notice] if notice else [],
             glossary=(GLOSSARY if booked else ()) + (SCORE_GLOSSARY if any(scored) else ())
             + (NOISE_GLOSSARY if any(isinstance(result, NOISE) for _, _, result in sections) else ())
+            + (KERNEL_GLOSSARY if any(isinstance(result, KERNELS) for _, _, result in sections) else ())
             + (SCALING_GLOSSARY if any(isinstance(result, Scaling) for _, _, result in sections) else ()),
             accounting=ACCOUNTING if booked else "", longest=LONGEST_HEADING,
             cut_headings=[text for text in (self.title, *(heading for heading, _, _ in sections))

@@ -16,9 +16,13 @@ from ..decomposition.stochastic.memory import MemoryWeights
 from ..decomposition.stochastic.result import Expected
 from ..decomposition.wording import counted, shortened
 from ..diagnostics.agreement import Agreement
+from ..diagnostics.evolution.between import KernelDistances
+from ..diagnostics.evolution.result import KernelEvolution
 from ..diagnostics.orders import Orders
 from ..diagnostics.scaling import Scaling
 from ..diagnostics.scores import GradientScores
+from ..diagnostics.spectra import Spectrum
+from ..plots.evolution import shows as evolution_shows
 from ..result import Result
 from ..text import with_minus
 from .album import Album
@@ -143,6 +147,20 @@ def agreement(result: Agreement, album: Album, name: str) -> dict[str, Any]:
     }
 
 
+def evolution(result: KernelEvolution, album: Album, name: str) -> dict[str, Any]:
+    """The view of a kernel along a run: what it did, whether it did so silently, and a drawing of each side of it."""
+    table = result.to_frame()
+    said = result.said()
+    return _checks(result) | {
+        "sentence": f"{said[0].upper()}{said[1:]}. {result.silent_words()}",
+        "drawings": [(Markup(plots.svg(result, show=show)), plots.title(result, show=show))
+                     for show in evolution_shows(result)],
+        **_cells(table.iloc[:: max(1, -(-len(table) // MOST_ROWS))]),
+        "left_out": f"Showing every {-(-len(table) // MOST_ROWS)}th of {len(table):,} times." if len(table) > MOST_ROWS
+        else "",
+    }
+
+
 def noise(result: Result, album: Album, name: str) -> dict[str, Any]:
     """The view of what training noise does, of kernels and of orders: a sentence, a drawing, and a table to open."""
     table = result.to_frame()
@@ -162,6 +180,8 @@ SECTIONS: dict[type, tuple[str, View]] = {
     GradientScores: ("scores.html", scores),
     Scaling: ("drawings.html", scaling),
     Agreement: ("drawings.html", agreement),
-    **dict.fromkeys((Expected, Ensemble, MemoryWeights, Orders, PathKernel), ("drawings.html", noise)),
+    KernelEvolution: ("drawings.html", evolution),
+    **dict.fromkeys((Expected, Ensemble, KernelDistances, MemoryWeights, Orders, PathKernel, Spectrum),
+                    ("drawings.html", noise)),
     Result: ("result.html", anything),
 }
