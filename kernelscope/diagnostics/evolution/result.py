@@ -96,7 +96,7 @@ class KernelEvolution(Result):
         """What the kernel did, in words."""
         parts = [moved_when(self.times, self.series["cka first"]),
                  course_of("alignment with the targets", self.series["alignment"], self.series.get("alignment x"))]
-        parts += [regressed(self.regression, self.series.get("score x"), self.task)] * ("score" in self.regression)
+        parts += [regressed(self.regression, self.series.get("score x"), self.task)] * ("carried" in self.regression)
         return "; ".join(parts)
 
     def summary(self) -> str:

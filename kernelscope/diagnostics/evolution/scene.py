@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from ...budget import as_words
+from ...decomposition.exact import final_outputs
 from ...decomposition.stochastic.points import Points
 from ...decomposition.targets import fitted_targets
+from ...decomposition.trajectory import Trajectory
 from ...errors import OutOfBudget
 from ...features.explained import Explained
 from ...features.gradient import GradientFeatures
@@ -96,16 +98,17 @@ class Scene:
         """Reads the targets, and asks the network at both ends.
 
         Raises:
-            DataError: If the targets of the points are none that the loss takes.
+            DataError: If the network cannot take the points, or the loss their targets.
         """
         features = gradients_of(run, output=output, dtype=dtype, device=device, memory=max(int(PRODUCTS * memory), 1))
         (_, start), (_, end) = states(run, [steps[0], steps[-1]])
         targets = samples.targets
         assert targets is not None
-        if points is not None and points.targets is not None:
-            raw = _raw(run, end, points.inputs, dtype, device)
-            fitted = fitted_targets(cast(points.targets, dtype, device), raw, run)
-            targets = torch.cat([targets, fitted.to(targets)])
+        if points is not None:
+            raw = final_outputs(Trajectory(run, dtype, device), None, cast(points.inputs, dtype, device))
+            if points.targets is not None:
+                fitted = fitted_targets(cast(points.targets, dtype, device), raw, run)
+                targets = torch.cat([targets, fitted.to(targets)])
         inputs = samples.inputs if points is None else tuple(
             torch.cat([a, b.to(a)]) for a, b in zip(samples.inputs, points.inputs, strict=True))
         ends = [_look(run, at, inputs, targets, dtype, device) for at in (start, end)]

@@ -52,16 +52,18 @@ def course_of(what: str, values: Tensor, others: Tensor | None) -> str:
 
 def regressed(regression: dict[str, Tensor], network: Tensor | None, task: str) -> str:
     """What kernel regression scores with the last and the first kernel, and whose answers are the network's."""
-    first, last = (float(regression["score"][i]) for i in (0, -1))
-    told = f"kernel regression with the last kernel scores {last:.3f}, with the first {first:.3f}"
-    told += "" if network is None else f", the network {float(network[-1]):.3f} ({task})"
+    parts = []
+    if "score" in regression and network is not None:
+        first, last = (float(regression["score"][i]) for i in (0, -1))
+        parts.append(f"kernel regression with the last kernel scores {last:.3f}, with the first {first:.3f}, the "
+                     f"network {float(network[-1]):.3f} ({task})")
     if "agreement" in regression:
         a, b = (float(regression["agreement"][i]) for i in (-1, 0))
-        told += f"; the last kernel answers as the network for {a:.1%} of the points, the first for {b:.1%}"
+        parts.append(f"the last kernel answers as the network for {a:.1%} of the points, the first for {b:.1%}")
     a, b = (float(regression["carried"][i]) for i in (-1, 0))
-    told += (f"; carried over from the samples by the last kernel the network’s outputs are {number(a)} off its own, "
-             f"by the first {number(b)}")
-    return told
+    parts.append(f"carried over from the samples by the last kernel the network’s outputs are {number(a)} off its own, "
+                 f"by the first {number(b)}")
+    return "; ".join(parts)
 
 
 def aligned_when(silent: dict[str, Any], formula: dict[str, float]) -> str:
