@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import kernelscope as ks
 from kernelscope.data.points import as_points
 from kernelscope.diagnostics.evolution.choosing import evenly, sorted_by
-from kernelscope.diagnostics.evolution.silent import flowed, silent_alignment
+from kernelscope.diagnostics.evolution.silent import Flow, silent_alignment
 from kernelscope.errors import DataError, OutOfBudget
 from kernelscope.solvers import Direct, Eigensystem, Problem
 from tests.oracles import jacobian
@@ -245,7 +245,8 @@ def test_a_kernel_that_only_grows_is_its_last_one_in_another_time():
         assert float(found.series["scale"][0]) < 0.06
         assert found.silent["verdict"] == "kept"
         assert found.formula["first x"] > 0.5
-        missed.append(found.formula["last x"])
+        missed.append(found.formula["last x at most"])
+        assert found.formula["last x"] <= missed[-1]
     assert missed[0] < 0.02
     assert missed[0] / missed[1] == pytest.approx(2, rel=0.1)
 
@@ -260,8 +261,8 @@ def test_flow_with_a_fixed_kernel_is_the_limit_of_small_steps():
         middle = left - h / 2 * matrix @ left
         total, left = total + h * matrix @ middle, left - h * matrix @ middle
     values, vectors = torch.linalg.eigh(matrix)
-    torch.testing.assert_close(flowed(values, vectors, matrix, rest, 0.5), total, rtol=1e-6, atol=1e-6)
-    nought = flowed(torch.zeros(6, dtype=D), vectors, matrix, rest, 0.5)
+    torch.testing.assert_close(Flow.of(values, vectors, matrix, rest).at(0.5), total, rtol=1e-6, atol=1e-6)
+    nought = Flow.of(torch.zeros(6, dtype=D), vectors, matrix, rest).at(0.5)
     torch.testing.assert_close(nought, 0.5 * matrix @ rest)
 
 
@@ -387,7 +388,8 @@ def test_quantities_are_scored_by_r2_and_compared_as_they_are():
     far = float((given - f).square().sum() / (f - f.mean(0)).square().sum())
     assert float(found.regression["distance"][-1]) == pytest.approx(far, rel=1e-8)
     assert "agreement" not in found.regression
-    assert set(found.formula) == {"tau", "first", "last", "first x", "last x"}
+    ends = {f"{name}{where}" for name in ("first", "last") for where in ("", " x")}
+    assert set(found.formula) == {"tau", *ends, *(f"{name} at most" for name in ends)}
 
 
 def test_one_logit_of_two_classes_is_scored_by_its_sign():

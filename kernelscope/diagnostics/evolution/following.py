@@ -16,7 +16,7 @@ from .choosing import evenly, sorted_by
 from .moments import Kept, Pairs, aligned, alone, size
 from .regression import Fits
 from .scene import Look, Scene
-from .silent import flowed, silent_alignment
+from .silent import Flow, silent_alignment
 
 #: How many samples the kernel movie shows, and the share of the memory for kernels that wait to be compared.
 SHOWN, KEPT = 64, 0.3
@@ -54,7 +54,7 @@ def followed(scene: Scene, k: int, ridges: tuple[float, ...], regression: bool, 
     pairs = _pairs(scene, columns, last.matrix)
     order = sorted_by(columns)
     shown, frames = evenly(order, SHOWN).to(last.matrix.device), _frames(len(steps), movie)
-    rows, fitted, tops, pictures, dimensions = [], [], [], [], []
+    rows, outputs, fitted, tops, pictures, dimensions = [], [], [], [], [], []
     systems: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
     for i, (_, state) in enumerate(states(scene.run, steps)):
         final = i == len(steps) - 1
@@ -68,6 +68,7 @@ def followed(scene: Scene, k: int, ridges: tuple[float, ...], regression: bool, 
         row = alone(here, values, vectors, columns - columns.mean(0), classes, k)
         row |= _against(here, first, last, before if i else here) | _network(scene, look, joint)
         rows.append(row)
+        outputs.append(look.outputs)
         tops.append(values[:k].double().cpu())
         dimensions.append(_dimensions(values, ridges))
         pairs.keep(i, here.matrix)
@@ -95,7 +96,8 @@ def followed(scene: Scene, k: int, ridges: tuple[float, ...], regression: bool, 
     return {
         "times": torch.tensor(steps), "clock": hours, "series": series, "values": torch.stack(tops), "cka": cka,
         "regression": fit, "ridge": ridges[best], "task": scene.task.score, "classes": classes, "silent": silent,
-        "formula": _formula(scene, systems, series, hours), "movie": torch.stack(pictures) if pictures else None,
+        "formula": _formula(scene, systems, outputs, series["scale"], hours),
+        "movie": torch.stack(pictures) if pictures else None,
         "movie_times": [steps[i] for i in sorted(frames)],
         "movie_classes": columns.argmax(1)[shown.cpu()].tolist() if scene.task.kind in ("index", "rows") else None,
         "notes": notes, "about": {"pair_samples": kept, "ridges": list(ridges) if fits else [],
@@ -147,25 +149,26 @@ def _best(fitted: list[dict[str, Tensor]], ridges: tuple[float, ...]) -> tuple[i
     return best, {name: values[:, best].clone() for name, values in gathered.items()}
 
 
-def _formula(scene: Scene, systems: dict[int, tuple[Tensor, Tensor, Tensor]], series: dict[str, Tensor],
-             hours: Tensor) -> dict[str, float]:
-    """How far the outputs of gradient flow with a kernel that only grows are from the network's."""
+def _formula(scene: Scene, systems: dict[int, tuple[Tensor, Tensor, Tensor]], outputs: list[Tensor],
+             scale: Tensor, hours: Tensor) -> dict[str, float]:
+    """How far the outputs of gradient flow with a kernel that only grows are from the network's, on its way."""
     run, n = scene.run, scene.n
     plain = all(moves_plainly(run.step(j)) for j in range(run.start + scene.steps[0], run.start + scene.steps[-1]))
-    outputs = scene.first.outputs[:n]
+    start = outputs[0]
     if scene.slope is None or not plain or scene.features.explained.output is not None:
         return {}
-    width = outputs.shape[1]
-    rest = scene.columns - outputs
-    times = {"first": float(hours[-1] - hours[0]), "last": float(torch.trapezoid(series["scale"], hours))}
-    found = {"tau": times["last"]}
-    for (name, elapsed), place in zip(times.items(), (0, len(scene.steps) - 1), strict=True):
+    whole = torch.cumulative_trapezoid(scale, hours)
+    clocks = {"first": hours[1:] - hours[0], "last": whole}
+    found = {"tau": float(whole[-1])}
+    for (name, elapsed), place in zip(clocks.items(), (0, len(outputs) - 1), strict=True):
         values, vectors, cross = (t.double().cpu() for t in systems[place])
         # The kernel of all outputs stands for each of them by its mean.
-        moved = flowed(values, vectors, cross, rest, scene.slope * elapsed / (n * width))
-        change = scene.last.outputs - scene.first.outputs
+        rate = scene.slope / (n * start.shape[1])
+        flow = Flow.of(values, vectors, cross, scene.columns - start[:n])
         for part, where in ((slice(0, n), ""), (slice(n, None), " x")):
-            if len(change[part]):
-                norm = float(change[part].norm())
-                found[name + where] = float((moved[part] - change[part]).norm()) / norm if norm else 0.0
+            size = float((outputs[-1] - start)[part].norm())
+            if len(start[part]) and size:
+                missed = [float((flow.at(rate * t) - (f - start))[part].norm()) / size
+                          for t, f in zip(elapsed.tolist(), outputs[1:], strict=True)]
+                found |= {f"{name}{where}": missed[-1], f"{name}{where} at most": max(missed)}
     return found

@@ -9,6 +9,7 @@ kernel, whose time is :math:`\tau = \int g\, dt`:
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -93,22 +94,41 @@ def slope_of(loss: Loss, outputs: Tensor, targets: Tensor, each: Callable[[Tenso
     return s if s > 0 and float((gradient - s * away).norm()) <= near * float(gradient.norm()) else None
 
 
-def flowed(values: Tensor, vectors: Tensor, cross: Tensor, rest: Tensor, time: float) -> Tensor:
-    r"""What gradient flow with a fixed kernel adds to the output, :math:`k_x^T K^{-1}(I - e^{-tK})\, r`.
+@dataclass(frozen=True, eq=False)
+class Flow:
+    r"""Gradient flow with a fixed kernel, :math:`k_x^T K^{-1}(I - e^{-tK})\, r`, at any time t.
 
-    Args:
+    Attributes:
         values: The eigenvalues of K, with shape (n,).
-        vectors: Its eigenvectors.
-        cross: :math:`k_x`, with shape (m, n).
-        rest: r, with shape (n, c).
-        time: t.
+        there: :math:`k_x^T U`, with shape (m, n).
+        rest: :math:`U^T r`, with shape (n, c).
 
     Example:
-        >>> flowed(torch.ones(1), torch.ones(1, 1), torch.ones(1, 1), torch.ones(1, 1), 50.0)
+        >>> one = torch.ones(1, 1)
+        >>> Flow.of(torch.ones(1), one, one, one).at(50.0)
         tensor([[1.]])
     """
-    values = values.clamp(min=0)
-    # (1 - e^(-t v)) / v, which is t where v is nought.
-    small = values * time < 1e-12
-    factor = torch.where(small, torch.full_like(values, time), -torch.expm1(-time * values) / values.where(~small, 1.0))
-    return cross @ (vectors @ (factor[:, None] * (vectors.T @ rest)))
+
+    values: Tensor
+    there: Tensor
+    rest: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor, vectors: Tensor, cross: Tensor, rest: Tensor) -> Flow:
+        """The flow from the eigenpairs of K, :math:`k_x` with shape (m, n), and what is left of the targets at first.
+
+        Args:
+            values: The eigenvalues, with shape (n,).
+            vectors: The eigenvectors.
+            cross: :math:`k_x`, with shape (m, n).
+            rest: r, with shape (n, c).
+        """
+        return cls(values.clamp(min=0), cross @ vectors, vectors.T @ rest)
+
+    def at(self, time: float) -> Tensor:
+        """What it has added to the output by a time, with shape (m, c)."""
+        # (1 - e^(-t v)) / v, which is t where v is nought.
+        small = self.values * time < 1e-12
+        factor = torch.where(small, torch.full_like(self.values, time),
+                             -torch.expm1(-time * self.values) / self.values.where(~small, 1.0))
+        return self.there @ (factor[:, None] * self.rest)

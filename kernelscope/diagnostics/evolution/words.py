@@ -70,17 +70,21 @@ def aligned_when(silent: dict[str, Any], formula: dict[str, float]) -> str:
     """The verdict on silent alignment, with its numbers."""
     verdict, turn = silent["verdict"], number(silent["turn"])
     if verdict == "kept":
-        return f"The kernel kept its direction (it turned by {turn}), so there was no alignment to test."
+        return (f"The kernel kept its direction (it turned by {turn}, 1 − cosine with the last), so there was no "
+                "alignment to test.")
     grown = f"its norm grew {silent['growth']:.3g} times over the run"
     if verdict == "no fall":
         return f"The training loss did not fall, so nothing can be said of when it did; {grown}."
     start = {"silent": "Alignment was silent", "along": "The kernel turned while the loss fell",
              "late": "The kernel turned late"}[verdict]
-    told = (f"{start}: when 90 % of its turn of {turn} was done, at step {silent['step']:.0f}, "
-            f"{silent['to_come']:.0%} of the fall of the training loss was still to come; {grown}")
+    told = (f"{start}: when 90 % of its turn of {turn} (1 − cosine with the last) was done, at step "
+            f"{silent['step']:.0f}, {silent['to_come']:.0%} of the fall of the training loss was still to come; "
+            f"{grown}")
     if "last" in formula:
         where = " x" if "last x" in formula else ""
         points = "other points" if where else "the samples"
-        told += (f". Gradient flow with the last kernel, scaled, misses {formula[f'last{where}']:.1%} of the network’s "
-                 f"change on {points}, with the first {formula[f'first{where}']:.1%}")
+        last, first = (f"{formula[f'{name}{where}']:.1%} (at most {formula[f'{name}{where} at most']:.1%} on the way)"
+                       for name in ("last", "first"))
+        told += (f". Gradient flow with the last kernel, scaled, misses {last} of the network’s change on {points}, "
+                 f"with the first {first}")
     return f"{told}."
