@@ -25,9 +25,15 @@ if TYPE_CHECKING:
     from .decomposition.stochastic.path_kernel import path_kernel
     from .decomposition.stochastic.result import Expected
     from .diagnostics.agreement import Agreement, agreement
+    from .diagnostics.eigenlearning import Eigenlearning, eigenlearning
     from .diagnostics.gradient_scores import gradient_scores
     from .diagnostics.kernels_of_runs import kernel_of_run
+    from .diagnostics.null_space.null_space import null_space
+    from .diagnostics.null_space.reservoir import reservoir
+    from .diagnostics.null_space.reservoir_result import Reservoir
+    from .diagnostics.null_space.result import NullSpace
     from .diagnostics.orders import Orders, orders
+    from .diagnostics.predictions import Predictions, predictions
     from .diagnostics.scaling import Scaling, scaling
     from .diagnostics.scores import GradientScores
     from .machine.fit import fit
@@ -40,15 +46,17 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Agreement", "Decomposition", "Ensemble", "Expected", "Explanation", "GradientScores", "KernelMachine",
-           "KernelOperator", "MemoryWeights", "Orders", "PathKernel", "Report", "Run", "Scaling", "agreement", "data",
-           "decompose", "ensemble", "errors", "expected", "explain", "features", "fit", "gradient_scores",
-           "kernel_of_run", "kernels", "load", "memory_weights", "orders", "path_kernel", "record", "scaling",
+__all__ = ["Agreement", "Decomposition", "Eigenlearning", "Ensemble", "Expected", "Explanation", "GradientScores",
+           "KernelMachine", "KernelOperator", "MemoryWeights", "NullSpace", "Orders", "PathKernel", "Predictions",
+           "Report", "Reservoir", "Run", "Scaling", "agreement", "data", "decompose", "eigenlearning", "ensemble",
+           "errors", "expected", "explain", "features", "fit", "gradient_scores", "kernel_of_run", "kernels", "load",
+           "memory_weights", "null_space", "orders", "path_kernel", "predictions", "record", "reservoir", "scaling",
            "sklearn", "solvers"]
 
 _HOMES = {
     "Agreement": "diagnostics.agreement",
     "Decomposition": "decomposition.result",
+    "Eigenlearning": "diagnostics.eigenlearning",
     "Ensemble": "decomposition.stochastic.ensemble",
     "Expected": "decomposition.stochastic.result",
     "Explanation": "decomposition.explanation",
@@ -56,13 +64,17 @@ _HOMES = {
     "KernelMachine": "machine.machine",
     "KernelOperator": "operator",
     "MemoryWeights": "decomposition.stochastic.memory",
+    "NullSpace": "diagnostics.null_space.result",
     "Orders": "diagnostics.orders",
     "PathKernel": "decomposition.stochastic.kernel",
+    "Predictions": "diagnostics.predictions",
     "Report": "report",
+    "Reservoir": "diagnostics.null_space.reservoir_result",
     "Run": "run.run",
     "Scaling": "diagnostics.scaling",
     "agreement": "diagnostics.agreement",
     "decompose": "decomposition.exact",
+    "eigenlearning": "diagnostics.eigenlearning",
     "ensemble": "decomposition.stochastic.ensemble",
     "expected": "decomposition.stochastic.expected",
     "explain": "decomposition.explaining",
@@ -71,9 +83,12 @@ _HOMES = {
     "kernel_of_run": "diagnostics.kernels_of_runs",
     "load": "run.opening",
     "memory_weights": "decomposition.stochastic.memory",
+    "null_space": "diagnostics.null_space.null_space",
     "orders": "diagnostics.orders",
     "path_kernel": "decomposition.stochastic.path_kernel",
+    "predictions": "diagnostics.predictions",
     "record": "run.recorder",
+    "reservoir": "diagnostics.null_space.reservoir",
     "scaling": "diagnostics.scaling",
 }
 
