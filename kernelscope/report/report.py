@@ -20,6 +20,10 @@ from ..decomposition.stochastic.ensemble import Ensemble
 from ..decomposition.stochastic.result import Expected
 from ..decomposition.wording import ACCOUNTING, CANCELLATION_LIMIT, is_long, shortened
 from ..diagnostics.agreement import Agreement
+from ..diagnostics.eigenlearning import Eigenlearning
+from ..diagnostics.null_space.reservoir_result import Reservoir
+from ..diagnostics.null_space.result import NullSpace
+from ..diagnostics.predictions import Predictions
 from ..diagnostics.scaling import Scaling
 from ..diagnostics.scores import GradientScores
 from ..errors import DataError
@@ -90,11 +94,30 @@ NOISE_GLOSSARY = (
     ("seed", "One draw of all batches of a run."),
 )
 
+NULL_GLOSSARY = (
+    ("mode", "A direction of the path kernel on some points, a pattern of outputs that training moves together. The "
+             "larger its eigenvalue, the further a path of given energy can move it."),
+    ("energy", "Of a target: its squared size. Of a path: the squared steps over the learning rates, added up."),
+    ("reach", "How far the recorded path could have moved a mode, whatever the samples were: the root of its eigenvalue "
+              "times the energy of the path. It holds for every optimizer, loss and network."),
+    ("bound", "The mean squared error that is left because the target lies beyond the reach: a certificate, not an "
+              "estimate."),
+    ("filter", "The share of a mode that a kernel which does not change would have learned: an estimate."),
+    ("eigenlearning", "A formula for the expected test error of kernel regression, from eigenvalues and the target."),
+    ("reservoir", "Directions of the residual that training left as they were. No query is moved by them."),
+    ("Spearman", "The correlation of ranks: 1 where a larger prediction always goes with a larger measurement."),
+)
+
+#: Results about what could not be learned.
+NULL = (NullSpace, Reservoir, Eigenlearning, Predictions)
+
 HEADINGS = {"Explanation": "Why it answers so", "Decomposition": "The ledger",
             "GradientScores": "Which samples pull the same way", "Scaling": "More centers, more data",
             "Expected": "Where runs end on average", "Ensemble": "The same training on other batches",
             "MemoryWeights": "What an optimizer remembers", "PathKernel": "A kernel of the run",
-            "Orders": "How fast errors fall", "Agreement": "Prediction and measurement"}
+            "NullSpace": "What it could not learn",
+            "Reservoir": "Residuals that were left alone", "Eigenlearning": "The error that is expected",
+            "Predictions": "Foretold and measured", "Orders": "How fast errors fall", "Agreement": "Prediction and measurement"}
 
 #: Results that are about the noise of training.
 NOISE = (Expected, Ensemble, Agreement)
@@ -168,6 +191,7 @@ class Report:
             title=self.title, lead=lead, sections=views, comparisons=compared, notices=[notice] if notice else [],
             glossary=(GLOSSARY if booked else ()) + (SCORE_GLOSSARY if any(scored) else ())
             + (NOISE_GLOSSARY if any(isinstance(result, NOISE) for _, _, result in sections) else ())
+            + (NULL_GLOSSARY if any(isinstance(result, NULL) for _, _, result in sections) else ())
             + (SCALING_GLOSSARY if any(isinstance(result, Scaling) for _, _, result in sections) else ()),
             accounting=ACCOUNTING if booked else "", longest=LONGEST_HEADING,
             cut_headings=[text for text in (self.title, *(heading for heading, _, _ in sections))
