@@ -8,8 +8,10 @@ coefficients :math:`v_j = \langle u_j, y\rangle/\sqrt N`. A regression on n rand
           L_j = \frac{\lambda_j}{\lambda_j + \kappa}, \qquad
           \mathcal E = \frac{n}{n - \sum_j L_j^2}\Big(\sum_j (1 - L_j)^2 v_j^2 + \sigma^2\Big).
 
-In kernelscope's convention :math:`(K + n\lambda I)\alpha = y` the ridge is :math:`\delta = n\lambda`. Targets of
-several outputs are averaged over them.
+This is the error over all points, of a pool the n samples included. Theirs is
+:math:`(\delta/n\kappa)^2\mathcal E`, so what is left for the other points of a pool is known too. In kernelscope's
+convention :math:`(K + n\lambda I)\alpha = y` the ridge is :math:`\delta = n\lambda`. Targets of several outputs are
+averaged over them.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ class Eigenlearning(Result):
 
     Attributes:
         sizes: The numbers n of samples, ascending, with shape (k,).
-        error: The expected mean squared error on points that are no samples, with shape (k,).
+        error: The expected mean squared error over all points, samples included, with shape (k,).
         kappa: :math:`\kappa` at each, with shape (k,); 0 where the regression interpolates all modes.
         learned: :math:`L_j` of each mode at each size, with shape (k, N).
         values: The eigenvalues :math:`\lambda_j` of K/N, descending, with shape (N,).
@@ -60,6 +62,18 @@ class Eigenlearning(Result):
     noise: float
     info: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def training(self) -> Tensor:
+        r"""The expected error on the samples, :math:`(\delta/n\kappa)^2\mathcal E`, with shape (k,)."""
+        return torch.where(self.kappa > 0, (self.delta / (self.sizes * self.kappa)).square() * self.error, 0.0)
+
+    @property
+    def unseen(self) -> Tensor:
+        """The expected error on the points of the pool that are no samples, with shape (k,)."""
+        count = float(len(self.values))
+        return torch.stack([torch.as_tensor(unseen_error(e, int(n), count, t)) for e, n, t in zip(
+            self.error.tolist(), self.sizes.tolist(), self.training.tolist(), strict=True)])
+
     def said(self) -> str:
         """The error that is expected, in words."""
         whole = float(self.energies.sum()) + self.noise
@@ -76,6 +90,7 @@ class Eigenlearning(Result):
         import pandas as pd
 
         return pd.DataFrame({"samples": self.sizes.long().tolist(), "expected error": self.error.tolist(),
+                             "of unseen points": self.unseen.tolist(), "of samples": self.training.tolist(),
                              "kappa": self.kappa.tolist(), "learned modes": self.learned.sum(1).tolist(),
                              "ridge": self.delta.tolist()})
 
@@ -175,6 +190,22 @@ def expected_error(learned: Tensor, energies: Tensor, n: int, noise: float) -> f
     if left == 0:
         return 0.0
     return left * n / room if room > 1e-12 * n else float("inf")
+
+
+def unseen_error(error: float, n: int, count: float, training: float) -> float:
+    """The expected error on the points of a pool of ``count`` that are no samples.
+
+    Args:
+        error: That over the whole pool.
+        n: The number of samples.
+        count: The number of points.
+        training: The expected error on the samples.
+
+    Example:
+        >>> unseen_error(0.5, 2, 4.0, 0.0)                       # nought on half of the points
+        1.0
+    """
+    return (count * error - n * training) / (count - n) if count > n else error
 
 
 def _matrix(kernel: Any) -> Tensor:

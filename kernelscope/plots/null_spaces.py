@@ -45,7 +45,8 @@ def draw_null_space(result: NullSpace, ax: Axes, theme: Theme) -> None:
     _logarithmic(ax, floor, 30 * max(top, 1e-300))
     span = len(modes)
     ax.set_xlim(0.2, max(span * 1.02, span + 0.6) + 0.22 * span)
-    ends = [(_typical(target[-3:], floor), "target", theme.down), (_typical(learned[-3:], floor), "learned", theme.data),
+    ends = [(_typical(target[-3:], floor), "target", theme.down),
+            (_typical(learned[-3:], floor), "learned", theme.data),
             (float(reach[-1].clamp(min=floor)), "reach", theme.ink)]
     _name(ax, span, ends)
     ax.set_xticks([tick for tick in ax.get_xticks() if 1 <= tick <= span and tick == int(tick)] or [1])
@@ -121,7 +122,8 @@ def draw_predictions(result: Predictions, ax: Axes, theme: Theme) -> None:
 
 def _of_predictions(result: Predictions) -> str:
     low, high = (with_minus(f"{end:.2f}") for end in result.interval)
-    return (f"Ranks of {len(result)} {result.what[1]}s are foretold with Spearman {with_minus(f'{result.spearman:.2f}')}; "
+    rho = with_minus(f"{result.spearman:.2f}")
+    return (f"Ranks of {len(result)} {result.what[1]}s are foretold with Spearman {rho}; "
             f"95 % interval {low} to {high}")
 
 

@@ -98,8 +98,8 @@ NULL_GLOSSARY = (
     ("mode", "A direction of the path kernel on some points, a pattern of outputs that training moves together. The "
              "larger its eigenvalue, the further a path of given energy can move it."),
     ("energy", "Of a target: its squared size. Of a path: the squared steps over the learning rates, added up."),
-    ("reach", "How far the recorded path could have moved a mode, whatever the samples were: the root of its eigenvalue "
-              "times the energy of the path. It holds for every optimizer, loss and network."),
+    ("reach", "How far the recorded path could have moved a mode, whatever the samples were: the root of its "
+              "eigenvalue times the energy of the path. It holds for every optimizer, loss and network."),
     ("bound", "The mean squared error that is left because the target lies beyond the reach: a certificate, not an "
               "estimate."),
     ("filter", "The share of a mode that a kernel which does not change would have learned: an estimate."),
@@ -117,7 +117,8 @@ HEADINGS = {"Explanation": "Why it answers so", "Decomposition": "The ledger",
             "MemoryWeights": "What an optimizer remembers", "PathKernel": "A kernel of the run",
             "NullSpace": "What it could not learn",
             "Reservoir": "Residuals that were left alone", "Eigenlearning": "The error that is expected",
-            "Predictions": "Foretold and measured", "Orders": "How fast errors fall", "Agreement": "Prediction and measurement"}
+            "Predictions": "Foretold and measured", "Orders": "How fast errors fall",
+            "Agreement": "Prediction and measurement"}
 
 #: Results that are about the noise of training.
 NOISE = (Expected, Ensemble, Agreement)

@@ -29,7 +29,7 @@ from ...network import cast, undisturbed
 from ...progress import Bar
 from ...result import as_float64
 from ...run.run import Run
-from ..eigenlearning import expected_error, learnability
+from ..eigenlearning import expected_error, learnability, unseen_error
 from ..states import times_of
 from .aims import PROBABILITIES, Aim
 from .chords import Walk
@@ -312,8 +312,11 @@ def _predicted(matrix: Tensor | None, whole: Tensor, values: Tensor, aim: Tensor
         energies, beyond = (vectors.T @ whole).square().mean(1) / len(matrix), 0.0
     if not speed:
         return float(energies.sum()) + beyond
-    _, learned = learnability(eigenvalues, samples, samples / speed)
+    kappa, learned = learnability(eigenvalues, samples, samples / speed)
     found = expected_error(learned, energies, samples, beyond)
+    if matrix is not None and kappa:
+        # The pool is made of the samples and the queries, and what is asked for is the error of these.
+        found = unseen_error(found, samples, len(matrix), found / (speed * kappa) ** 2)
     return found if found < float("inf") else None
 
 
