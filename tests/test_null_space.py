@@ -145,6 +145,23 @@ def test_the_laws_of_the_null_space_hold_in_1000_random_runs():
     assert sum(f.null_dimension > 0 for f in found) >= 300
 
 
+def test_what_the_kernel_lets_through_holds_every_contribution():
+    """The recorded cross-kernel, also of momentum and Adam, ranges within the path kernel of the single steps."""
+    seen = 0
+    for seed in range(30):
+        run, z, y = drawn_run(seed)
+        output = None if y.is_floating_point() else "logits"
+        found = ks.null_space(run, z, y, output=output, times=list(range(len(run) + 1)), samples=0, progress=False)
+        null = found.modes[:, found.values <= found.slack]
+        if not null.shape[1] or any(run[k].groups[0].get("weight_decay") for k in range(len(run))):
+            continue
+        ledger = ks.decompose(run, z, output=output, progress=False)
+        shares = torch.einsum("qh,qcn->hcn", null, ledger.contributions)
+        assert float(shares.abs().max()) <= 1e-6 * float(ledger.contributions.abs().max() + ledger.initial.abs().max())
+        seen += 1
+    assert seen >= 8
+
+
 class Apart(nn.Module):
     """Two numbers, each with a weight of its own."""
 
@@ -170,7 +187,27 @@ def test_a_direction_that_no_input_has_is_found_and_certified():
     assert abs(found.bound - left) <= 1e-5 * left
     assert found.top(1)["mode"].tolist() == [1]
     assert found.top(1)["points"][0].startswith(("+1.00 of 1", "−1.00 of 1"))
-    assert "of 2 modes on 2 queries the run could move 1 as far" in repr(found)
+    assert "of 2 modes on 2 queries the run could move 1, each by itself, as far" in repr(found)
+
+
+def test_a_run_that_did_not_move_could_learn_nothing():
+    run, _ = recorded(make=lambda p: torch.optim.SGD(p, lr=0.0))
+    found = ks.null_space(run, queries(), torch.ones(2, 2).double(), progress=False)
+    assert found.energy == 0
+    assert found.bound == found.error
+    assert found.check().ok
+    assert found.plot() is not None
+
+
+def test_a_slice_and_another_precision_are_certified_too():
+    run, _ = recorded(make=lambda p: torch.optim.AdamW(p, lr=0.05))
+    z, y = queries(), torch.ones(2, 2).double()
+    part = ks.null_space(run[2:6], z, y, progress=False)
+    assert torch.equal(part.initial, outputs(recorded()[1], run.parameters(2), z))
+    assert part.check().ok
+    single, double = (ks.null_space(run, z, y, dtype=dtype, progress=False) for dtype in (torch.float32, None))
+    assert float((single.values - double.values).abs().max()) <= 1e-4 * float(double.values[0])
+    assert single.check().ok
 
 
 # -- filter and prediction ---------------------------------------------------------------------------------------------
@@ -289,7 +326,7 @@ def test_it_is_kept_drawn_and_tabled(tmp_path):
     table = found.to_frame()
     assert len(table) == 2
     assert abs(table["target"].sum() / found.targets.numel() - found.size) <= 1e-12
-    assert "beyond its reach" in found._repr_html_()
+    assert "reach" in found._repr_html_()
     page = ks.Report("Null space", [found, found.reservoir]).html()
     assert "What it could not learn" in page
     assert "certificate" in page

@@ -55,8 +55,11 @@ class Predictions(Result):
     def said(self) -> str:
         """The correlation, in words."""
         low, high = (with_minus(f"{end:.2f}") for end in self.interval)
+        each = "".join(f"; {name} {with_minus(f'{rho:.3f}')} ({with_minus(f'{a:.2f}')} to {with_minus(f'{b:.2f}')}, "
+                       f"{int(n)} pairs)" for name, (rho, a, b, n) in self.by_group.items()) if (
+                           len(self.by_group) > 1) else ""
         return (f"{self.what[1]} against {self.what[0]}: Spearman {with_minus(f'{self.spearman:.3f}')} "
-                f"(95 % interval {low} to {high}) over {len(self)} pairs")
+                f"(95 % interval {low} to {high}) over {len(self)} pairs{each}")
 
     def summary(self) -> str:
         return f"Predictions({self.said()})"

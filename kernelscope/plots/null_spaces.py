@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 #: How many decades below the largest energy are shown.
 DECADES = 8
 
+#: How many modes get a stem each.
+MOST_STEMS = 80
+
 #: The markers of groups.
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
@@ -38,9 +41,12 @@ def draw_null_space(result: NullSpace, ax: Axes, theme: Theme) -> None:
     top = float(torch.cat([target, learned]).max()) or 1.0
     floor = top * 10.0**-DECADES
     size = max(2.0, min(5.0, 240 / max(len(modes), 1)))
-    ax.vlines(modes, floor, target.clamp(min=floor), color=theme.rule, linewidth=0.8)
-    ax.plot(modes, target.clamp(min=floor), color=theme.down, linestyle="none", marker="o", markersize=size)
-    ax.plot(modes, learned.clamp(min=floor), color=theme.data, linestyle="none", marker="D", markersize=size * 0.8)
+    if len(modes) <= MOST_STEMS:
+        ax.vlines(modes, floor, target.clamp(min=floor), color=theme.rule, linewidth=0.8)
+    # What is below the scale is left out; a line goes along its foot.
+    for energies, colour, marker, width in ((target, theme.down, "o", size), (learned, theme.data, "D", size * 0.8)):
+        shown = energies > floor
+        ax.plot(modes[shown], energies[shown], color=colour, linestyle="none", marker=marker, markersize=width)
     ax.plot(modes, reach.clamp(min=floor), color=theme.ink, linewidth=1.4)
     _logarithmic(ax, floor, 30 * max(top, 1e-300))
     span = len(modes)
@@ -68,11 +74,11 @@ def draw_reservoir(result: Reservoir, ax: Axes, theme: Theme) -> None:
     places = torch.arange(1, len(result.values) + 1)
     ax.plot(places, result.values, color=theme.ink, linewidth=1.5)
     ends = [(float(result.values[-1]), "dissipated", theme.ink)]
-    for what, name, colour in ((result.initial, "residual, summed", theme.down),
-                               (result.labels, "targets, summed", theme.data)):
+    for what, name, colour, width in ((result.initial, "residual, summed", theme.down, 3.5),
+                                      (result.labels, "targets, summed", theme.data, 1.5)):
         whole = float(what.square().sum())
         parts = torch.einsum("nc,ncr->r", what, result.directions).square().cumsum(0) / (whole or 1.0)
-        ax.plot(places, parts, color=colour, linewidth=1.5, linestyle=(0, (5, 2)))
+        ax.plot(places, parts, color=colour, linewidth=width, linestyle=(0, (5, 2)))
         ends.append((float(parts[-1]), name, colour))
     ax.axhline(KEPT, color=theme.rule, linewidth=1)
     low = min(0.0, float(result.values.min()) * 1.05)
@@ -121,6 +127,9 @@ def draw_predictions(result: Predictions, ax: Axes, theme: Theme) -> None:
 
 
 def _of_predictions(result: Predictions) -> str:
+    if len(result.by_group) > 1:
+        each = ", ".join(f"{name} {with_minus(f'{values[0]:.2f}')}" for name, values in result.by_group.items())
+        return f"Spearman of {result.what[1]} and prediction by group; {each}"
     low, high = (with_minus(f"{end:.2f}") for end in result.interval)
     rho = with_minus(f"{result.spearman:.2f}")
     return (f"Ranks of {len(result)} {result.what[1]}s are foretold with Spearman {rho}; "
@@ -179,8 +188,8 @@ def _plain_ticks(ax: Axes) -> None:
 def _name(ax: Axes, x: float, ends: list[tuple[float, str, str]]) -> None:
     """Writes each line's name at its end, none over another."""
     bottom, top = ax.get_ylim()
-    least, above = (top / bottom) ** APART, float("inf")
-    for y, name, colour in sorted(ends, reverse=True):
-        above = max(min(y, above / least), bottom)
-        ax.annotate(name, (x, above), xytext=(9, 0), textcoords="offset points", color=colour, va="center",
+    least, below = (top / bottom) ** APART, 0.0
+    for y, name, colour in sorted(ends):
+        below = max(y, below * least)
+        ax.annotate(name, (x, below), xytext=(9, 0), textcoords="offset points", color=colour, va="center",
                     annotation_clip=False)

@@ -72,6 +72,7 @@ class Travelled:
         energies: The energy of each chord.
         along: q of each chord.
         beside: e of each chord.
+        asymmetry: By how much the matrix differed from its transpose, relative.
     """
 
     initial: Tensor | None = None
@@ -80,6 +81,7 @@ class Travelled:
     energies: list[float] = field(default_factory=list)
     along: list[Tensor] = field(default_factory=list)
     beside: list[Tensor] = field(default_factory=list)
+    asymmetry: float = 0.0
 
     @property
     def energy(self) -> float:
@@ -177,6 +179,8 @@ class Walk:
         matrix = as_float64(sum_of_products(places(), self.side, self.side, False, block, True, done))
         for energy, q, e in bent:
             matrix += (e @ q.T + q @ e.T + e @ e.T) / energy
+        size = float(matrix.abs().max()) if len(matrix) else 0.0
+        self.met.asymmetry = float((matrix - matrix.T).abs().max()) / size if size else 0.0
         return (matrix + matrix.T) / 2
 
     def outputs(self, parameters: Parameters, buffers: Parameters) -> Tensor:

@@ -124,7 +124,7 @@ def null_space(run: Run, x: Any, y: Any, *, times: Any = None, output: int | str
         asked = _Points.of(run, trajectory, queries, given, output, on, _chosen(run, samples, on), wanted)
         bar = Bar(total=len(at) - 1, desc="null space", unit="chord", disable=quiet)
         with bar:
-            found = asked.solve(trajectory, at, wanted, memory, bar.update)
+            found, about = asked.solve(trajectory, at, wanted, memory, bar.update)
         # What the reservoir says of its own progress comes after the chords.
         reserve = reservoir_of(trajectory, queries, None, memory, quiet) if gramian else None
     told = run.info()
@@ -134,7 +134,7 @@ def null_space(run: Run, x: Any, y: Any, *, times: Any = None, output: int | str
         "run": {key: told[key] for key in ("path", "steps", "rules", "samples", "parameters", "loss", "dtype")},
         "first_step": run.start, "times": at, "rank": wanted, "rounding": ROUNDING[dtype],
         "dtype": str(dtype).removeprefix("torch."), "engine": asked.side.way, "notes": notes,
-        "samples": asked.samples, "queries": len(queries[0]),
+        "samples": asked.samples, "queries": len(queries[0]), **about,
         "seconds": round(time.perf_counter() - begun, 3),
     })
 
@@ -240,8 +240,8 @@ class _Points:
         return cls(side, aim, whole, known, rows, n, ids, said, note, raw)
 
     def solve(self, trajectory: Trajectory, at: list[int], rank: int | None, memory: int,
-              done: Callable[[], object]) -> dict[str, Any]:
-        """The fields of the result."""
+              done: Callable[[], object]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The fields of the result, and facts about them."""
         run = trajectory.run
         self.side.probe(trajectory.at(run.start), trajectory.buffers(run.start))
         walk = Walk(trajectory, self.side, at)
@@ -273,13 +273,15 @@ class _Points:
         predicted = None
         if self.known is not None and self.samples:
             predicted = _predicted(matrix, whole, values, aim, outside, m, self.samples, pace.speed)
+        largest = float(values[0]) if len(values) else 0.0
+        about = {"least": float(values[-1]) / largest if largest > 0 else 0.0, "asymmetry": met.asymmetry}
         return {
             "values": values.clamp(min=0), "modes": modes, "aim": aim, "learned": learned, "filter": filtered,
             "outside": outside if rank is not None and len(values) < m else torch.zeros(2, dtype=torch.float64),
             "slack": slack, "targets": targets, "initial": initial, "final": final, "buffers": buffers,
             "energies": torch.tensor(met.energies, dtype=torch.float64), "loss": pace.loss, "predicted": predicted,
             "speed": pace.speed, "left": met.left(), "trace": trace, "ids": self.ids, "labels": self.labels,
-        }
+        }, about
 
     def _block(self, run: Run, trajectory: Trajectory, memory: int) -> int:
         try:

@@ -44,6 +44,10 @@ from .reservoir_result import Reservoir
 #: Rounding of a long product of steps, relative, by the precision of the computation.
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3}
 
+#: What is said of a run that begins in motion.
+HEAVY = ("The optimizer had momentum before the first step of this run, which no residual explains. Take the run from "
+         "the first step of its optimizer, or ask null_space(run, x, y).")
+
 
 def reservoir(run: Run, x: Any = None, *, directions: Tensor | None = None, dtype: torch.dtype | None = None,
               device: torch.device | str | None = None, memory: int | str = "1GB",
@@ -117,7 +121,7 @@ def reservoir_of(trajectory: Trajectory, queries: tuple[Tensor, ...] | None, dir
     asked = None if queries is None else _queries(trajectory, queries)
     start = _outputs(trajectory, side, run.start)
     walk = _Walk(trajectory, side, asked, memory)
-    columns = torch.cat([basis, (start - targets)[..., None]], 2).to(trajectory.dtype)
+    columns = torch.cat([basis, (start - targets)[..., None]], 2).to(trajectory.device, trajectory.dtype)
     walk.check(columns.shape[2])
     with Bar(total=len(run), desc="reservoir", unit="step", disable=quiet) as bar:
         walk.go(columns, bar.update)
@@ -215,18 +219,23 @@ class _Walk:
         self.columns = columns.clone()
         count, c = columns.shape[2], columns.shape[1]
         asked = 0 if self.asked is None else len(self.asked)
-        self.moved = torch.zeros(asked, c, count, dtype=columns.dtype)
+        self.moved = columns.new_zeros(asked, c, count)
         self.lengths = torch.zeros(asked, c, dtype=torch.float64)
         self.inner = torch.zeros(count, count, dtype=torch.float64)
         training = TrainingSide(run, self.trajectory.dtype, self.trajectory.device, self.memory // 4)
         unroller, state = Unroller(run, training, False), OptimizerState()
-        for first in range(run.start, run.stop, self._length):
-            last = min(first + self._length, run.stop)
+        # The steps before a slice are gone through for the states they leave behind.
+        starts = [*range(0, run.start, self._length), *range(run.start, run.stop, self._length)]
+        for first in starts:
+            last = min(first + self._length, run.start if first < run.start else run.stop)
+            if first == run.start and any(bool(m.any()) for m in state.momentum.values()):
+                raise RuleError(HEAVY)
             rows = unroller.stretch(self.trajectory, first, last)
             for k, unrolled in zip(range(first, last), unroller.steps(first, last, state, rows), strict=True):
+                if first < run.start:
+                    continue
                 if any(found is not None and bool(found.any()) for found in unrolled.fresh.values()):
-                    raise RuleError("The optimizer had momentum before the recording, which no residual explains. "
-                                    "Record from its first step, or ask null_space(run, x, y).")
+                    raise RuleError(HEAVY)
                 self._step(k, rows, unrolled)
                 done()
 

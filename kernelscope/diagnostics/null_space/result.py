@@ -142,10 +142,15 @@ class NullSpace(Result):
         m = len(self.targets)
         within = int((self.reach.square() >= self.aimed).sum())
         null = f"; {self.null_dimension:,} of them it could not move at all" if self.null_dimension else ""
-        return (
-            f"of {len(self.values):,} modes on {m:,} {PLACES[self.on]} the run could move {within:,} as far as the "
-            f"target asks{null}; at least {self.share:.0%} of the target’s energy lay beyond its reach, so its mean "
-            f"squared error is at least {_number(self.bound)}, and it is {_number(self.error)}")
+        begun = (f"of {len(self.values):,} modes on {m:,} {PLACES[self.on]} the run could move {within:,}, each by "
+                 f"itself, as far as the target asks{null}")
+        if not self.bound:
+            expected = (f", a fixed kernel would have left {_number(self.unlearnable)}" if self.predicted is None else
+                        f", and {_number(self.predicted)} is expected by eigenlearning")
+            return (f"{begun}; no part of the target lay beyond its reach; the mean squared error is "
+                    f"{_number(self.error)}{expected}")
+        return (f"{begun}; at least {_share(self.share)} of the target’s energy lay beyond its reach, so its mean "
+                f"squared error is at least {_number(self.bound)}, and it is {_number(self.error)}")
 
     def summary(self) -> str:
         return f"NullSpace({self.said()})"
@@ -211,6 +216,7 @@ class NullSpace(Result):
         ratio = float((change / (self.reach + floor + 1e-300)).max()) if len(change) else 0.0
         lengths = float(self.values.sum()) / self.trace if self.trace else 1.0
         whole = len(self.values) == len(self.targets)
+        least, apart = (float(self.info.get(name, 0.0)) for name in ("least", "asymmetry"))
         rows = [
             CheckRow("complete", "pass" if self.left <= rounded else "fail", self.left, rounded,
                      f"Gradients along the chords, and buffers, give the change of outputs up to "
@@ -223,6 +229,9 @@ class NullSpace(Result):
             CheckRow("certificate", "pass" if self.bound <= self.error + floor**2 + 1e-9 * self.error else "fail",
                      self.bound, self.error,
                      f"The error {_number(self.error)} is not below the bound {_number(self.bound)} (N2)."),
+            CheckRow("sign", "pass" if least >= -rounded else "fail", least, -rounded,
+                     f"The least eigenvalue is {with_minus(f'{least:.1e}')} of the largest; before rounding was taken "
+                     f"off, the kernel differed from its transpose by {with_minus(f'{apart:.1e}')}."),
             CheckRow("trace", "pass" if (abs(lengths - 1) <= 1e-9 if whole else lengths <= 1 + 1e-9) else "fail",
                      lengths, 1.0, f"The modes carry {lengths:.6%} of the trace of the path kernel."),
         ]
@@ -237,6 +246,10 @@ class NullSpace(Result):
     def modewise(self) -> float:
         """The bound by each mode alone, as a mean squared error: weaker, but a sum over modes."""
         return by_modes(self.aimed.sqrt(), self.reach) / max(self.targets.numel(), 1)
+
+
+def _share(value: float) -> str:
+    return f"{value:.0%}" if value >= 0.005 else f"{value:.1e}".replace("e-", "e−")
 
 
 def _number(value: float) -> str:
