@@ -52,6 +52,7 @@ class Setting(NamedTuple):
     widths: tuple[int, ...]
     rate: float
     steps: int
+    scale: float = 1.0
 
 
 class Outcome(NamedTuple):
@@ -69,18 +70,22 @@ def standard(values: Tensor) -> Tensor:
     return ((values - values.mean()) / values.std(correction=0)).reshape(-1, 1)
 
 
-def network(widths: tuple[int, ...], seed: int) -> nn.Module:
-    """A tanh network in float64, the same at each call with one seed."""
+def network(widths: tuple[int, ...], seed: int, scale: float) -> nn.Module:
+    """A tanh network in float64, the same at each call with one seed, its first layer times a number."""
     torch.manual_seed(seed)
     layers = [layer for a, b in itertools.pairwise(widths) for layer in (nn.Linear(a, b), nn.Tanh())]
-    return nn.Sequential(*layers[:-1]).double()
+    made = nn.Sequential(*layers[:-1]).double()
+    with torch.no_grad():
+        for p in layers[0].parameters():
+            p.mul_(scale)
+    return made
 
 
 def trained(setting: Setting, task: Task, seed: int) -> Outcome:
     """Trains on a part of the pool, and foretells the error on the rest."""
     order = torch.randperm(len(setting.x), generator=torch.Generator().manual_seed(seed))
     own, rest = order[:setting.n], order[setting.n:]
-    model = network(setting.widths, seed)
+    model = network(setting.widths, seed, setting.scale)
     x, y = setting.x[own], task.values[own]
     pool = torch.cat([own, rest])
     kernel = ks.kernels.Tangent(model)(setting.x[pool])
@@ -108,7 +113,8 @@ def sinusoids(quick: bool) -> tuple[Setting, list[Task]]:
     waves = (torch.sin, torch.cos)
     tasks = [Task(f"{wave.__name__} {k}", standard(wave(2 * torch.pi * k * x)))
              for k in ((1, 2, 6) if quick else range(1, 13)) for wave in waves]
-    return Setting("frequencies", 2 * x - 1, 64, (1, 64, 64, 1), 0.02, 100 if quick else 400), tasks
+    # With usual initial weights all but the three lowest frequencies are missed alike, and there is nothing to rank.
+    return Setting("frequencies", 2 * x - 1, 64, (1, 64, 64, 1), 0.02, 100 if quick else 400, scale=8.0), tasks
 
 
 def parities(quick: bool) -> tuple[Setting, list[Task]]:
@@ -161,7 +167,7 @@ def unlearnable(quick: bool) -> list[Result | str | tuple[str, Result]]:
     ways = {way: compared(outcomes, way) for way in (BEFORE, EXPECTED, LEFT, CERTIFIED)}
     violated = sum(o.found.bound > o.found.error * (1 + 1e-9) for _, o in outcomes)
     failed = sum(not o.found.check().ok for _, o in outcomes)
-    wave = next(o for _, o in outcomes if o.task.name == "sin 6")
+    wave = next(o for _, o in outcomes if o.task.name == f"sin {6 if quick else 9}")
     digit = next(o for group, o in outcomes if group == "digits" and "even" in o.task.name)
     return [
         f"A tanh network is trained on {len(outcomes)} targets, each of mean 0 and variance 1 over its pool of points, "
