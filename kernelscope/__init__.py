@@ -28,9 +28,15 @@ if TYPE_CHECKING:
     from .diagnostics.evolution.between import KernelDistances, kernel_distances
     from .diagnostics.evolution.course import evolution
     from .diagnostics.evolution.result import KernelEvolution
+    from .diagnostics.eigenlearning import Eigenlearning, eigenlearning
     from .diagnostics.gradient_scores import gradient_scores
     from .diagnostics.kernels_of_runs import kernel_of_run
+    from .diagnostics.null_space.null_space import null_space
+    from .diagnostics.null_space.reservoir import reservoir
+    from .diagnostics.null_space.reservoir_result import Reservoir
+    from .diagnostics.null_space.result import NullSpace
     from .diagnostics.orders import Orders, orders
+    from .diagnostics.predictions import Predictions, predictions
     from .diagnostics.scaling import Scaling, scaling
     from .diagnostics.scores import GradientScores
     from .diagnostics.spectra import Spectrum
@@ -45,15 +51,18 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Agreement", "Decomposition", "Ensemble", "Expected", "Explanation", "GradientScores", "KernelDistances",
-           "KernelEvolution", "KernelMachine", "KernelOperator", "MemoryWeights", "Orders", "PathKernel", "Report",
-           "Run", "Scaling", "Spectrum", "agreement", "data", "decompose", "ensemble", "errors", "evolution",
-           "expected", "explain", "features", "fit", "gradient_scores", "kernel_distances", "kernel_of_run", "kernels",
-           "load", "memory_weights", "orders", "path_kernel", "record", "scaling", "sklearn", "solvers", "spectrum"]
+__all__ = ["Agreement", "Decomposition", "Eigenlearning", "Ensemble", "Expected", "Explanation", "GradientScores",
+           "KernelDistances", "KernelEvolution", "KernelMachine", "KernelOperator", "MemoryWeights", "NullSpace",
+           "Orders", "PathKernel", "Predictions", "Report", "Reservoir", "Run", "Scaling", "Spectrum", "agreement",
+           "data", "decompose", "eigenlearning", "ensemble", "errors", "evolution", "expected", "explain", "features",
+           "fit", "gradient_scores", "kernel_distances", "kernel_of_run", "kernels", "load", "memory_weights",
+           "null_space", "orders", "path_kernel", "predictions", "record", "reservoir", "scaling", "sklearn",
+           "solvers", "spectrum"]
 
 _HOMES = {
     "Agreement": "diagnostics.agreement",
     "Decomposition": "decomposition.result",
+    "Eigenlearning": "diagnostics.eigenlearning",
     "Ensemble": "decomposition.stochastic.ensemble",
     "Expected": "decomposition.stochastic.result",
     "Explanation": "decomposition.explanation",
@@ -63,14 +72,18 @@ _HOMES = {
     "KernelMachine": "machine.machine",
     "KernelOperator": "operator",
     "MemoryWeights": "decomposition.stochastic.memory",
+    "NullSpace": "diagnostics.null_space.result",
     "Orders": "diagnostics.orders",
     "PathKernel": "decomposition.stochastic.kernel",
+    "Predictions": "diagnostics.predictions",
     "Report": "report",
+    "Reservoir": "diagnostics.null_space.reservoir_result",
     "Run": "run.run",
     "Scaling": "diagnostics.scaling",
     "Spectrum": "diagnostics.spectra",
     "agreement": "diagnostics.agreement",
     "decompose": "decomposition.exact",
+    "eigenlearning": "diagnostics.eigenlearning",
     "ensemble": "decomposition.stochastic.ensemble",
     "evolution": "diagnostics.evolution.course",
     "expected": "decomposition.stochastic.expected",
@@ -81,9 +94,12 @@ _HOMES = {
     "kernel_of_run": "diagnostics.kernels_of_runs",
     "load": "run.opening",
     "memory_weights": "decomposition.stochastic.memory",
+    "null_space": "diagnostics.null_space.null_space",
     "orders": "diagnostics.orders",
     "path_kernel": "decomposition.stochastic.path_kernel",
+    "predictions": "diagnostics.predictions",
     "record": "run.recorder",
+    "reservoir": "diagnostics.null_space.reservoir",
     "scaling": "diagnostics.scaling",
     "spectrum": "diagnostics.spectrum",
 }

@@ -18,7 +18,11 @@ from ..decomposition.wording import counted, shortened
 from ..diagnostics.agreement import Agreement
 from ..diagnostics.evolution.between import KernelDistances
 from ..diagnostics.evolution.result import KernelEvolution
+from ..diagnostics.eigenlearning import Eigenlearning
+from ..diagnostics.null_space.reservoir_result import Reservoir
+from ..diagnostics.null_space.result import NullSpace
 from ..diagnostics.orders import Orders
+from ..diagnostics.predictions import Predictions
 from ..diagnostics.scaling import Scaling
 from ..diagnostics.scores import GradientScores
 from ..diagnostics.spectra import Spectrum
@@ -31,6 +35,9 @@ from .facts import STATUS, facts, verdict
 from .reasons import LINE_NAMES, MOST_QUERIES, explanation, nothing
 
 MOST_ROWS = 20
+
+#: How many modes of a null space are named.
+MOST_MODES = 8
 
 View = Callable[[Any, Album, str], dict[str, Any]]
 
@@ -174,6 +181,24 @@ def noise(result: Result, album: Album, name: str) -> dict[str, Any]:
     }
 
 
+def null_space(result: NullSpace, album: Album, name: str) -> dict[str, Any]:
+    """The view of what could not be learned: the bound, the expectation, and the modes of which most is left."""
+    said = result.said()
+    expected = [f"A fixed kernel would have left {result.unlearnable:.3g} of {result.size:.3g}"]
+    if result.predicted is not None:
+        expected.append(f"eigenlearning expects an error of {result.predicted:.3g}")
+    drawn = [(Markup(plots.svg(result)), plots.title(result))]
+    if result.reservoir is not None:
+        drawn.append((Markup(plots.svg(result.reservoir)), plots.title(result.reservoir)))
+    return _checks(result) | {
+        "sentence": f"{said[0].upper()}{said[1:]}. {', and '.join(expected)}. {' '.join(result.info.get('notes', []))}",
+        "drawings": drawn,
+        **_cells(result.top(MOST_MODES)),
+        "left_out": f"Showing the {MOST_MODES} modes of {len(result.values):,} of which most is left."
+                    if len(result.values) > MOST_MODES else "",
+    }
+
+
 SECTIONS: dict[type, tuple[str, View]] = {
     Explanation: ("explanation.html", explanation),
     Decomposition: ("decomposition.html", decomposition),
@@ -181,7 +206,8 @@ SECTIONS: dict[type, tuple[str, View]] = {
     Scaling: ("drawings.html", scaling),
     Agreement: ("drawings.html", agreement),
     KernelEvolution: ("drawings.html", evolution),
-    **dict.fromkeys((Expected, Ensemble, KernelDistances, MemoryWeights, Orders, PathKernel, Spectrum),
-                    ("drawings.html", noise)),
+    NullSpace: ("drawings.html", null_space),
+    **dict.fromkeys((Eigenlearning, Ensemble, Expected, KernelDistances, MemoryWeights, Orders, PathKernel, Predictions,
+                     Reservoir, Spectrum), ("drawings.html", noise)),
     Result: ("result.html", anything),
 }

@@ -1,0 +1,1 @@
+"""What a recorded run could not have learned."""

@@ -1,0 +1,154 @@
+"""The error that eigenlearning expects, against regressions that were fitted, and predictions against their ranks."""
+
+import math
+
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+import kernelscope as ks
+from kernelscope.diagnostics.eigenlearning import learnability
+from kernelscope.diagnostics.predictions import spearman
+from kernelscope.errors import DataError, NonFiniteError
+
+
+def gaussian(n, ridge, noise, trials, seed=0, size=200):
+    """Test errors of regressions on Gaussian features whose eigenvalues fall as a power, and the true spectrum."""
+    g = torch.Generator().manual_seed(seed)
+    values = torch.arange(1, size + 1, dtype=torch.float64) ** -1.5
+    v = torch.randn(size, generator=g, dtype=torch.float64) * torch.arange(1, size + 1, dtype=torch.float64) ** -0.8
+    errors = []
+    for _ in range(trials):
+        a = torch.randn(n, size, generator=g, dtype=torch.float64)
+        y = a @ v + noise**0.5 * torch.randn(n, generator=g, dtype=torch.float64)
+        phi = a * values.sqrt()
+        w = phi.T @ torch.linalg.solve(phi @ phi.T + n * ridge * torch.eye(n, dtype=torch.float64), y)
+        # The expectation over test points is exact: features are uncorrelated.
+        errors.append(float((values.sqrt() * w - v).square().sum()) + noise)
+    return values, v, torch.tensor(errors, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("n", "ridge", "noise"), [(20, 0.01, 0.0), (60, 0.0, 0.0), (60, 0.002, 0.3), (40, 0.05, 0.1)])
+def test_errors_of_regressions_on_gaussian_features_are_those_expected(n, ridge, noise):
+    values, v, errors = gaussian(n, ridge, noise, trials=300)
+    kappa, learned = learnability(values, n, n * ridge)
+    assert abs(float(learned.sum()) + n * ridge / kappa - n) <= 1e-9 * n
+    expected = (n / (n - float(learned.square().sum()))) * (float(((1 - learned) * v).square().sum()) + noise)
+    found = ks.eigenlearning(torch.diag(values) * 200, v * 200**0.5, n, ridge=ridge, noise=noise)
+    assert abs(float(found.error) - expected) <= 1e-9 * expected
+    standard = float(errors.std()) / math.sqrt(len(errors))
+    assert abs(float(errors.mean()) - expected) <= 3 * standard + 0.01 * expected
+
+
+def test_errors_of_regressions_on_a_pool_of_digits_are_those_expected():
+    data = ks.data.digits("all")
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
+    x, y = data.x[order].double(), torch.nn.functional.one_hot(data.y[order], 10).double() - 0.1
+    kernel = ks.kernels.Laplacian(bandwidth=4.0)
+    matrix = kernel(x)
+    sizes = [50, 200, 450]
+    found = ks.eigenlearning(matrix, y, sizes, ridge=1e-3)
+    assert found.check().ok
+    for i, n in enumerate(sizes):
+        errors = []
+        for trial in range(6):
+            mixed = torch.randperm(len(x), generator=torch.Generator().manual_seed(trial))
+            own, rest = mixed[:n], mixed[n:]
+            machine = ks.fit(kernel, x[own], y[own], ridge=1e-3)
+            errors.append([float((machine(x[places]) - y[places]).square().mean()) for places in (mixed, rest, own)])
+        measured = torch.tensor(errors).mean(0).tolist()
+        expected = [float(values[i]) for values in (found.error, found.unseen, found.training)]
+        for true, foretold, within in zip(measured, expected, (0.06, 0.06, 0.15), strict=True):
+            assert abs(true - foretold) <= within * true, (n, true, foretold)
+
+
+def test_with_no_ridge_and_few_modes_all_are_learned_and_the_rest_is_not():
+    values = torch.tensor([3.0, 1.0, 0.0, 0.0], dtype=torch.float64)
+    matrix, y = torch.diag(values), torch.ones(4, dtype=torch.float64)
+    found = ks.eigenlearning(matrix, y, [1, 2, 3])
+    assert found.kappa.tolist()[1:] == [0.0, 0.0]
+    assert found.learned[1].tolist() == [1.0, 1.0, 0.0, 0.0]
+    # Of a mean square of 1, half lies where the kernel is nought: not learned at all, and fitted as noise.
+    assert float(found.error[1]) == math.inf
+    assert abs(float(found.error[2]) - 3 / (3 - 2) * 0.5) <= 1e-12
+    within = ks.eigenlearning(matrix, torch.tensor([1.0, 1.0, 0.0, 0.0]).double(), 2)
+    assert float(within.error) == 0.0
+    nought = ks.eigenlearning(0 * matrix, y, 2, ridge=0.1)
+    assert float(nought.error) == 1.0
+
+
+def test_more_samples_or_less_ridge_learn_more():
+    values = torch.arange(1, 50, dtype=torch.float64) ** -2.0
+    learned = [float(learnability(values, n, 0.1)[1].sum()) for n in (2, 8, 30)]
+    assert learned == sorted(learned)
+    kappas = [learnability(values, 10, delta)[0] for delta in (0.0, 0.01, 1.0, 1e6)]
+    assert kappas == sorted(kappas)
+    assert kappas[0] > 0
+
+
+def test_what_is_no_pool_is_refused():
+    eye, y = torch.eye(3).double(), torch.ones(3)
+    for problem, (args, options) in {
+        "square matrix": ((torch.ones(2, 3), y, 2), {}), "symmetric": ((eye + torch.ones(3, 3).triu(1), y, 2), {}),
+        "2 targets came": ((eye, y[:2], 2), {}), "n must be": ((eye, y, 0), {}),
+        "several": ((eye, y, "many"), {}), "ridge must be": ((eye, y, 2), {"ridge": -1}),
+        "noise must be": ((eye, y, 2), {"noise": "much"}), "Targets of a pool": ((eye, [1, 2, 3], 2), {}),
+    }.items():
+        with pytest.raises(DataError, match=problem):
+            ks.eigenlearning(*args, **options)
+    with pytest.raises(NonFiniteError):
+        ks.eigenlearning(eye * torch.nan, y, 2)
+
+
+def test_an_operator_and_a_kernel_of_a_run_are_pools_too():
+    x = torch.randn(12, 2, generator=torch.Generator().manual_seed(0)).double()
+    y, kernel = x[:, :1] ** 2, ks.kernels.Gaussian(1.0)
+    one, other = (ks.eigenlearning(given, y, 5) for given in (kernel(x), ks.KernelOperator(kernel, x)))
+    assert float(one.error) == float(other.error)
+
+
+def test_it_is_kept_and_drawn(tmp_path):
+    found = ks.eigenlearning(torch.diag(torch.arange(8.0, 0.0, -1.0)), torch.ones(8), [1, 2, 4], ridge=0.1)
+    found.save(tmp_path / "found")
+    assert repr(ks.Eigenlearning.load(tmp_path / "found")) == repr(found)
+    assert len(found.to_frame()) == 3
+    assert "Expected error" in found.plot().get_title(loc="left")
+    one = ks.eigenlearning(torch.eye(4), torch.ones(4), 2)
+    assert "at 2 samples" in one.plot().get_title(loc="left")
+
+
+# -- predictions -------------------------------------------------------------------------------------------------------
+
+
+def test_ranks_correlate_as_in_scipy():
+    g = torch.Generator().manual_seed(0)
+    for n in (3, 10, 40):
+        a = torch.randint(6, (n,), generator=g).double()
+        b = a + torch.randn(n, generator=g, dtype=torch.float64).round()
+        if a.std() and b.std():
+            assert abs(spearman(a, b) - float(spearmanr(a, b).statistic)) <= 1e-11
+
+
+def test_predictions_are_compared_in_all_and_by_group(tmp_path):
+    found = ks.predictions([1, 2, 3, 1, 2, 3], [1.0, 2.0, 3.0, 9.0, 8.0, 7.0], groups=["a"] * 3 + ["b"] * 3,
+                           names=list("uvwxyz"), what=("foretold", "error"))
+    assert found.by_group["a"][0] == 1.0
+    assert found.by_group["b"][0] == -1.0
+    assert found.interval[0] <= found.spearman <= found.interval[1]
+    assert [row.status for row in found.check().rows] == ["warn", "warn"]
+    found.save(tmp_path / "found")
+    assert repr(ks.Predictions.load(tmp_path / "found")) == repr(found)
+    assert found.to_frame()["error"].tolist() == found.measured.tolist()
+    assert "Spearman" in found.plot().get_title(loc="left")
+    assert "Foretold and measured" in ks.Report("Page", [found]).html()
+
+
+def test_pairs_that_do_not_fit_are_refused():
+    for problem, args in {"3 pairs or more": ([1, 2], [1, 2]), "2 measurements": ([1, 2, 3], [1, 2]),
+                          "a list of numbers": ("abc", [1, 2, 3])}.items():
+        with pytest.raises(DataError, match=problem):
+            ks.predictions(*args)
+    with pytest.raises(NonFiniteError):
+        ks.predictions([1, 2, torch.nan], [1, 2, 3])
+    with pytest.raises(DataError, match="names"):
+        ks.predictions([1, 2, 3], [1, 2, 3], names=["a"])
