@@ -25,11 +25,14 @@ if TYPE_CHECKING:
     from .decomposition.stochastic.path_kernel import path_kernel
     from .decomposition.stochastic.result import Expected
     from .diagnostics.agreement import Agreement, agreement
+    from .diagnostics.coverage.coverage import coverage
+    from .diagnostics.coverage.result import Coverage
     from .diagnostics.gradient_scores import gradient_scores
     from .diagnostics.kernels_of_runs import kernel_of_run
     from .diagnostics.orders import Orders, orders
     from .diagnostics.scaling import Scaling, scaling
     from .diagnostics.scores import GradientScores
+    from .diagnostics.separation import Separation, separation
     from .machine.fit import fit
     from .machine.machine import KernelMachine
     from .operator import KernelOperator
@@ -40,14 +43,15 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Agreement", "Decomposition", "Ensemble", "Expected", "Explanation", "GradientScores", "KernelMachine",
-           "KernelOperator", "MemoryWeights", "Orders", "PathKernel", "Report", "Run", "Scaling", "agreement", "data",
-           "decompose", "ensemble", "errors", "expected", "explain", "features", "fit", "gradient_scores",
-           "kernel_of_run", "kernels", "load", "memory_weights", "orders", "path_kernel", "record", "scaling",
-           "sklearn", "solvers"]
+__all__ = ["Agreement", "Coverage", "Decomposition", "Ensemble", "Expected", "Explanation", "GradientScores",
+           "KernelMachine", "KernelOperator", "MemoryWeights", "Orders", "PathKernel", "Report", "Run", "Scaling",
+           "Separation", "agreement", "coverage", "data", "decompose", "ensemble", "errors", "expected", "explain",
+           "features", "fit", "gradient_scores", "kernel_of_run", "kernels", "load", "memory_weights", "orders",
+           "path_kernel", "record", "scaling", "separation", "sklearn", "solvers"]
 
 _HOMES = {
     "Agreement": "diagnostics.agreement",
+    "Coverage": "diagnostics.coverage.result",
     "Decomposition": "decomposition.result",
     "Ensemble": "decomposition.stochastic.ensemble",
     "Expected": "decomposition.stochastic.result",
@@ -61,7 +65,9 @@ _HOMES = {
     "Report": "report",
     "Run": "run.run",
     "Scaling": "diagnostics.scaling",
+    "Separation": "diagnostics.separation",
     "agreement": "diagnostics.agreement",
+    "coverage": "diagnostics.coverage.coverage",
     "decompose": "decomposition.exact",
     "ensemble": "decomposition.stochastic.ensemble",
     "expected": "decomposition.stochastic.expected",
@@ -75,6 +81,7 @@ _HOMES = {
     "path_kernel": "decomposition.stochastic.path_kernel",
     "record": "run.recorder",
     "scaling": "diagnostics.scaling",
+    "separation": "diagnostics.separation",
 }
 
 
