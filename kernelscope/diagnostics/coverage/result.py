@@ -23,7 +23,10 @@ BANDS = (10.0, 1.0, 0.1, 0.01, 0.001, 0.0)
 BAND_NAMES = ("≥ 10", "1 to 10", "0.1 to 1", "0.01 to 0.1", "0.001 to 0.01", "below 0.001", "outside the span")
 
 #: Scores that are smaller for what is better known.
-FALLING = ("variance", "schur", "init share", "SGD variance", "error bar")
+FALLING = ("variance", "schur", "init share", "SGD variance")
+
+#: How many queries like those of training lie within error bars that hold 95 % of the training samples.
+HELD = 0.9
 
 #: How far k_x may lie outside the range of K, relative to its norm.
 RANGE = {"float64": 1e-5, "float32": 1e-2}
@@ -52,11 +55,12 @@ class Coverage(Result):
         cosine: The largest cosine with a training sample's feature, with shape (q,).
         nearest: The id of that sample.
         nearest_labels: Its label in words.
-        purity: The share of the 10 nearest samples by cosine that are of the predicted class, with shape (q,).
         change: :math:`f_T(x) - f_0(x)` of the number whose gradient is the feature, with shape (q,).
         machine: What the kernel machine fitted to the same change at the training samples says of it.
-        error_bar: :math:`\sqrt{s_\lambda(x)}\,\|m\|_k`, with m that machine: how far any function of no larger norm
-            may be from it at x.
+        bound: :math:`\sqrt{s_\lambda(x)}\,\|m\|_k`, with m that machine: how far from it any function of no larger norm
+            may be at x that agrees at the training samples.
+        error_bar: :math:`q\sqrt{s_\lambda(x)}`, with q such that 95 % of the training samples, each left out, are missed
+            by less: how far the machine is off the network's change at points like those of training.
         by_layer: The coverage by the parameters of each layer alone.
         baselines: Other scores, larger for what is better known.
         ledger: Scores read off the exact decomposition of the run.
@@ -83,9 +87,9 @@ class Coverage(Result):
     cosine: Tensor
     nearest: Tensor
     nearest_labels: list[str] | None
-    purity: Tensor | None
     change: Tensor | None
     machine: Tensor | None
+    bound: Tensor | None
     error_bar: Tensor | None
     by_layer: dict[str, Tensor] | None
     baselines: dict[str, Tensor]
@@ -121,11 +125,9 @@ class Coverage(Result):
     def scores(self) -> dict[str, Tensor]:
         """Every score by name, larger for what is better known."""
         found = {"coverage": self.coverage, "schur": self.schur, "variance": self.variance, "cosine": self.cosine}
-        found |= {} if self.purity is None else {"purity": self.purity}
-        found |= {} if self.error_bar is None else {"error bar": self.error_bar}
         found |= self.ledger
         turned = {name: -values if name in FALLING else values for name, values in found.items()}
-        layers = {f"coverage, {name or 'own'}": values for name, values in (self.by_layer or {}).items()}
+        layers = {f"coverage of layer {name}" if name else "coverage of its own layer": values for name, values in (self.by_layer or {}).items()}
         return turned | layers | self.baselines
 
     def score(self, name: str) -> Tensor:
@@ -152,9 +154,9 @@ class Coverage(Result):
             self, coverage=self.coverage[rows], ladder=self.ladder[:, rows], schur=self.schur[rows],
             variance=self.variance[rows], diagonal=self.diagonal[rows], rank=self.rank[rows],
             profile=self.profile[rows], classes=some(self.classes), right=some(self.right), cosine=self.cosine[rows],
-            nearest=self.nearest[rows], purity=some(self.purity), change=some(self.change), machine=some(self.machine),
+            nearest=self.nearest[rows], change=some(self.change), machine=some(self.machine),
             nearest_labels=None if self.nearest_labels is None else [self.nearest_labels[i] for i in rows.tolist()],
-            error_bar=some(self.error_bar), by_layer=None if self.by_layer is None else each(self.by_layer),
+            bound=some(self.bound), error_bar=some(self.error_bar), by_layer=None if self.by_layer is None else each(self.by_layer),
             baselines=each(self.baselines), ledger=each(self.ledger), range_error=self.range_error[rows])
 
     def class_name(self, i: int) -> str:
@@ -227,9 +229,9 @@ class Coverage(Result):
                              f"Between ridges {max(self.ridges):g} and {min(self.ridges):g} queries keep their order to "
                              f"a rank correlation of {with_minus(f'{order:.3f}')}."))
         if self.held is not None:
-            rows.append(CheckRow("error bar", "pass" if self.held >= 0.95 else "warn", self.held, 0.95,
+            rows.append(CheckRow("error bar", "pass" if self.held >= HELD else "warn", self.held, HELD,
                                  f"The change of {self.held:.1%} of the queries is within the error bar of the kernel "
-                                 "machine of the training samples."))
+                                 "machine of the training samples, as that of 95 % of these is when left out."))
         return Check(tuple(rows))
 
 

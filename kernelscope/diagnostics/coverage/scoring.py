@@ -15,8 +15,8 @@ from .spanning import Spanned
 #: The ridges by which coverage is compared, as shares of tr K / n.
 LADDER = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 
-#: How many samples nearest by cosine tell the purity of labels.
-NEAREST = 10
+#: How many of the training samples lie within an error bar when they are left out.
+WITHIN = 0.95
 
 
 def kernel_scores(found: Spanned, seen: Seen, ridge: float, ids: list[int],
@@ -31,7 +31,6 @@ def kernel_scores(found: Spanned, seen: Seen, ridge: float, ids: list[int],
     # Of two features that are as well covered, neither is less.
     less = torch.searchsorted(left_out.sort().values, covered.contiguous(), right=True)
     variance = (diagonal - within).clamp(min=0)
-    machine, bar = _machine(found, seen, lam, variance)
     cosine = found.kernel / (diagonal[:, None].sqrt() * span.diagonal.sqrt()).clamp(min=torch.finfo(torch.float64).tiny)
     nearest = cosine.argmax(1).tolist()
     return {
@@ -43,7 +42,7 @@ def kernel_scores(found: Spanned, seen: Seen, ridge: float, ids: list[int],
         torch.zeros_like(diagonal),
         "cosine": cosine.amax(1), "nearest": torch.tensor([ids[i] for i in nearest], dtype=torch.long),
         "nearest_labels": None if labels is None else [labels[i] for i in nearest],
-        "purity": _purity(cosine, seen), "machine": machine, "error_bar": bar,
+        **_machine(found, seen, lam, variance, left_out),
     }
 
 
@@ -68,19 +67,19 @@ def _profile(span: Span, energies: Tensor, diagonal: Tensor) -> Tensor:
     return torch.cat([inside, 1 - inside.sum(1, keepdim=True)], 1)
 
 
-def _machine(found: Spanned, seen: Seen, lam: float, variance: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    r"""The kernel machine of what changed at the samples, at queries, and :math:`\sqrt{s_\lambda}` times its norm."""
-    if seen.change is None or not found.span.dual:
-        return None, None
+def _machine(found: Spanned, seen: Seen, lam: float, variance: Tensor, left_out: Tensor) -> dict[str, Tensor | None]:
+    r"""The kernel machine of what changed at the samples, at queries, and how far it is trusted there.
+
+    Left out, sample i is missed by :math:`[(K+\lambda)^{-1}y]_i / [(K+\lambda)^{-1}]_{ii}`.
+    """
+    span = found.span
+    if seen.change is None or not span.dual or not lam:
+        return {"machine": None, "bound": None, "error_bar": None}
     change = seen.change[1]
-    weights = found.span.solve(change, lam)
+    weights = span.solve(change, lam)
     square = float(weights @ (change - lam * weights))  # a.Ka = a.((K + ridge) a) - ridge a.a
-    return found.kernel @ weights, (variance * max(square, 0.0)).sqrt()
-
-
-def _purity(cosine: Tensor, seen: Seen) -> Tensor | None:
-    """The share of the nearest samples that are of the predicted class."""
-    if seen.predicted is None or seen.classes is None:
-        return None
-    near = cosine.topk(min(NEAREST, cosine.shape[1]), dim=1).indices
-    return (seen.classes.cpu()[near] == seen.predicted[:, None]).double().mean(1)
+    missed = (weights / span.inverse_diagonal(lam)).abs()
+    spread = ((1 - left_out) * span.diagonal).clamp(min=torch.finfo(torch.float64).tiny).sqrt()
+    scale = float((missed / spread).quantile(WITHIN))
+    return {"machine": found.kernel @ weights, "bound": (variance * max(square, 0.0)).sqrt(),
+            "error_bar": scale * variance.sqrt()}

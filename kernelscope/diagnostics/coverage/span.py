@@ -94,15 +94,20 @@ class Span:
         return left.norm(dim=1) / rows.norm(dim=1).clamp(min=torch.finfo(torch.float64).tiny)
 
     def solve(self, targets: Tensor, ridge: float) -> Tensor:
-        r""":math:`(K + \lambda)^{-1} y` within the range of K, with shape (n,), of modes of K."""
-        return self.vectors @ ((self.vectors.T @ targets.double()) / (self.values + ridge))
+        r""":math:`(K + \lambda)^{-1} y`, with shape (n,), of modes of K; at ridge 0 by the pseudo-inverse."""
+        inside = self.vectors.T @ targets.double()
+        found = self.vectors @ (inside / (self.values + ridge))
+        return found + (targets - self.vectors @ inside) / ridge if ridge else found
+
+    def inverse_diagonal(self, ridge: float) -> Tensor:
+        r"""The diagonal of :math:`(K + \lambda)^{-1}`, with shape (n,), for a ridge above 0."""
+        # 1 - sum of U² is the share of a sample in the null space of K.
+        return self.squares @ (1 / (self.values + ridge)) + (1 - self.squares.sum(1)).clamp(min=0) / ridge
 
     def left_out(self, ridge: float = 0.0) -> Tensor:
         r""":math:`q_{-i}`: what the others hold of each sample's feature, with shape (n,)."""
         if ridge:
-            # 1 - sum of U² is the share of a sample in the null space of K.
-            inverse = self.squares @ (1 / (self.values + ridge)) + (1 - self.squares.sum(1)).clamp(min=0) / ridge
-            found = self.diagonal + ridge - 1 / inverse
+            found = self.diagonal + ridge - 1 / self.inverse_diagonal(ridge)
         else:
             # A sample that is part of a null vector of K is a sum of the others.
             free = 1 - self.squares.sum(1) > len(self) * torch.finfo(torch.float64).eps ** 0.5
