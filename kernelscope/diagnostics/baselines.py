@@ -3,8 +3,8 @@ r"""Scores of how well a network knows a point, to compare others with: all are 
 With logits z and p = softmax(z), penultimate features h (what goes into the last layer), training samples :math:`x_i`:
 
 - max softmax :math:`\max_c p_c`; energy :math:`\log\sum_c e^{z_c}`;
-- feature kNN :math:`-\|\hat h - \hat h_{(k)}\|`, minus the distance to the k-th nearest of the training samples, features
-  brought to length 1;
+- feature kNN :math:`-\|\hat h - \hat h_{(k)}\|`, minus the distance to the k-th nearest of the training samples, with
+  features brought to length 1;
 - Mahalanobis :math:`-\min_c (h - \mu_c)^T \Sigma^+ (h - \mu_c)`, with a covariance shared by the classes;
 - GradNorm :math:`\|\partial\,\mathrm{KL}(u\,\|\,p)/\partial W\|_1` by the last layer's parameters, u uniform;
 - pixel kNN :math:`-\|x - x_{(k)}\|`, of the raw inputs: the null, which needs no network at all.

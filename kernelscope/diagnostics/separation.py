@@ -106,8 +106,8 @@ class Separation(Result):
 
     def _table(self, measure: str) -> Tensor:
         if not isinstance(measure, str) or measure not in MEASURES:
-            raise DataError(f"measure must be one of {', '.join(MEASURES)}; {what_came(measure)} came. Leave it out for "
-                            "the AUROC of known against unknown.")
+            raise DataError(f"measure must be one of {', '.join(MEASURES)}; {what_came(measure)} came. Leave it out "
+                            "for the AUROC of known against unknown.")
         return getattr(self, measure)
 
     def _place(self, name: str) -> int:
@@ -222,7 +222,8 @@ class Separation(Result):
 def separation(found: Mapping[Any, tuple[Coverage, Coverage]] | Sequence[tuple[Coverage, Coverage]]) -> Separation:
     r"""Compares how well scores tell known from unknown points, over repeats.
 
-    .. math:: \text{AUROC} = P(s_{\text{known}} > s_{\text{unknown}}) + \tfrac12 P(s_{\text{known}} = s_{\text{unknown}})
+    .. math:: \text{AUROC} = P(s_{\text{known}} > s_{\text{unknown}})
+              + \tfrac12 P(s_{\text{known}} = s_{\text{unknown}})
 
     Args:
         found: For each repeat a pair of :class:`Coverage`, that of known points and that of unknown ones, as
@@ -239,10 +240,11 @@ def separation(found: Mapping[Any, tuple[Coverage, Coverage]] | Sequence[tuple[C
         >>> separation([])
         Traceback (most recent call last):
         ...
-        kernelscope.errors.DataError: separation needs pairs of coverage, of known points and of unknown ones; none came...
+        kernelscope.errors.DataError: separation needs pairs of coverage, of known points and of unknown ones; ...
     """
-    given = dict(found) if isinstance(found, Mapping) else dict(enumerate(found)) if isinstance(
-        found, Sequence) and not isinstance(found, str) else {}
+    given: dict[Any, Any] = dict(found) if isinstance(found, Mapping) else {}
+    if isinstance(found, list | tuple):
+        given = dict(enumerate(found))
     if not given:
         raise DataError("separation needs pairs of coverage, of known points and of unknown ones; none came. Pass "
                         '{"seed 0": (known, unknown), ...}.')

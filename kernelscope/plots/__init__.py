@@ -24,8 +24,8 @@ __all__ = ["draw", "drawing", "drawing_of", "svg", "title"]
 Drawing = Callable[..., None]
 
 _drawings: dict[type[Result], Drawing] = {}
-_ROOMS = ("agreement", "ensemble", "expected", "ledger", "machines", "memory", "orders", "path_kernels", "reasons",
-          "scaling", "scores")
+_ROOMS = ("agreement", "coverage", "ensemble", "expected", "ledger", "machines", "memory", "orders", "path_kernels",
+          "reasons", "scaling", "scores")
 
 
 def drawing(kind: type[Result]) -> Callable[[Drawing], Drawing]:

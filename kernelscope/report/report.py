@@ -20,8 +20,10 @@ from ..decomposition.stochastic.ensemble import Ensemble
 from ..decomposition.stochastic.result import Expected
 from ..decomposition.wording import ACCOUNTING, CANCELLATION_LIMIT, is_long, shortened
 from ..diagnostics.agreement import Agreement
+from ..diagnostics.coverage.result import Coverage
 from ..diagnostics.scaling import Scaling
 from ..diagnostics.scores import GradientScores
+from ..diagnostics.separation import Separation
 from ..errors import DataError
 from ..result import Result
 from ..storage import write_atomically
@@ -90,11 +92,25 @@ NOISE_GLOSSARY = (
     ("seed", "One draw of all batches of a run."),
 )
 
+COVERAGE_GLOSSARY = (
+    ("tangent feature", "The gradient of an answer by the network’s parameters: how a step would move it."),
+    ("span of training", "All sums of the tangent features of training samples. What of a query’s feature is outside, "
+                         "no step on these samples could have moved."),
+    ("coverage", "The share of a query’s feature, by its squared length, that is inside the span of training. A ridge "
+                 "keeps directions from counting that the samples hardly have."),
+    ("by the others", "The coverage of a training sample when it is left out itself: what is usual."),
+    ("known, unknown", "Points of the kinds that were trained on, and points of other kinds."),
+    ("AUROC", "The chance that a known point has a larger score than an unknown one: 1 for a score that never errs, "
+              "0.5 for one that says nothing."),
+    ("null", "A score that needs no network: the distance to the nearest training sample in raw inputs."),
+)
+
 HEADINGS = {"Explanation": "Why it answers so", "Decomposition": "The ledger",
             "GradientScores": "Which samples pull the same way", "Scaling": "More centers, more data",
             "Expected": "Where runs end on average", "Ensemble": "The same training on other batches",
             "MemoryWeights": "What an optimizer remembers", "PathKernel": "A kernel of the run",
-            "Orders": "How fast errors fall", "Agreement": "Prediction and measurement"}
+            "Orders": "How fast errors fall", "Agreement": "Prediction and measurement",
+            "Coverage": "Inside or outside of what was learned", "Separation": "Which score knows what is unknown"}
 
 #: Results that are about the noise of training.
 NOISE = (Expected, Ensemble, Agreement)
@@ -168,6 +184,7 @@ class Report:
             title=self.title, lead=lead, sections=views, comparisons=compared, notices=[notice] if notice else [],
             glossary=(GLOSSARY if booked else ()) + (SCORE_GLOSSARY if any(scored) else ())
             + (NOISE_GLOSSARY if any(isinstance(result, NOISE) for _, _, result in sections) else ())
+            + (COVERAGE_GLOSSARY if any(isinstance(result, Coverage | Separation) for _, _, result in sections) else ())
             + (SCALING_GLOSSARY if any(isinstance(result, Scaling) for _, _, result in sections) else ()),
             accounting=ACCOUNTING if booked else "", longest=LONGEST_HEADING,
             cut_headings=[text for text in (self.title, *(heading for heading, _, _ in sections))

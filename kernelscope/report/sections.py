@@ -16,9 +16,11 @@ from ..decomposition.stochastic.memory import MemoryWeights
 from ..decomposition.stochastic.result import Expected
 from ..decomposition.wording import counted, shortened
 from ..diagnostics.agreement import Agreement
+from ..diagnostics.coverage.result import Coverage
 from ..diagnostics.orders import Orders
 from ..diagnostics.scaling import Scaling
 from ..diagnostics.scores import GradientScores
+from ..diagnostics.separation import Separation
 from ..result import Result
 from ..text import with_minus
 from .album import Album
@@ -27,6 +29,9 @@ from .facts import STATUS, facts, verdict
 from .reasons import LINE_NAMES, MOST_QUERIES, explanation, nothing
 
 MOST_ROWS = 20
+
+#: So many splits have a column each.
+MOST_SPLITS = 12
 
 View = Callable[[Any, Album, str], dict[str, Any]]
 
@@ -156,12 +161,44 @@ def noise(result: Result, album: Album, name: str) -> dict[str, Any]:
     }
 
 
+def covered(result: Coverage, album: Album, name: str) -> dict[str, Any]:
+    """The view of coverage: queries beside training samples, the spectral profile, and the least covered queries."""
+    table = result.to_frame().sort_values("coverage", kind="stable")
+    said = result.said()
+    least = "" if not len(result) else f" {result.sentence(int(result.coverage.argmin()))}"
+    return _checks(result) | {
+        "sentence": f"{said[0].upper()}{said[1:]}.{least}",
+        "drawings": [(Markup(plots.svg(result, show=show)), plots.title(result, show=show))
+                     for show in ("queries", "profile")] if len(result) else [],
+        **_cells(table.head(MOST_ROWS)),
+        "left_out": "" if len(table) <= MOST_ROWS else
+        f"Showing the {MOST_ROWS} least covered of {len(table):,} queries.",
+    }
+
+
+def separated(result: Separation, album: Album, name: str) -> dict[str, Any]:
+    """The view of scores compared: a drawing of each measure, and the table, by split where there are a few."""
+    measures = [show for show in ("auroc", "fpr95", "right") if bool(getattr(result, show).isfinite().any())]
+    by_split = result.by_split()
+    few = 1 < len(by_split) <= MOST_SPLITS
+    table = by_split.T.reset_index(names="AUROC") if few else result.to_frame()
+    said = result.said()
+    right = result.said_of_right()
+    return _checks(result) | {
+        "sentence": f"{result.extent()}: {said}.{f' {right[0].upper()}{right[1:]}.' if right else ''}",
+        "drawings": [(Markup(plots.svg(result, show=show)), plots.title(result, show=show)) for show in measures],
+        **_cells(table), "left_out": "",
+    }
+
+
 SECTIONS: dict[type, tuple[str, View]] = {
     Explanation: ("explanation.html", explanation),
     Decomposition: ("decomposition.html", decomposition),
     GradientScores: ("scores.html", scores),
     Scaling: ("drawings.html", scaling),
     Agreement: ("drawings.html", agreement),
+    Coverage: ("drawings.html", covered),
+    Separation: ("drawings.html", separated),
     **dict.fromkeys((Expected, Ensemble, MemoryWeights, Orders, PathKernel), ("drawings.html", noise)),
     Result: ("result.html", anything),
 }

@@ -155,8 +155,8 @@ def _moments(run: Run, kernel: str, times: Any) -> list[int]:
     if kernel == "path":
         return times_of(run, TIMES if times is None else times)
     if times is not None:
-        raise DataError(f'times are those of a path kernel, and kernel="{kernel}" takes the end of the run. Leave times '
-                        'out, or pass kernel="path".')
+        raise DataError(f'times are those of a path kernel, and kernel="{kernel}" takes the end of the run. Leave '
+                        'times out, or pass kernel="path".')
     if not len(run):
         raise DataError("This run has no steps, so nothing was trained. Record training, or take a longer slice.")
     return [len(run)]

@@ -23,7 +23,7 @@ from torch import Tensor
 from ...decomposition.exact import decompose
 from ...decomposition.result import Decomposition
 from ...decomposition.stochastic.expected import expected
-from ...errors import RuleError
+from ...errors import DataError, RuleError
 from ...run.run import Run
 from .seen import Seen
 
@@ -49,7 +49,8 @@ def ledger_scores(run: Run, inputs: tuple[Tensor, ...], seen: Seen, diagonal: Te
     found = scores_of(decompose(run, x, **asked, **options), words, diagonal)
     try:
         noise = expected(run, x, order=1, carried=False, **asked, **options)
-    except RuleError as error:
+    # Of slices, of runs that did not draw all samples, and of some rules there is none.
+    except (RuleError, DataError) as error:
         return found, NO_VARIANCE.format(reason=str(error))
     return found | {"SGD variance": noise.row_variance[:, 0]}, None
 

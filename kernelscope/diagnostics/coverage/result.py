@@ -59,8 +59,8 @@ class Coverage(Result):
         machine: What the kernel machine fitted to the same change at the training samples says of it.
         bound: :math:`\sqrt{s_\lambda(x)}\,\|m\|_k`, with m that machine: how far from it any function of no larger norm
             may be at x that agrees at the training samples.
-        error_bar: :math:`q\sqrt{s_\lambda(x)}`, with q such that 95 % of the training samples, each left out, are missed
-            by less: how far the machine is off the network's change at points like those of training.
+        error_bar: :math:`q\sqrt{s_\lambda(x)}`, with q such that 95 % of the training samples, each left out, are
+            missed by less: how far the machine is off the network's change at points like those of training.
         by_layer: The coverage by the parameters of each layer alone.
         baselines: Other scores, larger for what is better known.
         ledger: Scores read off the exact decomposition of the run.
@@ -127,7 +127,7 @@ class Coverage(Result):
         found = {"coverage": self.coverage, "schur": self.schur, "variance": self.variance, "cosine": self.cosine}
         found |= self.ledger
         turned = {name: -values if name in FALLING else values for name, values in found.items()}
-        layers = {f"coverage of layer {name}" if name else "coverage of its own layer": values for name, values in (self.by_layer or {}).items()}
+        layers = {f"coverage by {name or 'own parameters'}": values for name, values in (self.by_layer or {}).items()}
         return turned | layers | self.baselines
 
     def score(self, name: str) -> Tensor:
@@ -156,7 +156,8 @@ class Coverage(Result):
             profile=self.profile[rows], classes=some(self.classes), right=some(self.right), cosine=self.cosine[rows],
             nearest=self.nearest[rows], change=some(self.change), machine=some(self.machine),
             nearest_labels=None if self.nearest_labels is None else [self.nearest_labels[i] for i in rows.tolist()],
-            bound=some(self.bound), error_bar=some(self.error_bar), by_layer=None if self.by_layer is None else each(self.by_layer),
+            bound=some(self.bound), error_bar=some(self.error_bar),
+            by_layer=None if self.by_layer is None else each(self.by_layer),
             baselines=each(self.baselines), ledger=each(self.ledger), range_error=self.range_error[rows])
 
     def class_name(self, i: int) -> str:
@@ -226,8 +227,8 @@ class Coverage(Result):
             f"The kernel rows of queries are in the range of the training kernel to {off:.1e}.")))
         order = _rank_correlation(self.ladder)
         rows.append(CheckRow("ridge", "pass" if order >= 0.9 else "warn", order, 0.9,
-                             f"Between ridges {max(self.ridges):g} and {min(self.ridges):g} queries keep their order to "
-                             f"a rank correlation of {with_minus(f'{order:.3f}')}."))
+                             f"Between ridges {max(self.ridges):g} and {min(self.ridges):g} queries keep their order "
+                             f"to a rank correlation of {with_minus(f'{order:.3f}')}."))
         if self.held is not None:
             rows.append(CheckRow("error bar", "pass" if self.held >= HELD else "warn", self.held, HELD,
                                  f"The change of {self.held:.1%} of the queries is within the error bar of the kernel "

@@ -81,16 +81,17 @@ def look(trajectory: Trajectory, queries: Points, samples: Points, taken: Tensor
     inputs = cast(queries.inputs, trajectory.dtype, place)
     own = cast(tuple(t[taken] for t in samples.inputs), trajectory.dtype, place)
     classes = None if classes is None else classes[taken]
-    ends = [LastLayer(run.network, run.names, parameters, buffers, own) for parameters, buffers in (
-        (trajectory.at(run.start), trajectory.first_buffers()), (trajectory.at(run.stop), trajectory.buffers(run.stop)))]
+    places = ((trajectory.at(run.start), trajectory.first_buffers()),
+              (trajectory.at(run.stop), trajectory.buffers(run.stop)))
+    ends = [LastLayer(run.network, run.names, parameters, buffers, own) for parameters, buffers in places]
     (first, _), (final, into) = (_asked(end, run, inputs) for end in ends)
     (first_own, _), (final_own, into_own) = (_asked(end, run, own) for end in ends)
     width = final.shape[1]
     told = classes is not None and (width == 1 or (final.ndim == 2 and int(classes.max()) < width))
     if not told and width > 1:
         if feature == "centred":
-            raise DataError('feature="centred" takes the mean of all logits off that of a class, and this network tells '
-                            'no classes apart. Pass feature="trace", or leave it out.')
+            raise DataError('feature="centred" takes the mean of all logits off that of a class, and this network '
+                            'tells no classes apart. Pass feature="trace", or leave it out.')
         picks: tuple[Tensor | None, Tensor | None] = None, None
         notes = [ALL] if feature == "predicted" else []
         feature = "trace"

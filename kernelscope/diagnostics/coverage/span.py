@@ -6,8 +6,9 @@ query's feature :math:`\phi`, of which :math:`k_x = \Phi\phi` is known, has in t
 .. math:: a_j(x) = \frac{(u_j^T k_x)^2}{\lambda_j} = (v_j^T\phi)^2,\qquad
           k_x^T (K + \lambda)^{-1} k_x = \sum_j a_j \frac{\lambda_j}{\lambda_j + \lambda}.
 
-At :math:`\lambda = 0` the sum is the squared norm of the projection of :math:`\phi` onto the span. Modes come from K, or
-from :math:`\Phi^T\Phi` where there are fewer features than samples. Without sample i the sum is, for its own feature,
+At :math:`\lambda = 0` the sum is the squared norm of the projection of :math:`\phi` onto the span. Modes come from K,
+or from :math:`\Phi^T\Phi` where there are fewer features than samples. Without sample i the sum is, for its
+own feature,
 
 .. math:: q_{-i} = k_{ii} + \lambda - \frac{1}{[(K + \lambda)^{-1}]_{ii}}.
 """
@@ -27,6 +28,7 @@ class Span:
     Attributes:
         values: The eigenvalues :math:`\lambda_j` that are more than round-off, descending, with shape (r,).
         squares: The squared entries :math:`U_{ij}^2` of the eigenvectors, with shape (n, r).
+        null: The share of each sample's unit vector in the null space of K, with shape (n,).
         diagonal: :math:`k(x_i, x_i)`, with shape (n,).
         vectors: U with shape (n, r), or V with shape (p, r).
         dual: Whether modes are those of K, and not those of :math:`\Phi^T\Phi`.
@@ -34,6 +36,7 @@ class Span:
 
     values: Tensor
     squares: Tensor
+    null: Tensor
     diagonal: Tensor
     vectors: Tensor
     dual: bool
@@ -52,8 +55,8 @@ class Span:
             tensor([2.], dtype=torch.float64)
         """
         matrix = matrix.double()
-        values, vectors = _modes((matrix + matrix.T) / 2, eps)
-        return cls(values, vectors.square(), matrix.diagonal().clone(), vectors, True)
+        values, vectors, rest = _modes((matrix + matrix.T) / 2, eps)
+        return cls(values, vectors.square(), rest.square().sum(1), matrix.diagonal().clone(), vectors, True)
 
     @classmethod
     def of_features(cls, phi: Tensor, eps: float = torch.finfo(torch.float64).eps) -> Span:
@@ -64,8 +67,9 @@ class Span:
             eps: The round-off of their products.
         """
         phi = phi.double()
-        values, vectors = _modes(phi.T @ phi, eps)
-        return cls(values, (phi @ vectors).square() / values, phi.square().sum(1), vectors, False)
+        values, vectors, _ = _modes(phi.T @ phi, eps)
+        squares = (phi @ vectors).square() / values
+        return cls(values, squares, (1 - squares.sum(1)).clamp(min=0), phi.square().sum(1), vectors, False)
 
     def __len__(self) -> int:
         return len(self.diagonal)
@@ -101,8 +105,7 @@ class Span:
 
     def inverse_diagonal(self, ridge: float) -> Tensor:
         r"""The diagonal of :math:`(K + \lambda)^{-1}`, with shape (n,), for a ridge above 0."""
-        # 1 - sum of U² is the share of a sample in the null space of K.
-        return self.squares @ (1 / (self.values + ridge)) + (1 - self.squares.sum(1)).clamp(min=0) / ridge
+        return self.squares @ (1 / (self.values + ridge)) + self.null / ridge
 
     def left_out(self, ridge: float = 0.0) -> Tensor:
         r""":math:`q_{-i}`: what the others hold of each sample's feature, with shape (n,)."""
@@ -110,7 +113,7 @@ class Span:
             found = self.diagonal + ridge - 1 / self.inverse_diagonal(ridge)
         else:
             # A sample that is part of a null vector of K is a sum of the others.
-            free = 1 - self.squares.sum(1) > len(self) * torch.finfo(torch.float64).eps ** 0.5
+            free = self.null > len(self) * torch.finfo(torch.float64).eps ** 0.5
             alone = self.diagonal - 1 / (self.squares @ (1 / self.values)).clamp(min=torch.finfo(torch.float64).tiny)
             found = torch.where(free, self.diagonal, alone)
         return torch.minimum(found.clamp(min=0), self.diagonal)
@@ -122,9 +125,9 @@ def shares(within: Tensor, diagonal: Tensor) -> Tensor:
     return torch.where(known, within / torch.where(known, diagonal, 1.0), 1.0).clamp(0, 1)
 
 
-def _modes(matrix: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The eigenpairs of a positive semi-definite matrix that are more than round-off, descending."""
+def _modes(matrix: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The eigenpairs of a positive semi-definite matrix that are more than round-off, descending, and other vectors."""
     values, vectors = torch.linalg.eigh(matrix)
     least = len(values) * eps * float(values[-1].clamp(min=0)) if len(values) else 0.0
     kept = values > least
-    return values[kept].flip(0), vectors[:, kept].flip(1).contiguous()
+    return values[kept].flip(0), vectors[:, kept].flip(1).contiguous(), vectors[:, ~kept]

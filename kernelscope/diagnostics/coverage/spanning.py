@@ -46,7 +46,7 @@ class Spanned:
 
 def spanned(features: GradientFeatures, run: Run, moments: list[int], weights: list[dict[str, float]] | None,
             seen: Seen, layers: dict[str, list[str]], memory: int, done: Callable[[int], object]) -> Spanned:
-    """Takes the features apart: those of up to 4,000 samples through K, up to 4,000 features through their own products.
+    """Takes features apart: those of up to 4,000 samples through K, up to 4,000 features through their own products.
 
     Args:
         features: The gradients.
@@ -73,9 +73,9 @@ def spanned(features: GradientFeatures, run: Run, moments: list[int], weights: l
     needed = 8 * (n * n * (len(layers) + 4) + 2 * q * n) if n <= DENSE else 8 * (2 * (n + q) * size + 3 * size**2)
     if needed > memory:
         raise OutOfBudget(
-            f"The coverage of {q:,} queries by {n:,} training samples takes about {as_words(needed)}, and memory allows "
-            f"{as_words(memory)}. Raise memory, pass fewer queries at a time, or samples={max(n // 2, 1)}, which are "
-            "drawn evenly from the classes.")
+            f"The coverage of {q:,} queries by {n:,} training samples takes about {as_words(needed)}, and memory "
+            f"allows {as_words(memory)}. Raise memory, pass fewer queries at a time, or samples={max(n // 2, 1)}, "
+            "which are drawn evenly from the classes.")
     if n <= DENSE:
         found = products(features, run, moments, weights, seen.samples, seen.queries, layers, done)
         whole = _sum(list(found.values()))
