@@ -12,7 +12,7 @@ from kernelscope.diagnostics.coverage import spanning
 from kernelscope.diagnostics.coverage.result import BANDS
 from kernelscope.diagnostics.coverage.span import Span, shares
 from kernelscope.diagnostics.coverage.subset import chosen
-from kernelscope.errors import DataError, NonFiniteError, OutOfBudget, OutOfRange
+from kernelscope.errors import DataError, ModelError, NonFiniteError, OutOfBudget, OutOfRange
 from tests.covered import C, N, Q, random, recorded
 
 
@@ -323,6 +323,58 @@ def test_a_network_of_one_logit_and_one_of_quantities_have_coverage_too(x):
         ks.coverage(recorded(quantities, points, random(N, 2, seed=9), F.mse_loss), x, feature="centred")
 
 
+class Flat(nn.Module):
+    """A network whose output has no axis but that of points."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1)).double()
+
+    def forward(self, x):
+        return self.body(x)[:, 0]
+
+
+def test_outputs_of_one_axis_are_those_of_one_column(x):
+    torch.manual_seed(0)
+    flat, points, y = Flat(), random(N, 4), random(N, seed=3)
+    column = nn.Sequential(*flat.body)
+    state = {name: p.clone() for name, p in column.state_dict().items()}
+    one = ks.coverage(recorded(flat, points, y, F.mse_loss), x, ledger=True, progress=False)
+    column.load_state_dict(state)
+    other = ks.coverage(recorded(column, points, y[:, None], F.mse_loss), x, ledger=True, progress=False)
+    for name, values in other.scores().items():
+        torch.testing.assert_close(one.score(name), values)
+
+
+def test_a_last_layer_that_was_not_trained_is_no_feature(x):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, C)).double()
+    model[2].requires_grad_(False)
+    run = recorded(model, random(N, 4), torch.arange(N) % C)
+    assert ks.coverage(run, x).info["last layer"] == "2"
+    with pytest.raises(ModelError, match="was not trained"):
+        ks.coverage(run, x, kernel="last layer")
+
+
+class Named(nn.Module):
+    """A network that answers with a dictionary."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(4, C).double()
+
+    def forward(self, x):
+        return {"logits": self.body(x)}
+
+
+def test_a_network_that_answers_with_a_dictionary_is_refused(x):
+    def loss(outputs, targets, reduction="mean"):
+        return F.cross_entropy(outputs["logits"], targets, reduction=reduction)
+
+    with pytest.raises(ModelError, match="gives a dict"):
+        ks.coverage(recorded(Named(), random(N, 4), torch.arange(N) % C, loss), x)
+
+
 def test_scores_of_the_ledger_are_those_of_its_contributions(run, x):
     found = ks.coverage(run, x, ledger=True, progress=False)
     book = ks.decompose(run, x, output=lambda z, c: z.gather(1, c[:, None]), targets=found.classes)
@@ -414,6 +466,8 @@ def test_queries_that_do_not_fit_are_refused(run, x):
         ks.coverage(run, torch.full((2, 4), torch.nan, dtype=torch.float64))
     with pytest.raises(DataError):
         ks.coverage(run, random(3, 5))
+    with pytest.raises(DataError, match="no rows"):
+        ks.coverage(run, torch.zeros(0, 4, dtype=torch.float64))
     with pytest.raises(DataError, match="no steps"):
         ks.coverage(run[2:2], x)
     with pytest.raises(DataError, match="recorded run"):

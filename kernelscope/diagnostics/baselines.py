@@ -106,4 +106,4 @@ def kl_from_uniform(logits: Tensor, _: Tensor) -> Tensor:
     References:
         On the Importance of Gradients for Detecting Distributional Shifts in the Wild (Huang et al., 2021).
     """
-    return -two_sided(logits).log_softmax(1).mean(1)
+    return -two_sided(logits.reshape(len(logits), -1)).log_softmax(1).mean(1)

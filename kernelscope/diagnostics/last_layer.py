@@ -17,11 +17,10 @@ BATCH = 1024
 
 
 class LastLayer:
-    """A network, and the module with trained parameters of its own that it calls last.
+    """A network, and the module with parameters of its own that it calls last.
 
     Args:
         network: The network.
-        names: The trained parameters.
         parameters: Where they are.
         buffers: Its buffers.
         inputs: Some inputs, by which the layer is found.
@@ -30,12 +29,11 @@ class LastLayer:
         name: The name of that module; ``None`` if no such module is called.
     """
 
-    def __init__(self, network: Network, names: list[str], parameters: Parameters, buffers: Parameters,
-                 inputs: tuple[Tensor, ...]):
+    def __init__(self, network: Network, parameters: Parameters, buffers: Parameters, inputs: tuple[Tensor, ...]):
         self._module = copy.deepcopy(network.module(()))
         self._parameters, self._buffers = network.parameters | parameters, buffers
         self._seen: list[tuple[str, Any]] = []
-        own = {name.rpartition(".")[0] for name in names}
+        own = {name.rpartition(".")[0] for name in self._parameters}
         for name, module in self._module.named_modules():
             if name in own:
                 module.register_forward_pre_hook(lambda _, args, name=name: self._seen.append((name, args)))

@@ -59,7 +59,7 @@ def _draw_queries(result: Coverage, ax: Axes, theme: Theme) -> None:
                                              (f"{LEVEL:.0%} of these are below", theme.down))):
         ax.text(0.01, 0.97 - 0.09 * place, words, color=colour, transform=ax.transAxes, va="top")
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
     ax.set_xlabel("coverage")
     ax.set_ylabel("share of points")
 
@@ -101,7 +101,7 @@ def conclusion(result: Coverage, show: str) -> str:
                 f"queries; {float(mean[-1]):.1%} are outside the span")
     outside = float((~result.inside).double().mean())
     return (f"{outside:.0%} of {len(result):,} queries are less covered than {1 - LEVEL:.0%} of the training samples; "
-            f"half have more than {float(result.coverage.median()):.3f}")
+            f"half have at least {float(result.coverage.median()):.3f}")
 
 
 @drawing(Separation)

@@ -166,7 +166,8 @@ def _names(run: Run, kernel: str, last: str | None) -> list[str]:
     """The parameters whose gradients are features."""
     if kernel != "last layer":
         return run.names
-    if last is None:
-        raise ModelError("No module with trained parameters of its own is called, so there is no last layer. Pass "
-                         'kernel="tangent".')
-    return [name for name in run.names if name.rpartition(".")[0] == last]
+    names = [name for name in run.names if last is not None and name.rpartition(".")[0] == last]
+    if not names:
+        raise ModelError("No module with parameters is called, or the last one was not trained, so its gradients are "
+                         'no features. Pass kernel="tangent".')
+    return names

@@ -69,7 +69,7 @@ class Products:
 def picked(feature: str) -> Callable[[Tensor, Tensor], Tensor]:
     """The number of each sample's outputs that is differentiated, given its class."""
     def own(outputs: Tensor, classes: Tensor) -> Tensor:
-        rows = outputs.flatten(1)
+        rows = outputs.reshape(len(outputs), -1)
         logit = rows.gather(1, classes[:, None]).squeeze(1)
         return logit - rows.mean(1) if feature == "centred" else logit
 

@@ -84,7 +84,7 @@ def scores_of(ledger: Decomposition, words: list[str] | None, diagonal: Tensor) 
 
 def _own(outputs: Tensor, targets: Tensor) -> Tensor:
     """The logit of each query's class."""
-    return outputs.flatten(1).gather(1, targets[:, None])
+    return outputs.reshape(len(outputs), -1).gather(1, targets[:, None])
 
 
 def _positive(values: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ def other_scores(run: Run, seen: Seen, dtype: torch.dtype, device: torch.device,
 
 
 def _grad_norm(run: Run, seen: Seen, dtype: torch.dtype, device: torch.device, memory: int) -> Tensor:
-    names = [name for name in run.names if name.rpartition(".")[0] == seen.last]
+    names = [name for name in run.network.parameters if name.rpartition(".")[0] == seen.last]
     (_, state), = states(run, [len(run)])
     features = gradients_of(run, names, loss=kl_from_uniform, dtype=dtype, device=device, memory=memory).at(state)
     # The loss knows no target; the class stands in its place.

@@ -190,7 +190,7 @@ class Coverage(Result):
         if not count:
             return f"no query, {n:,} training samples"
         outside = int((~self.inside).sum())
-        return (f"half of {count:,} queries have more than {float(self.coverage.median()):.1%} of their feature inside "
+        return (f"half of {count:,} queries have at least {float(self.coverage.median()):.1%} of their feature inside "
                 f"the span of {n:,} training samples, which have {float(self.left_out.median()):.1%} by the others; "
                 f"{outside:,} ({outside / count:.0%}) are less covered than {1 - LEVEL:.0%} of those and count as "
                 f"outside")

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...decomposition.output import advice
 from ...decomposition.stochastic.points import Points
 from ...decomposition.targets import class_targets
 from ...decomposition.trajectory import Trajectory
@@ -78,12 +77,14 @@ def look(trajectory: Trajectory, queries: Points, samples: Points, taken: Tensor
         NonFiniteError: If the network answers with NaN.
     """
     run, place = trajectory.run, trajectory.device
+    if not len(queries):
+        raise DataError("Coverage is that of queries, and none came: x has no rows. Pass at least one.")
     inputs = cast(queries.inputs, trajectory.dtype, place)
     own = cast(tuple(t[taken] for t in samples.inputs), trajectory.dtype, place)
     classes = None if classes is None else classes[taken]
     places = ((trajectory.at(run.start), trajectory.first_buffers()),
               (trajectory.at(run.stop), trajectory.buffers(run.stop)))
-    ends = [LastLayer(run.network, run.names, parameters, buffers, own) for parameters, buffers in places]
+    ends = [LastLayer(run.network, parameters, buffers, own) for parameters, buffers in places]
     (first, _), (final, into) = (_asked(end, run, inputs) for end in ends)
     (first_own, _), (final_own, into_own) = (_asked(end, run, own) for end in ends)
     width = final.shape[1]
@@ -133,7 +134,7 @@ def _asked(end: LastLayer, run: Run, inputs: tuple[Tensor, ...]) -> tuple[Tensor
     odd: Any = next((o for o in outputs if not isinstance(o, Tensor) or o.ndim == 0), None)
     if odd is not None:
         raise ModelError(f"Coverage needs outputs that are a tensor with a row for each query; this network gives a "
-                         f"{type(odd).__name__}. Record a module that returns its logits. {advice(odd)}")
+                         f"{type(odd).__name__}. Record a module that wraps it and returns its logits.")
     rows = torch.cat(outputs)
     rows = rows.unsqueeze(1) if rows.ndim == 1 else rows.flatten(1)
     if not bool(rows.isfinite().all()):
