@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from .diagnostics.evolution.course import evolution
     from .diagnostics.evolution.result import KernelEvolution
     from .diagnostics.eigenlearning import Eigenlearning, eigenlearning
+    from .diagnostics.coverage.coverage import coverage
+    from .diagnostics.coverage.result import Coverage
     from .diagnostics.gradient_scores import gradient_scores
     from .diagnostics.kernels_of_runs import kernel_of_run
     from .diagnostics.null_space.null_space import null_space
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from .diagnostics.scores import GradientScores
     from .diagnostics.spectra import Spectrum
     from .diagnostics.spectrum import spectrum
+    from .diagnostics.separation import Separation, separation
     from .machine.fit import fit
     from .machine.machine import KernelMachine
     from .operator import KernelOperator
@@ -51,16 +54,17 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Agreement", "Decomposition", "Eigenlearning", "Ensemble", "Expected", "Explanation", "GradientScores",
-           "KernelDistances", "KernelEvolution", "KernelMachine", "KernelOperator", "MemoryWeights", "NullSpace",
-           "Orders", "PathKernel", "Predictions", "Report", "Reservoir", "Run", "Scaling", "Spectrum", "agreement",
-           "data", "decompose", "eigenlearning", "ensemble", "errors", "evolution", "expected", "explain", "features",
-           "fit", "gradient_scores", "kernel_distances", "kernel_of_run", "kernels", "load", "memory_weights",
-           "null_space", "orders", "path_kernel", "predictions", "record", "reservoir", "scaling", "sklearn",
-           "solvers", "spectrum"]
+__all__ = ["Agreement", "Coverage", "Decomposition", "Eigenlearning", "Ensemble", "Expected", "Explanation",
+           "GradientScores", "KernelDistances", "KernelEvolution", "KernelMachine", "KernelOperator", "MemoryWeights",
+           "NullSpace", "Orders", "PathKernel", "Predictions", "Report", "Reservoir", "Run", "Scaling", "Separation",
+           "Spectrum", "agreement", "coverage", "data", "decompose", "eigenlearning", "ensemble", "errors",
+           "evolution", "expected", "explain", "features", "fit", "gradient_scores", "kernel_distances",
+           "kernel_of_run", "kernels", "load", "memory_weights", "null_space", "orders", "path_kernel", "predictions",
+           "record", "reservoir", "scaling", "separation", "sklearn", "solvers", "spectrum"]
 
 _HOMES = {
     "Agreement": "diagnostics.agreement",
+    "Coverage": "diagnostics.coverage.result",
     "Decomposition": "decomposition.result",
     "Eigenlearning": "diagnostics.eigenlearning",
     "Ensemble": "decomposition.stochastic.ensemble",
@@ -80,8 +84,10 @@ _HOMES = {
     "Reservoir": "diagnostics.null_space.reservoir_result",
     "Run": "run.run",
     "Scaling": "diagnostics.scaling",
+    "Separation": "diagnostics.separation",
     "Spectrum": "diagnostics.spectra",
     "agreement": "diagnostics.agreement",
+    "coverage": "diagnostics.coverage.coverage",
     "decompose": "decomposition.exact",
     "eigenlearning": "diagnostics.eigenlearning",
     "ensemble": "decomposition.stochastic.ensemble",
@@ -101,6 +107,7 @@ _HOMES = {
     "record": "run.recorder",
     "reservoir": "diagnostics.null_space.reservoir",
     "scaling": "diagnostics.scaling",
+    "separation": "diagnostics.separation",
     "spectrum": "diagnostics.spectrum",
 }
 

@@ -16,28 +16,25 @@ from ..decomposition.stochastic.memory import MemoryWeights
 from ..decomposition.stochastic.result import Expected
 from ..decomposition.wording import counted, shortened
 from ..diagnostics.agreement import Agreement
+from ..diagnostics.coverage.result import Coverage
+from ..diagnostics.eigenlearning import Eigenlearning
 from ..diagnostics.evolution.between import KernelDistances
 from ..diagnostics.evolution.result import KernelEvolution
-from ..diagnostics.eigenlearning import Eigenlearning
 from ..diagnostics.null_space.reservoir_result import Reservoir
 from ..diagnostics.null_space.result import NullSpace
 from ..diagnostics.orders import Orders
 from ..diagnostics.predictions import Predictions
 from ..diagnostics.scaling import Scaling
 from ..diagnostics.scores import GradientScores
+from ..diagnostics.separation import Separation
 from ..diagnostics.spectra import Spectrum
-from ..plots.evolution import shows as evolution_shows
 from ..result import Result
-from ..text import with_minus
 from .album import Album
 from .balance import sheet
-from .facts import STATUS, facts, verdict
+from .cells import cells, checks
+from .facts import facts
+from .learned import MOST_ROWS, covered, evolution, null_space, separated
 from .reasons import LINE_NAMES, MOST_QUERIES, explanation, nothing
-
-MOST_ROWS = 20
-
-#: How many modes of a null space are named.
-MOST_MODES = 8
 
 View = Callable[[Any, Album, str], dict[str, Any]]
 
@@ -49,14 +46,6 @@ def view_of(result: Result, album: Album, name: str) -> tuple[str, dict[str, Any
             template, view = SECTIONS[kind]
             return template, view(result, album, name)
     raise TypeError(f"A report shows results; got {type(result).__name__}.")
-
-
-def _checks(result: Result) -> dict[str, Any]:
-    rows = result.check().rows
-    return {
-        "checks": [{"name": row.name, "status": STATUS[row.status], "sentence": row.sentence} for row in rows],
-        "verdict": verdict(rows),
-    }
 
 
 def decomposition(ledger: Decomposition, album: Album, name: str) -> dict[str, Any]:
@@ -74,7 +63,7 @@ def decomposition(ledger: Decomposition, album: Album, name: str) -> dict[str, A
         title = f"Query {query}, {shortened(ledger.output_names[output])}"
         sheets.append((sheet(entries, float(ledger.magnitude[query, output]), title), nothing(empty)))
     drawn = q * c > 0
-    return _checks(ledger) | {
+    return checks(ledger) | {
         "sentence": f"{counted(q, 'input')}, {counted(c, 'output')} of each, as sums over "
                     f"{counted(n, 'training sample')} and {counted(ledger.steps.shape[-1], 'step')}; what is left over "
                     f"is {ledger.completeness():.1e} of the terms.".replace("e-", "e−"),
@@ -89,27 +78,18 @@ def decomposition(ledger: Decomposition, album: Album, name: str) -> dict[str, A
 def anything(result: Result, album: Album, name: str) -> dict[str, Any]:
     """The view of a result this room knows nothing about: its sentence, its drawing, its table, its checks."""
     table = result.to_frame()
-    return _checks(result) | {
+    return checks(result) | {
         "sentence": result.summary(),
         "drawing": Markup(plots.svg(result)) if plots.drawing_of(result) else "",
-        **_cells(table.head(MOST_ROWS)),
+        **cells(table.head(MOST_ROWS)),
         "left_out": f"Showing {MOST_ROWS} of {len(table):,} rows." if len(table) > MOST_ROWS else "",
-    }
-
-
-def _cells(table: Any) -> dict[str, Any]:
-    """A table as text."""
-    return {
-        "columns": [str(column) for column in table.columns],
-        "rows": [[with_minus(f"{cell:.4g}") if isinstance(cell, float) else str(cell) for cell in row]
-                 for row in table.itertuples(index=False)],
     }
 
 
 def scores(result: GradientScores, album: Album, name: str) -> dict[str, Any]:
     """The view of gradient scores: what a score is and what it is not, and one drawing and table a test sample."""
     count = len(result)
-    return _checks(result) | {
+    return checks(result) | {
         "sentence": f"{result.extent()}. {result.meaning}",
         "cases": [_case(result, query) for query in range(min(count, MOST_QUERIES))],
         "left_out": f"Showing {MOST_QUERIES} of {count:,} test samples; {count - MOST_QUERIES:,} are not shown. They "
@@ -125,7 +105,7 @@ def _case(result: GradientScores, query: int) -> dict[str, Any]:
         "note": f"{counted(int((row > 0).sum()), 'proponent')}, {counted(int((row < 0).sum()), 'opponent')}",
         "drawing": Markup(plots.svg(result, query=query)),
         "caption": plots.title(result, query=query),
-        **_cells(result[[query]].to_frame().drop(columns="query")),
+        **cells(result[[query]].to_frame().drop(columns="query")),
     }
 
 
@@ -135,36 +115,22 @@ def scaling(result: Scaling, album: Album, name: str) -> dict[str, Any]:
                                     {"against": "centers", "show": "seconds"})
             if len(result.centers if options["against"] == "centers" else result.samples) > 1]
     table = result.to_frame()
-    return _checks(result) | {
+    return checks(result) | {
         "sentence": f"{result.kernel}, ridge {result.ridge:g}, {counted(result.tests, 'test point')}: {result.said()}.",
         "drawings": [(Markup(plots.svg(result, **options)), plots.title(result, **options)) for options in ways],
-        **_cells(table),
+        **cells(table),
         "left_out": "",
     }
 
 
 def agreement(result: Agreement, album: Album, name: str) -> dict[str, Any]:
     """The view of predicted against measured means and spreads: a drawing of each comparison."""
-    return _checks(result) | {
+    return checks(result) | {
         "sentence": f"{result.said()[0].upper()}{result.said()[1:]}.",
         "drawings": [(Markup(plots.svg(result, show=show)), plots.title(result, show=show))
                      for show in ("covered", "variance", "guesses")],
-        **_cells(result.to_frame()),
+        **cells(result.to_frame()),
         "left_out": "",
-    }
-
-
-def evolution(result: KernelEvolution, album: Album, name: str) -> dict[str, Any]:
-    """The view of a kernel along a run: what it did, whether it did so silently, and a drawing of each side of it."""
-    table = result.to_frame()
-    said = result.said()
-    return _checks(result) | {
-        "sentence": f"{said[0].upper()}{said[1:]}. {result.silent_words()}",
-        "drawings": [(Markup(plots.svg(result, show=show)), plots.title(result, show=show))
-                     for show in evolution_shows(result)],
-        **_cells(table.iloc[:: max(1, -(-len(table) // MOST_ROWS))]),
-        "left_out": f"Showing every {-(-len(table) // MOST_ROWS)}th of {len(table):,} times." if len(table) > MOST_ROWS
-        else "",
     }
 
 
@@ -173,29 +139,11 @@ def noise(result: Result, album: Album, name: str) -> dict[str, Any]:
     table = result.to_frame()
     # The sentence stands in the brackets of its class.
     said = result.summary().partition("(")[2].removesuffix(")")
-    return _checks(result) | {
+    return checks(result) | {
         "sentence": f"{said[0].upper()}{said[1:]}.",
         "drawings": [(Markup(plots.svg(result)), plots.title(result))],
-        **_cells(table.head(MOST_ROWS)),
+        **cells(table.head(MOST_ROWS)),
         "left_out": f"Showing {MOST_ROWS} of {len(table):,} rows." if len(table) > MOST_ROWS else "",
-    }
-
-
-def null_space(result: NullSpace, album: Album, name: str) -> dict[str, Any]:
-    """The view of what could not be learned: the bound, the expectation, and the modes of which most is left."""
-    said = result.said()
-    expected = [f"A fixed kernel would have left {result.unlearnable:.3g} of {result.size:.3g}"]
-    if result.predicted is not None:
-        expected.append(f"eigenlearning expects an error of {result.predicted:.3g}")
-    drawn = [(Markup(plots.svg(result)), plots.title(result))]
-    if result.reservoir is not None:
-        drawn.append((Markup(plots.svg(result.reservoir)), plots.title(result.reservoir)))
-    return _checks(result) | {
-        "sentence": f"{said[0].upper()}{said[1:]}. {', and '.join(expected)}. {' '.join(result.info.get('notes', []))}",
-        "drawings": drawn,
-        **_cells(result.top(MOST_MODES)),
-        "left_out": f"Showing the {MOST_MODES} modes of {len(result.values):,} of which most is left."
-                    if len(result.values) > MOST_MODES else "",
     }
 
 
@@ -207,6 +155,8 @@ SECTIONS: dict[type, tuple[str, View]] = {
     Agreement: ("drawings.html", agreement),
     KernelEvolution: ("drawings.html", evolution),
     NullSpace: ("drawings.html", null_space),
+    Coverage: ("drawings.html", covered),
+    Separation: ("drawings.html", separated),
     **dict.fromkeys((Eigenlearning, Ensemble, Expected, KernelDistances, MemoryWeights, Orders, PathKernel, Predictions,
                      Reservoir, Spectrum), ("drawings.html", noise)),
     Result: ("result.html", anything),
