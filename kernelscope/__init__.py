@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from .decomposition.stochastic.path_kernel import path_kernel
     from .decomposition.stochastic.result import Expected
     from .diagnostics.agreement import Agreement, agreement
+    from .diagnostics.coverage.coverage import coverage
+    from .diagnostics.coverage.result import Coverage
+    from .diagnostics.eigenlearning import Eigenlearning, eigenlearning
     from .diagnostics.evolution.between import KernelDistances, kernel_distances
     from .diagnostics.evolution.course import evolution
     from .diagnostics.evolution.result import KernelEvolution
-    from .diagnostics.eigenlearning import Eigenlearning, eigenlearning
-    from .diagnostics.coverage.coverage import coverage
-    from .diagnostics.coverage.result import Coverage
     from .diagnostics.gradient_scores import gradient_scores
     from .diagnostics.kernels_of_runs import kernel_of_run
     from .diagnostics.null_space.null_space import null_space
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from .diagnostics.predictions import Predictions, predictions
     from .diagnostics.scaling import Scaling, scaling
     from .diagnostics.scores import GradientScores
+    from .diagnostics.separation import Separation, separation
     from .diagnostics.spectra import Spectrum
     from .diagnostics.spectrum import spectrum
-    from .diagnostics.separation import Separation, separation
     from .machine.fit import fit
     from .machine.machine import KernelMachine
     from .operator import KernelOperator

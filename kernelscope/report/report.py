@@ -15,16 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..arguments import as_count, as_path, what_came
 from ..decomposition.explanation import Explanation
-from ..decomposition.result import Decomposition
-from ..decomposition.stochastic.ensemble import Ensemble
-from ..decomposition.stochastic.result import Expected
-from ..decomposition.wording import ACCOUNTING, CANCELLATION_LIMIT, is_long, shortened
-from ..diagnostics.agreement import Agreement
-from ..diagnostics.evolution.between import KernelDistances
-from ..diagnostics.evolution.result import KernelEvolution
-from ..diagnostics.scaling import Scaling
-from ..diagnostics.scores import GradientScores
-from ..diagnostics.spectra import Spectrum
+from ..decomposition.wording import ACCOUNTING, is_long, shortened
 from ..errors import DataError
 from ..result import Result
 from ..storage import write_atomically
@@ -32,6 +23,8 @@ from ..text import shown
 from .album import Album
 from .comparison import comparisons
 from .facts import words
+from .glossaries import glossary, is_booked
+from .glossaries import heading as heading_of
 from .sections import view_of
 
 if TYPE_CHECKING:
@@ -45,83 +38,6 @@ PAGE_BYTES = 10_000_000
 
 #: Letters of a heading; a longer one is cut, and stands in full at the end of the page.
 LONGEST_HEADING = 120
-
-GLOSSARY = (
-    ("contribution", "What one training sample added to the explained number over all steps of this run: exact, and "
-                     "with a sign. Also called its share."),
-    ("logit", "The network’s raw score for a class, before scores are turned into probabilities."),
-    ("lead", "The predicted class’s logit minus the runner-up’s. Both classes are chosen at the end of training and "
-             "kept."),
-    ("step", "One update of the network’s parameters, computed from one batch of training samples."),
-    ("group", "All training samples with the same label."),
-    ("cancel", "Contributions of opposite sign that undo each other. When their sum is less than "
-               f"{CANCELLATION_LIMIT} of the sum of their absolute values, no percentages are given."),
-    ("weight decay", "What pulling all parameters towards zero did to the number."),
-    ("momentum at the start", "What an optimizer carried over from before the recording did."),
-    ("normalisation statistics", "What running means and variances inside the network did."),
-    ("rounding in training", "What the computer’s rounding of the parameters did, step by step."),
-    ("unattributed", "Changes of the parameters that the optimizer’s rule does not explain."),
-    ("round-off", "What is left when all lines are added: the rounding of this ledger’s own arithmetic."),
-    ("kernel", "How much a step on one sample moves the answer to another. Each contribution is a kernel times how "
-               "wrong the network then was about the sample, added up over the steps."),
-)
-
-SCORE_GLOSSARY = (
-    ("gradient score", "The product of two gradients, that of a training sample and that of a test sample; or their "
-                       "cosine. It is taken at fixed parameters, and is neither a contribution to an answer nor the "
-                       "effect of leaving a sample out."),
-    ("proponent", "A training sample with a positive score for a test sample: its gradient points the same way."),
-    ("opponent", "A training sample with a negative score for a test sample: its gradient points the other way."),
-)
-
-SCALING_GLOSSARY = (
-    ("center", "A point a kernel machine is anchored at; the machine is as large as it has centers."),
-    ("sample", "A point the machine is fitted to. Its number does not change the machine’s size."),
-    ("test error", "The mean squared error on points that no machine has seen."),
-    ("pass", "One reading of all samples."),
-)
-
-NOISE_GLOSSARY = (
-    ("expected output", "The mean of the output over runs that differ by the batches they drew, from the same start."),
-    ("path, curvature, noise", "The three terms of the expected output beyond the initial one: what full gradients do "
-                               "along the path, what the bend of the output adds, and what the draw of batches adds."),
-    ("martingale", "What the draw of batches did to first order, step by step: its mean over runs is nought."),
-    ("row", "The products of one output’s gradient with the gradients of all training samples. Its variance is the "
-            "spread that the noise of one step would have if nothing was forgotten."),
-    ("carried", "A push of the gradient followed through the later steps to the end of the run, which forgets part of "
-                "it."),
-    ("seed", "One draw of all batches of a run."),
-)
-
-HEADINGS = {"Explanation": "Why it answers so", "Decomposition": "The ledger",
-            "GradientScores": "Which samples pull the same way", "Scaling": "More centers, more data",
-            "Expected": "Where runs end on average", "Ensemble": "The same training on other batches",
-            "MemoryWeights": "What an optimizer remembers", "PathKernel": "A kernel of the run",
-            "Orders": "How fast errors fall", "Agreement": "Prediction and measurement",
-            "KernelEvolution": "How the kernel moved", "KernelDistances": "The kernels of two runs",
-            "Spectrum": "The spectrum of a kernel"}
-
-KERNEL_GLOSSARY = (
-    ("tangent kernel", "For two samples the product of the gradients of the network’s outputs, summed over outputs, at "
-                       "the parameters of a time: how much a small step for one sample would move the answer to the "
-                       "other."),
-    ("alignment", "How alike the kernel is to that of the targets, as the cosine of both centred matrices; 1 is the "
-                  "same but for scale."),
-    ("CKA", "The cosine of two centred kernel matrices: how alike two kernels are whatever their scale."),
-    ("kernel regression", "The smooth function that the kernel of one time makes of the training targets, with a ridge "
-                          "relative to the mean of the kernel’s diagonal."),
-    ("carried over", "The network’s own change of outputs on training samples, fitted by the kernel of a time and told "
-                     "on the other points. What is missed is a share of the variance of its outputs there."),
-    ("effective rank", "How many equal eigenvalues would be spread as these are: by the entropy of their shares of the "
-                       "trace, or by participation, the squared trace over the sum of squares."),
-    ("silent alignment", "The kernel turns while the loss has hardly fallen, and only grows while it falls."),
-)
-
-#: Results that are about kernels along a run.
-KERNELS = (KernelEvolution, KernelDistances, Spectrum)
-
-#: Results that are about the noise of training.
-NOISE = (Expected, Ensemble, Agreement)
 
 
 @dataclass(frozen=True)
@@ -180,20 +96,17 @@ class Report:
             kind = view.get("kind", "")
             views.append({"id": f"section-{number}", "title": heading, "prose": prose, "template": template,
                           "view": view, "guide": kind not in told,
-                          "unnamed": len(sections) == 1 and heading == _heading(result)})
+                          "unnamed": len(sections) == 1 and heading == heading_of(result)})
             told.add(kind)
         explained = [(heading, result) for heading, _, result in sections if isinstance(result, Explanation)]
         compared = comparisons(explained, album)
-        scored = [isinstance(result, GradientScores) for _, _, result in sections]
-        booked = not sections or any(isinstance(result, Explanation | Decomposition) for _, _, result in sections)
+        told_of = [result for _, _, result in sections]
+        booked = is_booked(told_of)
         style, script = _source("style.css"), _source("script.js")
         notice = album.notice()
         page = _environment().get_template("page.html").render(
             title=self.title, lead=lead, sections=views, comparisons=compared, notices=[notice] if notice else [],
-            glossary=(GLOSSARY if booked else ()) + (SCORE_GLOSSARY if any(scored) else ())
-            + (NOISE_GLOSSARY if any(isinstance(result, NOISE) for _, _, result in sections) else ())
-            + (KERNEL_GLOSSARY if any(isinstance(result, KERNELS) for _, _, result in sections) else ())
-            + (SCALING_GLOSSARY if any(isinstance(result, Scaling) for _, _, result in sections) else ()),
+            glossary=glossary(told_of),
             accounting=ACCOUNTING if booked else "", longest=LONGEST_HEADING,
             cut_headings=[text for text in (self.title, *(heading for heading, _, _ in sections))
                           if len(text) > LONGEST_HEADING],
@@ -232,7 +145,7 @@ class Report:
                     else:
                         waiting = [item]
                 case Result() | (str(), Result()):
-                    heading, result = item if isinstance(item, tuple) else (_heading(item), item)
+                    heading, result = item if isinstance(item, tuple) else (heading_of(item), item)
                     sections.append((heading, [] if waiting is lead else waiting, result))
                     waiting = []
                 case _:
@@ -241,10 +154,6 @@ class Report:
                         f"{what_came(item)}. Leave it out, or write what it says as a string."
                     )
         return lead, sections
-
-
-def _heading(result: Result) -> str:
-    return HEADINGS.get(type(result).__name__, type(result).__name__)
 
 
 def _source(name: str) -> str:
