@@ -127,6 +127,16 @@ def test_left_out_coverage_without_ridge_knows_sums_of_other_samples():
         torch.testing.assert_close(span.left_out(), torch.tensor([1.0, 1, 2, 1], dtype=torch.float64))
 
 
+def test_left_out_coverage_of_fewer_features_than_samples_is_that_of_a_fit_without_the_sample():
+    phi = random(7, 3)
+    k, lam = phi @ phi.T, 0.3
+    for span in (Span.of_kernel(k), Span.of_features(phi)):
+        for i in range(7):
+            rest = [j for j in range(7) if j != i]
+            solved = torch.linalg.solve(k[rest][:, rest] + lam * torch.eye(6, dtype=k.dtype), k[rest, i])
+            assert float(span.left_out(lam)[i]) == pytest.approx(float(k[i, rest] @ solved), rel=1e-10)
+
+
 def test_error_bars_come_from_residuals_of_fits_without_the_sample(run, model, x):
     phi, rows = explicit(run, model, x)
     samples, classes = run.samples.batch(torch.arange(N))

@@ -30,6 +30,7 @@ def test_fpr95_lets_through_the_least_threshold_that_keeps_the_known():
         best = max(v for v in known.tolist() if sum(k >= v for k in known.tolist()) >= 0.95 * len(known))
         expected = sum(u >= best for u in unknown.tolist()) / len(unknown)
         assert fpr95(known, unknown) == pytest.approx(expected)
+    assert fpr95(torch.ones(3), torch.tensor([1.0, 0.0])) == 0.5
 
 
 def test_scores_of_logits_are_their_closed_forms():
