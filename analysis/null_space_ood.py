@@ -176,7 +176,7 @@ def unlearnable(quick: bool) -> list[Result | str | tuple[str, Result]]:
         "target on the whole pool: it tells which functions are hard for this network, not how an unknown one goes.",
         ("A wave of high frequency", wave.found),
         "Residuals of the same run, each direction carried through its steps. Few directions are dissipated at all, "
-        "and what is left in the others reaches no query.",
+        "and what the others hold moves next to no query.",
         ("The residuals of this wave", ks.reservoir(wave.run, wave.queries, progress=False)),
         "Of digits the path reached every mode, and what is left is a matter of few samples: the certificate is small "
         "and eigenlearning is near.",

@@ -41,8 +41,12 @@ def drawn_run(seed, dtype=torch.float64):
                 ids = torch.randperm(n, generator=g)[:max(size, 2)]
                 recording.batch(ids)
                 optimizer.zero_grad()
-                loss(model(x[ids]), y[ids]).backward()
+                value = loss(model(x[ids]), y[ids])
+                value.backward()
                 optimizer.step()
+                # Of steps too large to learn by, the first are enough.
+                if not value < 1e6:
+                    break
     return recording.run, z, aims
 
 

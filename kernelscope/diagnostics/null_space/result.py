@@ -140,8 +140,9 @@ class NullSpace(Result):
     def said(self) -> str:
         """What could not be learned, in words."""
         m = len(self.targets)
-        within = int((self.reach.square() >= self.aimed).sum())
-        null = f"; {self.null_dimension:,} of them it could not move at all" if self.null_dimension else ""
+        movable = self.values > self.slack if self.null_dimension else torch.ones_like(self.values, dtype=torch.bool)
+        within = int((movable & (self.reach.square() >= self.aimed)).sum())
+        null = f"; {self.null_dimension:,} it could not move at all" if self.null_dimension else ""
         begun = (f"of {len(self.values):,} modes on {m:,} {PLACES[self.on]} the run could move {within:,}, each by "
                  f"itself, as far as the target asks{null}")
         if not self.bound:
