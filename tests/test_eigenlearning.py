@@ -8,8 +8,8 @@ from scipy.stats import spearmanr
 
 import kernelscope as ks
 from kernelscope.diagnostics.eigenlearning import learnability
-from kernelscope.diagnostics.predictions import spearman
 from kernelscope.errors import DataError, NonFiniteError
+from kernelscope.ranks import spearman
 
 
 def gaussian(n, ridge, noise, trials, seed=0, size=200):
@@ -30,14 +30,14 @@ def gaussian(n, ridge, noise, trials, seed=0, size=200):
 
 @pytest.mark.parametrize(("n", "ridge", "noise"), [(20, 0.01, 0.0), (60, 0.0, 0.0), (60, 0.002, 0.3), (40, 0.05, 0.1)])
 def test_errors_of_regressions_on_gaussian_features_are_those_expected(n, ridge, noise):
-    values, v, errors = gaussian(n, ridge, noise, trials=300)
+    values, v, errors = gaussian(n, ridge, noise, trials=200)
     kappa, learned = learnability(values, n, n * ridge)
     assert abs(float(learned.sum()) + n * ridge / kappa - n) <= 1e-9 * n
     expected = (n / (n - float(learned.square().sum()))) * (float(((1 - learned) * v).square().sum()) + noise)
     found = ks.eigenlearning(torch.diag(values) * 200, v * 200**0.5, n, ridge=ridge, noise=noise)
     assert abs(float(found.error) - expected) <= 1e-9 * expected
     standard = float(errors.std()) / math.sqrt(len(errors))
-    assert abs(float(errors.mean()) - expected) <= 3 * standard + 0.01 * expected
+    assert abs(float(errors.mean()) - expected) <= 3 * standard
 
 
 def test_errors_of_regressions_on_a_pool_of_digits_are_those_expected():
@@ -126,7 +126,7 @@ def test_ranks_correlate_as_in_scipy():
         a = torch.randint(6, (n,), generator=g).double()
         b = a + torch.randn(n, generator=g, dtype=torch.float64).round()
         if a.std() and b.std():
-            assert abs(spearman(a, b) - float(spearmanr(a, b).statistic)) <= 1e-11
+            assert abs(float(spearman(a, b)) - float(spearmanr(a, b).statistic)) <= 1e-11
 
 
 def test_predictions_are_compared_in_all_and_by_group(tmp_path):

@@ -8,6 +8,7 @@ from torch import nn
 import kernelscope as ks
 from kernelscope.errors import DataError, OutOfBudget, RuleError
 from tests.recordings import network, points, queries, train
+from tests.small_runs import drawn_run
 from tests.test_path_kernels import jacobian
 
 MAKES = {
@@ -175,6 +176,26 @@ def test_no_direction_moves_a_query_further_than_its_energy_allows():
         found = ks.reservoir(run, queries(), progress=False)
         allowed = found.lengths[..., None] * found.energies
         assert bool((found.moved.square() <= allowed * (1 + 1e-10) + 1e-20).all())
+
+
+def held_in_random_runs(seeds):
+    """The seeds at which a direction moved a query further than N3 allows, or the steps are not those recorded."""
+    broken = []
+    for seed in seeds:
+        run, z, _ = drawn_run(seed, residuals=True)
+        rows = {row.name: row for row in ks.reservoir(run, z, progress=False).check().rows}
+        if "fail" in (rows["N3"].status, rows["residual"].status, rows["transfer"].status):
+            broken.append((seed, rows))
+    return broken
+
+
+def test_no_direction_of_any_small_run_moves_a_query_further_than_its_energy_allows():
+    assert not held_in_random_runs(range(40))
+
+
+@pytest.mark.slow
+def test_no_direction_of_a_thousand_small_runs_moves_a_query_further_than_its_energy_allows():
+    assert not held_in_random_runs(range(1000, 2000))
 
 
 def test_clipping_and_gathered_passes_are_carried_too():

@@ -10,8 +10,9 @@ from torch import nn
 
 import kernelscope as ks
 from kernelscope.diagnostics.baselines import energy, mahalanobis, max_softmax, nearest
-from kernelscope.diagnostics.separation import auroc, fpr95
+from kernelscope.diagnostics.separation import fpr95
 from kernelscope.errors import DataError
+from kernelscope.ranks import auroc
 from tests.covered import C, N, Q, random, recorded
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..arguments import as_seed, what_came
 from ..errors import DataError, NonFiniteError
+from ..ranks import spearman
 from ..result import Check, CheckRow, Result, as_float64
 from ..text import with_minus
 
@@ -125,40 +126,13 @@ def predictions(predicted: Any, measured: Any, *, names: Sequence[str] | None = 
         places = torch.tensor([i for i, word in enumerate(grouped) if word == group])
         if len(places) >= LEAST:
             ends = _interval(a[places], b[places], generator)
-            within[group] = [spearman(a[places], b[places]), *ends, float(len(places))]
-    return Predictions(a, b, grouped, named, spearman(a, b), [low, high], within, [str(word) for word in what])
-
-
-def spearman(a: Tensor, b: Tensor) -> float:
-    """The rank correlation of two vectors; 0 if one of them is constant.
-
-    Example:
-        >>> spearman(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([3.0, 2.0, 1.0]))
-        -1.0
-    """
-    x, y = ranks(a), ranks(b)
-    x, y = x - x.mean(), y - y.mean()
-    size = float(x.norm() * y.norm())
-    return round(float(x @ y) / size, 12) if size else 0.0
-
-
-def ranks(values: Tensor) -> Tensor:
-    """The rank of each value, that of equal ones their mean.
-
-    Example:
-        >>> ranks(torch.tensor([5.0, 1.0, 5.0])).tolist()
-        [1.5, 0.0, 1.5]
-    """
-    ordered, back = values.double().unique(return_inverse=True)
-    counts = torch.bincount(back, minlength=len(ordered)).double()
-    first = counts.cumsum(0) - counts
-    return (first + (counts - 1) / 2)[back]
+            within[group] = [float(spearman(a[places], b[places])), *ends, float(len(places))]
+    return Predictions(a, b, grouped, named, float(spearman(a, b)), [low, high], within, [str(word) for word in what])
 
 
 def _interval(a: Tensor, b: Tensor, generator: torch.Generator) -> tuple[float, float]:
     drawn = torch.randint(len(a), (DRAWS, len(a)), generator=generator)
-    each = torch.tensor([spearman(a[i], b[i]) for i in drawn], dtype=torch.float64)
-    low, high = each.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    low, high = spearman(a[drawn], b[drawn]).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
 
 

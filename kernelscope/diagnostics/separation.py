@@ -15,10 +15,11 @@ from torch import Tensor
 
 from ..arguments import what_came
 from ..errors import DataError
+from ..ranks import auroc
 from ..result import Check, CheckRow, Result
 from ..text import with_minus
 from .coverage.others import NULL
-from .coverage.result import Coverage, average_ranks
+from .coverage.result import Coverage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -273,18 +274,6 @@ def separation(found: Mapping[Any, tuple[Coverage, Coverage]] | Sequence[tuple[C
         info={"known": sum(len(pair[0]) for pair in pairs), "unknown": sum(len(pair[1]) for pair in pairs),
               "kernel": first.kernel, "feature": first.feature, "ridge": first.ridge, "baselines": known_names,
               "interval": "Student's t over seeds, of means over splits"})
-
-
-def auroc(known: Tensor, unknown: Tensor) -> float:
-    """The chance that a known point has a larger score than an unknown one, equal ones counting half.
-
-    Example:
-        >>> auroc(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 1.0]))
-        0.875
-    """
-    ranks = average_ranks(torch.cat([known, unknown]))
-    n = len(known)
-    return float(ranks[:n].sum() - n * (n + 1) / 2) / (n * len(unknown))
 
 
 def fpr95(known: Tensor, unknown: Tensor) -> float:

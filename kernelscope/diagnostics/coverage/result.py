@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
-import torch
 from torch import Tensor
 
 from ...errors import DataError
+from ...ranks import spearman
 from ...result import Check, CheckRow, Result, rows_of
 from ...text import with_minus
 
@@ -225,7 +225,7 @@ class Coverage(Result):
         off = float(self.range_error.max()) if len(self) else 0.0
         rows.append(CheckRow("range", "pass" if off <= limit else "fail", off, limit, with_minus(
             f"The kernel rows of queries are in the range of the training kernel to {off:.1e}.")))
-        order = _rank_correlation(self.ladder)
+        order = float(spearman(self.ladder[0], self.ladder[-1])) if len(self) > 1 else 1.0
         rows.append(CheckRow("ridge", "pass" if order >= 0.9 else "warn", order, 0.9,
                              f"Between ridges {max(self.ridges):g} and {min(self.ridges):g} queries keep their order "
                              f"to a rank correlation of {with_minus(f'{order:.3f}')}."))
@@ -234,25 +234,3 @@ class Coverage(Result):
                                  f"The change of {self.held:.1%} of the queries is within the error bar of the kernel "
                                  "machine of the training samples, as that of 95 % of these is when left out."))
         return Check(tuple(rows))
-
-
-def _rank_correlation(ladder: Tensor) -> float:
-    """The correlation of the ranks that the largest and the smallest ridge give."""
-    if ladder.shape[1] < 2:
-        return 1.0
-    ranks = torch.stack([average_ranks(ladder[0]), average_ranks(ladder[-1])])
-    ranks = ranks - ranks.mean(1, keepdim=True)
-    sizes = float(ranks[0].norm() * ranks[1].norm())
-    return float(ranks[0] @ ranks[1]) / sizes if sizes else 1.0
-
-
-def average_ranks(values: Tensor) -> Tensor:
-    """The rank of each number, from 1 on; equal ones share the mean of theirs.
-
-    Example:
-        >>> average_ranks(torch.tensor([3.0, 1.0, 3.0]))
-        tensor([2.5000, 1.0000, 2.5000], dtype=torch.float64)
-    """
-    _, places, counts = torch.unique(values, return_inverse=True, return_counts=True)
-    ends = counts.cumsum(0).double()
-    return (ends - (counts.double() - 1) / 2)[places]

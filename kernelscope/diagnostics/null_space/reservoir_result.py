@@ -100,7 +100,7 @@ class Reservoir(Result):
     def check(self) -> Check:
         """Whether the steps are those recorded, and no query is moved further than N3 allows."""
         limit = self.info.get("rounding", 1e-9)
-        gap = _relative(self.carried, self.final, self.initial)
+        gap = _relative(self.carried, self.final, torch.cat([self.initial, self.final]))
         off = _relative(self.foretold, self.change, self.change)
         allowed = self.lengths[..., None] * self.energies
         over = float((self.moved.square() / (allowed + limit**2 * float(allowed.max()) + 1e-300)).max()) if len(

@@ -1,13 +1,9 @@
 """Whether coverage tells known from unknown: far from the digits, and near them, two digits left out of training.
 
 Every score stands beside the null, the distance to the nearest training image in pixels, which needs no network.
-
-    python analysis/ood_half.py [--quick] [-o page.html]
 """
 
-import argparse
 import itertools
-from pathlib import Path
 
 import torch
 from matplotlib.font_manager import FontProperties
@@ -176,23 +172,3 @@ def near(quick: bool = False) -> list[str | tuple[str, ks.Separation]]:
 
 def _upper(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def main() -> None:
-    """Makes both comparisons and writes the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few runs, to see that it works")
-    parser.add_argument("-o", "--output", type=Path, default=Path("reports/ood_half.html"))
-    options = parser.parse_args()
-    items = [*far(options.quick), *near(options.quick)]
-    for item in items:
-        if isinstance(item, str):
-            print(item, flush=True)
-        elif isinstance(item[1], ks.Separation):
-            print(item[1].to_frame().to_string(), item[1].by_split("auroc").to_string(), item[1].check(), sep="\n",
-                  flush=True)
-    ks.Report("Inside or outside of what was learned", items).save(options.output)
-
-
-if __name__ == "__main__":
-    main()
