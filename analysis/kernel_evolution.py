@@ -156,8 +156,8 @@ def main() -> None:
         f"{digits.info['points']} others, cross entropy, SGD with momentum. Two measures of nearness are told: how "
         "often regression on the targets gives the network’s own answers, right or wrong; and how far the network’s "
         "outputs are missed when its change on the training samples is carried over by the kernel. The second needs no "
-        f"targets, and does not depend on the scale of logits. (A regression may score better than the network: nearness of "
-        f"scores alone says little.) The ridge is {digits.ridge:g} of the mean of the "
+        "targets, and does not depend on the scale of logits. (A regression may score better than the network: that "
+        f"scores are near says little.) The ridge is {digits.ridge:g} of the mean of the "
         "diagonal, for all times, by leaving one out.",
         ("Digits, a convolutional network", digits),
         "The spectrum of its kernel before and after. The first eigenvector is nearly constant; what comes after tells "
