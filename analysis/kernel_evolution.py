@@ -156,8 +156,8 @@ def main() -> None:
         f"{digits.info['points']} others, cross entropy, SGD with momentum. Two measures of nearness are told: how "
         "often regression on the targets gives the network’s own answers, right or wrong; and how far the network’s "
         "outputs are missed when its change on the training samples is carried over by the kernel. The second needs no "
-        "targets, and does not depend on the scale of logits. (A regression may score better than the network: "
-        f"nearness of scores alone says little.) The ridge is {digits.ridge:g} of the mean of the "
+        "targets, and does not depend on the scale of logits. (A regression may score better than the network: that "
+        f"scores are near says little.) The ridge is {digits.ridge:g} of the mean of the "
         "diagonal, for all times, by leaving one out.",
         ("Digits, a convolutional network", digits),
         "The spectrum of its kernel before and after. The first eigenvector is nearly constant; what comes after tells "
@@ -179,9 +179,8 @@ def main() -> None:
         "Two linear layers from weights a hundredth of the usual, which tell even digits from odd ones. From small "
         "weights nothing seems to happen for long, and then the loss falls at once. With whitened inputs the theory "
         "says that the kernel finds its direction before that, in silence, and only grows while the loss falls. With "
-        f"pixels as they are it need not. Whitened: {linear['whitened'].silent_words()}",
+        "pixels as they are it need not.",
         ("Linear layers, whitened digits", linear["whitened"]),
-        f"Pixels: {linear['pixels'].silent_words()}",
         ("Linear layers, pixels", linear["pixels"]),
     ], provenance={
         "study": "analysis/kernel_evolution.py", "commit": commit(), "seed": SEED, "torch": torch.__version__,

@@ -278,6 +278,8 @@ def test_silent_alignment_is_told_by_when_the_loss_falls():
     assert silent_alignment(steps, turn, torch.linspace(1, 0, 11) ** 3, ones)["verdict"] == "along"
     assert silent_alignment(steps, turn, steps, ones)["verdict"] == "no fall"
     assert silent_alignment(steps, ones, fall(5), ones)["verdict"] == "kept"
+    astray = torch.tensor([0.2, 1.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 1.0, 1.0])
+    assert silent_alignment(steps, astray, fall(5), ones)["step"] > 8
     assert silent_alignment(steps, late, fall(5), steps + 1)["growth"] == pytest.approx(11)
 
 

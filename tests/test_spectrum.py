@@ -147,6 +147,14 @@ def test_ranks_and_dimensions_of_a_part_bound_those_of_the_whole(gaussian):
     assert whole.participation() == pytest.approx(sum(whole.values.tolist()) ** 2 / square, rel=1e-12)
 
 
+def test_bounds_on_the_rank_are_those_of_the_extremes():
+    part = ks.spectrum(torch.diag(torch.tensor([1.0, 1.0, 0.5, 0.5, 0.5, 0.5])).double(), k=2)
+    low, high = part.entropy_rank()
+    assert low == pytest.approx(4.0)
+    assert high == pytest.approx(math.exp(0.5 * math.log(4) + 0.5 * math.log(8)))
+    assert part.effective_dimension(1.0) == (pytest.approx(2.0), pytest.approx(1 + 4 / 3))
+
+
 def test_label_mass_is_the_share_of_centred_targets(gaussian):
     k, x, y = gaussian
     found = ks.spectrum(k, x, y)

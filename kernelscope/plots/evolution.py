@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 #: What may be shown.
 SHOWN = ("course", "regression", "closeness", "cka", "movie", "spectrum")
 
-#: How wide a title may be, how far names are apart as a share of the height, and how many cells a picture has.
-WIDTH, APART, CELLS = 78, 0.085, 32
+#: How wide a title may be, and that of a map; how far names are apart as a share of the height; and how many cells a
+#: picture has along a side.
+WIDTH, WIDE, APART, CELLS = 78, 60, 0.085, 32
 
 
 @drawing(KernelEvolution)
@@ -140,7 +141,7 @@ def _cka(result: KernelEvolution, ax: Axes, theme: Theme) -> None:
     k = int(result.cka.diagonal(1).argmin())
     said = (f"CKA between times falls to {number(float(result.cka.min()))}; the largest turn is from step "
             f"{int(result.times[k])} to {int(result.times[k + 1])}")
-    _map(ax, theme, result.cka, (result.times, result.times), ("step", "step"), in_lines(said, "; ", WIDTH))
+    _map(ax, theme, result.cka, (result.times, result.times), ("step", "step"), in_lines(said, "; ", WIDE))
 
 
 @drawing(KernelDistances)
@@ -148,7 +149,7 @@ def draw_distances(result: KernelDistances, ax: Axes, theme: Theme) -> None:
     """Draws CKA between the times of two runs as a map."""
     said = result.said()
     _map(ax, theme, result.cka, (result.first, result.second), ("step of the first run", "step of the second run"),
-         in_lines(f"{said[0].upper()}{said[1:]}", ": ", WIDTH))
+         in_lines(f"{said[0].upper()}{said[1:]}", ": ", WIDE))
 
 
 def _map(ax: Axes, theme: Theme, values: Tensor, steps: tuple[Tensor, Tensor], names: tuple[str, str],
