@@ -84,7 +84,7 @@ def as_points(run: Run, x: Any, targets: Any = None) -> Points:
         x, targets = x
     inputs = as_queries(x, like)
     given = as_targets(targets, len(inputs[0]))
-    return Points(inputs, given, list(range(len(inputs[0]))), None if given is None else _words(run, given))
+    return Points(inputs, given, list(range(len(inputs[0]))), None if given is None else words_of(run, given))
 
 
 def _is_pair(x: Any, count: int) -> bool:
@@ -92,7 +92,7 @@ def _is_pair(x: Any, count: int) -> bool:
     return isinstance(x, tuple) and len(x) == 2 and (count == 1 or isinstance(x[0], tuple | list))
 
 
-def _words(run: Run, targets: Tensor) -> list[str] | None:
+def words_of(run: Run, targets: Tensor) -> list[str] | None:
     """The names of classes, if targets are their indices."""
     if not run.is_classification or targets.is_floating_point() or targets[:1].numel() != 1:
         return None

@@ -92,7 +92,7 @@ class Aim:
         count, width = explained.shape
         if targets.is_complex():
             raise DataError("Targets must be real numbers, and complex ones came. Pass their parts as two outputs.")
-        each = targets[:1].numel()
+        each = targets.shape[1:].numel()
         alone = each == 1 and not targets.is_floating_point()
         if self.run.is_classification and (alone or self.chances and each == 1):
             names = self.run.class_names or []
