@@ -482,6 +482,22 @@ def test_report_takes_other_points(run, tmp_path, capsys):
     assert found["queries"] == ["Point 0", "Point 1"]
 
 
+def test_report_shows_what_was_learned_too(run, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", ks.data.digits("test").x[:4].numpy())
+    found = answer(capsys, "report", run, "-o", str(tmp_path / "a.html"), "--input", str(tmp_path / "x.npy"),
+                   "--also", "coverage", "null-space", "evolution")
+    assert [more["name"] for more in found["also"]] == ["KernelEvolution", "NullSpace", "Coverage"]
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    for heading in ("How the kernel moved", "What it could not learn", "Inside or outside of what was learned"):
+        assert heading in page
+
+
+def test_the_coverage_of_training_samples_is_refused(run, tmp_path, capsys):
+    assert main(["report", run, "-o", str(tmp_path / "a.html"), "--also", "coverage"]) == 2
+    assert "Name other points with --input" in capsys.readouterr().err
+    assert not (tmp_path / "a.html").exists()
+
+
 def test_report_into_a_folder_that_is_not_there_is_refused_before_anything_is_computed(run, tmp_path, capsys,
                                                                                         monkeypatch):
     monkeypatch.setattr("kernelscope.commands.opening.open_run", None)

@@ -411,6 +411,7 @@ def test_without_points_or_targets_less_is_told():
     run = trained(network(), x, y)
     alone = ks.evolution(run, times=3)
     assert set(alone.regression) == {"left out"}
+    assert "misses of a sample that is left out" in ks.Report("Alone", [alone]).html()
     assert "score x" not in alone.series
     blind = ks.evolution(run, x + 0.1, times=3)
     assert "agreement" in blind.regression

@@ -1,18 +1,32 @@
 """A page about a run."""
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ..errors import DataError
 from . import Answer
-from .opening import query_arguments, run_arguments
+from .opening import Queries, query_arguments, run_arguments
+
+if TYPE_CHECKING:
+    from ..result import Result
+    from ..run.run import Run
 
 HELP = "write one page that shows why the network answers as it does"
+
+#: What a page can show beside the explanation.
+ALSO = ("evolution", "null-space", "coverage")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Takes a run, what is asked about, and where the page goes."""
     run_arguments(parser)
     parser.add_argument("-o", "--out", default="report.html", metavar="FILE", help="the page (default: report.html)")
+    parser.add_argument("--also", nargs="+", choices=ALSO, default=[],
+                        help="more sections: how the kernel moved, what could not be learned, and whether the points "
+                             "are inside what was learned")
     query_arguments(parser)
 
 
@@ -33,6 +47,7 @@ def run(options: argparse.Namespace) -> Answer:
     folder_of(Path(options.out))
     recorded = open_run(options)
     asked = queries(recorded, options)
+    more = _sections(recorded, asked, options)
     why = replace(explain(recorded, asked.x, targets=asked.targets), names=asked.names)
     check = why.check()
     about = recorded.info()
@@ -41,14 +56,35 @@ def run(options: argparse.Namespace) -> Answer:
         f"{', '.join(about['rules']) or 'no optimizer'} on {counted(about['samples'], 'sample')}."
     )
     title = f"Why does {Path(options.run).resolve().name} answer so?"
-    page = Report(title, [lead, f"What is explained? {asked.rule}", why],
+    page = Report(title, [lead, f"What is explained? {asked.rule}", why, *more],
                   {"study": "kernelscope report", "run": recorded.fingerprint()[:16]}).save(options.out)
     seconds, bytes_ = time.perf_counter() - begun, page.stat().st_size
     words = ", ".join(f"{sum(row.status == s for row in check.rows)} {s}" for s in ("pass", "warn", "fail"))
     lines = [telling.run_line(recorded), asked.rule,
              f"{page}: {telling.size(bytes_)}, {seconds:.1f} s; checks: {words}."]
+    lines += [result.summary() for result in more]
     lines += telling.check_lines(check) if not check.ok else []
     return Answer("\n".join(lines), {
         "report": str(page), "bytes": bytes_, "seconds": round(seconds, 2), "run": str(options.run),
         "rule": asked.rule, "queries": asked.names, "checks": telling.check(check),
-    }, check.ok)
+        "also": [{"name": type(result).__name__, "sentence": result.summary(), "checks": telling.check(result.check())}
+                 for result in more],
+    }, check.ok and all(result.check().ok for result in more))
+
+
+def _sections(recorded: Run, asked: Queries, options: argparse.Namespace) -> list[Result]:
+    """What is shown beside the explanation, in the order of the page.
+
+    Raises:
+        DataError: If coverage is asked for of samples that were trained on.
+    """
+    from ..diagnostics.coverage.coverage import coverage
+    from ..diagnostics.evolution.course import evolution
+    from ..diagnostics.null_space.null_space import null_space
+
+    if "coverage" in options.also and options.input is None:
+        raise DataError("A training sample is inside the span of training, so its coverage says nothing. Name other "
+                        "points with --input, or leave coverage out.")
+    made = {"evolution": lambda: evolution(recorded), "null-space": lambda: null_space(recorded),
+            "coverage": lambda: coverage(recorded, asked.x)}
+    return [made[name]() for name in ALSO if name in options.also]

@@ -96,7 +96,11 @@ class KernelEvolution(Result):
         """What the kernel did, in words."""
         parts = [moved_when(self.times, self.series["cka first"]),
                  course_of("alignment with the targets", self.series["alignment"], self.series.get("alignment x"))]
-        parts += [regressed(self.regression, self.series.get("score x"), self.task)] * ("carried" in self.regression)
+        if "carried" in self.regression:
+            parts.append(regressed(self.regression, self.series.get("score x"), self.task))
+        elif "left out" in self.regression:
+            parts.append(course_of("what kernel regression misses of a sample that is left out",
+                                   self.regression["left out"], None))
         return "; ".join(parts)
 
     def summary(self) -> str:
