@@ -11,7 +11,7 @@ from torch import Tensor
 from ..arguments import as_choice
 from ..diagnostics.evolution.between import KernelDistances
 from ..diagnostics.evolution.result import KernelEvolution
-from ..diagnostics.evolution.words import moved_when, number
+from ..diagnostics.evolution.words import SAME, moved_when, number
 from ..errors import DataError
 from ..text import with_minus
 from . import drawing
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 #: What may be shown.
 SHOWN = ("course", "regression", "closeness", "cka", "movie", "spectrum")
+
+#: The CKA that is white on a map, at most.
+MAPPED = 0.9
 
 #: How wide a title may be, and that of a map; how far names are apart as a share of the height; and how many cells a
 #: picture has along a side.
@@ -65,7 +68,7 @@ def _course(result: KernelEvolution, ax: Axes, theme: Theme) -> None:
         lines.append(("alignment, other points", series["alignment x"], theme.data, (0, (2, 1.5))))
     _lines(result, ax, theme, lines)
     ax.set_ylim(min(0.0, float(torch.stack([values.min() for _, values, *_ in lines]).min())), 1.05)
-    said = moved_when(result.times, series["cka first"])
+    said = moved_when(result.times, series["cka first"], series["cka last"])
     ax.set_title(in_lines(f"{said[0].upper()}{said[1:]}", ", ", WIDTH), parse_math=False)
 
 
@@ -138,9 +141,11 @@ def _spectrum(result: KernelEvolution, ax: Axes, theme: Theme) -> None:
 
 
 def _cka(result: KernelEvolution, ax: Axes, theme: Theme) -> None:
-    k = int(result.cka.diagonal(1).argmin())
-    said = (f"CKA between times falls to {number(float(result.cka.min()))}; the largest turn is from step "
+    k, least = int(result.cka.diagonal(1).argmin()), float(result.cka.min())
+    said = (f"CKA between times falls to {number(least)}; the largest turn is from step "
             f"{int(result.times[k])} to {int(result.times[k + 1])}")
+    if 1 - least < SAME:
+        said = f"CKA between times is never below {math.floor(1000 * least) / 1000:.3f}"
     _map(ax, theme, result.cka, (result.times, result.times), ("step", "step"), in_lines(said, "; ", WIDE))
 
 
@@ -154,7 +159,8 @@ def draw_distances(result: KernelDistances, ax: Axes, theme: Theme) -> None:
 
 def _map(ax: Axes, theme: Theme, values: Tensor, steps: tuple[Tensor, Tensor], names: tuple[str, str],
          title: str) -> None:
-    low = float(values.min())
+    # What hardly differs shall not look as if it did.
+    low = min(float(values.min()), MAPPED)
     scaled = (values - low) / ((1 - low) or 1.0)
     cuts = [cuts_of(len(each), CELLS) for each in steps]
     colours = shades_of(theme, False)

@@ -94,7 +94,7 @@ class KernelEvolution(Result):
 
     def said(self) -> str:
         """What the kernel did, in words."""
-        parts = [moved_when(self.times, self.series["cka first"]),
+        parts = [moved_when(self.times, self.series["cka first"], self.series["cka last"]),
                  course_of("alignment with the targets", self.series["alignment"], self.series.get("alignment x"))]
         if "carried" in self.regression:
             parts.append(regressed(self.regression, self.series.get("score x"), self.task))

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-#: Changes up to this are none; and the share of a turn of which it is told how soon it was done.
+#: Changes up to this are none; and the share of a turn of which it is told when it was done.
 SAME, SHARE = 0.005, 0.8
 
 
@@ -22,16 +22,21 @@ def number(value: float) -> str:
     return f"{value:.3f}" if abs(value) > 0.5 else f"{value:.1g}"
 
 
-def moved_when(times: Tensor, cka: Tensor) -> str:
-    """How far the kernel turned, and how soon."""
-    turn = 1 - float(cka[-1])
+def moved_when(times: Tensor, first: Tensor, last: Tensor) -> str:
+    """How far the kernel turned, and when it was near its last direction, to stay.
+
+    Args:
+        times: The steps.
+        first: CKA with the first kernel.
+        last: CKA with the last one.
+    """
+    turn = 1 - float(first[-1])
     if turn < SAME:
-        return f"the kernel kept its direction (CKA with the start {number(float(cka[-1]))} in the end)"
-    done = (1 - cka) / turn
-    k = int((done >= SHARE).nonzero()[0])
+        return f"the kernel kept its direction (CKA with the start {number(float(first[-1]))} in the end)"
+    k = int((1 - last > (1 - SHARE) * turn).nonzero()[-1]) + 1
     share = float(times[k] - times[0]) / float(times[-1] - times[0])
-    return (f"the kernel turned by {number(turn)} (1 − CKA with the start), {SHARE:.0%} of it in the first {share:.0%} "
-            "of the steps")
+    return (f"the kernel turned by {number(turn)} (1 − CKA with the start), and all but {1 - SHARE:.0%} of the way was "
+            f"behind it after {share:.0%} of the steps")
 
 
 def course_of(what: str, values: Tensor, others: Tensor | None) -> str:
