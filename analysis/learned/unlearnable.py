@@ -161,11 +161,11 @@ def unlearnable(quick: bool) -> list[object]:
         "of the pool that were not trained on; 1 is the error of answering 0. A prediction takes the values of the "
         "target on the whole pool: it tells which functions are hard for this network, not how an unknown one goes.",
         ("A wave of high frequency", wave.found),
-        "Residuals of the same run, each direction carried through its steps. Few directions are dissipated at all, "
-        "and what the others hold moves next to no query.",
+        "The residuals of the same run: each direction is carried through the recorded steps, and those that are left "
+        "as they were are the reservoir of this run.",
         ("The residuals of this wave", ks.reservoir(wave.run, wave.queries, progress=False)),
-        "Of digits the path reached every mode, and what is left is a matter of few samples: the certificate is small "
-        "and eigenlearning is near.",
+        "A function of digits, for comparison. Where the path reaches most of a target, the certificate says little, "
+        "and what is left is told by eigenlearning, which counts the samples.",
         ("Even and odd digits", digit.found),
         "Eigenlearning with the tangent kernel before training, from the initial parameters, the time of training and "
         "the target: nothing of the run goes into it.",
