@@ -19,7 +19,7 @@ from ...data.points import as_points
 from ...kernels.precomputed import Precomputed
 from ...solvers.eigensystem import Eigensystem
 from ...solvers.problem import Problem
-from .task import Task
+from ..task import Task
 
 #: The relative ridges of which the one with the smallest error of leaving one out is taken.
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)

@@ -21,8 +21,8 @@ from ...nested import mapped
 from ...network import cast, per_sample_losses
 from ...run.run import Run
 from ..states import gradients_of, states
+from ..task import Task
 from .silent import slope_of
-from .task import Task
 
 #: How many points the network is asked about at once.
 BATCH = 1024

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from ...decomposition.targets import checked_classes
-from ...errors import DataError
-from ...run.classes import QUANTITIES, class_indices
-from ...run.run import Run
+from ..decomposition.targets import checked_classes
+from ..errors import DataError
+from ..run.classes import QUANTITIES, class_indices
+from ..run.run import Run
 
 
 @dataclass(frozen=True)
