@@ -351,14 +351,15 @@ def test_batch_normalisation_is_read_with_the_statistics_of_the_time():
     x, y = data()
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 3)).double()
-    states = []
+    # The initial network is that which recording began with.
+    states = [copy.deepcopy(model.state_dict())]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with ks.record(model, (x, y), loss=F.cross_entropy) as recording:
-        for _ in range(4):
+        for k in range(4):
             optimizer.zero_grad()
             F.cross_entropy(model(x), y).backward()
-            # A step begins when the optimizer moves: the forward pass before it has updated the statistics.
-            states.append(copy.deepcopy(model.state_dict()))
+            # A later step begins when the optimizer moves: the forward pass before it has updated the statistics.
+            states += [copy.deepcopy(model.state_dict())] * (k > 0)
             optimizer.step()
     states.append(copy.deepcopy(model.state_dict()))
     found = ks.evolution(recording.run, times=5)
