@@ -407,6 +407,50 @@ def test_one_logit_of_two_classes_is_scored_by_its_sign():
     assert 0 <= float(found.regression["agreement"].min()) <= 1
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_outputs_that_are_probabilities_are_read_as_such(count):
+    x, _ = data(20)
+    y = (x[:, :count] + x[:, 1:2] > 0).double()
+    model = nn.Sequential(network(c=count), nn.Sigmoid())
+    run = trained(model, x, y, F.binary_cross_entropy, steps=4)
+    found = ks.evolution(run, x, y, times=3)
+    right = float(((model(x) > 0.5).double() == y).double().mean())
+    assert 0 < right < 1
+    assert float(found.series["score x"][-1]) == pytest.approx(right)
+    assert found.formula == {}
+    assert any("labels" in note for note in found.info["notes"]) == (count == 3)
+
+
+@pytest.mark.parametrize("loss", [F.binary_cross_entropy_with_logits, nn.BCEWithLogitsLoss(pos_weight=torch.ones(3))])
+def test_several_labels_are_scored_by_the_share_of_right_ones(loss):
+    x, _ = data(20)
+    y = (x > 0).double()
+    model = network()
+    run = trained(model, x, y, loss, steps=6)
+    found = ks.evolution(run, x, y, times=3)
+    share = sum(float((model(x)[i, c] > 0) == (y[i, c] > 0)) for i in range(20) for c in range(3)) / 60
+    assert 0 < share < 1
+    assert found.task == "share of right labels"
+    assert float(found.series["score x"][-1]) == pytest.approx(share)
+    assert float(found.regression["score"].min()) > 0.5
+    assert any("any of 3 labels" in note for note in found.info["notes"])
+
+
+def test_samples_that_the_loss_ignores_are_left_out():
+    x, y = data(20)
+    y[::4] = -100
+    run = trained(network(), x, y, steps=5)
+    kept = y >= 0
+    found = ks.evolution(run, x, y, times=2)
+    assert found.info["samples"] == 15
+    assert found.task == "accuracy"
+    assert [note for note in found.info["notes"] if "5 of 20" in note and "ignores" in note]
+    plain = ks.evolution(run, x[kept], y[kept], times=2)
+    torch.testing.assert_close(found.series["score x"], plain.series["score x"])
+    with pytest.raises(DataError, match="ignores"):
+        ks.evolution(run, x, torch.full_like(y, -100), times=2)
+
+
 def test_without_points_or_targets_less_is_told():
     x, y = data()
     run = trained(network(), x, y)
@@ -525,3 +569,6 @@ def test_questions_that_make_no_sense_are_refused(case):
         ks.evolution(run, x, y * 0 + 7)
     with pytest.raises(DataError):
         ks.evolution(run, x, y[:3])
+    g = trained(network(c=1), x, x[:, :1], F.mse_loss, steps=2)
+    with pytest.raises(DataError, match="as many numbers"):
+        ks.evolution(g, x, x[:, :2])

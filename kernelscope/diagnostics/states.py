@@ -56,7 +56,7 @@ def gradients_of(run: Run, names: list[str] | None = None, **options: Any) -> Gr
 
 
 def state(run: Run, k: int, parameters: Parameters) -> dict[str, Tensor]:
-    """The whole state of the module at some parameters, with the buffers of step k of the recording, -1 its beginning."""
+    """The whole state of the module at some parameters, with the buffers of step k, of the recording's start if -1."""
     return run.network.parameters | parameters | run.buffers(k)
 
 
