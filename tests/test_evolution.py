@@ -223,6 +223,25 @@ def test_a_linear_model_under_the_squared_loss_ends_where_gradient_flow_says():
     assert missed[1] / missed[2] == pytest.approx(2, rel=0.05)
 
 
+@pytest.mark.parametrize("batch", [None, 4])
+def test_a_summed_loss_is_the_same_flow_as_the_mean_at_another_rate(batch):
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(8, 3, generator=g, dtype=D), torch.randn(8, 2, generator=g, dtype=D)
+
+    def summed(outputs, targets, reduction="sum"):
+        return F.mse_loss(outputs, targets, reduction=reduction) / (1 if reduction == "none" else 2)
+
+    found = []
+    for loss, lr in ((F.mse_loss, 0.02), (summed, 0.02 / (batch or 8))):
+        found.append(ks.evolution(trained(network(c=2), x, y, loss, steps=60, lr=lr, batch=batch), x + 0.1, times=5))
+    mean, total = (each.formula for each in found)
+    assert mean["first x"] < 0.7
+    assert set(mean) == set(total)
+    for name, value in mean.items():
+        assert total[name] == pytest.approx(value, rel=1e-8)
+    torch.testing.assert_close(found[1].clock, found[0].clock / (batch or 8))
+
+
 class Products(nn.Module):
     r"""f(x) = sum_j a_j w_j x_j, whose kernel on unit vectors is diag(a_j^2 + w_j^2)."""
 

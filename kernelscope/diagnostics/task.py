@@ -3,7 +3,8 @@ r"""What the targets of a run ask for, as columns of numbers that a kernel can b
 Classes are columns of 0 and 1, one for each output; of a network with one logit they are one column of -1 and 1, and of
 one with a logit for each of several labels a column for each. Where outputs are probabilities already, as under the
 plain binary cross entropy, so are the columns. Targets of a loss of quantities are taken as they are. What a number
-stands for is scored accordingly: classes by the share of right answers, labels by that of right labels, quantities by :math:`R^2 = 1 - |F - Y|^2 / |Y - \bar Y|^2`.
+stands for is scored accordingly: classes by the share of right answers, labels by that of right labels, quantities by
+:math:`R^2 = 1 - |F - Y|^2 / |Y - \bar Y|^2`.
 """
 
 from __future__ import annotations
@@ -92,9 +93,12 @@ class Task:
     @property
     def notes(self) -> list[str]:
         """How targets were read, where it is not plain."""
-        there = "0 and 1, as the outputs are probabilities" if self.kind == "half" else "−1 and 1, as are their logits"
-        return [f"A sample may have any of {self.width} labels: each is a column of {there}, and the score is the share "
-                "of right labels."] * self.labels
+        half = self.kind == "half"
+        read = "0 and 1, as the outputs are" if half else "−1 and 1, as outputs are logits"
+        if self.labels:
+            return [f"A sample may have any of {self.width} labels: each is a column of {read}, and the score is the "
+                    "share of right labels."]
+        return [f"Targets are read as {read}: the answer is the second class above one half."] * half
 
     def columns(self, targets: Tensor) -> Tensor:
         """Targets as float64 columns, with shape (n, width)."""

@@ -146,8 +146,8 @@ def _counted(run: Run, points: Points, what: str) -> tuple[Points, list[str]]:
         return points, []
     if not len(kept):
         raise DataError(f"The targets of all {what} are of the class that the loss ignores. Give some that count.")
-    return some_of(points, kept), [f"{len(points) - len(kept):,} of {len(points):,} {what} are left out: their target is "
-                                   "the class that the loss ignores."]
+    left = f"{len(points) - len(kept):,} of {len(points):,} {what} are left out"
+    return some_of(points, kept), [f"{left}: their target is the class that the loss ignores."]
 
 
 def _ridges(ridge: Any) -> tuple[float, ...]:

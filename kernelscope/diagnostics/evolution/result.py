@@ -52,7 +52,8 @@ class KernelEvolution(Result):
         silent: The test of silent alignment, see :func:`silent_alignment`.
         formula: Of squared losses and plain steps, how far :math:`f_0 + k_x^T K^{-1}(I - e^{-s\tau K/n})(y - f_0)` is
             from the network, relative to its whole change: with the ``"last"`` kernel and with the ``"first"``, on
-            samples and (``" x"``) on points, in the end and ``" at most"`` on the way; ``"tau"``. Empty of others.
+            samples and (``" x"``) on points, in the end and ``" at most"`` on the way; ``"tau"``, in the time of the
+            mean loss, in which a sum over a batch goes faster by its size. Empty of others.
         movie: Kernel matrices of some samples, sorted by class or target, with shape (f, s, s), or ``None``.
         movie_times: Their steps.
         movie_classes: The class of each of these samples, or ``None``.
