@@ -535,6 +535,13 @@ def test_kernels_of_two_runs_are_compared_on_the_same_points():
         ks.kernel_distances(a, trained(network(2), *data(d=2)))
 
 
+@pytest.mark.parametrize("options", [{"samples": "a"}, {"samples": 1}, {"progress": "a"}, {"output": "margin"},
+                                     {"times": "a"}, {"memory": "much"}])
+def test_options_of_distances_that_do_not_fit_are_refused(case, options):
+    with pytest.raises(DataError):
+        ks.kernel_distances(case[1], case[1], **options)
+
+
 def test_a_course_is_kept_drawn_and_reported(tmp_path, case):
     found = case[-1]
     again = ks.KernelEvolution.load(found.save(tmp_path / "course"))
