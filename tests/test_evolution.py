@@ -14,6 +14,7 @@ from kernelscope.data.points import as_points
 from kernelscope.diagnostics.evolution.choosing import evenly, sorted_by
 from kernelscope.diagnostics.evolution.silent import Flow, silent_alignment
 from kernelscope.errors import DataError, OutOfBudget
+from kernelscope.plots.evolution import _evenly_told
 from kernelscope.solvers import Direct, Eigensystem, Problem
 from tests.oracles import jacobian
 
@@ -540,6 +541,45 @@ def test_kernels_of_two_runs_are_compared_on_the_same_points():
 def test_options_of_distances_that_do_not_fit_are_refused(case, options):
     with pytest.raises(DataError):
         ks.kernel_distances(case[1], case[1], **options)
+
+
+@pytest.mark.parametrize("points", [1, 6])
+def test_what_is_not_defined_is_left_out_of_sentences(points, tmp_path):
+    x, _ = data(12)
+    run = trained(network(c=1), x, x[:, :1] * 20, F.mse_loss, steps=5, lr=0.01)
+    # R² and alignment with targets that are all the same are not defined.
+    found = ks.evolution(run, x[:points] + 1, torch.full((points, 1), 0.3, dtype=D), times=3)
+    assert found.series["score x"].isnan().all()
+    assert found.series["alignment x"].isnan().all()
+    told = f"{found.summary()} {found.silent_words()} {found.check()}"
+    assert "nan" not in told.lower()
+    assert "on the others" not in told
+    assert "R²" not in told
+    assert ("of their variance" in told) == (points > 1)
+    assert "How the kernel moved" in ks.Report("Page", [found]).html()
+    assert "nan" not in found.plot().get_title(loc="left")
+    assert ks.KernelEvolution.load(found.save(tmp_path / "a")).summary() == found.summary()
+
+
+def test_numbers_in_sentences_have_the_sign_of_subtraction():
+    x, _ = data(12)
+    run = trained(network(c=1), x, x[:, :1], F.mse_loss, steps=3, lr=0.01)
+    found = ks.evolution(run, x + 5, x[:, :1] + 50, times=3)
+    assert float(found.series["score x"][-1]) < -10
+    assert "−" in found.said()
+    assert "-" not in found.said() + found.silent_words()
+    titles = [found.plot(show=show).get_title(loc="left") for show in ("course", "regression", "closeness")]
+    assert "-" not in " ".join(titles)
+
+
+@pytest.mark.parametrize("count", range(2, 31))
+def test_steps_are_told_at_even_places(count):
+    places = _evenly_told(count)
+    gaps = {b - a for a, b in zip(places[:-1], places[1:], strict=True)}
+    assert places[0] == 0
+    assert places[-1] >= count - 2
+    assert 2 <= len(places) <= 7
+    assert max(gaps) - min(gaps) <= (0 if count <= 12 else 1)
 
 
 def test_a_course_is_kept_drawn_and_reported(tmp_path, case):

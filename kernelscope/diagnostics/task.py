@@ -116,11 +116,13 @@ class Task:
         return values.argmax(1)
 
     def scored(self, values: Tensor, columns: Tensor) -> float:
-        """The share of right classes or labels, or R²."""
+        """The share of right classes or labels, or R², which is NaN where all targets are the same."""
         if self.classes:
             return float((self.answers(values) == self.answers(columns)).double().mean())
+        if not bool((columns != columns[:1]).any()):
+            return torch.nan
         spread = float((columns - columns.mean(0)).square().sum())
-        return 1 - float((values.double() - columns).square().sum()) / spread if spread else torch.nan
+        return 1 - float((values.double() - columns).square().sum()) / spread
 
     def off(self, values: Tensor, outputs: Tensor) -> float:
         r"""How far predictions g are from the outputs f of a network, :math:`|g - f|^2 / |f - \bar f|^2`.
