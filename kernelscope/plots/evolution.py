@@ -123,9 +123,9 @@ def _closeness(result: KernelEvolution, ax: Axes, theme: Theme) -> None:
     _name(ax, float(result.times[-1]), ends, True)
     ax.set_ylabel("distance from the network")
     near, far = (float(fits["carried"][i]) for i in (-1, 0))
-    said = (f"The last kernel, fitted to the network on samples, misses {number(near)} of its variance on other "
-            f"points; the first {number(far)}")
-    ax.set_title(in_lines(with_minus(said), "; ", WIDTH), parse_math=False)
+    said = (f"Fitted to the network on samples, the last kernel misses {number(near)} and "
+            f"the first {number(far)} of the variance of its outputs on other points")
+    ax.set_title(in_lines(with_minus(said), " and ", WIDTH), parse_math=False)
 
 
 def _spectrum(result: KernelEvolution, ax: Axes, theme: Theme) -> None:

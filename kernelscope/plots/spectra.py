@@ -48,7 +48,7 @@ def draw_spectrum(result: Spectrum, ax: Axes, theme: Theme) -> None:
     ax.set_xlim(low, high * (high / low) ** 0.22)
     ax.set_xlabel(f"number of the eigenvalue, of {result.size:,}")
     ax.grid(True, which="major", color=theme.rule, linewidth=0.6)
-    ax.set_title(in_lines(conclusion(result), "; ", 78), parse_math=False)
+    ax.set_title(in_lines(conclusion(result), "; " if result.negative is None else ": ", 78), parse_math=False)
 
 
 def _power(value: float) -> str:

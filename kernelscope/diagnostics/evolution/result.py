@@ -34,12 +34,12 @@ class KernelEvolution(Result):
         series: By name a number for each time, with shape (t,): ``"trace"``, ``"norm"``; ``"alignment"`` with the
             targets, centred, and ``"alignment x"`` of the points, NaN where targets are all the same; ``"cosine
             first"``, ``"cosine last"``, ``"cka first"`` and ``"cka last"`` with the kernel of the first and the last
-            time; ``"drift"`` :math:`\|K_t - K_0\|/\|K_0\|`; ``"distance"`` :math:`S = 1 - \cos(K_t, K_{t'})` from the time before (0 at
-            the first); ``"scale"`` :math:`\langle K_t, K_T\rangle/\langle K_T, K_T\rangle`; ``"entropy rank"``,
-            ``"participation"``, ``"effective dimension"`` at the ridge; ``"label mass"``, the share of the targets in
-            the span of as many eigenvectors as targets have columns; ``"top share"`` of the k largest eigenvalues in
-            the trace; ``"least"`` eigenvalue relative to the largest, ``"asymmetry"``; ``"loss"``, ``"score"``,
-            ``"loss x"``, ``"score x"`` of the network itself.
+            time; ``"drift"`` :math:`\|K_t - K_0\|/\|K_0\|`; ``"distance"`` :math:`S = 1 - \cos(K_t, K_{t'})` from
+            the time before (0 at the first); ``"scale"`` :math:`\langle K_t, K_T\rangle/\langle K_T, K_T\rangle`;
+            ``"entropy rank"``, ``"participation"``, ``"effective dimension"`` at the ridge; ``"label mass"``, the
+            share of the targets in the span of as many eigenvectors as targets have columns; ``"top share"`` of the k
+            largest eigenvalues in the trace; ``"least"`` eigenvalue relative to the largest, ``"asymmetry"``;
+            ``"loss"``, ``"score"``, ``"loss x"``, ``"score x"`` of the network itself.
         values: The k largest eigenvalues, with shape (t, k).
         cka: CKA between all times, with shape (t, t).
         regression: By name a number for each time, of kernel regression with its kernel: ``"left out"``, the squared
