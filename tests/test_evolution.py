@@ -14,6 +14,7 @@ from kernelscope.data.points import as_points
 from kernelscope.diagnostics.evolution.choosing import evenly, sorted_by
 from kernelscope.diagnostics.evolution.silent import Flow, silent_alignment
 from kernelscope.errors import DataError, OutOfBudget
+from kernelscope.plots.evolution import _evenly_told
 from kernelscope.solvers import Direct, Eigensystem, Problem
 from tests.oracles import jacobian
 
@@ -223,6 +224,25 @@ def test_a_linear_model_under_the_squared_loss_ends_where_gradient_flow_says():
     assert missed[1] / missed[2] == pytest.approx(2, rel=0.05)
 
 
+@pytest.mark.parametrize("batch", [None, 4])
+def test_a_summed_loss_is_the_same_flow_as_the_mean_at_another_rate(batch):
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(8, 3, generator=g, dtype=D), torch.randn(8, 2, generator=g, dtype=D)
+
+    def summed(outputs, targets, reduction="sum"):
+        return F.mse_loss(outputs, targets, reduction=reduction) / (1 if reduction == "none" else 2)
+
+    found = []
+    for loss, lr in ((F.mse_loss, 0.02), (summed, 0.02 / (batch or 8))):
+        found.append(ks.evolution(trained(network(c=2), x, y, loss, steps=60, lr=lr, batch=batch), x + 0.1, times=5))
+    mean, total = (each.formula for each in found)
+    assert mean["first x"] < 0.7
+    assert set(mean) == set(total)
+    for name, value in mean.items():
+        assert total[name] == pytest.approx(value, rel=1e-8)
+    torch.testing.assert_close(found[1].clock, found[0].clock / (batch or 8))
+
+
 class Products(nn.Module):
     r"""f(x) = sum_j a_j w_j x_j, whose kernel on unit vectors is diag(a_j^2 + w_j^2)."""
 
@@ -351,14 +371,15 @@ def test_batch_normalisation_is_read_with_the_statistics_of_the_time():
     x, y = data()
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 3)).double()
-    states = []
+    # The initial network is that which recording began with.
+    states = [copy.deepcopy(model.state_dict())]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with ks.record(model, (x, y), loss=F.cross_entropy) as recording:
-        for _ in range(4):
+        for k in range(4):
             optimizer.zero_grad()
             F.cross_entropy(model(x), y).backward()
-            # A step begins when the optimizer moves: the forward pass before it has updated the statistics.
-            states.append(copy.deepcopy(model.state_dict()))
+            # A later step begins when the optimizer moves: the forward pass before it has updated the statistics.
+            states += [copy.deepcopy(model.state_dict())] * (k > 0)
             optimizer.step()
     states.append(copy.deepcopy(model.state_dict()))
     found = ks.evolution(recording.run, times=5)
@@ -404,6 +425,50 @@ def test_one_logit_of_two_classes_is_scored_by_its_sign():
     assert found.task == "accuracy"
     assert float(found.series["score x"][-1]) == pytest.approx(right)
     assert 0 <= float(found.regression["agreement"].min()) <= 1
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_outputs_that_are_probabilities_are_read_as_such(count):
+    x, _ = data(20)
+    y = (x[:, :count] + x[:, 1:2] > 0).double()
+    model = nn.Sequential(network(c=count), nn.Sigmoid())
+    run = trained(model, x, y, F.binary_cross_entropy, steps=4)
+    found = ks.evolution(run, x, y, times=3)
+    right = float(((model(x) > 0.5).double() == y).double().mean())
+    assert 0 < right < 1
+    assert float(found.series["score x"][-1]) == pytest.approx(right)
+    assert found.formula == {}
+    assert any("labels" in note for note in found.info["notes"]) == (count == 3)
+
+
+@pytest.mark.parametrize("loss", [F.binary_cross_entropy_with_logits, nn.BCEWithLogitsLoss(pos_weight=torch.ones(3))])
+def test_several_labels_are_scored_by_the_share_of_right_ones(loss):
+    x, _ = data(20)
+    y = (x > 0).double()
+    model = network()
+    run = trained(model, x, y, loss, steps=6)
+    found = ks.evolution(run, x, y, times=3)
+    share = sum(float((model(x)[i, c] > 0) == (y[i, c] > 0)) for i in range(20) for c in range(3)) / 60
+    assert 0 < share < 1
+    assert found.task == "share of right labels"
+    assert float(found.series["score x"][-1]) == pytest.approx(share)
+    assert float(found.regression["score"].min()) > 0.5
+    assert any("any of 3 labels" in note for note in found.info["notes"])
+
+
+def test_samples_that_the_loss_ignores_are_left_out():
+    x, y = data(20)
+    y[::4] = -100
+    run = trained(network(), x, y, steps=5)
+    kept = y >= 0
+    found = ks.evolution(run, x, y, times=2)
+    assert found.info["samples"] == 15
+    assert found.task == "accuracy"
+    assert [note for note in found.info["notes"] if "5 of 20" in note and "ignores" in note]
+    plain = ks.evolution(run, x[kept], y[kept], times=2)
+    torch.testing.assert_close(found.series["score x"], plain.series["score x"])
+    with pytest.raises(DataError, match="ignores"):
+        ks.evolution(run, x, torch.full_like(y, -100), times=2)
 
 
 def test_without_points_or_targets_less_is_told():
@@ -471,6 +536,52 @@ def test_kernels_of_two_runs_are_compared_on_the_same_points():
         ks.kernel_distances(a, trained(network(2), *data(d=2)))
 
 
+@pytest.mark.parametrize("options", [{"samples": "a"}, {"samples": 1}, {"progress": "a"}, {"output": "margin"},
+                                     {"times": "a"}, {"memory": "much"}])
+def test_options_of_distances_that_do_not_fit_are_refused(case, options):
+    with pytest.raises(DataError):
+        ks.kernel_distances(case[1], case[1], **options)
+
+
+@pytest.mark.parametrize("points", [1, 6])
+def test_what_is_not_defined_is_left_out_of_sentences(points, tmp_path):
+    x, _ = data(12)
+    run = trained(network(c=1), x, x[:, :1] * 20, F.mse_loss, steps=5, lr=0.01)
+    # R² and alignment with targets that are all the same are not defined.
+    found = ks.evolution(run, x[:points] + 1, torch.full((points, 1), 0.3, dtype=D), times=3)
+    assert found.series["score x"].isnan().all()
+    assert found.series["alignment x"].isnan().all()
+    told = f"{found.summary()} {found.silent_words()} {found.check()}"
+    assert "nan" not in told.lower()
+    assert "on the others" not in told
+    assert "R²" not in told
+    assert ("of their variance" in told) == (points > 1)
+    assert "How the kernel moved" in ks.Report("Page", [found]).html()
+    assert "nan" not in found.plot().get_title(loc="left")
+    assert ks.KernelEvolution.load(found.save(tmp_path / "a")).summary() == found.summary()
+
+
+def test_numbers_in_sentences_have_the_sign_of_subtraction():
+    x, _ = data(12)
+    run = trained(network(c=1), x, x[:, :1], F.mse_loss, steps=3, lr=0.01)
+    found = ks.evolution(run, x + 5, x[:, :1] + 50, times=3)
+    assert float(found.series["score x"][-1]) < -10
+    assert "−" in found.said()
+    assert "-" not in found.said() + found.silent_words()
+    titles = [found.plot(show=show).get_title(loc="left") for show in ("course", "regression", "closeness")]
+    assert "-" not in " ".join(titles)
+
+
+@pytest.mark.parametrize("count", range(2, 31))
+def test_steps_are_told_at_even_places(count):
+    places = _evenly_told(count)
+    gaps = {b - a for a, b in zip(places[:-1], places[1:], strict=True)}
+    assert places[0] == 0
+    assert places[-1] >= count - 2
+    assert 2 <= len(places) <= 7
+    assert max(gaps) - min(gaps) <= (0 if count <= 12 else 1)
+
+
 def test_a_course_is_kept_drawn_and_reported(tmp_path, case):
     found = case[-1]
     again = ks.KernelEvolution.load(found.save(tmp_path / "course"))
@@ -524,3 +635,6 @@ def test_questions_that_make_no_sense_are_refused(case):
         ks.evolution(run, x, y * 0 + 7)
     with pytest.raises(DataError):
         ks.evolution(run, x, y[:3])
+    g = trained(network(c=1), x, x[:, :1], F.mse_loss, steps=2)
+    with pytest.raises(DataError, match="as many numbers"):
+        ks.evolution(g, x, x[:, :2])

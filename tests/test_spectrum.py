@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -192,6 +193,33 @@ def test_classes_are_columns(gaussian):
     assert ks.spectrum(k, x, labels).alignment == pytest.approx(ks.spectrum(k, x, rows).alignment, rel=1e-13)
 
 
+@pytest.mark.parametrize("method", WAYS)
+@pytest.mark.parametrize("columns", [3, 20])
+def test_bounds_hold_however_rough_the_eigenvalues_are(method, columns):
+    for seed in range(30):
+        g = torch.Generator().manual_seed(seed)
+        f = torch.randn(20, columns, generator=g, dtype=torch.float64)
+        matrix = f @ torch.diag(torch.rand(columns, generator=g, dtype=torch.float64) ** (seed % 4)) @ f.T
+        whole = torch.linalg.eigvalsh(matrix).clamp(min=0).tolist()
+        entropy = math.exp(-sum(v / sum(whole) * math.log(v / sum(whole)) for v in whole if v > 0))
+        found = ks.spectrum(matrix, k=3, method=method, landmarks=3, powers=1)
+        low, high = found.entropy_rank()
+        assert low - 1e-7 <= entropy <= high + 1e-7
+        for ridge in (1e-3, 1.0, 30.0):
+            true = sum(v / (v + ridge) for v in whole)
+            low, high = found.effective_dimension(ridge)
+            assert low - 1e-7 <= true <= high + 1e-7
+
+
+def test_a_negative_matrix_is_said_to_be_one_of_no_kernel(gaussian):
+    k, x, _ = gaussian
+    for found in (ks.spectrum(-k(x)), ks.spectrum(-k(x), k=5, method="lanczos")):
+        assert "not positive semidefinite" in found.summary()
+        assert "not positive semidefinite" in found.plot().get_title(loc="left").replace("\n", " ").lower()
+        assert not any("-" in words for words in found.summary().split())
+    assert "positive" not in ks.spectrum(k(x)).summary()
+
+
 def test_what_is_no_kernel_matrix_is_told():
     matrix = torch.eye(3).double()
     indefinite = ks.spectrum(torch.diag(torch.tensor([2.0, -1.0, 0.5])).double()).check()
@@ -210,7 +238,10 @@ def test_what_is_no_kernel_matrix_is_told():
 
 @pytest.mark.parametrize(("given", "words"), [
     ((torch.ones(2, 3),), "shape"), (("K",), "Pass"), ((ks.kernels.Gaussian(1.0),), "points x"),
-    ((torch.eye(3), torch.ones(3, 1)), "with points"), ((torch.eye(3), None, torch.ones(2)), "y must hold"),
+    ((torch.eye(3), torch.ones(3, 1)), "with points"), ((torch.eye(3) * 1j,), "real numbers"),
+    ((np.array([["a"]]),), "numbers"), ((torch.eye(3), None, "a"), "numbers"),
+    ((torch.eye(3), None, ["a"] * 3), "numbers"),
+    ((torch.eye(3), None, torch.ones(2)), "y must hold"),
 ])
 def test_what_has_no_spectrum_is_refused(given, words):
     with pytest.raises(DataError, match=words):

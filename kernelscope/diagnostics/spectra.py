@@ -1,7 +1,11 @@
 r"""What is known of the spectrum of a kernel matrix: eigenvalues, and what follows from them.
 
 Where only the k largest are known, so is the sum of the others: the trace minus those found. Whatever is concave in the
-eigenvalues, as entropy and effective dimension are, is then known between two bounds.
+eigenvalues, as entropy and effective dimension are, is then known between two bounds. Ways that look at a part of the
+matrix find values that may be too small, :math:`\hat\lambda_j \le \lambda_j`. The upper bound needs no more than that:
+the eigenvalues that are most even are :math:`\max(\hat\lambda_j, \ell)`, with the level :math:`\ell` that makes up the
+trace. The lower one takes those found as the true ones, where their residuals are small, and else follows from trace
+and norm alone, by Cauchy and Schwarz.
 """
 
 from __future__ import annotations
@@ -16,9 +20,13 @@ from ..arguments import as_count
 from ..errors import DataError
 from ..measures import effective_dimension, entropy_rank, label_mass
 from ..result import Check, CheckRow, Result
+from ..text import with_minus
 
 if TYPE_CHECKING:
     import pandas as pd
+
+#: Up to which residual, relative to the largest, a value found counts as an eigenvalue.
+SHARP = 1e-6
 
 #: How far rounding takes a matrix from symmetric, and an eigenvalue below 0, relative to the largest.
 ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -81,12 +89,21 @@ class Spectrum(Result):
 
         Of what lies beyond those found the sum is known, and that none is larger than the last one. The entropy is
         least if it is in as few eigenvalues as that allows, and largest if it is spread evenly. Both are one number
-        where all are known.
+        where all are known. Where residuals are not small, the rank is at least the participation ratio
+        :math:`(\mathrm{tr}K)^2/\|K\|^2`.
         """
-        return (entropy_rank(self._ends(False)), entropy_rank(self._ends(True)))
+        low = entropy_rank(self._fewest()) if self.sharp else self._least_dimension(0.0)
+        return (low, entropy_rank(self._most_even()))
+
+    @property
+    def sharp(self) -> bool:
+        """Whether residuals are so small that the values found count as eigenvalues."""
+        return self.whole or float(self.residuals.max()) <= SHARP * float(self.values.abs().max())
 
     def effective_dimension(self, ridge: float | None = None) -> tuple[float, float]:
         r"""Between which numbers :math:`\mathrm{tr} K(K + \rho)^{-1}` lies; both are one where all values are known.
+
+        Where residuals are not small, it is at least :math:`(\mathrm{tr}K)^2 / (\|K\|^2 + \rho\, \mathrm{tr}K)`.
 
         Args:
             ridge: :math:`\rho`, from 0 on; that of the result if not given.
@@ -95,7 +112,8 @@ class Spectrum(Result):
             DataError: If it is negative.
         """
         rho = self.ridge if ridge is None else checked_ridge(ridge)
-        return (effective_dimension(self._ends(False), rho), effective_dimension(self._ends(True), rho))
+        low = effective_dimension(self._fewest(), rho) if self.sharp else self._least_dimension(rho)
+        return (low, effective_dimension(self._most_even(), rho))
 
     def label_mass(self, k: int) -> float:
         """The share of the centred targets that the k first eigenvectors span.
@@ -125,8 +143,23 @@ class Spectrum(Result):
         across = across - across.mean()
         return -float(across @ up / (across @ across))
 
+    @property
+    def negative(self) -> str | None:
+        """That this is the matrix of no kernel, in words, or ``None``."""
+        scale = float(self.values.abs().max()) or 1.0
+        limit = ROUNDING[torch.float64 if self.info.get("dtype") == "float64" else torch.float32] * scale
+        least = float(self.values.min())
+        told = "not positive semidefinite, so the matrix of no kernel"
+        if least < -limit:
+            return f"{told}: the least eigenvalue found is {least:.3g}, the largest {float(self.values[0]):.3g}"
+        if self.beyond < -max(limit, 1e-6 * scale):
+            return f"{told}: those found add up to {float(self.values.sum()):.3g}, and the trace is {self.trace:.3g}"
+        return None
+
     def said(self) -> str:
         """The spectrum in words."""
+        if self.negative is not None:
+            return with_minus(self.negative)
         top = float(self.values[0]) / self.trace if self.trace else 0.0
         low, high = self.entropy_rank()
         rank = f"{low:.3g}" if self.whole else f"{low:.3g} to {high:.3g}"
@@ -137,7 +170,7 @@ class Spectrum(Result):
             k = min(len(self), max(1, self.targets.shape[1]))
             told += (f"; alignment with the targets {self.alignment:.2f}, {self.label_mass(k):.0%} of them in the "
                      f"{'first eigenvector' if k == 1 else f'{k} first eigenvectors'}")
-        return told
+        return with_minus(told)
 
     def summary(self) -> str:
         """The answer in one sentence."""
@@ -179,18 +212,35 @@ class Spectrum(Result):
                              f"{self.asymmetry:.1e} of the largest.", "warn"))
         return Check(tuple(rows))
 
-    def _ends(self, spread: bool) -> Tensor:
-        """All eigenvalues as they might be: what lies beyond spread evenly, or in as few as may be."""
+    def _fewest(self) -> Tensor:
+        """All eigenvalues as they might be, with what lies beyond those found in as few as may be."""
         values = self.values.clamp(min=0)
         rest, count, most = max(self.beyond, 0.0), self.size - len(self), float(values[-1])
         if not count or not rest:
             return values
-        if spread or most <= 0:
-            return torch.cat([values, torch.full((count,), rest / count, dtype=torch.float64)])
+        if most <= 0:
+            return self._most_even()
         full = min(int(rest / most), count)
         left = max(rest - full * most, 0.0)
         return torch.cat([values, torch.full((full,), most, dtype=torch.float64),
                           torch.full((int(full < count),), left, dtype=torch.float64)])
+
+    def _most_even(self) -> Tensor:
+        """All eigenvalues as even as may be, where none of those found is smaller than it was found."""
+        values = self.values.clamp(min=0)
+        rest, count = max(self.beyond, 0.0), self.size - len(self)
+        if not count or not rest:
+            return values
+        # The level to which what lies beyond fills up the eigenvalues not found, and the least of those found.
+        kept = len(values)
+        while kept and rest / count > float(values[kept - 1]):
+            kept, rest, count = kept - 1, rest + float(values[kept - 1]), count + 1
+        return torch.cat([values[:kept], torch.full((count,), rest / count, dtype=torch.float64)])
+
+    def _least_dimension(self, ridge: float) -> float:
+        """What an effective dimension, or at no ridge the effective rank, is at least."""
+        norm = self.norm + 3 * self.norm_error
+        return self.trace**2 / (norm**2 + ridge * self.trace) if norm and self.trace > 0 else 0.0
 
 
 def _row(name: str, value: float, limit: float, sentence: str, otherwise: str = "fail") -> CheckRow:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -135,12 +136,15 @@ def _matrix(kernel: Any, x: Any) -> tuple[Tensor | None, KernelOperator | None]:
             raise DataError(f"A spectrum is that of a symmetric operator; this one, with shape {kernel.shape}, is not. "
                             "Make it of a symmetric kernel and one set of points, KernelOperator(kernel, x).")
         return None, kernel
-    if hasattr(kernel, "__array__") and not isinstance(kernel, Tensor):
-        kernel = torch.as_tensor(kernel)
+    if hasattr(kernel, "__array__") and not isinstance(kernel, Tensor | type):
+        kernel = _numbers(kernel, "A kernel matrix")
     if not isinstance(kernel, Tensor) or kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or not len(kernel):
         came = f"shape {tuple(kernel.shape)}" if isinstance(kernel, Tensor) else what_came(kernel)
         raise DataError(f"A kernel matrix has shape (n, n); {came} came. Pass k(x), or ks.spectrum(k, x).")
     matrix = kernel.detach()
+    if matrix.is_complex():
+        raise DataError("A kernel matrix is one of real numbers, and complex ones came. Pass K.real if the imaginary "
+                        "part is nought.")
     matrix = matrix if matrix.dtype in (torch.float32, torch.float64) else matrix.double()
     if not bool(matrix.isfinite().all()):
         i, j = (~matrix.isfinite()).nonzero()[0].tolist()
@@ -223,6 +227,20 @@ def _alignment(matrix: Tensor | None, multiply: Callable[[Tensor], Tensor], targ
     return float((y * products).sum()) / sizes if sizes else 0.0
 
 
+def _numbers(values: Any, what: str) -> Tensor:
+    """Values as a tensor.
+
+    Raises:
+        DataError: If they are no numbers.
+    """
+    try:
+        return torch.as_tensor(np.asarray(values))
+    # What is no array of numbers is refused by any of these.
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{what} must hold numbers, and {what_came(values)} came that is no array of them. Give "
+                        "classes by their index.") from error
+
+
 def _targets(y: Any, size: int) -> Tensor | None:
     """Targets as columns: classes as columns of 0 and 1.
 
@@ -231,7 +249,7 @@ def _targets(y: Any, size: int) -> Tensor | None:
     """
     if y is None:
         return None
-    given = y.detach().cpu() if isinstance(y, Tensor) else torch.as_tensor(y)
+    given = y.detach().cpu() if isinstance(y, Tensor) else _numbers(y, "y")
     if given.numel() == 0 or given.numel() % size or given.is_complex():
         raise DataError(f"y must hold a target, or a row of them, for each of the {size} rows of the matrix; shape "
                         f"{tuple(given.shape)} came. Pass as many.")

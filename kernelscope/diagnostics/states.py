@@ -56,15 +56,19 @@ def gradients_of(run: Run, names: list[str] | None = None, **options: Any) -> Gr
 
 
 def state(run: Run, k: int, parameters: Parameters) -> dict[str, Tensor]:
-    """The whole state of the module at some parameters, with the buffers of step k of the recording."""
+    """The whole state of the module at some parameters, with the buffers of step k, of the recording's start if -1."""
     return run.network.parameters | parameters | run.buffers(k)
 
 
 def states(run: Run, times: list[int]) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """The state of the module at each of some times of a run, one after the other."""
+    """The state of the module at each of some times of a run, one after the other.
+
+    At the time 0 of a recording buffers are those with which it began: the first forward pass has updated those that
+    its first step saw.
+    """
     for k in times:
         at = run.start + k
-        yield k, state(run, at, run.named(run.trajectory(at, at)[0]))
+        yield k, state(run, at or -1, run.named(run.trajectory(at, at)[0]))
 
 
 def clock(run: Run, times: list[int]) -> Tensor:

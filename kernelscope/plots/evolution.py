@@ -11,7 +11,7 @@ from torch import Tensor
 from ..arguments import as_choice
 from ..diagnostics.evolution.between import KernelDistances
 from ..diagnostics.evolution.result import KernelEvolution
-from ..diagnostics.evolution.words import SAME, moved_when, number
+from ..diagnostics.evolution.words import SAME, is_known, moved_when, number
 from ..errors import DataError
 from ..text import with_minus
 from . import drawing
@@ -33,6 +33,9 @@ MAPPED = 0.9
 #: picture has along a side.
 WIDTH, WIDE, APART, CELLS = 78, 60, 0.085, 32
 
+#: How many steps are told along a side of a map, and of up to how many cells every other one is.
+TOLD, FEW = 6, 12
+
 
 @drawing(KernelEvolution)
 def draw_evolution(result: KernelEvolution, ax: Axes, theme: Theme, *, show: str = "course") -> None:
@@ -51,9 +54,13 @@ def draw_evolution(result: KernelEvolution, ax: Axes, theme: Theme, *, show: str
 
 def shows(result: KernelEvolution) -> list[str]:
     """What of this there is to be drawn."""
-    there = {"regression": "score" in result.regression, "closeness": "carried" in result.regression,
+    there = {"regression": _known(result.regression, "score"), "closeness": _known(result.regression, "carried"),
              "movie": result.movie is not None}
     return [name for name in SHOWN if there.get(name, True)]
+
+
+def _known(series: dict[str, Tensor], name: str) -> bool:
+    return name in series and is_known(series[name])
 
 
 def _course(result: KernelEvolution, ax: Axes, theme: Theme) -> None:
@@ -62,9 +69,10 @@ def _course(result: KernelEvolution, ax: Axes, theme: Theme) -> None:
     lines: list[tuple[str, Tensor, str, Any]] = [
         ("CKA with the last", series["cka last"], theme.up, "solid"),
         ("CKA with the first", series["cka first"], theme.up, (0, (5, 2))),
-        ("alignment", series["alignment"], theme.data, "solid"),
         ("training loss / largest", loss, theme.down, "solid")]
-    if "alignment x" in series:
+    if _known(series, "alignment"):
+        lines.append(("alignment", series["alignment"], theme.data, "solid"))
+    if _known(series, "alignment x"):
         lines.append(("alignment, other points", series["alignment x"], theme.data, (0, (2, 1.5))))
     _lines(result, ax, theme, lines)
     ax.set_ylim(min(0.0, float(torch.stack([values.min() for _, values, *_ in lines]).min())), 1.05)
@@ -74,8 +82,8 @@ def _course(result: KernelEvolution, ax: Axes, theme: Theme) -> None:
 
 def _regression(result: KernelEvolution, ax: Axes, theme: Theme) -> None:
     fits, series = result.regression, result.series
-    if "score" not in fits:
-        raise DataError("No targets of points were predicted, so there is no score to draw. Pass them: "
+    if not _known(fits, "score"):
+        raise DataError("No targets of points that differ were predicted, so there is no score to draw. Pass them: "
                         "ks.evolution(run, x, y).")
     lines: list[tuple[str, Tensor, str, Any]] = [
         (f"{result.task}, kernel regression", fits["score"], theme.data, "solid"),
@@ -86,18 +94,18 @@ def _regression(result: KernelEvolution, ax: Axes, theme: Theme) -> None:
     last, first = (float(fits["score"][i]) for i in (-1, 0))
     said = (f"Kernel regression scores {last:.3f} with the last kernel, {first:.3f} with the first; the network "
             f"{float(series['score x'][-1]):.3f}")
-    ax.set_title(in_lines(said, "; ", WIDTH), parse_math=False)
+    ax.set_title(in_lines(with_minus(said), "; ", WIDTH), parse_math=False)
 
 
 def _closeness(result: KernelEvolution, ax: Axes, theme: Theme) -> None:
     from matplotlib.ticker import FuncFormatter, NullLocator
 
     fits = result.regression
-    if "carried" not in fits:
-        raise DataError("No points were predicted, so there is nothing close to the network. Pass them: "
-                        "ks.evolution(run, x, y).")
-    lines = [("its outputs, carried over", fits["carried"], theme.down, "solid")]
-    if "distance" in fits:
+    if not _known(fits, "carried"):
+        raise DataError("No points were predicted on which the outputs of the network differ, so there is nothing "
+                        "close to it. Pass them: ks.evolution(run, x, y).")
+    lines = [("fit of its own outputs", fits["carried"], theme.down, "solid")]
+    if _known(fits, "distance"):
         lines.append(("fit of the targets", fits["distance"], theme.data, "solid"))
     if "agreement" in fits and float(fits["agreement"].max()) < 1:
         lines.append(("other answers", 1 - fits["agreement"], theme.up, "solid"))
@@ -115,8 +123,9 @@ def _closeness(result: KernelEvolution, ax: Axes, theme: Theme) -> None:
     _name(ax, float(result.times[-1]), ends, True)
     ax.set_ylabel("distance from the network")
     near, far = (float(fits["carried"][i]) for i in (-1, 0))
-    said = f"Outputs of the network, carried over by the last kernel, are {near:.2g} off; by the first {far:.2g}"
-    ax.set_title(in_lines(said, "; ", WIDTH), parse_math=False)
+    said = (f"Fitted to the network on samples, the last kernel misses {number(near)} and "
+            f"the first {number(far)} of the variance of its outputs on other points")
+    ax.set_title(in_lines(with_minus(said), " and ", WIDTH), parse_math=False)
 
 
 def _spectrum(result: KernelEvolution, ax: Axes, theme: Theme) -> None:
@@ -169,13 +178,29 @@ def _map(ax: Axes, theme: Theme, values: Tensor, steps: tuple[Tensor, Tensor], n
     ax.set_ylim(len(steps[0]), 0)
     ax.set_aspect(len(steps[1]) / len(steps[0]), anchor="W")
     for axis, each, name in ((ax.yaxis, steps[0], names[0]), (ax.xaxis, steps[1], names[1])):
-        places = sorted({round(i * (len(each) - 1) / 4) for i in range(5)})
+        places = _evenly_told(len(each))
         axis.set_ticks([i + 0.5 for i in places], [f"{int(each[i]):,}" for i in places])
         axis.set_label_text(name)
     _bar(ax, theme, low, 1.0)
     for spine in ax.spines.values():
         spine.set_visible(False)
     ax.set_title(title, parse_math=False)
+
+
+def _evenly_told(count: int) -> list[int]:
+    """The places of a few cells, evenly spaced, whose steps are told: all of a few, the first and mostly the last.
+
+    Example:
+        >>> _evenly_told(5), _evenly_told(8), _evenly_told(21)
+        ([0, 1, 2, 3, 4], [0, 2, 4, 6], [0, 4, 8, 12, 16, 20])
+    """
+    if count <= TOLD:
+        return list(range(count))
+    parts = next((parts for parts in range(TOLD - 1, 2, -1) if (count - 1) % parts == 0), None)
+    if parts is None and count <= FEW:
+        return list(range(0, count, 2))
+    # Among many cells half of one is not seen.
+    return [round(i * (count - 1) / (parts or 4)) for i in range((parts or 4) + 1)]
 
 
 def _movie(result: KernelEvolution, ax: Axes, theme: Theme) -> None:

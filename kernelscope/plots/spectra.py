@@ -26,7 +26,7 @@ def draw_spectrum(result: Spectrum, ax: Axes, theme: Theme) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     numbers = torch.arange(1, len(result) + 1)
-    floor = LOWEST * float(result.values[0])
+    floor = LOWEST * float(result.values.abs().max())
     values, residuals = result.values, result.residuals
     shown, off = values > floor, residuals > floor
     ax.plot(numbers[shown].tolist(), values[shown].tolist(), color=theme.up, marker="o", markersize=2.5, linewidth=1.2)
@@ -48,7 +48,7 @@ def draw_spectrum(result: Spectrum, ax: Axes, theme: Theme) -> None:
     ax.set_xlim(low, high * (high / low) ** 0.22)
     ax.set_xlabel(f"number of the eigenvalue, of {result.size:,}")
     ax.grid(True, which="major", color=theme.rule, linewidth=0.6)
-    ax.set_title(in_lines(conclusion(result), "; ", 78), parse_math=False)
+    ax.set_title(in_lines(conclusion(result), "; " if result.negative is None else ": ", 78), parse_math=False)
 
 
 def _power(value: float) -> str:
@@ -57,6 +57,8 @@ def _power(value: float) -> str:
 
 def conclusion(result: Spectrum) -> str:
     """What the drawing shows, in words."""
+    if result.negative is not None:
+        return with_minus(f"{result.negative[0].upper()}{result.negative[1:]}")
     slope = result.decay()
     law = "" if slope is None else f"; they fall about as j to the power {-slope:.2g}"
     top = float(result.values[0]) / result.trace if result.trace else 0.0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ...arguments import as_count, as_switch, as_whole, what_came
 from ...decomposition.precision import checked_dtype
 from ...decomposition.questions import checked_memory, checked_place, checked_run
 from ...decomposition.stochastic.points import Points, as_points
@@ -120,6 +121,11 @@ def kernel_distances(run_a: Run, run_b: Run, x: Any = None, *, times: Any = None
     """
     runs = [checked_run(run_a), checked_run(run_b)]
     steps = [times_of(run, times) for run in runs]
+    samples = as_count(samples, "samples", least=2)
+    quiet = None if progress is None else not as_switch(progress, "progress")
+    if output is not None and as_whole(output) is None and not callable(output):
+        raise DataError(f"output must be None for all outputs, the number of one, or a function of them; "
+                        f"{what_came(output)} came. Leave it out for the kernels of the whole networks.")
     checked_dtype(dtype)
     room = checked_memory(memory)
     shapes = [[tuple(t.shape[1:]) for t in run.samples.inputs] for run in runs]
@@ -139,8 +145,7 @@ def kernel_distances(run_a: Run, run_b: Run, x: Any = None, *, times: Any = None
         fits = Pairs.fitting(count, len(points), kind.itemsize, (1 - PRODUCTS) / 2 * room)
         points = some_of(points, evenly(torch.arange(len(points)), fits))
         pairs: Pairs | None = None
-        with Bar(total=count, desc="kernels of two runs", unit="time",
-                 disable=None if progress is None else not progress) as bar:
+        with Bar(total=count, desc="kernels of two runs", unit="time", disable=quiet) as bar:
             for i, (run, own, place, each) in enumerate(zip(runs, steps, places, kinds, strict=True)):
                 for j, matrix in enumerate(_kernels(run, own, points, output, each, place, int(PRODUCTS * room))):
                     matrix = matrix.to("cpu", kind)

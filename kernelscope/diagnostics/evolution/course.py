@@ -26,6 +26,7 @@ from ...network import undisturbed
 from ...progress import Bar
 from ...run.run import Run
 from ..states import times_of
+from ..task import counted
 from .choosing import evenly, some_of
 from .following import followed
 from .regression import RIDGES
@@ -109,6 +110,8 @@ def evolution(run: Run, x: Any = None, y: Any = None, *, times: Any = None, k: i
     kind = dtype or (torch.float64 if run.dtype == torch.float64 else torch.float32)
     with undisturbed(place):
         held, points = samples_of(run), None if x is None else as_points(run, x, y)
+        held, dropped = _counted(run, held, "training samples")
+        points, more = (points, []) if points is None else _counted(run, points, "points")
         if len(held) < 2:
             raise DataError("This run trained on one sample, and a kernel of one point has no direction. Train on "
                             "two samples at least.")
@@ -119,7 +122,7 @@ def evolution(run: Run, x: Any = None, y: Any = None, *, times: Any = None, k: i
         with Bar(total=len(steps), desc="evolution", unit="time", disable=quiet) as bar:
             found = followed(scene, k, ridges, regression, movie, bar.update)
     told = run.info()
-    notes = found.pop("notes")
+    notes = dropped + more + scene.task.notes + found.pop("notes")
     if len(held) < whole:
         notes.append(f"The kernel is that of {len(held):,} of {whole:,} training samples, evenly from each class.")
     about = found.pop("about")
@@ -128,6 +131,23 @@ def evolution(run: Run, x: Any = None, y: Any = None, *, times: Any = None, k: i
         "first_step": run.start, "samples": len(held), "points": 0 if points is None else len(points),
         "samples_held": whole, "dtype": str(kind).removeprefix("torch."), "notes": notes,
         "seconds": round(time.perf_counter() - begun, 3), **about})
+
+
+def _counted(run: Run, points: Points, what: str) -> tuple[Points, list[str]]:
+    """The points that count in the loss, and a note where some do not.
+
+    Raises:
+        DataError: If none does.
+    """
+    if points.targets is None:
+        return points, []
+    kept = counted(run, points.targets).nonzero().flatten()
+    if len(kept) == len(points):
+        return points, []
+    if not len(kept):
+        raise DataError(f"The targets of all {what} are of the class that the loss ignores. Give some that count.")
+    left = f"{len(points) - len(kept):,} of {len(points):,} {what} are left out"
+    return some_of(points, kept), [f"{left}: their target is the class that the loss ignores."]
 
 
 def _ridges(ridge: Any) -> tuple[float, ...]:

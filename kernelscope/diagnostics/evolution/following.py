@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from ...decomposition.stochastic.places import moves_plainly
+from ...decomposition.training_side import TrainingSide
+from ...decomposition.trajectory import Trajectory
 from ...measures import effective_dimension
 from ..states import clock, states
 from .choosing import evenly, sorted_by
 from .moments import Kept, Pairs, aligned, alone, size
+from .reduction import reduction_of
 from .regression import Fits
 from .scene import Look, Scene
 from .silent import Flow, silent_alignment
@@ -157,8 +160,11 @@ def _formula(scene: Scene, systems: dict[int, tuple[Tensor, Tensor, Tensor]], ou
     start = outputs[0]
     if scene.slope is None or not plain or scene.features.explained.output is not None:
         return {}
-    whole = torch.cumulative_trapezoid(scale, hours)
-    clocks = {"first": hours[1:] - hours[0], "last": whole}
+    paced = _paced(scene, hours)
+    if paced is None:
+        return {}
+    whole = torch.cumulative_trapezoid(scale, paced)
+    clocks = {"first": paced[1:], "last": whole}
     found = {"tau": float(whole[-1])}
     for (name, elapsed), place in zip(clocks.items(), (0, len(outputs) - 1), strict=True):
         values, vectors, cross = (t.double().cpu() for t in systems[place])
@@ -172,3 +178,18 @@ def _formula(scene: Scene, systems: dict[int, tuple[Tensor, Tensor, Tensor]], ou
                           for t, f in zip(elapsed.tolist(), outputs[1:], strict=True)]
                 found |= {f"{name}{where}": missed[-1], f"{name}{where} at most": max(missed)}
     return found
+
+
+def _paced(scene: Scene, hours: Tensor) -> Tensor | None:
+    r"""The time of gradient flow of the mean loss, :math:`\sum\eta\kappa`, with the factor of each time until the next.
+
+    It is ``None`` where the gradient of a step is no multiple of that of the mean loss.
+    """
+    run, features = scene.run, scene.features
+    side = TrainingSide(run, features.dtype, features.device, scene.memory)
+    trajectory = Trajectory(run, features.dtype, features.device)
+    found = [reduction_of(run, run.start + k, side, trajectory) for k in scene.steps[:-1]]
+    factors = [factor for factor in found if factor is not None]
+    if len(factors) < len(found):
+        return None
+    return torch.cat([hours.new_zeros(1), (hours.diff() * hours.new_tensor(factors)).cumsum(0)])

@@ -27,7 +27,12 @@ def ratio(product: float, sizes: float) -> float:
 
 
 def aligned(middle: Tensor, columns: Tensor) -> float:
-    r"""The alignment :math:`\langle K, YY^T\rangle / (\|K\| \|YY^T\|)` of a matrix and columns that are centred."""
+    r"""The alignment :math:`\langle K, YY^T\rangle / (\|K\| \|YY^T\|)` of a matrix and columns that are centred.
+
+    It is NaN where all rows of the columns are the same, as those of one point are.
+    """
+    if not bool((columns != columns[:1]).any()):
+        return torch.nan
     y = columns.to(middle)
     return ratio(inner(y, middle @ y), size(middle) * size(y.T @ y))
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from ...arguments import as_path
 from ...errors import DataError
 from ...result import Check, CheckRow, Result
-from .words import aligned_when, course_of, moved_when, number, regressed
+from ...text import with_minus
+from .words import aligned_when, carries, course_of, is_known, moved_when, number, regressed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,14 +32,14 @@ class KernelEvolution(Result):
         times: The steps at whose start they are taken, ascending, with shape (t,).
         clock: The sum of the learning rates until then, with shape (t,).
         series: By name a number for each time, with shape (t,): ``"trace"``, ``"norm"``; ``"alignment"`` with the
-            targets, centred, and ``"alignment x"`` of the points; ``"cosine first"``, ``"cosine last"``, ``"cka
-            first"`` and ``"cka last"`` with the kernel of the first and the last time; ``"drift"``
-            :math:`\|K_t - K_0\|/\|K_0\|`; ``"distance"`` :math:`S = 1 - \cos(K_t, K_{t'})` from the time before (0 at
-            the first); ``"scale"`` :math:`\langle K_t, K_T\rangle/\langle K_T, K_T\rangle`; ``"entropy rank"``,
-            ``"participation"``, ``"effective dimension"`` at the ridge; ``"label mass"``, the share of the targets in
-            the span of as many eigenvectors as targets have columns; ``"top share"`` of the k largest eigenvalues in
-            the trace; ``"least"`` eigenvalue relative to the largest, ``"asymmetry"``; ``"loss"``, ``"score"``,
-            ``"loss x"``, ``"score x"`` of the network itself.
+            targets, centred, and ``"alignment x"`` of the points, NaN where targets are all the same; ``"cosine
+            first"``, ``"cosine last"``, ``"cka first"`` and ``"cka last"`` with the kernel of the first and the last
+            time; ``"drift"`` :math:`\|K_t - K_0\|/\|K_0\|`; ``"distance"`` :math:`S = 1 - \cos(K_t, K_{t'})` from
+            the time before (0 at the first); ``"scale"`` :math:`\langle K_t, K_T\rangle/\langle K_T, K_T\rangle`;
+            ``"entropy rank"``, ``"participation"``, ``"effective dimension"`` at the ridge; ``"label mass"``, the
+            share of the targets in the span of as many eigenvectors as targets have columns; ``"top share"`` of the k
+            largest eigenvalues in the trace; ``"least"`` eigenvalue relative to the largest, ``"asymmetry"``;
+            ``"loss"``, ``"score"``, ``"loss x"``, ``"score x"`` of the network itself.
         values: The k largest eigenvalues, with shape (t, k).
         cka: CKA between all times, with shape (t, t).
         regression: By name a number for each time, of kernel regression with its kernel: ``"left out"``, the squared
@@ -52,7 +53,8 @@ class KernelEvolution(Result):
         silent: The test of silent alignment, see :func:`silent_alignment`.
         formula: Of squared losses and plain steps, how far :math:`f_0 + k_x^T K^{-1}(I - e^{-s\tau K/n})(y - f_0)` is
             from the network, relative to its whole change: with the ``"last"`` kernel and with the ``"first"``, on
-            samples and (``" x"``) on points, in the end and ``" at most"`` on the way; ``"tau"``. Empty of others.
+            samples and (``" x"``) on points, in the end and ``" at most"`` on the way; ``"tau"``, in the time of the
+            mean loss, in which a sum over a batch goes faster by its size. Empty of others.
         movie: Kernel matrices of some samples, sorted by class or target, with shape (f, s, s), or ``None``.
         movie_times: Their steps.
         movie_classes: The class of each of these samples, or ``None``.
@@ -101,7 +103,7 @@ class KernelEvolution(Result):
         elif "left out" in self.regression:
             parts.append(course_of("what kernel regression misses of a sample that is left out",
                                    self.regression["left out"], None))
-        return "; ".join(parts)
+        return with_minus("; ".join(part for part in parts if part))
 
     def summary(self) -> str:
         """The answer in one sentence."""
@@ -109,7 +111,7 @@ class KernelEvolution(Result):
 
     def silent_words(self) -> str:
         """What the test of silent alignment found, in a sentence."""
-        return aligned_when(self.silent, self.formula)
+        return with_minus(aligned_when(self.silent, self.formula))
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each time."""
@@ -135,11 +137,10 @@ class KernelEvolution(Result):
                                           "entry."),
             _row("positive", -least, limit, f"The least eigenvalue of a kernel is {least:.1e} of the largest."),
         ]
-        if "carried" in self.regression:
+        if "carried" in self.regression and is_known(self.regression["carried"]):
             near, far = (float(self.regression["carried"][i]) for i in (-1, 0))
             rows.append(CheckRow("closer", "pass" if near <= far else "warn", near, far,
-                                 "The network’s outputs, carried from samples to points by the last kernel, are "
-                                 f"{number(near)} from its own there, by the first {number(far)}."))
+                                 with_minus(f"{carries(near).capitalize()}, with the first up to {number(far)}.")))
         return Check(tuple(rows))
 
     def animate(self, path: str | Path, seconds: float = 0.7) -> Path:

@@ -14,7 +14,7 @@ from ...decomposition.exact import final_outputs
 from ...decomposition.stochastic.points import Points
 from ...decomposition.targets import fitted_targets
 from ...decomposition.trajectory import Trajectory
-from ...errors import OutOfBudget
+from ...errors import DataError, OutOfBudget
 from ...features.explained import Explained
 from ...features.gradient import GradientFeatures
 from ...nested import mapped
@@ -107,6 +107,7 @@ class Scene:
         if points is not None:
             raw = final_outputs(Trajectory(run, dtype, device), None, cast(points.inputs, dtype, device))
             if points.targets is not None:
+                _check_widths(targets, points.targets)
                 fitted = fitted_targets(cast(points.targets, dtype, device), raw, run)
                 targets = torch.cat([targets, fitted.to(targets)])
         inputs = samples.inputs if points is None else tuple(
@@ -137,6 +138,13 @@ class Scene:
     def look(self, at: State) -> Look:
         """The network at a state."""
         return _look(self.run, at, self.inputs, self.targets, self.features.dtype, self.features.device)
+
+
+def _check_widths(known: Tensor, given: Tensor) -> None:
+    if known[:1].numel() != given[:1].numel():
+        raise DataError(
+            f"The targets of points hold as many numbers each as those in training, {known[:1].numel()}; shape "
+            f"{tuple(given.shape)} came. Give them in the same form.")
 
 
 def _raw(run: Run, at: State, inputs: tuple[Tensor, ...], dtype: torch.dtype, device: torch.device) -> Any:

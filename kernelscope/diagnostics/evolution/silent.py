@@ -85,7 +85,11 @@ def slope_of(loss: Loss, outputs: Tensor, targets: Tensor, each: Callable[[Tenso
     away = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
     with torch.enable_grad():
         f = (y + away).requires_grad_()
-        values = per_sample_losses(loss, each(f), targets, len(f))
+        try:
+            values = per_sample_losses(loss, each(f), targets, len(f))
+        # A loss of probabilities takes no other numbers, and none that does so is squared.
+        except (RuntimeError, ValueError):
+            return None
         if not values.requires_grad:
             return None
         gradient, = torch.autograd.grad(values.sum(), f)

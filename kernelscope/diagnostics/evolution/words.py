@@ -40,12 +40,14 @@ def moved_when(times: Tensor, first: Tensor, last: Tensor) -> str:
 
 
 def course_of(what: str, values: Tensor, others: Tensor | None) -> str:
-    """From where to where something went, on samples and on points."""
+    """From where to where something went, on samples and on points; nothing of what is not defined."""
+    if not is_known(values):
+        return ""
     first, last = float(values[0]), float(values[-1])
     verb = "kept at" if abs(last - first) <= SAME else "rose" if last > first else "fell"
     told = number(last) if verb == "kept at" else f"from {number(first)} to {number(last)}"
     beside = ""
-    if others is not None:
+    if others is not None and is_known(others):
         a, b = float(others[0]), float(others[-1])
         same = abs(b - a) <= SAME
         where = number(b) if same else f"from {number(a)} to {number(b)}"
@@ -55,20 +57,31 @@ def course_of(what: str, values: Tensor, others: Tensor | None) -> str:
     return f"{what} {verb} {told}{beside}"
 
 
+def is_known(values: Tensor) -> bool:
+    """Whether a number of each time is defined: R² of one point, or of targets that are all the same, is not."""
+    return bool(values.isfinite().all())
+
+
 def regressed(regression: dict[str, Tensor], network: Tensor | None, task: str) -> str:
     """What kernel regression scores with the last and the first kernel, and whose answers are the network's."""
     parts = []
-    if "score" in regression and network is not None:
+    if "score" in regression and network is not None and is_known(regression["score"]) and is_known(network):
         first, last = (float(regression["score"][i]) for i in (0, -1))
         parts.append(f"kernel regression with the last kernel scores {last:.3f}, with the first {first:.3f}, the "
                      f"network {float(network[-1]):.3f} ({task})")
     if "agreement" in regression:
         a, b = (float(regression["agreement"][i]) for i in (-1, 0))
         parts.append(f"the last kernel answers as the network for {a:.1%} of the points, the first for {b:.1%}")
-    a, b = (float(regression["carried"][i]) for i in (-1, 0))
-    parts.append(f"carried over from the samples by the last kernel the network’s outputs are {number(a)} off its own, "
-                 f"by the first {number(b)}")
+    if is_known(regression["carried"]):
+        a, b = (float(regression["carried"][i]) for i in (-1, 0))
+        parts.append(f"{carries(a)}, with the first up to {number(b)}")
     return "; ".join(parts)
+
+
+def carries(missed: float) -> str:
+    """What the last kernel tells of the network on other points, up to a share of the variance of its outputs there."""
+    return ("fitting the network’s outputs on the training samples with the last kernel gives those on the other "
+            f"points up to {number(missed)} of their variance")
 
 
 def aligned_when(silent: dict[str, Any], formula: dict[str, float]) -> str:
