@@ -312,6 +312,62 @@ def test_one_logit_is_a_probability():
         assert found.check().ok
 
 
+class Likely(nn.Module):
+    """One output that is a probability already."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = network(outputs=1)
+
+    def forward(self, x):
+        return self.body(x).sigmoid()
+
+
+def test_an_output_that_is_a_probability_is_taken_as_it_is():
+    torch.manual_seed(0)
+    x, y = torch.randn(12, 3, dtype=torch.float64), (torch.arange(12) % 2).double()[:, None]
+    model = Likely().double()
+    run = train(model, x, y, torch.optim.Adam(model.parameters(), lr=0.05), steps=20, size=6,
+                loss=F.binary_cross_entropy, diary=False)[0]
+    found = ks.null_space(run, x, y, progress=False)
+    assert abs(found.error - float((model(x).detach() - y).square().mean())) <= 1e-12
+    assert found.check().ok
+    with pytest.raises(DataError, match="probabilities from 0 to 1"):
+        ks.null_space(run, x, 2 * y, progress=False)
+
+
+def test_of_labels_the_probabilities_are_bounded_each_by_itself():
+    torch.manual_seed(0)
+    x, model = torch.randn(12, 3, dtype=torch.float64), network(outputs=2)
+    y = torch.stack([x[:, 0] > 0, x.sum(1) > 0], 1).double()
+    run = train(model, x, y, torch.optim.Adam(model.parameters(), lr=0.05), steps=20, size=6,
+                loss=F.binary_cross_entropy_with_logits, diary=False)[0]
+    found = ks.null_space(run, x, y, progress=False)
+    assert abs(found.error - float((model(x).detach().sigmoid() - y).square().mean())) <= 1e-12
+    assert found.predicted is not None
+    assert any("Brier score averaged over labels" in note for note in found.info["notes"])
+    assert found.check().ok
+    with pytest.raises(DataError, match="each of the 2 explained outputs"):
+        ks.null_space(run, x, y[:, 0].long(), progress=False)
+
+
+def test_rows_of_classes_learned_by_the_squared_loss_are_named_by_their_index():
+    torch.manual_seed(0)
+    x, classes, model = torch.randn(12, 3, dtype=torch.float64), torch.arange(12) % 3, network(outputs=3)
+    rows = F.one_hot(classes, 3).double()
+    run = train(model, x, rows, torch.optim.SGD(model.parameters(), lr=0.1), size=6, diary=False)[0]
+    one, other = (ks.null_space(run, x, y, progress=False) for y in (classes, rows))
+    assert torch.equal(one.targets, other.targets)
+    assert one.error == other.error                                     # outputs are compared as they are
+    assert torch.equal(ks.null_space(run, x, classes, output=1, progress=False).targets, rows[:, 1:2])
+    with pytest.raises(DataError, match="the class 3"):
+        ks.null_space(run, x, classes + 1, progress=False)
+    single = network(outputs=1)
+    run = train(single, x, rows[:, :1], torch.optim.SGD(single.parameters(), lr=0.1), size=6, diary=False)[0]
+    found = ks.null_space(run, x, (classes == 0).long(), progress=False)
+    assert torch.equal(found.targets, rows[:, :1])
+
+
 # -- the result --------------------------------------------------------------------------------------------------------
 
 

@@ -23,7 +23,6 @@ from ...network import undisturbed
 from ...progress import Bar
 from ...run.run import Run
 from ..states import times_of
-from .aims import PROBABILITIES
 from .asked import Asked, as_asked, chosen_samples
 from .reservoir import reservoir_of
 from .result import NullSpace
@@ -115,7 +114,7 @@ def null_space(run: Run, x: Any = None, y: Any = None, *, times: Any = None,
         # What the reservoir says of its own progress comes after the chords.
         reserve = reservoir_of(trajectory, inputs, None, memory, quiet) if gramian else None
     told = run.info()
-    said = note, PROBABILITIES if asked.aim.chances else "", asked.note, asked.side.note
+    said = note, asked.aim.note, asked.note, asked.side.note
     notes = [words for words in said if words]
     return NullSpace(**found, on=on, reservoir=reserve, output_names=asked.side.functional.names, info={
         "run": {key: told[key] for key in ("path", "steps", "rules", "samples", "parameters", "loss", "dtype")},
