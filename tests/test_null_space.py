@@ -108,6 +108,18 @@ def test_what_buffers_do_is_booked_and_not_bounded():
     assert found.check().ok
 
 
+@pytest.mark.parametrize("part", [slice(None), slice(3, 8)])
+def test_the_initial_output_is_that_of_the_decomposition(part):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2)).double()
+    run = recorded(model)[0][part]
+    z = queries()
+    found = ks.null_space(run, z, torch.ones(2, 2).double(), progress=False)
+    assert float((found.initial - ks.decompose(run, z, progress=False).initial).abs().max()) <= 1e-13
+    assert found.left <= 1e-14
+    assert found.check().ok
+
+
 # -- never violated ----------------------------------------------------------------------------------------------------
 
 
@@ -237,6 +249,28 @@ def test_of_small_full_batch_steps_the_energy_is_the_fall_of_the_loss():
     found = ks.null_space(run, queries(), torch.ones(2, 2).double(), times=41, progress=False)
     drop = float(found.loss[0] - found.loss[1])
     assert abs(found.energy - drop) <= 2e-4 * drop
+
+
+@pytest.mark.parametrize(("loss", "rate"), [
+    (lambda o, t: F.mse_loss(o, t, reduction="sum"), 0.002 / 8), (lambda o, t: 10 * F.mse_loss(o, t), 0.0002)])
+def test_how_losses_are_reduced_changes_nothing_that_is_expected(loss, rate):
+    found = []
+    for backward, lr in ((F.mse_loss, 0.002), (loss, rate)):
+        torch.manual_seed(1)
+        (x, y), model = points(outputs=1), network(outputs=1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.5)
+        with ks.record(model, (x, y), loss=F.mse_loss) as recording:
+            for _ in range(40):
+                optimizer.zero_grad()
+                backward(model(x), y).backward()
+                optimizer.step()
+        found.append(ks.null_space(recording.run, queries(), torch.ones(2, 1).double(), progress=False))
+    mean, other = found
+    assert abs(mean.error - other.error) <= 1e-12
+    assert float((mean.filter - other.filter).abs().max()) <= 1e-6
+    assert abs(mean.unlearnable - other.unlearnable) <= 1e-6 * mean.unlearnable
+    assert abs(mean.predicted - other.predicted) <= 1e-6 * mean.predicted
+    assert abs(other.info["reduction"] - 0.002 / rate * mean.info["reduction"]) <= 1e-4 * other.info["reduction"]
 
 
 # -- sketches ----------------------------------------------------------------------------------------------------------

@@ -45,9 +45,10 @@ class NullSpace(Result):
         final: f_T.
         buffers: What buffers added on the way.
         energies: The energy of each chord of the path.
-        loss: The mean loss of training samples at the start and at the end; empty if there are none.
+        loss: The mean loss of training samples at the first and the last time; empty if there are none.
         predicted: The expected mean squared error by eigenlearning; NaN where no training sample was looked at.
-        speed: s, the curvature of the loss in the outputs times the pace of the optimizer.
+        speed: s, the curvature of the loss in the outputs times the pace of the optimizer and the factor by which
+            losses were reduced.
         left: What is left of the change of outputs once chords and buffers are taken off, relative to their sizes.
         trace: The trace of the path kernel on the points.
         on: ``"queries"``, ``"samples"`` or ``"all"``.
@@ -237,9 +238,12 @@ class NullSpace(Result):
                      lengths, 1.0, f"The modes carry {lengths:.6%} of the trace of the path kernel."),
         ]
         if len(self.loss):
-            drop = float(self.loss[0] - self.loss[1])
+            drop, factor = float(self.loss[0] - self.loss[1]), float(self.info.get("reduction", 1.0))
             rows.append(CheckRow(
                 "energy", "pass", self.energy, drop,
+                f"The energy of the path is {_number(self.energy)}, and the mean loss fell by {_number(drop)}; of "
+                f"plain gradient descent by small full-batch steps the energy is {_number(factor)} times this fall."
+                if abs(factor - 1) > 1e-3 else
                 f"The energy of the path is {_number(self.energy)}, and the mean loss fell by {_number(drop)}: of "
                 "plain gradient descent by small full-batch steps the two are one number."))
         return Check(tuple(rows))

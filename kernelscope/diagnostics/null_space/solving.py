@@ -48,14 +48,15 @@ def solved(asked: Asked, trajectory: Trajectory, at: list[int], rank: int | None
     aim, learned = modes.T @ wanted, modes.T @ changed
     outside = torch.stack([(part - modes @ (modes.T @ part)).square().sum() for part in (wanted, changed)])
     slack = 4 * m * torch.finfo(trajectory.dtype).eps * float(values[0].clamp(min=0)) + left if len(values) else 0.0
-    pace = Pace.of(trajectory, asked.raw, asked.aim, met.energy)
+    pace = Pace.of(trajectory, run.start + at[0], run.start + at[-1], asked.raw, asked.aim, met.energy, memory)
     filtered = 1 - torch.exp(-values.clamp(min=0) * pace.speed / max(m, 1))
     whole = asked.targets - met.initial - met.buffers
     predicted = None
     if asked.known is not None and asked.samples:
         predicted = _predicted(matrix, whole, values, aim, outside, m, asked.samples, pace.speed)
     largest = float(values[0]) if len(values) else 0.0
-    about = {"least": float(values[-1]) / largest if largest > 0 else 0.0, "asymmetry": met.asymmetry}
+    about = {"least": float(values[-1]) / largest if largest > 0 else 0.0, "asymmetry": met.asymmetry,
+             "reduction": pace.reduction}
     return {
         "values": values.clamp(min=0), "modes": modes, "aim": aim, "learned": learned, "filter": filtered,
         "outside": outside if rank is not None and len(values) < m else torch.zeros(2, dtype=torch.float64),
