@@ -207,5 +207,8 @@ def test_pairs_that_do_not_fit_are_refused():
             ks.predictions(*args)
     with pytest.raises(NonFiniteError):
         ks.predictions([1, 2, torch.nan], [1, 2, 3])
+    for options in ({"groups": 5}, {"names": "abc"}, {"what": 3}, {"what": ("one",)}):
+        with pytest.raises(DataError, match=f"{next(iter(options))} (must be a list|says what)"):
+            ks.predictions([1, 2, 3], [1, 2, 3], **options)
     with pytest.raises(DataError, match="names"):
         ks.predictions([1, 2, 3], [1, 2, 3], names=["a"])
