@@ -425,6 +425,16 @@ def test_it_is_kept_drawn_and_tabled(tmp_path):
     assert not replace(found, final=found.final + 1, learned=100 * found.learned).check().ok
 
 
+def test_the_reach_is_seen_in_the_drawing_or_said_to_go_on():
+    run, _ = recorded()
+    found = ks.null_space(run, queries(), torch.ones(2, 2).double(), progress=False)
+    ax = found.plot()
+    assert ax.get_ylim()[1] >= float(found.reach.square().max())
+    assert [line.get_markerfacecolor() for line in ax.lines][1] == "none"       # the target, over what was learned
+    far = replace(found, values=found.values * torch.tensor([1e12, 1.0])).plot()
+    assert any("the reach of mode 1 goes on to" in text.get_text() for text in far.texts)
+
+
 def test_looking_changes_nothing():
     run, model = recorded()
     before = {name: p.clone() for name, p in model.state_dict().items()}
@@ -458,6 +468,45 @@ def test_what_does_not_fit_is_refused():
             ks.null_space(*args, **options, progress=False)
     with pytest.raises(NonFiniteError):
         ks.null_space(run, z, y * torch.inf, progress=False)
+
+
+def test_of_many_samples_a_thousand_are_looked_at_and_it_is_said():
+    torch.manual_seed(0)
+    x = torch.randn(1200, 5, dtype=torch.float64)
+    y = torch.sin(2 * x[:, :1]) + x[:, 1:2] * x[:, 2:3]
+    model = nn.Linear(5, 1).double()
+    run = train(model, x, y, torch.optim.SGD(model.parameters(), lr=0.05), steps=30, size=1200, diary=False)[0]
+    z = torch.randn(40, 5, dtype=torch.float64)
+    w = torch.sin(2 * z[:, :1]) + z[:, 1:2] * z[:, 2:3]
+    usual, whole, fifth = (ks.null_space(run, z, w, times=3, samples=samples, progress=False)
+                           for samples in (None, 1200, 240))
+    assert usual.info["samples"] == 1000
+    assert ("1,000 of 1,200 training samples, evenly chosen, join the matrix for the expected error; samples=1200 takes "
+            "all.") in usual.info["notes"]
+    assert not any("evenly chosen" in note for note in whole.info["notes"])
+    assert abs(usual.bound - whole.bound) <= 1e-12 * whole.bound
+    # All samples trained the run, whichever of them are looked at.
+    assert abs(usual.predicted - whole.predicted) <= 0.02 * whole.predicted
+    assert abs(fifth.predicted - whole.predicted) <= 0.1 * whole.predicted
+    on = ks.null_space(run, on="samples", times=2, progress=False)
+    assert any("are looked at; samples=1200" in note for note in on.info["notes"])
+
+
+def test_sentences_count_and_say_when():
+    run, _ = recorded()
+    z, y = queries(), torch.zeros(2, 2).double()
+    one = ks.null_space(run, z[:1], y[:1], progress=False)
+    assert "of 1 mode on 1 query the run could" in repr(one)
+    part = ks.null_space(run, z, y, times=[0, 5], progress=False)
+    assert "its mean squared error at step 5 of 8 is" in repr(part)
+    assert "at step" not in repr(one)
+    assert abs(part.error - float((part.targets - outputs(recorded()[1], run.parameters(5), z)).square().mean())) <= 1e-12
+    final = one.final
+    there = replace(one, targets=final)                         # a target that was reached
+    assert there.bound == 0
+    assert ("a fixed kernel trained on all these points would have left" in repr(there)
+            and "and eigenlearning, which counts the samples, expects" in repr(there))
+    assert "e-" not in repr(replace(one, targets=final + 1e-6))
 
 
 def test_a_part_of_the_samples_is_enough():
