@@ -63,7 +63,7 @@ def test_errors_of_regressions_on_a_pool_of_digits_are_those_expected():
 
 
 def regressions(kernel, y, n, ridge, noise, trials):
-    """The errors on n samples and on the other points of a pool, all with noise of their own: means and their errors."""
+    """The errors on n samples and on the other points of a pool, with noise of their own: means and their errors."""
     g, found = torch.Generator().manual_seed(0), []
     for _ in range(trials):
         order = torch.randperm(len(y), generator=g)
@@ -92,7 +92,7 @@ def test_errors_of_samples_and_of_the_rest_of_a_pool_are_those_expected(linear, 
 
 @pytest.mark.parametrize(("n", "delta", "noise"), [(20, 0.2, 0.0), (60, 0.0, 0.0), (60, 0.1, 0.3), (5, 0.0, 0.1)])
 def test_unseen_points_of_an_endless_pool_are_fresh_points(n, delta, noise):
-    values, energies = torch.arange(1, 81, dtype=torch.float64) ** -1.5, torch.arange(1, 81, dtype=torch.float64) ** -2.0
+    values, energies = (torch.arange(1, 81, dtype=torch.float64) ** -power for power in (1.5, 2.0))
     kappa, learned = learnability(values, n, delta)
     error = expected_error(learned, energies, n, noise)
     training, unseen = pool_errors(values, energies, n, delta, 1e9, noise)
@@ -110,7 +110,8 @@ def test_a_pool_that_is_all_samples_is_fitted_as_a_ridge_regression_is():
 def test_a_kernel_with_negative_eigenvalues_is_told_of():
     torch.manual_seed(0)
     mixed = torch.diag(torch.tensor([3.0, 1.0, -1.0])).double()
-    row = next(row for row in ks.eigenlearning(mixed, torch.ones(3), 2, ridge=0.1).check().rows if row.name == "positive")
+    rows = ks.eigenlearning(mixed, torch.ones(3), 2, ridge=0.1).check().rows
+    row = next(row for row in rows if row.name == "positive")
     assert row.status == "warn"
     assert row.value == 0.2
     assert "20.0% of the size of its eigenvalues is negative" in row.sentence

@@ -481,8 +481,8 @@ def test_of_many_samples_a_thousand_are_looked_at_and_it_is_said():
     usual, whole, fifth = (ks.null_space(run, z, w, times=3, samples=samples, progress=False)
                            for samples in (None, 1200, 240))
     assert usual.info["samples"] == 1000
-    assert ("1,000 of 1,200 training samples, evenly chosen, join the matrix for the expected error; samples=1200 takes "
-            "all.") in usual.info["notes"]
+    assert ("1,000 of 1,200 training samples, evenly chosen, join the matrix for the expected error; "
+            "samples=1200 takes all.") in usual.info["notes"]
     assert not any("evenly chosen" in note for note in whole.info["notes"])
     assert abs(usual.bound - whole.bound) <= 1e-12 * whole.bound
     # All samples trained the run, whichever of them are looked at.
@@ -500,12 +500,13 @@ def test_sentences_count_and_say_when():
     part = ks.null_space(run, z, y, times=[0, 5], progress=False)
     assert "its mean squared error at step 5 of 8 is" in repr(part)
     assert "at step" not in repr(one)
-    assert abs(part.error - float((part.targets - outputs(recorded()[1], run.parameters(5), z)).square().mean())) <= 1e-12
+    there = outputs(recorded()[1], run.parameters(5), z)
+    assert abs(part.error - float(there.square().mean())) <= 1e-12
     final = one.final
     there = replace(one, targets=final)                         # a target that was reached
     assert there.bound == 0
-    assert ("a fixed kernel trained on all these points would have left" in repr(there)
-            and "and eigenlearning, which counts the samples, expects" in repr(there))
+    assert "a fixed kernel trained on all these points would have left" in repr(there)
+    assert "and eigenlearning, which counts the samples, expects" in repr(there)
     assert "e-" not in repr(replace(one, targets=final + 1e-6))
 
 

@@ -104,7 +104,8 @@ class Eigenlearning(Result):
         at = f"at {counted(int(self.sizes[-1]), 'sample')} the expected mean squared error is {number(self.error[-1])}"
         share = f", {float(self.error[-1]) / whole:.0%} of the targets’ energy" if whole else ""
         first = f"; it was {number(self.error[0])} at {int(self.sizes[0]):,}" if len(self.sizes) > 1 else ""
-        return f"{at}{share}{first}; {number(self.learned[-1].sum())} of {counted(len(self.values), 'mode')} are learned"
+        learned = f"{number(self.learned[-1].sum())} of {counted(len(self.values), 'mode')} are learned"
+        return f"{at}{share}{first}; {learned}"
 
     def summary(self) -> str:
         return f"Eigenlearning({self.said()})"

@@ -81,8 +81,8 @@ def _of_null_space(result: NullSpace) -> str:
     error, bound = (with_minus(f"{value:.2g}") for value in (result.error, result.bound))
     if result.bound:
         return f"At least {left}; error{result.when} at least {bound}, measured {error}"
-    return (f"No part of the target lay beyond the reach of this run; error{result.when} {error}; a fixed kernel trained "
-            f"on these points would have left {with_minus(f'{result.unlearnable:.2g}')}")
+    return (f"No part of the target lay beyond the reach of this run; error{result.when} {error}; a fixed kernel "
+            f"trained on these points would have left {with_minus(f'{result.unlearnable:.2g}')}")
 
 
 def _power(value: float) -> str:

@@ -81,8 +81,8 @@ class Reservoir(Result):
             whole = typical(torch.ones_like(self.kept))
             if whole:
                 queries = f"; of what residuals do to queries they hold {(typical(self.kept) / whole) ** 2:.1%}"
-        return (f"of {counted(len(self.values), 'direction')} of the residual {count:,} kept more than half of their energy; "
-                f"they held {self.held(self.initial):.0%} of the residual at the start and "
+        return (f"of {counted(len(self.values), 'direction')} of the residual {count:,} kept more than half of "
+                f"their energy; they held {self.held(self.initial):.0%} of the residual at the start and "
                 f"{self.held(self.labels):.0%} of the targets{queries}")
 
     def summary(self) -> str:
