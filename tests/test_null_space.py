@@ -108,6 +108,18 @@ def test_what_buffers_do_is_booked_and_not_bounded():
     assert found.check().ok
 
 
+@pytest.mark.parametrize("part", [slice(None), slice(3, 8)])
+def test_the_initial_output_is_that_of_the_decomposition(part):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2)).double()
+    run = recorded(model)[0][part]
+    z = queries()
+    found = ks.null_space(run, z, torch.ones(2, 2).double(), progress=False)
+    assert float((found.initial - ks.decompose(run, z, progress=False).initial).abs().max()) <= 1e-13
+    assert found.left <= 1e-14
+    assert found.check().ok
+
+
 # -- never violated ----------------------------------------------------------------------------------------------------
 
 
@@ -239,6 +251,28 @@ def test_of_small_full_batch_steps_the_energy_is_the_fall_of_the_loss():
     assert abs(found.energy - drop) <= 2e-4 * drop
 
 
+@pytest.mark.parametrize(("loss", "rate"), [
+    (lambda o, t: F.mse_loss(o, t, reduction="sum"), 0.002 / 8), (lambda o, t: 10 * F.mse_loss(o, t), 0.0002)])
+def test_how_losses_are_reduced_changes_nothing_that_is_expected(loss, rate):
+    found = []
+    for backward, lr in ((F.mse_loss, 0.002), (loss, rate)):
+        torch.manual_seed(1)
+        (x, y), model = points(outputs=1), network(outputs=1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.5)
+        with ks.record(model, (x, y), loss=F.mse_loss) as recording:
+            for _ in range(40):
+                optimizer.zero_grad()
+                backward(model(x), y).backward()
+                optimizer.step()
+        found.append(ks.null_space(recording.run, queries(), torch.ones(2, 1).double(), progress=False))
+    mean, other = found
+    assert abs(mean.error - other.error) <= 1e-12
+    assert float((mean.filter - other.filter).abs().max()) <= 1e-6
+    assert abs(mean.unlearnable - other.unlearnable) <= 1e-6 * mean.unlearnable
+    assert abs(mean.predicted - other.predicted) <= 1e-6 * mean.predicted
+    assert abs(other.info["reduction"] - 0.002 / rate * mean.info["reduction"]) <= 1e-4 * other.info["reduction"]
+
+
 # -- sketches ----------------------------------------------------------------------------------------------------------
 
 
@@ -312,6 +346,62 @@ def test_one_logit_is_a_probability():
         assert found.check().ok
 
 
+class Likely(nn.Module):
+    """One output that is a probability already."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = network(outputs=1)
+
+    def forward(self, x):
+        return self.body(x).sigmoid()
+
+
+def test_an_output_that_is_a_probability_is_taken_as_it_is():
+    torch.manual_seed(0)
+    x, y = torch.randn(12, 3, dtype=torch.float64), (torch.arange(12) % 2).double()[:, None]
+    model = Likely().double()
+    run = train(model, x, y, torch.optim.Adam(model.parameters(), lr=0.05), steps=20, size=6,
+                loss=F.binary_cross_entropy, diary=False)[0]
+    found = ks.null_space(run, x, y, progress=False)
+    assert abs(found.error - float((model(x).detach() - y).square().mean())) <= 1e-12
+    assert found.check().ok
+    with pytest.raises(DataError, match="probabilities from 0 to 1"):
+        ks.null_space(run, x, 2 * y, progress=False)
+
+
+def test_of_labels_the_probabilities_are_bounded_each_by_itself():
+    torch.manual_seed(0)
+    x, model = torch.randn(12, 3, dtype=torch.float64), network(outputs=2)
+    y = torch.stack([x[:, 0] > 0, x.sum(1) > 0], 1).double()
+    run = train(model, x, y, torch.optim.Adam(model.parameters(), lr=0.05), steps=20, size=6,
+                loss=F.binary_cross_entropy_with_logits, diary=False)[0]
+    found = ks.null_space(run, x, y, progress=False)
+    assert abs(found.error - float((model(x).detach().sigmoid() - y).square().mean())) <= 1e-12
+    assert found.predicted is not None
+    assert any("Brier score averaged over labels" in note for note in found.info["notes"])
+    assert found.check().ok
+    with pytest.raises(DataError, match="each of the 2 explained outputs"):
+        ks.null_space(run, x, y[:, 0].long(), progress=False)
+
+
+def test_rows_of_classes_learned_by_the_squared_loss_are_named_by_their_index():
+    torch.manual_seed(0)
+    x, classes, model = torch.randn(12, 3, dtype=torch.float64), torch.arange(12) % 3, network(outputs=3)
+    rows = F.one_hot(classes, 3).double()
+    run = train(model, x, rows, torch.optim.SGD(model.parameters(), lr=0.1), size=6, diary=False)[0]
+    one, other = (ks.null_space(run, x, y, progress=False) for y in (classes, rows))
+    assert torch.equal(one.targets, other.targets)
+    assert one.error == other.error                                     # outputs are compared as they are
+    assert torch.equal(ks.null_space(run, x, classes, output=1, progress=False).targets, rows[:, 1:2])
+    with pytest.raises(DataError, match="the class 3"):
+        ks.null_space(run, x, classes + 1, progress=False)
+    single = network(outputs=1)
+    run = train(single, x, rows[:, :1], torch.optim.SGD(single.parameters(), lr=0.1), size=6, diary=False)[0]
+    found = ks.null_space(run, x, (classes == 0).long(), progress=False)
+    assert torch.equal(found.targets, rows[:, :1])
+
+
 # -- the result --------------------------------------------------------------------------------------------------------
 
 
@@ -333,6 +423,16 @@ def test_it_is_kept_drawn_and_tabled(tmp_path):
     assert "beyond the reach of this run" in found.plot().get_title(loc="left")
     # What is held by whom does not fit what the run did: a check says so.
     assert not replace(found, final=found.final + 1, learned=100 * found.learned).check().ok
+
+
+def test_the_reach_is_seen_in_the_drawing_or_said_to_go_on():
+    run, _ = recorded()
+    found = ks.null_space(run, queries(), torch.ones(2, 2).double(), progress=False)
+    ax = found.plot()
+    assert ax.get_ylim()[1] >= float(found.reach.square().max())
+    assert [line.get_markerfacecolor() for line in ax.lines][1] == "none"       # the target, over what was learned
+    far = replace(found, values=found.values * torch.tensor([1e12, 1.0])).plot()
+    assert any("the reach of mode 1 goes on to" in text.get_text() for text in far.texts)
 
 
 def test_looking_changes_nothing():
@@ -368,6 +468,46 @@ def test_what_does_not_fit_is_refused():
             ks.null_space(*args, **options, progress=False)
     with pytest.raises(NonFiniteError):
         ks.null_space(run, z, y * torch.inf, progress=False)
+
+
+def test_of_many_samples_a_thousand_are_looked_at_and_it_is_said():
+    torch.manual_seed(0)
+    x = torch.randn(1200, 5, dtype=torch.float64)
+    y = torch.sin(2 * x[:, :1]) + x[:, 1:2] * x[:, 2:3]
+    model = nn.Linear(5, 1).double()
+    run = train(model, x, y, torch.optim.SGD(model.parameters(), lr=0.05), steps=30, size=1200, diary=False)[0]
+    z = torch.randn(40, 5, dtype=torch.float64)
+    w = torch.sin(2 * z[:, :1]) + z[:, 1:2] * z[:, 2:3]
+    usual, whole, fifth = (ks.null_space(run, z, w, times=3, samples=samples, progress=False)
+                           for samples in (None, 1200, 240))
+    assert usual.info["samples"] == 1000
+    assert ("1,000 of 1,200 training samples, evenly chosen, join the matrix for the expected error; "
+            "samples=1200 takes all.") in usual.info["notes"]
+    assert not any("evenly chosen" in note for note in whole.info["notes"])
+    assert abs(usual.bound - whole.bound) <= 1e-12 * whole.bound
+    # All samples trained the run, whichever of them are looked at.
+    assert abs(usual.predicted - whole.predicted) <= 0.02 * whole.predicted
+    assert abs(fifth.predicted - whole.predicted) <= 0.1 * whole.predicted
+    on = ks.null_space(run, on="samples", times=2, progress=False)
+    assert any("are looked at; samples=1200" in note for note in on.info["notes"])
+
+
+def test_sentences_count_and_say_when():
+    run, _ = recorded()
+    z, y = queries(), torch.zeros(2, 2).double()
+    one = ks.null_space(run, z[:1], y[:1], progress=False)
+    assert "of 1 mode on 1 query the run could" in repr(one)
+    part = ks.null_space(run, z, y, times=[0, 5], progress=False)
+    assert "its mean squared error at step 5 of 8 is" in repr(part)
+    assert "at step" not in repr(one)
+    there = outputs(recorded()[1], run.parameters(5), z)
+    assert abs(part.error - float(there.square().mean())) <= 1e-12
+    final = one.final
+    there = replace(one, targets=final)                         # a target that was reached
+    assert there.bound == 0
+    assert "a fixed kernel trained on all these points would have left" in repr(there)
+    assert "and eigenlearning, which counts the samples, expects" in repr(there)
+    assert "e-" not in repr(replace(one, targets=final + 1e-6))
 
 
 def test_a_part_of_the_samples_is_enough():

@@ -1,5 +1,7 @@
 """Residuals carried through a run, against propagators written out, and the identities of their Gramian."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -219,8 +221,29 @@ def test_clipping_and_gathered_passes_are_carried_too():
     assert ks.reservoir(recording.run, queries(), progress=False).check().ok
 
 
+@pytest.mark.parametrize("make", MAKES)
+def test_a_run_trained_in_single_precision_is_known_to_its_own_digits(make):
+    torch.manual_seed(0)
+    (x, y), model = points(dtype=torch.float32), network(dtype=torch.float32)
+    run = train(model, x, y, MAKES[make](model.parameters()), steps=30, size=8, diary=False)[0]
+    found = ks.reservoir(run, queries(dtype=torch.float32), progress=False)
+    check = found.check()
+    assert check.ok, check
+    assert found.info["dtype"] == "float64"
+    # What does not belong to the steps is still told of.
+    assert not replace(found, carried=found.carried * 1.01).check().ok
+
+
 def test_runs_whose_steps_are_not_linear_are_refused():
     (run, _), _ = recorded()
+    z = queries()
+    for problem, args, options in (("The network cannot take these queries", (run, z[:, :2]), {}),
+                                   ("No query came", (run, z[:0]), {}),
+                                   ("span 0 of 16 dimensions", (run,), {"directions": torch.zeros(8, 2, 1)}),
+                                   ("2 came that span 1 of 16", (run,), {"directions": torch.ones(8, 2, 2)}),
+                                   ("17 came that span 16 of 16", (run,), {"directions": torch.randn(8, 2, 17)})):
+        with pytest.raises(DataError, match=problem):
+            ks.reservoir(*args, **options, progress=False)
     with pytest.raises(DataError, match=r"directions must be a tensor with shape \(8, 2, r\)"):
         ks.reservoir(run, directions=torch.ones(8, 2), progress=False)
     with pytest.raises(OutOfBudget, match="17 directions of the residual need about"):

@@ -8,14 +8,28 @@ coefficients :math:`v_j = \langle u_j, y\rangle/\sqrt N`. A regression on n rand
           L_j = \frac{\lambda_j}{\lambda_j + \kappa}, \qquad
           \mathcal E = \frac{n}{n - \sum_j L_j^2}\Big(\sum_j (1 - L_j)^2 v_j^2 + \sigma^2\Big).
 
-This is the error over all points, of a pool the n samples included. Theirs is
-:math:`(\delta/n\kappa)^2\mathcal E`, so what is left for the other points of a pool is known too. In kernelscope's
-convention :math:`(K + n\lambda I)\alpha = y` the ridge is :math:`\delta = n\lambda`. Targets of several outputs are
-averaged over them.
+This is the error over all points of a pool that samples are drawn from with replacement, and so that of fresh points
+where the pool is much larger than n. In kernelscope's convention :math:`(K + n\lambda I)\alpha = y` the ridge is
+:math:`\delta = n\lambda`. Targets of several outputs are averaged over them.
+
+Of n samples drawn without replacement the error on the other points is known too. A random part of a matrix is a free
+compression of it: with :math:`f = n/N`, :math:`w_j = 1/(N\lambda_j + s)`, :math:`g = \frac1N\sum_j w_j` and noise as
+:math:`\sigma^2/N` more in each :math:`v_j^2`,
+
+.. math:: s = \delta + \frac{1 - f}{g}, \qquad \frac1{s'} = 1 - \frac{1 - f}{g^2}\,\frac1N\sum_j w_j^2, \qquad
+          \mathcal E_\text{unseen} = \frac{f s'}{g^2}\sum_j w_j^2 v_j^2, \qquad
+          \mathcal E_\text{training} = \frac{\delta^2 s'}{f}\sum_j w_j^2 v_j^2 .
+
+The inverse :math:`(K + \delta + D)^{-1}` with D = 0 at the samples and :math:`D \to \infty` at the others is
+:math:`(K + s)^{-1}` in the mean; its derivatives by :math:`\delta` and by 1/D are the two errors. For
+:math:`N \to \infty` the one at unseen points is :math:`\mathcal E`. Without a ridge and with r < n positive modes
+:math:`s = 0` and :math:`\delta/s = (n - r)/(N - r)`: what lies beyond the modes is not interpolated, and the error of
+the samples is not 0.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -29,12 +43,17 @@ from ..decomposition.stochastic.kernel import PathKernel
 from ..errors import DataError, NonFiniteError
 from ..operator import KernelOperator
 from ..result import Check, CheckRow, Result, as_float64
+from ..text import with_minus
+from .counting import counted
 
 if TYPE_CHECKING:
     import pandas as pd
 
 #: Below which share of the largest eigenvalue, times the number of points, one is rounding.
 ROUNDED = 1e-15
+
+#: Which share of the size of all eigenvalues may be negative by rounding.
+CLIPPED = 1e-8
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -64,23 +83,29 @@ class Eigenlearning(Result):
 
     @property
     def training(self) -> Tensor:
-        r"""The expected error on the samples, :math:`(\delta/n\kappa)^2\mathcal E`, with shape (k,)."""
-        return torch.where(self.kappa > 0, (self.delta / (self.sizes * self.kappa)).square() * self.error, 0.0)
+        """The expected error on the samples, against their targets with the noise they came with, with shape (k,)."""
+        return self._of_pool[:, 0]
 
     @property
     def unseen(self) -> Tensor:
         """The expected error on the points of the pool that are no samples, with shape (k,)."""
-        count = float(len(self.values))
-        return torch.stack([torch.as_tensor(unseen_error(e, int(n), count, t)) for e, n, t in zip(
-            self.error.tolist(), self.sizes.tolist(), self.training.tolist(), strict=True)])
+        return self._of_pool[:, 1]
+
+    @property
+    def _of_pool(self) -> Tensor:
+        return torch.tensor([pool_errors(self.values, self.energies, n, delta, float(len(self.values)), self.noise)
+                             for n, delta in zip(self.sizes.tolist(), self.delta.tolist(), strict=True)],
+                            dtype=torch.float64)
 
     def said(self) -> str:
         """The error that is expected, in words."""
         whole = float(self.energies.sum()) + self.noise
-        at = f"at {int(self.sizes[-1]):,} samples the expected mean squared error is {float(self.error[-1]):.3g}"
+        number = lambda value: with_minus(f"{float(value):.3g}")
+        at = f"at {counted(int(self.sizes[-1]), 'sample')} the expected mean squared error is {number(self.error[-1])}"
         share = f", {float(self.error[-1]) / whole:.0%} of the targets’ energy" if whole else ""
-        first = (f"; it was {float(self.error[0]):.3g} at {int(self.sizes[0]):,}" if len(self.sizes) > 1 else "")
-        return (f"{at}{share}{first}; {float(self.learned[-1].sum()):.3g} of {len(self.values):,} modes are learned")
+        first = f"; it was {number(self.error[0])} at {int(self.sizes[0]):,}" if len(self.sizes) > 1 else ""
+        learned = f"{number(self.learned[-1].sum())} of {counted(len(self.values), 'mode')} are learned"
+        return f"{at}{share}{first}; {learned}"
 
     def summary(self) -> str:
         return f"Eigenlearning({self.said()})"
@@ -98,10 +123,15 @@ class Eigenlearning(Result):
         """Whether the number of samples is shared out among modes and ridge, and the pool is large enough."""
         whole = self.learned.sum(1) + torch.where(self.kappa > 0, self.delta / self.kappa, 0.0)
         gap = float(torch.where(self.kappa > 0, (whole - self.sizes).abs() / self.sizes, 0.0).max())
-        share = float(self.sizes[-1]) / len(self.values)
+        share, clipped = float(self.sizes[-1]) / len(self.values), float(self.info.get("clipped", 0.0))
         return Check((
             CheckRow("conservation", "pass" if gap <= 1e-8 else "fail", gap, 1e-8,
-                     f"Learnabilities and ridge add up to the number of samples, up to {gap:.1e} of it."),
+                     f"Learnabilities and ridge add up to the number of samples, up to "
+                     f"{with_minus(f'{gap:.1e}')} of it."),
+            CheckRow("positive", "pass" if clipped <= CLIPPED else "warn", clipped, CLIPPED,
+                     "The kernel is positive semi-definite." if clipped <= CLIPPED else
+                     f"The kernel is not positive semi-definite: {clipped:.1%} of the size of its eigenvalues is "
+                     "negative and was taken as 0, so the numbers are those of another kernel."),
             CheckRow("pool", "pass" if share <= 0.5 else "warn", share, 0.5,
                      f"The largest number of samples is {share:.0%} of the pool; eigenvalues of a pool stand for those "
                      "of all points where it is much larger than the samples."),
@@ -120,7 +150,7 @@ def eigenlearning(kernel: Tensor | PathKernel | KernelOperator, y: Tensor, n: in
         kernel: The kernel matrix of the pool, with shape :math:`(N, N)`; or a square :class:`PathKernel` or
             :class:`KernelOperator`.
         y: The targets of the pool, with shape :math:`(N,)` or :math:`(N, c)`, of which nothing is taken off.
-        n: The number of samples, or several.
+        n: The number of samples, or several, of which none is more than the pool has.
         ridge: :math:`\lambda` of :math:`(K + n\lambda I)\alpha = y`.
         noise: The variance of the noise in the targets of samples and tests beyond y.
 
@@ -142,10 +172,14 @@ def eigenlearning(kernel: Tensor | PathKernel | KernelOperator, y: Tensor, n: in
         raise DataError(f"The kernel is one of {len(matrix)} points, and {len(targets)} targets came. Pass a target "
                         "for each point of the pool.")
     sizes = sorted({as_count(size, "n", least=1) for size in ([n] if as_whole(n) is not None else _several(n))})
+    if sizes[-1] > len(matrix):
+        raise DataError(f"The samples are drawn from the pool, and n={sizes[-1]} came for a pool of {len(matrix)}. "
+                        "Pass a larger pool, or fewer samples.")
     delta = _number(ridge, "ridge") * torch.tensor(sizes, dtype=torch.float64)
     sigma = _number(noise, "noise")
     values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
     values, vectors = values.flip(0) / len(matrix), vectors.flip(1)
+    whole, negative = float(values.abs().sum()), float(values.clamp(max=0).abs().sum())
     values = torch.where(values > ROUNDED * len(matrix) * values[0].clamp(min=0), values, 0.0)
     energies = (vectors.T @ targets).square().mean(1) / len(matrix)
     each = [learnability(values, size, float(d)) for size, d in zip(sizes, delta, strict=True)]
@@ -154,7 +188,7 @@ def eigenlearning(kernel: Tensor | PathKernel | KernelOperator, y: Tensor, n: in
         sizes=torch.tensor(sizes, dtype=torch.float64), error=torch.tensor(error, dtype=torch.float64),
         kappa=torch.tensor([kappa for kappa, _ in each], dtype=torch.float64),
         learned=torch.stack([learned for _, learned in each]), values=values, energies=energies, delta=delta,
-        noise=sigma, info={"ridge": float(ridge)})
+        noise=sigma, info={"ridge": float(ridge), "clipped": negative / whole if whole else 0.0})
 
 
 def learnability(values: Tensor, n: int, delta: float) -> tuple[float, Tensor]:
@@ -192,20 +226,67 @@ def expected_error(learned: Tensor, energies: Tensor, n: int, noise: float) -> f
     return left * n / room if room > 1e-12 * n else float("inf")
 
 
-def unseen_error(error: float, n: int, count: float, training: float) -> float:
-    """The expected error on the points of a pool of ``count`` that are no samples.
+def pool_errors(values: Tensor, energies: Tensor, n: float, delta: float, count: float,
+                noise: float) -> tuple[float, float]:
+    """The expected errors on n samples of a pool, drawn without replacement, and on its other points.
 
     Args:
-        error: That over the whole pool.
+        values: The eigenvalues of K/N, none negative; those beyond them are 0.
+        energies: The mean squared target along each.
         n: The number of samples.
-        count: The number of points.
-        training: The expected error on the samples.
+        delta: The ridge.
+        count: The number N of points of the pool.
+        noise: The variance of noise, of which samples and the other points have each their own.
 
     Example:
-        >>> unseen_error(0.5, 2, 4.0, 0.0)                       # nought on half of the points
-        1.0
+        >>> pool_errors(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 0.0]), 1, 0.0, 2.0, 0.0)     # all is learned
+        (0.0, 0.0)
     """
-    return (count * error - n * training) / (count - n) if count > n else error
+    values, energies = values.double(), energies.double() + noise / count
+    beyond = count - len(values)                                    # modes of no eigenvalue that are not listed
+    s = _offset(values, beyond, n, delta, count)
+    nulls = beyond + int((values == 0).sum())
+    # Shares of the modes that are not learned, up to a factor that the errors do not have.
+    if s > 0:
+        rest, ratio, outside = s / (count * values + s), delta / s, 1.0
+    elif nulls:
+        rest, ratio, outside = (values == 0).to(values), (n - count + nulls) / nulls, 1.0
+    else:
+        rest, ratio, outside = 1 / values, 0.0, 0.0
+    mean = (float(rest.sum()) + beyond * outside) / count
+    square = (float(rest.square().sum()) + beyond * outside**2) / count
+    left = float((rest.square() * energies).sum()) + beyond * outside**2 * noise / count
+    f = n / count
+    room = 1 - (1 - f) * square / mean**2
+    if left == 0:
+        return 0.0, 0.0
+    if room <= 1e-12:
+        return 0.0, float("inf")
+    return ratio**2 * left / (f * room), f * left / (room * mean**2)
+
+
+def _offset(values: Tensor, beyond: float, n: float, delta: float, count: float) -> float:
+    """The s at which the modes that are not learned are as many as points of the pool that are no samples."""
+    positive = count * values[values > 0]
+    nulls = beyond + len(values) - len(positive)
+    if n >= count:
+        return delta
+    # What is left open by a given s, which ascends from below 0; without a ridge it may begin above.
+    missing = lambda log: (1 - delta / 10.0**log) * (
+        float((10.0**log / (positive + 10.0**log)).sum()) + nulls) - (count - n)
+    if delta == 0 and nulls >= count - n:
+        return 0.0
+    scale = float(positive.max()) if len(positive) else delta
+    low, high = math.log10(delta or scale * 1e-3), math.log10(max(scale, delta)) + 1
+    while missing(low) > 0:
+        low -= 1
+        if low < -300:
+            return 0.0
+    while missing(high) < 0:
+        high += 1
+        if high > 300:
+            return 10.0**high
+    return 10.0 ** float(brentq(missing, low, high, xtol=1e-14, rtol=1e-14, maxiter=500))
 
 
 def _matrix(kernel: Any) -> Tensor:

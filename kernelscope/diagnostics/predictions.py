@@ -2,7 +2,7 @@ r"""Whether what was foretold is met: pairs of a prediction and a measurement, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -105,20 +105,22 @@ def predictions(predicted: Any, measured: Any, *, names: Sequence[str] | None = 
         NonFiniteError: If a number is NaN or infinite.
 
     Example:
-        >>> predictions([1.0, 2.0, 3.0, 4.0], [1.0, 4.0, 9.0, 16.0]).spearman
+        >>> round(predictions([1.0, 2.0, 3.0, 4.0], [1.0, 4.0, 9.0, 16.0]).spearman, 12)
         1.0
     """
     a, b = _numbers(predicted, "predicted"), _numbers(measured, "measured")
     if len(a) != len(b) or len(a) < LEAST:
         raise DataError(f"A comparison of ranks needs {LEAST} pairs or more; {len(a)} predictions and {len(b)} "
                         "measurements came. Pass one of each for each pair.")
-    named = [str(i) for i in range(len(a))] if names is None else [str(name) for name in names]
-    grouped = [""] * len(a) if groups is None else [str(group) for group in groups]
+    named = [str(i) for i in range(len(a))] if names is None else _words(names, "names")
+    grouped = [""] * len(a) if groups is None else _words(groups, "groups")
     if len(named) != len(a) or len(grouped) != len(a):
         raise DataError(f"There are {len(a)} pairs, and {len(named)} names and {len(grouped)} groups came. Pass one "
                         "for each pair, or none.")
-    if isinstance(what, str | Mapping) or len(what) != 2:
-        raise DataError('what says what is foretold and what is measured, two words such as ("predicted", "measured").')
+    words = [] if isinstance(what, str | Mapping) or not isinstance(what, Iterable) else [str(word) for word in what]
+    if len(words) != 2:
+        raise DataError(f"what says what is foretold and what is measured, two words; {what_came(what)} came. Pass for "
+                        'example what=("predicted", "measured").')
     generator = torch.Generator().manual_seed(as_seed(seed))
     low, high = _interval(a, b, generator)
     within = {}
@@ -127,13 +129,19 @@ def predictions(predicted: Any, measured: Any, *, names: Sequence[str] | None = 
         if len(places) >= LEAST:
             ends = _interval(a[places], b[places], generator)
             within[group] = [float(spearman(a[places], b[places])), *ends, float(len(places))]
-    return Predictions(a, b, grouped, named, float(spearman(a, b)), [low, high], within, [str(word) for word in what])
+    return Predictions(a, b, grouped, named, float(spearman(a, b)), [low, high], within, words)
 
 
 def _interval(a: Tensor, b: Tensor, generator: torch.Generator) -> tuple[float, float]:
     drawn = torch.randint(len(a), (DRAWS, len(a)), generator=generator)
     low, high = spearman(a[drawn], b[drawn]).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
+
+
+def _words(values: Any, name: str) -> list[str]:
+    if isinstance(values, str | Mapping) or not isinstance(values, Iterable):
+        raise DataError(f"{name} must be a list with a word for each pair; {what_came(values)} came.")
+    return [str(word) for word in values]
 
 
 def _numbers(values: Any, name: str) -> Tensor:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..diagnostics.counting import counted
 from ..diagnostics.eigenlearning import Eigenlearning
 from ..diagnostics.null_space.reservoir_result import KEPT, Reservoir
 from ..diagnostics.null_space.result import NullSpace
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 #: How many decades below the largest energy are shown.
 DECADES = 8
+
+#: How many decades the reach may add above the largest energy; what lies higher is told of at the top.
+ABOVE = 6
 
 #: How many modes get a stem each.
 MOST_STEMS = 80
@@ -44,12 +48,23 @@ def draw_null_space(result: NullSpace, ax: Axes, theme: Theme) -> None:
     if len(modes) <= MOST_STEMS:
         ax.vlines(modes, floor, target.clamp(min=floor), color=theme.rule, linewidth=0.8)
     # What is below the scale is left out; a line goes along its foot.
-    for energies, colour, marker, width in ((target, theme.down, "o", size), (learned, theme.data, "D", size * 0.8)):
+    # The target is drawn over what was learned, and open, so that both are seen where they are one.
+    for energies, filled, colour, marker, width in ((learned, theme.data, theme.data, "D", size * 0.7),
+                                                    (target, "none", theme.down, "o", size * 1.4)):
         shown = energies > floor
-        ax.plot(modes[shown], energies[shown], color=colour, linestyle="none", marker=marker, markersize=width)
-    ax.plot(modes, reach.clamp(min=floor), color=theme.ink, linewidth=1.4)
-    _logarithmic(ax, floor, 30 * max(top, 1e-300))
+        ax.plot(modes[shown], energies[shown], color=colour, linestyle="none", marker=marker, markersize=width,
+                markerfacecolor=filled, markeredgewidth=0.9)
+    above = max(top, 1e-300) * 10.0**ABOVE
+    ceiling = 10 * min(max(top, float(reach.max()) if len(reach) else 0.0, 1e-300), above)
+    clipped = reach > ceiling
+    ax.plot(modes, reach.clamp(min=floor, max=ceiling), color=theme.ink, linewidth=1.4)
+    _logarithmic(ax, floor, ceiling)
     span = len(modes)
+    if bool(clipped.any()):
+        last = int(modes[clipped].max())
+        first = "mode 1 goes" if last == 1 else f"modes 1 to {last:,} go"
+        ax.annotate(f"↑ the reach of {first} on to {_power(float(reach.max()))}", (1, ceiling), xytext=(4, -4),
+                    textcoords="offset points", color=theme.ink, va="top", fontsize="small")
     ax.set_xlim(0.2, max(span * 1.02, span + 0.6) + 0.22 * span)
     ends = [(_typical(target[-3:], floor), "target", theme.down),
             (_typical(learned[-3:], floor), "learned", theme.data),
@@ -63,9 +78,15 @@ def draw_null_space(result: NullSpace, ax: Axes, theme: Theme) -> None:
 
 def _of_null_space(result: NullSpace) -> str:
     left = f"{result.share:.0%} of the target lay beyond the reach of this run"
-    return (f"At least {left}; error at least {result.bound:.2g}, measured {result.error:.2g}" if result.bound else
-            f"No part of the target lay beyond the reach of this run; error {result.error:.2g}, expected of a fixed "
-            f"kernel {result.unlearnable:.2g}")
+    error, bound = (with_minus(f"{value:.2g}") for value in (result.error, result.bound))
+    if result.bound:
+        return f"At least {left}; error{result.when} at least {bound}, measured {error}"
+    return (f"No part of the target lay beyond the reach of this run; error{result.when} {error}; a fixed kernel "
+            f"trained on these points would have left {with_minus(f'{result.unlearnable:.2g}')}")
+
+
+def _power(value: float) -> str:
+    return with_minus(f"{value:.0e}").replace("e−0", "e−").replace("e+0", "e").replace("e+", "e")
 
 
 @drawing(Reservoir)
@@ -81,8 +102,8 @@ def draw_reservoir(result: Reservoir, ax: Axes, theme: Theme) -> None:
         ax.plot(places, parts, color=colour, linewidth=width, linestyle=(0, (5, 2)))
         ends.append((float(parts[-1]), name, colour))
     ax.axhline(KEPT, color=theme.rule, linewidth=1)
-    low = min(0.0, float(result.values.min()) * 1.05)
-    ax.set_ylim(low, 1.05)
+    # Below 0 there is room for a name that lies at 0, as that of what was not dissipated at all.
+    ax.set_ylim(min(-APART, float(result.values.min()) * 1.05), 1.05)
     span = len(places)
     ax.set_xlim(0.5, span * 1.3 + 0.5)
     bottom, top = ax.get_ylim()
@@ -159,9 +180,10 @@ def draw_eigenlearning(result: Eigenlearning, ax: Axes, theme: Theme) -> None:
 
 
 def _of_eigenlearning(result: Eigenlearning) -> str:
-    said = (f"Expected error {float(result.error[-1]):.2g} at {int(result.sizes[-1]):,} samples; "
-            f"{float(result.learned[-1].sum()):.3g} of {len(result.values):,} modes are learned")
-    return said
+    error, learned = (with_minus(f"{float(value):{form}}") for value, form in (
+        (result.error[-1], ".2g"), (result.learned[-1].sum(), ".3g")))
+    return (f"Expected error {error} at {counted(int(result.sizes[-1]), 'sample')}; {learned} of "
+            f"{counted(len(result.values), 'mode')} are learned")
 
 
 def _typical(values: Tensor, floor: float) -> float:
@@ -177,8 +199,7 @@ def _logarithmic(ax: Axes, floor: float, top: float) -> None:
 def _plain_ticks(ax: Axes) -> None:
     from matplotlib.ticker import FuncFormatter, NullLocator
 
-    form = FuncFormatter(lambda value, _: f"{value:g}" if 1e-3 <= value < 1e4 else
-                         with_minus(f"{value:.0e}").replace("e−0", "e−").replace("e+0", "e"))
+    form = FuncFormatter(lambda value, _: f"{value:g}" if 1e-3 <= value < 1e4 else _power(value))
     for axis in (ax.xaxis, ax.yaxis):
         if axis.get_scale() == "log":
             axis.set_major_formatter(form)

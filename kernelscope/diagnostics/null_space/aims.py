@@ -18,16 +18,17 @@ from ...arguments import as_whole, what_came
 from ...decomposition.output import NAMED
 from ...decomposition.targets import class_targets, shape_of
 from ...errors import DataError, NonFiniteError
+from ...run.classes import BINARY
 from ...run.run import Run
+from ..chances import as_probabilities
 
 #: Said where probabilities are explained.
 PROBABILITIES = ("The probabilities of classes are explained, and their targets are 1 and 0: the error is the Brier "
                  "score averaged over classes, and not the loss that was trained.")
 
-
-def probabilities(outputs: Tensor) -> Tensor:
-    """The probabilities of the classes from their logits, or of the second of two classes from its only logit."""
-    return outputs.softmax(1) if outputs.shape[1] > 1 else outputs.sigmoid()
+#: Said where a point has several labels.
+LABELS = ("The probabilities of labels are explained, each by itself, and their targets are those of the labels: the "
+          "error is the Brier score averaged over labels, and not the loss that was trained.")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Aim:
         output: What :func:`output_functional` takes.
         index: The number of the explained output, if it is one.
         chances: Whether probabilities are explained.
+        labels: Whether these are of labels, of which a point may have several or none.
         width: The number of the network's outputs, 0 if they are no tensor.
     """
 
@@ -46,7 +48,13 @@ class Aim:
     output: int | Callable[..., Tensor] | None
     index: int | None
     chances: bool
+    labels: bool
     width: int
+
+    @property
+    def note(self) -> str:
+        """What is to be said of the values."""
+        return "" if not self.chances else LABELS if self.labels else PROBABILITIES
 
     @classmethod
     def of(cls, run: Run, output: Any, final: Any) -> Aim:
@@ -67,13 +75,15 @@ class Aim:
         if output is not None and index is None and not callable(output) and output != "logits":
             raise DataError(f"output must be None, \"logits\", the number of an output or a function of the outputs; "
                             f"{what_came(output)} came. None explains all outputs, of classes their probabilities.")
-        if index is not None or callable(output) or output == "logits" or not run.is_classification:
-            return cls(run, None if output == "logits" else output, index, False, width)
+        labels = run.loss.name in BINARY and not run.is_classification
+        if index is not None or callable(output) or output == "logits" or not (labels or run.is_classification):
+            return cls(run, None if output == "logits" else output, index, False, labels, width)
         if not isinstance(final, Tensor) or final.ndim > 2:
             raise DataError(
                 f"Probabilities of classes need outputs with shape (n, classes), and this network gives "
                 f"{shape_of(final)}. Pass a function of the outputs as output, and as y the values it should take.")
-        return cls(run, lambda outputs: probabilities(outputs.reshape(len(outputs), -1)), None, True, width)
+        return cls(run, lambda outputs: as_probabilities(run, outputs.reshape(len(outputs), -1)), None, True, labels,
+                   width)
 
     def values(self, targets: Tensor, explained: Tensor) -> Tensor:
         """The values that explained outputs of shape (q, c) should take, with their shape.
@@ -94,7 +104,19 @@ class Aim:
             raise DataError("Targets must be real numbers, and complex ones came. Pass their parts as two outputs.")
         each = targets.shape[1:].numel()
         alone = each == 1 and not targets.is_floating_point()
-        if self.run.is_classification and (alone or self.chances and each == 1):
+        if self.chances and each == width and targets.is_floating_point() and self.run.loss.name in BINARY:
+            rows = targets.reshape(count, width).double()
+            if bool(((rows < 0) | (rows > 1)).any()):
+                raise DataError("The loss of this run takes probabilities from 0 to 1 as targets, and others came. "
+                                "Pass y as they were in training.")
+            return rows
+        if self._of_rows and alone:
+            classes = class_targets(targets, self.run, torch.empty(0, self.width))
+            if self.index is not None:
+                return (classes == self.index % self.width).double()[:, None]
+            if width == self.width:
+                return torch.nn.functional.one_hot(classes, width).double()
+        elif self.run.is_classification and (alone or self.chances and each == 1):
             names = self.run.class_names or []
             classes = class_targets(targets, self.run, torch.empty(0, self.width) if self.width > 1 else None)
             if self.index is not None:
@@ -111,5 +133,11 @@ class Aim:
         raise DataError(
             f"The targets must say what each of the {width} explained outputs should be, and they are "
             f"{shape_of(targets)}. Pass y with shape ({count}, {width})"
-            f"{', or the index of each class' if self.run.is_classification else ''}."
+            f"{', or the index of each class' if self.run.is_classification or self._of_rows else ''}."
         )
+
+    @property
+    def _of_rows(self) -> bool:
+        """Whether rows with a 1 for the class were learned as quantities, so that an index means such a row."""
+        return self.width > 1 and self.run.class_indices is not None and not self.run.is_classification and (
+            not callable(self.output))

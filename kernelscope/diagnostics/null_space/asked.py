@@ -24,6 +24,9 @@ from .aims import Aim
 #: What is said where the training samples cannot be held against the explained outputs.
 UNKNOWN = "Training samples have no targets of the explained output, so no error is expected by eigenlearning."
 
+#: How many training samples are looked at if nobody says.
+MOST = 1000
+
 #: Inputs with a row for each query, and the targets of these.
 Queries = tuple[tuple[Tensor, ...], Tensor]
 
@@ -130,10 +133,9 @@ def chosen_samples(run: Run, samples: Any, on: str) -> list[int]:
     count = int(run.samples.seen.sum())
     number = as_whole(samples)
     if samples is None:
-        chosen = list(range(count))
+        chosen = _evenly(count, min(count, MOST))
     elif number is not None:
-        number = min(as_count(samples, "samples"), count)
-        chosen = sorted({round(i * (count - 1) / max(number - 1, 1)) for i in range(number)})
+        chosen = _evenly(count, min(as_count(samples, "samples"), count))
     else:
         try:
             chosen = sorted({as_place(i, "samples", count, "samples that were drawn") for i in samples})
@@ -144,6 +146,18 @@ def chosen_samples(run: Run, samples: Any, on: str) -> list[int]:
         raise DataError(f'on="{on}" looks at training samples, and there are none. Leave samples out, or pass '
                         'on="queries".')
     return chosen
+
+
+def _evenly(count: int, number: int) -> list[int]:
+    return sorted({round(i * (count - 1) / max(number - 1, 1)) for i in range(number)})
+
+
+def part_words(run: Run, chosen: list[int], on: str) -> str:
+    """What is said where some of the samples stand for all of them without anybody having asked for it."""
+    count = int(run.samples.seen.sum())
+    use = "join the matrix for the expected error" if on == "queries" else "are looked at"
+    return "" if count <= MOST else (
+        f"{len(chosen):,} of {count:,} training samples, evenly chosen, {use}; samples={count} takes all.")
 
 
 def _some(points: Points, places: list[int]) -> Points:

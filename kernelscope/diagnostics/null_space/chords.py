@@ -147,8 +147,13 @@ class Walk:
         """Each chord that moved, with its buffers, q and e; what is met goes into :attr:`met`."""
         met, held = self.met, self.trajectory
         first = held.run.start + self.times[0]
-        met.initial = now = self.outputs(held.at(first), held.buffers(first))
+        met.initial = now = self.outputs(held.at(first), held.first_buffers() if not self.times[0] else
+                                         held.buffers(first))
         met.buffers = torch.zeros_like(now)
+        if held.buffers(first) and not self.times[0]:
+            # The first forward pass had moved them before the first step.
+            now = self.outputs(held.at(first), held.buffers(first))
+            met.buffers = now - met.initial
         for chord in chords(held, self.times):
             buffers = held.buffers(chord.start)
             if chord.energy > 0:

@@ -23,8 +23,7 @@ from ...network import undisturbed
 from ...progress import Bar
 from ...run.run import Run
 from ..states import times_of
-from .aims import PROBABILITIES
-from .asked import Asked, as_asked, chosen_samples
+from .asked import Asked, as_asked, chosen_samples, part_words
 from .reservoir import reservoir_of
 from .result import NullSpace
 from .solving import solved
@@ -47,6 +46,10 @@ def null_space(run: Run, x: Any = None, y: Any = None, *, times: Any = None,
     energy of the path. Modes of :math:`\mu_j = 0` did not move at all. This holds for every optimizer, loss and
     network. The network is read in eval mode.
 
+    The matrix is one of all points, training samples and queries: with N of them a chord costs N gradients, and their
+    products :math:`N^2 P` operations for P parameters. ``samples=0`` leaves the samples out, which is much faster where
+    there are few queries.
+
     Args:
         run: The recorded run, or a slice of it.
         x: The queries, in any form that :func:`decompose` takes; without them the points are the training samples.
@@ -58,8 +61,9 @@ def null_space(run: Run, x: Any = None, y: Any = None, *, times: Any = None,
         on: The points of the modes: ``"queries"``, ``"samples"`` (those of training), or ``"all"`` of them.
         rank: The number of columns of a sketch, for more points than a matrix has room for; ``None`` for the matrix.
         gramian: Whether the directions of residuals that moved nothing are computed too, as by :func:`reservoir`.
-        samples: Which training samples are looked at: all that were drawn if not given; how many, evenly among them;
-            or their places. With 0 the expected error is left out.
+        samples: Which training samples join the matrix beside the queries: at most 1,000, evenly among those that were
+            drawn, if not given; how many, evenly; or their places. Of modes on queries they serve the error expected by
+            eigenlearning alone; with 0 it is left out.
         dtype: The precision to compute in, as in :func:`decompose`.
         device: Where to compute.
         memory: About how many bytes may be used, as a number or as ``"1GB"``.
@@ -108,18 +112,20 @@ def null_space(run: Run, x: Any = None, y: Any = None, *, times: Any = None,
         inputs = queries[0] if queries is not None else samples_of(run).inputs
         dtype, note = ledger_precision(run, dtype, inputs, place)
         trajectory = Trajectory(run, dtype, place)
-        asked = Asked.of(trajectory, queries, output, on, chosen_samples(run, samples, on), wanted is not None)
+        chosen = chosen_samples(run, samples, on)
+        asked = Asked.of(trajectory, queries, output, on, chosen, wanted is not None)
         bar = Bar(total=len(at) - 1, desc="null space", unit="chord", disable=quiet)
         with bar:
             found, about = solved(asked, trajectory, at, wanted, memory, bar.update)
         # What the reservoir says of its own progress comes after the chords.
         reserve = reservoir_of(trajectory, inputs, None, memory, quiet) if gramian else None
     told = run.info()
-    said = note, PROBABILITIES if asked.aim.chances else "", asked.note, asked.side.note
+    part = part_words(run, chosen, on) if samples is None and (wanted is None or on != "queries") else ""
+    said = note, asked.aim.note, asked.note, part, asked.side.note
     notes = [words for words in said if words]
     return NullSpace(**found, on=on, reservoir=reserve, output_names=asked.side.functional.names, info={
         "run": {key: told[key] for key in ("path", "steps", "rules", "samples", "parameters", "loss", "dtype")},
-        "first_step": run.start, "times": at, "rank": wanted, "rounding": ROUNDING[dtype],
+        "first_step": run.start, "times": at, "steps": len(run), "rank": wanted, "rounding": ROUNDING[dtype],
         "dtype": str(dtype).removeprefix("torch."), "engine": asked.side.way, "notes": notes,
         "samples": asked.samples, "queries": 0 if queries is None else len(inputs[0]), **about,
         "seconds": round(time.perf_counter() - begun, 3),

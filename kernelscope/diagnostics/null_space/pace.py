@@ -4,8 +4,9 @@ The filter :math:`F_j = 1 - e^{-s\lambda_j}` of a path kernel, which holds the l
 that the kernel does not know: the curvature a of the loss in the explained outputs, with
 :math:`\ell'(f) \approx a\,J^T(F(f) - y)` by least squares at the start (2 over the number of outputs for a mean squared
 error), times how much further than its learning rate an optimizer steps. Of SGD with momentum that is
-:math:`1/(1-\mu)`; of others the energy of the path over the fall of the loss, which are one number for gradient flow.
-It is an estimate, and no certificate rests on it.
+:math:`1/(1-\mu)` times the factor by which the losses of a pass were reduced (1 of a mean, n of a sum over n samples);
+of others the energy of the path over the fall of the mean loss, which are one number for gradient flow. It is an
+estimate, and no certificate rests on it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ...errors import DataError
 from ...network import per_sample_losses
 from ...run.run import Run
 from .aims import Aim
+from .reduction import reduction
 
 
 @dataclass(frozen=True)
@@ -29,31 +31,36 @@ class Pace:
 
     Attributes:
         speed: Curvature times pace.
-        loss: The mean loss of the samples at the start and at the end; empty without samples.
+        loss: The mean loss of the samples at the start and at the end of the path; empty without samples.
+        reduction: By which factor the gradient of the mean loss went into the steps.
     """
 
     speed: float
     loss: Tensor
+    reduction: float
 
     @classmethod
-    def of(cls, trajectory: Trajectory, samples: tuple[Any, ...] | None, aim: Aim, energy: float) -> Pace:
-        """The speed of a run, from the training samples that are looked at."""
-        run = trajectory.run
+    def of(cls, trajectory: Trajectory, start: int, stop: int, samples: tuple[Any, ...] | None, aim: Aim,
+           energy: float, memory: int) -> Pace:
+        """The speed from step ``start`` of the recording to ``stop``, from the training samples that are looked at."""
+        own = momentum_pace(trajectory.run, start, stop)
+        factor = reduction(trajectory, start, stop, memory)
+        pace = None if own is None else own * factor
         if samples is None:
-            return cls(momentum_pace(run) or 1.0, torch.zeros(0, dtype=torch.float64))
+            return cls(pace or 1.0, torch.zeros(0, dtype=torch.float64), factor)
         inputs, targets = samples
-        ends = [_loss(trajectory, k, inputs, targets) for k in (run.start, run.stop)]
+        ends = [_loss(trajectory, k, inputs, targets) for k in (start, stop)]
         drop = ends[0] - ends[1]
-        own = momentum_pace(run)
-        pace = own if own is not None else energy / drop if drop > 0 else 1.0
-        curvature = _curvature(trajectory, inputs, targets, aim)
-        return cls(curvature * pace, torch.tensor(ends, dtype=torch.float64))
+        if pace is None:
+            pace = energy / drop if drop > 0 else 1.0
+        curvature = _curvature(trajectory, start, inputs, targets, aim)
+        return cls(curvature * pace, torch.tensor(ends, dtype=torch.float64), factor)
 
 
-def momentum_pace(run: Run) -> float | None:
+def momentum_pace(run: Run, start: int, stop: int) -> float | None:
     """How much further than its learning rate SGD with momentum steps, in the mean over steps; ``None`` of others."""
     found = []
-    for k in range(run.start, run.stop):
+    for k in range(start, stop):
         step = run.step(k)
         if step.optimizer != "SGD":
             return None
@@ -71,9 +78,9 @@ def _loss(trajectory: Trajectory, k: int, inputs: tuple[Tensor, ...], targets: T
     return float(per_sample_losses(trajectory.run.loss, outputs, targets, len(targets)).mean())
 
 
-def _curvature(trajectory: Trajectory, inputs: tuple[Tensor, ...], targets: Tensor, aim: Aim) -> float:
+def _curvature(trajectory: Trajectory, k: int, inputs: tuple[Tensor, ...], targets: Tensor, aim: Aim) -> float:
     run = trajectory.run
-    outputs = run.network(trajectory.at(run.start), trajectory.buffers(run.start), inputs)
+    outputs = run.network(trajectory.at(k), trajectory.buffers(k), inputs)
     if not isinstance(outputs, Tensor):
         return 1.0
     with torch.enable_grad():

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ...arguments import as_switch
 from ...budget import as_words
+from ...decomposition.exact import final_outputs
 from ...decomposition.output import output_functional
 from ...decomposition.precision import checked_dtype, ledger_precision
 from ...decomposition.query_side import QuerySide
@@ -43,6 +44,12 @@ from .reservoir_result import Reservoir
 
 #: Rounding of a long product of steps, relative, by the precision of the computation.
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3}
+
+#: How far recorded steps of a lower precision may be from exact ones, relative.
+COARSE = 0.1
+
+#: Columns of which one is this part of the others' length beside them span no direction more.
+SPANNED = 1e-10
 
 #: What is said of a run that begins in motion.
 HEAVY = ("The optimizer had momentum before the first step of this run, which no residual explains. Take the run from "
@@ -139,6 +146,7 @@ def reservoir_of(trajectory: Trajectory, queries: tuple[Tensor, ...] | None, dir
         foretold=moved[..., -1], labels=targets - targets.mean(0), ids=samples.ids,
         plain=all(moves_plainly(run.step(k)) for k in range(run.start, run.stop)),
         info={"first_step": run.start, "steps": len(run), "rounding": ROUNDING[trajectory.dtype],
+              "recorded": max(ROUNDING[trajectory.dtype], ROUNDING.get(run.precision, COARSE)),
               "dtype": str(trajectory.dtype).removeprefix("torch."), "engine": side.way})
 
 
@@ -176,13 +184,22 @@ def _basis(directions: Any, n: int, c: int) -> Tensor:
     flat = as_float64(directions).reshape(n * c, -1)
     if not bool(flat.isfinite().all()):
         raise DataError("directions hold NaN or infinite values. Pass finite columns.")
+    lengths = flat.norm(dim=0)
+    count = flat.shape[1]
+    apart = torch.linalg.svdvals(flat / lengths.clamp(min=torch.finfo(flat.dtype).tiny))
+    if count > n * c or not bool(lengths.all()) or float(apart[-1]) <= SPANNED * float(apart[0]):
+        rank = int((apart > SPANNED * float(apart[0])).sum()) if bool(lengths.any()) else 0
+        raise DataError(f"directions must be columns of which none follows from the others; {count} came that span "
+                        f"{rank} of {n * c} dimensions. Pass the columns of torch.linalg.qr of them that are needed.")
     return torch.linalg.qr(flat)[0].reshape(n, c, -1)
 
 
 def _queries(trajectory: Trajectory, queries: tuple[Tensor, ...]) -> QuerySide:
     run = trajectory.run
     inputs = cast(queries, trajectory.dtype, trajectory.device)
-    final = run.network(trajectory.at(run.stop), trajectory.buffers(run.stop), inputs)
+    if not len(inputs[0]):
+        raise DataError("No query came. Pass one or more as x, or leave x out for the residuals alone.")
+    final = final_outputs(trajectory, None, inputs)
     functional = output_functional(None, final, None, run, len(inputs[0])).to(trajectory.dtype)
     side = QuerySide(run.network, inputs, functional, run.names)
     side.probe(trajectory.at(run.start), trajectory.buffers(run.start))

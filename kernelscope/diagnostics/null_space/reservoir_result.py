@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...result import Check, CheckRow, Result
 from ...text import with_minus
+from ..counting import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,8 +81,8 @@ class Reservoir(Result):
             whole = typical(torch.ones_like(self.kept))
             if whole:
                 queries = f"; of what residuals do to queries they hold {(typical(self.kept) / whole) ** 2:.1%}"
-        return (f"of {len(self.values):,} directions of the residual {count:,} kept more than half of their energy; "
-                f"they held {self.held(self.initial):.0%} of the residual at the start and "
+        return (f"of {counted(len(self.values), 'direction')} of the residual {count:,} kept more than half of "
+                f"their energy; they held {self.held(self.initial):.0%} of the residual at the start and "
                 f"{self.held(self.labels):.0%} of the targets{queries}")
 
     def summary(self) -> str:
@@ -100,6 +101,8 @@ class Reservoir(Result):
     def check(self) -> Check:
         """Whether the steps are those recorded, and no query is moved further than N3 allows."""
         limit = self.info.get("rounding", 1e-9)
+        # A run is known to the digits that it was trained in.
+        met = self.info.get("recorded", limit)
         gap = _relative(self.carried, self.final, torch.cat([self.initial, self.final]))
         off = _relative(self.foretold, self.change, self.change)
         allowed = self.lengths[..., None] * self.energies
@@ -107,14 +110,15 @@ class Reservoir(Result):
             self.moved) and self.moved.numel() else 0.0
         least, most = float(self.values.min()), float(self.values.max())
         return Check((
-            CheckRow("residual", "pass" if gap <= limit else "fail", gap, limit,
+            CheckRow("residual", "pass" if gap <= met else "fail", gap, met,
                      f"The steps take the first residual to the last, up to {with_minus(f'{gap:.1e}')}."),
-            CheckRow("transfer", "pass" if off <= limit else "fail", off, limit,
+            CheckRow("transfer", "pass" if off <= met else "fail", off, met,
                      f"They take it to the change at the queries, up to {with_minus(f'{off:.1e}')}."),
             CheckRow("N3", "pass" if over <= 1 + limit else "fail", over, 1.0,
                      f"No direction moved a query further than its energy allows; the nearest came to {over:.0%}."),
             CheckRow("dissipation", "pass" if not self.plain or least >= -1e-6 else "warn", least, 0.0,
-                     f"Eigenvalues of I − ΨᵀΨ are between {with_minus(f'{least:.2g}')} and {most:.2g}"
+                     f"Eigenvalues of I − ΨᵀΨ are between {with_minus(f'{least:.2g}')} and "
+                     f"{with_minus(f'{most:.2g}')}"
                      + ("." if self.plain and least >= -1e-6 else
                         ": below 0 a step was too large, or momentum carried a direction further." if least < 0 else
                         "; with momentum or a preconditioner they are no sum over steps.")),

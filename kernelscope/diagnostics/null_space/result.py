@@ -11,6 +11,7 @@ from torch import Tensor
 from ...arguments import as_count
 from ...result import Check, CheckRow, Result
 from ...text import with_minus
+from ..counting import counted
 from .reach import bound_of, by_modes, reaches
 from .reservoir_result import Reservoir
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 NAMED = 3
 
 #: Where the points stand, in words.
-PLACES = {"queries": "queries", "samples": "training samples", "all": "training samples and queries"}
+PLACES = {"queries": ("query", "queries"), "samples": ("training sample", "training samples"),
+          "all": ("point", "training samples and queries")}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -41,13 +43,15 @@ class NullSpace(Result):
         outside: What a sketch left out: the energy of the target there, what was learned there, both with shape (2,).
         slack: By how much an eigenvalue may be more than ``values`` say: rounding, and what a sketch left out.
         targets: f* at the points, with shape (m, c).
-        initial: f_0, with shape (m, c).
-        final: f_T.
-        buffers: What buffers added on the way.
+        initial: f_0 at the first of the times, with shape (m, c); at the start of a run that of :func:`decompose`.
+        final: f_T at the last of the times.
+        buffers: What buffers added on the way, with what the first forward pass had made of them.
         energies: The energy of each chord of the path.
-        loss: The mean loss of training samples at the start and at the end; empty if there are none.
-        predicted: The expected mean squared error by eigenlearning; NaN where no training sample was looked at.
-        speed: s, the curvature of the loss in the outputs times the pace of the optimizer.
+        loss: The mean loss of training samples at the first and the last time; empty if there are none.
+        predicted: The expected mean squared error by eigenlearning, which counts the samples; ``None`` where no
+            training sample was looked at.
+        speed: s, the curvature of the loss in the outputs times the pace of the optimizer and the factor by which
+            losses were reduced.
         left: What is left of the change of outputs once chords and buffers are taken off, relative to their sizes.
         trace: The trace of the path kernel on the points.
         on: ``"queries"``, ``"samples"`` or ``"all"``.
@@ -118,7 +122,7 @@ class NullSpace(Result):
 
     @property
     def error(self) -> float:
-        """The mean squared error at the end of the run."""
+        """The mean squared error at the last of the times, which is the end of the run if none were named."""
         return float((self.targets - self.final).square().mean())
 
     @property
@@ -133,25 +137,40 @@ class NullSpace(Result):
 
     @property
     def unlearnable(self) -> float:
-        r"""The mean squared target that a fixed kernel would not have learned, :math:`\sum_j (1 - F_j)^2 |a_j|^2`."""
+        r"""The mean squared target that a fixed kernel trained on these points would not have learned.
+
+        .. math:: \tfrac1{mc} \sum_j (1 - F_j)^2 |a_j|^2
+        """
         left = float(((1 - self.filter).square() * self.aimed).sum() + self.outside[0])
         return left / max(self.targets.numel(), 1)
 
     def said(self) -> str:
         """What could not be learned, in words."""
-        m = len(self.targets)
+        count = len(self.values)
         movable = self.values > self.slack if self.null_dimension else torch.ones_like(self.values, dtype=torch.bool)
         within = int((movable & (self.reach.square() >= self.aimed)).sum())
-        null = f"; {self.null_dimension:,} it could not move at all" if self.null_dimension else ""
-        begun = (f"of {len(self.values):,} modes on {m:,} {PLACES[self.on]} the run could move {within:,}, each by "
-                 f"itself, as far as the target asks{null}")
+        moved = (f"could move {within:,}, each by itself, as far as the target asks" if count != 1 else
+                 f"{'could' if within else 'could not'} move it as far as the target asks")
+        null = f"; {self.null_dimension:,} it could not move at all" if self.null_dimension and count != 1 else ""
+        begun = f"of {counted(count, 'mode')} on {counted(len(self.targets), *PLACES[self.on])} the run {moved}{null}"
+        error = f"its mean squared error{self.when}"
         if not self.bound:
-            expected = (f", a fixed kernel would have left {_number(self.unlearnable)}" if self.predicted is None else
-                        f", and {_number(self.predicted)} is expected by eigenlearning")
-            return (f"{begun}; no part of the target lay beyond its reach; the mean squared error is "
-                    f"{_number(self.error)}{expected}")
-        return (f"{begun}; at least {_share(self.share)} of the target’s energy lay beyond its reach, so its mean "
-                f"squared error is at least {_number(self.bound)}, and it is {_number(self.error)}")
+            return (f"{begun}; no part of the target lay beyond its reach; {error} is {_number(self.error)}; "
+                    f"{self.expected()}")
+        return (f"{begun}; at least {_share(self.share)} of the target’s energy lay beyond its reach, so {error} is at "
+                f"least {_number(self.bound)}, and it is {_number(self.error)}")
+
+    @property
+    def when(self) -> str:
+        """The step behind the path, in words, where it is not the last of the run."""
+        times, steps = self.info.get("times", []), self.info.get("steps")
+        return f" at step {times[-1]:,} of {steps:,}" if times and steps and times[-1] != steps else ""
+
+    def expected(self) -> str:
+        """The two errors that are expected without the course of the run, in words."""
+        fixed = f"a fixed kernel trained on all these points would have left {_number(self.unlearnable)}"
+        return fixed if self.predicted is None else (
+            f"{fixed}, and eigenlearning, which counts the samples, expects {_number(self.predicted)}")
 
     def summary(self) -> str:
         return f"NullSpace({self.said()})"
@@ -237,9 +256,12 @@ class NullSpace(Result):
                      lengths, 1.0, f"The modes carry {lengths:.6%} of the trace of the path kernel."),
         ]
         if len(self.loss):
-            drop = float(self.loss[0] - self.loss[1])
+            drop, factor = float(self.loss[0] - self.loss[1]), float(self.info.get("reduction", 1.0))
             rows.append(CheckRow(
                 "energy", "pass", self.energy, drop,
+                f"The energy of the path is {_number(self.energy)}, and the mean loss fell by {_number(drop)}; of "
+                f"plain gradient descent by small full-batch steps the energy is {_number(factor)} times this fall."
+                if abs(factor - 1) > 1e-3 else
                 f"The energy of the path is {_number(self.energy)}, and the mean loss fell by {_number(drop)}: of "
                 "plain gradient descent by small full-batch steps the two are one number."))
         return Check(tuple(rows))
@@ -250,7 +272,7 @@ class NullSpace(Result):
 
 
 def _share(value: float) -> str:
-    return f"{value:.0%}" if value >= 0.005 else f"{value:.1e}".replace("e-", "e−")
+    return f"{value:.0%}" if value >= 0.005 else with_minus(f"{value:.1e}")
 
 
 def _number(value: float) -> str:

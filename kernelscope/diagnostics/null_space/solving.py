@@ -13,7 +13,7 @@ from ...decomposition.stochastic.gradient_products import Plan
 from ...decomposition.trajectory import Trajectory
 from ...errors import OutOfBudget
 from ...run.run import Run
-from ..eigenlearning import expected_error, learnability, unseen_error
+from ..eigenlearning import expected_error, learnability, pool_errors
 from .asked import Asked
 from .chords import Walk
 from .pace import Pace
@@ -48,14 +48,16 @@ def solved(asked: Asked, trajectory: Trajectory, at: list[int], rank: int | None
     aim, learned = modes.T @ wanted, modes.T @ changed
     outside = torch.stack([(part - modes @ (modes.T @ part)).square().sum() for part in (wanted, changed)])
     slack = 4 * m * torch.finfo(trajectory.dtype).eps * float(values[0].clamp(min=0)) + left if len(values) else 0.0
-    pace = Pace.of(trajectory, asked.raw, asked.aim, met.energy)
+    pace = Pace.of(trajectory, run.start + at[0], run.start + at[-1], asked.raw, asked.aim, met.energy, memory)
     filtered = 1 - torch.exp(-values.clamp(min=0) * pace.speed / max(m, 1))
     whole = asked.targets - met.initial - met.buffers
     predicted = None
     if asked.known is not None and asked.samples:
-        predicted = _predicted(matrix, whole, values, aim, outside, m, asked.samples, pace.speed)
+        predicted = _predicted(matrix, whole, values, aim, outside, m, asked.samples, int(run.samples.seen.sum()),
+                               pace.speed)
     largest = float(values[0]) if len(values) else 0.0
-    about = {"least": float(values[-1]) / largest if largest > 0 else 0.0, "asymmetry": met.asymmetry}
+    about = {"least": float(values[-1]) / largest if largest > 0 else 0.0, "asymmetry": met.asymmetry,
+             "reduction": pace.reduction}
     return {
         "values": values.clamp(min=0), "modes": modes, "aim": aim, "learned": learned, "filter": filtered,
         "outside": outside if rank is not None and len(values) < m else torch.zeros(2, dtype=torch.float64),
@@ -86,8 +88,11 @@ def _part(asked: Asked, run: Run, trajectory: Trajectory, rank: int, memory: int
 
 
 def _predicted(matrix: Tensor | None, whole: Tensor, values: Tensor, aim: Tensor, outside: Tensor, m: int,
-               samples: int, speed: float) -> float | None:
-    """The mean squared error that eigenlearning expects of early stopping, a ridge of one over the speed."""
+               samples: int, n: int, speed: float) -> float | None:
+    """The mean squared error that eigenlearning expects of early stopping, a ridge of one over the speed.
+
+    Of the n samples of the run some stand in the matrix; a pool of them all would be larger in this proportion.
+    """
     if matrix is None:
         eigenvalues, energies = values.clamp(min=0) / m, aim.square().mean(1) / m
         beyond = float(outside[0]) / m / whole.shape[1]
@@ -97,9 +102,9 @@ def _predicted(matrix: Tensor | None, whole: Tensor, values: Tensor, aim: Tensor
         energies, beyond = (vectors.T @ whole).square().mean(1) / len(matrix), 0.0
     if not speed:
         return float(energies.sum()) + beyond
-    kappa, learned = learnability(eigenvalues, samples, samples / speed)
-    found = expected_error(learned, energies, samples, beyond)
-    if matrix is not None and kappa:
+    if matrix is None or samples == len(matrix):
+        found = expected_error(learnability(eigenvalues, n, n / speed)[1], energies, n, beyond)
+    else:
         # The pool is made of the samples and the queries, and what is asked for is the error of these.
-        found = unseen_error(found, samples, len(matrix), found / (speed * kappa) ** 2)
+        found = pool_errors(eigenvalues, energies, n, n / speed, len(matrix) * n / samples, 0.0)[1]
     return found if found < float("inf") else None
