@@ -482,3 +482,61 @@ def test_queries_that_do_not_fit_are_refused(run, x):
         ks.coverage(run[2:2], x)
     with pytest.raises(DataError, match="recorded run"):
         ks.coverage("runs/digits", x)
+
+
+class Dead(nn.Module):
+    """A network that answers nought, by any parameters, wherever its first input is negative."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([[1.0, 0.5, -0.2]], dtype=torch.float64))
+
+    def forward(self, x):
+        return (x @ self.weight.T) * (x[:, :1] > 0)
+
+
+def moved_once(model, x, y, lr=0.05, steps=1):
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    with ks.record(model, (x, y), loss=F.mse_loss) as recording:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            F.mse_loss(model(x), y).backward()
+            optimizer.step()
+    return recording.run
+
+
+def test_nothing_was_learned_of_an_answer_that_no_parameter_moves():
+    x = random(10, 3).abs()
+    run = moved_once(Dead(), x, random(10, 1, seed=1))
+    queries = torch.cat([x[:2], -x[:2], -x[2:3]])
+    found = ks.coverage(run, queries, by_layer=True)
+    for silent in (found.coverage[2:], found.ladder[:, 2:], found.by_layer[""][2:], found.profile[2:, :-1]):
+        assert float(silent.abs().max()) == 0
+    assert found.inside.tolist() == [True, True, False, False, False]
+    assert float(found.rank[2:].max()) == pytest.approx(1 / 11)
+    assert float(found.profile[2:, -1].min()) == 1
+    assert "the answer to 3 of the 5 queries" in " ".join(found.info["notes"])
+    assert "no parameter moves this answer" in found.sentence(3)
+    assert "training samples" not in " ".join(ks.coverage(run, x[:2]).info["notes"])
+    half = moved_once(Dead(), torch.cat([x, -x]), random(20, 1, seed=1))
+    silent = ks.coverage(half, queries)
+    assert "10 of the 20 training samples" in " ".join(silent.info["notes"])
+    assert silent.inside.tolist() == found.inside.tolist()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_round_off_decides_no_verdict(seed):
+    # More samples than features: each is a sum of the others, and so is each query.
+    x = random(40, 5, seed=seed) * torch.logspace(0, -3, 5, dtype=torch.float64)
+    found = ks.coverage(moved_once(nn.Linear(5, 1, bias=False).double(), x, random(40, 1, seed=9)),
+                        random(50, 5, seed=seed + 7), ridge=0.0)
+    assert bool(found.inside.all())
+    assert found.rank.tolist() == [1.0] * 50
+
+
+def test_samples_that_stand_twice_are_spoken_of(x):
+    points, y = random(N, 4), torch.arange(N) % C
+    net = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, C)).double()
+    twice = recorded(net, torch.cat([points, points]), torch.cat([y, y]))
+    assert "24 of the 24 training samples have the same inputs" in " ".join(ks.coverage(twice, x).info["notes"])
+    assert not any("same inputs" in note for note in ks.coverage(recorded(net, points, y), x).info["notes"])

@@ -24,10 +24,11 @@ from ...progress import Bar
 from ...run.run import Run
 from ..baselines import NEIGHBOUR
 from ..states import times_of
+from .cautions import cautions
 from .gradients import FEATURES, KERNELS, TIMES, features_of, layers_of, weights_of
 from .ledger import ledger_scores
 from .others import other_scores
-from .result import Coverage
+from .result import ROUNDING, Coverage
 from .scoring import kernel_scores, layer_scores
 from .seen import classes_of, look, rightness
 from .spanning import spanned
@@ -126,7 +127,8 @@ def coverage(run: Run, x: Any, *, kernel: str = "tangent", feature: str = "predi
         others = other_scores(run, seen, dtype, place, memory) if baselines else {}
     ids = [held.ids[i] for i in taken.tolist()]
     labels = None if held.labels is None else [held.labels[i] for i in taken.tolist()]
-    scores = kernel_scores(found, seen, ridge, ids, labels)
+    precision = str(dtype).removeprefix("torch.")
+    scores = kernel_scores(found, seen, ridge, ids, labels, ROUNDING[precision])
     book, missing = (ledger_scores(run, queries.inputs, seen, found.diagonal, dtype=dtype, device=place, memory=memory,
                                    progress=progress) if ledger else ({}, None))
     told = run.info()
@@ -138,8 +140,8 @@ def coverage(run: Run, x: Any, *, kernel: str = "tangent", feature: str = "predi
         info={"run": {key: told[key] for key in ("path", "steps", "rules", "samples", "parameters", "loss", "dtype")},
               "samples": len(ids), "features": found.size, "times": moments, "modes": len(found.span.values),
               "solved": "n by n" if found.span.dual else "p by p", "last layer": seen.last, "neighbour": NEIGHBOUR,
-              "dtype": str(dtype).removeprefix("torch."),
-              "notes": [words for words in (note, *seen.notes, missing) if words],
+              "dtype": precision,
+              "notes": [words for words in (note, *seen.notes, *cautions(found, seen.samples), missing) if words],
               "seconds": round(time.perf_counter() - begun, 3)})
 
 

@@ -28,6 +28,9 @@ FALLING = ("variance", "schur", "init share", "SGD variance")
 #: How many queries like those of training lie within error bars that hold 95 % of the training samples.
 HELD = 0.9
 
+#: How far two coverages may differ by round-off alone.
+ROUNDING = {"float64": 1e-9, "float32": 1e-6}
+
 #: How far k_x may lie outside the range of K, relative to its norm.
 RANGE = {"float64": 1e-5, "float32": 1e-2}
 
@@ -37,7 +40,8 @@ class Coverage(Result):
     r"""How much of each query's tangent feature lies inside the span of those of training.
 
     Attributes:
-        coverage: :math:`c_\lambda(x) = k_x^T (K + \lambda)^{-1} k_x / k(x, x)`, between 0 and 1, with shape (q,).
+        coverage: :math:`c_\lambda(x) = k_x^T (K + \lambda)^{-1} k_x / k(x, x)`, between 0 and 1, with shape (q,);
+            0 where no parameter moves the answer and the feature is nought.
         ladder: The same for each ridge of ``ridges``, with shape (r, q).
         ridges: Ridges as shares of tr K / n, descending.
         ridge: The one of ``coverage``.
@@ -107,8 +111,12 @@ class Coverage(Result):
 
     @property
     def inside(self) -> Tensor:
-        """Whether each query is at least as covered as ``threshold``, with shape (q,)."""
-        return self.coverage >= self.threshold
+        """Whether each query is at least as covered as ``threshold``, but for round-off, with shape (q,).
+
+        A query whose feature is nought is outside.
+        """
+        rounding = ROUNDING.get(self.info.get("dtype", "float64"), ROUNDING["float64"])
+        return (self.coverage >= self.threshold - rounding) & (self.diagonal > 0)
 
     @property
     def sensitivity(self) -> Tensor:
@@ -177,7 +185,11 @@ class Coverage(Result):
         i = int(rows_of(i, len(self))[0])
         named = self.class_name(i)
         verdict = "inside" if bool(self.inside[i]) else "outside"
-        less = float((self.left_out > self.coverage[i]).double().mean())
+        if not float(self.diagonal[i]):
+            return (f"Query {i}{f', answered {named}' if named else ''}: no parameter moves this answer, so nothing "
+                    "that was learned supports it, and it counts as outside.")
+        n = len(self.left_out)
+        less = 1 - round(float(self.rank[i]) * (n + 1) - 1) / n
         near = "" if self.nearest_labels is None else f", a {self.nearest_labels[i]}"
         return (f"Query {i}{f', answered {named}' if named else ''}: {float(self.coverage[i]):.1%} of its feature is "
                 f"inside the span of training. It is less covered than {less:.0%} of the training samples are by the "
