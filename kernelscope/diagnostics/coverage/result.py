@@ -147,7 +147,7 @@ class Coverage(Result):
         known = self.scores()
         if name not in known:
             raise DataError(f"There is no score {name!r}. There are {', '.join(known)}; those of the ledger with "
-                            "ledger=True.")
+                            "ledger=True, the SGD variance with sgd_variance=True.")
         return known[name]
 
     def __len__(self) -> int:
