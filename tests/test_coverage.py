@@ -1,6 +1,7 @@
 """Laws of coverage: projections onto explicit features, samples left out, ridges, times and layers."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -662,3 +663,26 @@ def test_a_run_that_never_moved_has_no_path_kernel(x):
     with pytest.raises(DataError, match="Every learning rate of this run is 0"):
         ks.coverage(still, x, kernel="path")
     assert len(ks.coverage(still, x)) == Q
+
+
+def test_the_answer_counts_queries_in_plain_words(run, x):
+    found = ks.coverage(run, x)
+    found = replace(found, left_out=found.coverage.median().expand(N))
+    covered, not_covered = (found[found.inside.eq(wanted).nonzero().flatten()] for wanted in (True, False))
+    assert len(covered) > 1
+    assert len(not_covered) > 1
+    limit = f"(coverage at least {found.threshold:.3g}, which 95% of these {N} have)"
+    usual = f"as well covered as training samples are by the other samples {limit}"
+    n, m = len(found), len(not_covered)
+    assert found.said() == f"{n - m} of {n} queries are {usual}; {m} ({m / n:.0%}) are not, and count as outside"
+    assert covered.said() == f"all {n - m} queries are {usual}; none counts as outside"
+    assert not_covered.said() == f"none of {m} queries are {usual}; all count as outside"
+    one = covered[0]
+    assert one.said() == f"the query, with coverage {float(one.coverage[0]):.3g}, is {usual}, and counts as inside"
+    assert f"is not {usual}, and counts as outside" in not_covered[0].said()
+    titles = [part.plot(show=show).get_title(loc="left").replace("\n", " ") for part in (found, one)
+              for show in ("queries", "profile")]
+    assert titles[0].startswith(f"{m} of {n} queries ({m / n:.0%}) are less covered than 95% of the training samples")
+    assert titles[2].startswith("The query is not less covered")
+    assert "the feature of the query" in titles[3]
+    assert "e-" not in "".join(row.sentence for row in found.check().rows)

@@ -97,11 +97,16 @@ def conclusion(result: Coverage, show: str) -> str:
     if show == "profile":
         mean = result.profile.mean(0)
         first = int(mean[:-1].argmax())
-        return (f"Eigenvalues {BAND_NAMES[first]} times their mean hold {float(mean[first]):.0%} of the features of "
-                f"queries; {float(mean[-1]):.1%} are outside the span")
-    outside = float((~result.inside).double().mean())
-    return (f"{outside:.0%} of {len(result):,} queries are less covered than {1 - LEVEL:.0%} of the training samples; "
-            f"half have at least {float(result.coverage.median()):.3f}")
+        whose = "the feature of the query" if len(result) == 1 else "the features of queries"
+        return (f"Eigenvalues {BAND_NAMES[first]} times their mean hold {float(mean[first]):.0%} of {whose}; "
+                f"{float(mean[-1]):.1%} is outside the span")
+    count, outside = len(result), int((~result.inside).sum())
+    usual = f"less covered than {1 - LEVEL:.0%} of the training samples are by the others"
+    if count == 1:
+        return (f"The query is {'' if outside else 'not '}{usual}; its coverage is {float(result.coverage[0]):.3g}, "
+                f"and the limit {result.threshold:.3g}")
+    said = f"{outside:,} of {count:,} queries ({outside / count:.0%}) {'is' if outside == 1 else 'are'} {usual}"
+    return f"{said}; half of the queries have a coverage of at least {float(result.coverage.median()):.3g}"
 
 
 @drawing(Separation)

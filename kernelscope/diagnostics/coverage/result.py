@@ -201,11 +201,18 @@ class Coverage(Result):
         n, count = len(self.left_out), len(self)
         if not count:
             return f"no query, {n:,} training samples"
-        outside = int((~self.inside).sum())
-        return (f"half of {count:,} queries have at least {float(self.coverage.median()):.1%} of their feature inside "
-                f"the span of {n:,} training samples, which have {float(self.left_out.median()):.1%} by the others; "
-                f"{outside:,} ({outside / count:.0%}) are less covered than {1 - LEVEL:.0%} of those and count as "
-                f"outside")
+        inside = int(self.inside.sum())
+        outside = count - inside
+        usual = (f"as well covered as training samples are by the other samples (coverage at least "
+                 f"{self.threshold:.3g}, which {1 - LEVEL:.0%} of these {n:,} have)")
+        if count == 1:
+            return (f"the query, with coverage {float(self.coverage[0]):.3g}, is {'' if inside else 'not '}{usual}, "
+                    f"and counts as {'inside' if inside else 'outside'}")
+        if not inside or not outside:
+            return (f"{'all' if inside else 'none of'} {count:,} queries are {usual}; "
+                    f"{'none counts' if inside else 'all count'} as outside")
+        return (f"{inside:,} of {count:,} queries are {usual}; {outside:,} ({outside / count:.0%}) "
+                f"{'is' if outside == 1 else 'are'} not, and {'counts' if outside == 1 else 'count'} as outside")
 
     def summary(self) -> str:
         """The answer in one sentence."""
@@ -239,8 +246,8 @@ class Coverage(Result):
             f"The kernel rows of queries are in the range of the training kernel to {off:.1e}.")))
         order = float(spearman(self.ladder[0], self.ladder[-1])) if len(self) > 1 else 1.0
         rows.append(CheckRow("ridge", "pass" if order >= 0.9 else "warn", order, 0.9,
-                             f"Between ridges {max(self.ridges):g} and {min(self.ridges):g} queries keep their order "
-                             f"to a rank correlation of {with_minus(f'{order:.3f}')}."))
+                             with_minus(f"Between ridges {max(self.ridges):g} and {min(self.ridges):g} queries keep "
+                                        f"their order to a rank correlation of {order:.3f}.")))
         if self.held is not None:
             rows.append(CheckRow("error bar", "pass" if self.held >= HELD else "warn", self.held, HELD,
                                  f"The change of {self.held:.1%} of the queries is within the error bar of the kernel "
