@@ -9,6 +9,7 @@ import torch
 from ..arguments import as_choice
 from ..diagnostics.coverage.result import BAND_NAMES, LEVEL, Coverage
 from ..diagnostics.separation import Separation
+from ..diagnostics.winners import measured, verdict, winners
 from ..text import with_minus
 from . import drawing
 from .style import in_lines, plain
@@ -113,8 +114,7 @@ def conclusion(result: Coverage, show: str) -> str:
 def draw_separation(result: Separation, ax: Axes, theme: Theme, *, show: str = "auroc") -> None:
     """Draws each score with its 95 % interval, the best on top, and the null as a line."""
     as_choice(show, "show", AXES)
-    found = {name: result.interval(name, show) for name in result.names}
-    found = {name: value for name, value in found.items() if value.mean == value.mean}
+    found = measured(result, show)
     names = sorted(found, key=lambda name: found[name].mean, reverse=show == "fpr95")
     for place, name in enumerate(names):
         value = found[name]
@@ -139,14 +139,11 @@ def draw_separation(result: Separation, ax: Axes, theme: Theme, *, show: str = "
 
 def said(result: Separation, show: str) -> str:
     """What the drawing shows, in words."""
-    named = {name: result.interval(name, show).mean for name in result.names}
-    named = {name: value for name, value in named.items() if value == value}
+    named, best = measured(result, show), winners(result, show)
     if not named:
         return "Nothing was compared"
-    best = (min if show == "fpr95" else max)(named, key=lambda name: named[name])
-    words = f"the null, {best}," if best == result.null else best
-    what = {"auroc": "tells known from unknown best", "fpr95": "lets the fewest unknown points pass",
-            "right": "tells right from wrong best"}[show]
-    text = f"{words[0].upper()}{words[1:]} {what}, {named[best]:.4f}"
-    other = "coverage" if best != "coverage" else result.null
-    return with_minus(f"{text}; {other} has {named[other]:.4f}" if other in named else text)
+    text = verdict(result, show, lambda found: f"{found.mean:.4f}")
+    other = "coverage" if "coverage" not in best else result.null
+    if other in named and other not in best:
+        text = f"{text}; {other} has {named[other].mean:.4f}"
+    return with_minus(f"{text[0].upper()}{text[1:]}")
