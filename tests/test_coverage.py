@@ -1,6 +1,7 @@
 """Laws of coverage: projections onto explicit features, samples left out, ridges, times and layers."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -404,12 +405,41 @@ def test_scores_of_the_ledger_are_those_of_its_contributions(run, x):
         }
         for name, value in expected.items():
             assert float(found.ledger[name][q]) == pytest.approx(value, rel=1e-5), name
-    assert float(found.ledger["SGD variance"].min()) >= 0
+    assert "SGD variance" not in found.ledger
     torch.testing.assert_close(found.score("init share"), -found.ledger["init share"])
 
 
+def test_the_variance_of_draws_is_taken_where_it_is_asked_for(run, x):
+    found = ks.coverage(run, x, sgd_variance=True, progress=False)
+    rows = ks.expected(run, x, output=lambda z, c: z.gather(1, c[:, None]), targets=found.classes, order=1,
+                       carried=False).row_variance[:, 0]
+    assert set(found.ledger) == {"SGD variance"}
+    assert float(rows.min()) > 0
+    torch.testing.assert_close(found.score("SGD variance"), -rows)
+
+
+def test_a_network_whose_samples_have_no_gradients_of_their_own_keeps_its_ledger(x):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, C)).double()
+    found = ks.coverage(recorded(model, random(N, 4), torch.arange(N) % C), x, ledger=True, sgd_variance=True,
+                        progress=False)
+    assert "agreement" in found.ledger
+    assert "SGD variance" not in found.ledger
+    assert "The SGD variance is left out: " in notes(found)
+
+
+def test_a_predicted_class_that_no_sample_has_is_named_by_its_number(x):
+    model = perceptron(C)
+    with torch.no_grad():
+        model[2].bias[2] = 5.0
+    found = ks.coverage(recorded(model, random(N, 4), torch.arange(N) % 2), x, ledger=True, progress=False)
+    assert set(found.classes.tolist()) == {2}
+    assert float(found.ledger["label purity"].abs().max()) == 0
+
+
 def test_a_slice_says_that_its_variance_is_missing(run, x):
-    found = ks.coverage(run[2:], x, ledger=True, progress=False)
+    found = ks.coverage(run[2:], x, ledger=True, sgd_variance=True, progress=False)
+    assert set(found.ledger) >= {"agreement", "time centre"}
     assert "SGD variance" not in found.ledger
     assert "a slice that begins at step 2" in found.info["notes"][-1]
 
@@ -461,6 +491,7 @@ def test_coverage_is_kept_and_shown(run, x, tmp_path):
     ({"ridge": (1e-3, 1e-4)}, DataError, "ridge must be"),
     ({"times": 4}, DataError, 'kernel="path"'),
     ({"ledger": "yes"}, DataError, "ledger must be"),
+    ({"sgd_variance": 1}, DataError, "sgd_variance must be"),
     ({"memory": "much"}, DataError, "memory"),
     ({"dtype": torch.float16}, DataError, "float64"),
     ({"targets": torch.zeros(2)}, DataError, "targets"),
@@ -482,3 +513,176 @@ def test_queries_that_do_not_fit_are_refused(run, x):
         ks.coverage(run[2:2], x)
     with pytest.raises(DataError, match="recorded run"):
         ks.coverage("runs/digits", x)
+
+
+class Dead(nn.Module):
+    """A network that answers nought, by any parameters, wherever its first input is negative."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([[1.0, 0.5, -0.2]], dtype=torch.float64))
+
+    def forward(self, x):
+        return (x @ self.weight.T) * (x[:, :1] > 0)
+
+
+def moved_once(model, x, y, lr=0.05, steps=1):
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    with ks.record(model, (x, y), loss=F.mse_loss) as recording:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            F.mse_loss(model(x), y).backward()
+            optimizer.step()
+    return recording.run
+
+
+def test_nothing_was_learned_of_an_answer_that_no_parameter_moves():
+    x = random(10, 3).abs()
+    run = moved_once(Dead(), x, random(10, 1, seed=1))
+    queries = torch.cat([x[:2], -x[:2], -x[2:3]])
+    found = ks.coverage(run, queries, by_layer=True)
+    for silent in (found.coverage[2:], found.ladder[:, 2:], found.by_layer[""][2:], found.profile[2:, :-1]):
+        assert float(silent.abs().max()) == 0
+    assert found.inside.tolist() == [True, True, False, False, False]
+    assert float(found.rank[2:].max()) == pytest.approx(1 / 11)
+    assert float(found.profile[2:, -1].min()) == 1
+    assert "the answer to 3 of the 5 queries" in " ".join(found.info["notes"])
+    assert "no parameter moves this answer" in found.sentence(3)
+    assert "training samples" not in " ".join(ks.coverage(run, x[:2]).info["notes"])
+    half = moved_once(Dead(), torch.cat([x, -x]), random(20, 1, seed=1))
+    silent = ks.coverage(half, queries)
+    assert "10 of the 20 training samples" in " ".join(silent.info["notes"])
+    assert silent.inside.tolist() == found.inside.tolist()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_round_off_decides_no_verdict(seed):
+    # More samples than features: each is a sum of the others, and so is each query.
+    x = random(40, 5, seed=seed) * torch.logspace(0, -3, 5, dtype=torch.float64)
+    found = ks.coverage(moved_once(nn.Linear(5, 1, bias=False).double(), x, random(40, 1, seed=9)),
+                        random(50, 5, seed=seed + 7), ridge=0.0)
+    assert bool(found.inside.all())
+    assert found.rank.tolist() == [1.0] * 50
+
+
+def test_samples_that_stand_twice_are_spoken_of(x):
+    points, y = random(N, 4), torch.arange(N) % C
+    net = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, C)).double()
+    twice = recorded(net, torch.cat([points, points]), torch.cat([y, y]))
+    assert "24 of the 24 training samples have the same inputs" in " ".join(ks.coverage(twice, x).info["notes"])
+    assert not any("same inputs" in note for note in ks.coverage(recorded(net, points, y), x).info["notes"])
+
+
+@pytest.fixture(scope="module")
+def labelled():
+    """Points on the two sides of a plane, and their side."""
+    points = random(N, 4, seed=3)
+    return points, (points[:, :1] > 0).double()
+
+
+def perceptron(width, *end):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, width), *end).double()
+
+
+def notes(found):
+    return " ".join(found.info["notes"])
+
+
+def test_a_probability_is_taken_by_its_logit(x, labelled):
+    points, y = labelled
+    alike = [recorded(perceptron(1, *end), points, y, loss)
+             for end, loss in (((), F.binary_cross_entropy_with_logits), ((nn.Sigmoid(),), F.binary_cross_entropy))]
+    one, other = (ks.coverage(run, x, targets=torch.zeros(Q, 1)) for run in alike)
+    assert one.right.tolist() == other.right.tolist()
+    assert 0 < int(one.right.sum()) < Q
+    assert set(one.baselines) == set(other.baselines)
+    for name, values in one.baselines.items():
+        torch.testing.assert_close(other.baselines[name], values, rtol=1e-8, atol=1e-8)
+    sure = perceptron(1, nn.Sigmoid())
+    run = recorded(sure, points, y, F.binary_cross_entropy)
+    far = ks.coverage(run, 1e6 * x, dtype=torch.float32, targets=torch.zeros(Q, 1))
+    assert all(bool(values.isfinite().all()) for values in far.baselines.values())
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_numbers_of_classes_are_classes_under_a_squared_loss(x, labelled, width):
+    points, y = labelled
+    targets = y if width == 1 else torch.cat([1 - y, y], 1)
+    model = perceptron(width)
+    found = ks.coverage(recorded(model, points, targets, F.mse_loss), x, targets=targets[:Q])
+    z = model(x)
+    predicted = (z[:, 0] > 0.5).long() if width == 1 else z.argmax(1)
+    assert found.feature == "predicted"
+    assert found.right.tolist() == (predicted == y[:Q, 0].long()).tolist()
+    assert found.to_frame()["predicted"].tolist() == [str(c) for c in predicted.tolist()]
+    assert set(found.baselines) == {"feature kNN", "Mahalanobis", "pixel kNN"}
+    assert "outputs trained by mse_loss are no logits" in notes(found)
+    model.zero_grad()
+    model(x[:1])[0, predicted[0] if width == 2 else 0].backward()
+    assert float(found.diagonal[0]) == pytest.approx(sum(float(p.grad.square().sum()) for p in model.parameters()))
+
+
+def test_several_labels_are_no_classes(x):
+    labels = (random(N, 3, seed=8) > 0).double()
+    run = recorded(perceptron(3), random(N, 4), labels, F.binary_cross_entropy_with_logits)
+    found = ks.coverage(run, x, targets=labels[:Q])
+    assert found.feature == "trace"
+    assert found.right is found.classes is None
+    assert "several labels and no class" in notes(found)
+    assert "answered right cannot be told" in notes(found)
+    assert "answered right" not in notes(ks.coverage(run, x))
+
+
+def test_counts_of_one_output_are_no_classes(x):
+    def counted(z, y, reduction="mean"):
+        return F.mse_loss(z[:, 0], y.double(), reduction=reduction)
+
+    found = ks.coverage(recorded(perceptron(1), random(N, 4), torch.arange(N) % 5, counted), x, targets=torch.ones(Q))
+    assert found.right is None
+    assert "answered right cannot be told" in notes(found)
+
+
+@pytest.mark.parametrize("index", [-100, 2])
+def test_samples_that_the_loss_passes_over_span_nothing(x, index):
+    points, y = random(N, 4), torch.arange(N) % 2
+    y[3:6] = index
+    loss = nn.CrossEntropyLoss(ignore_index=index)
+    run = recorded(perceptron(C), points, y, loss)
+    found, kept = ks.coverage(run, x, ledger=True, progress=False), [i for i in range(N) if i not in (3, 4, 5)]
+    alone = ks.coverage(run, x, samples=kept)
+    assert f"passes over the target {index}, so 3 of the 12" in notes(found)
+    torch.testing.assert_close(found.coverage, alone.coverage)
+    assert len(found.left_out) == N - 3
+    with pytest.raises(DataError, match="every training sample"):
+        ks.coverage(recorded(perceptron(C), points, torch.full((N,), index), loss, steps=1), x)
+
+
+def test_a_run_that_never_moved_has_no_path_kernel(x):
+    still = moved_once(perceptron(1), random(N, 4), random(N, 1, seed=1), lr=0.0, steps=3)
+    with pytest.raises(DataError, match="Every learning rate of this run is 0"):
+        ks.coverage(still, x, kernel="path")
+    assert len(ks.coverage(still, x)) == Q
+
+
+def test_the_answer_counts_queries_in_plain_words(run, x):
+    found = ks.coverage(run, x)
+    found = replace(found, left_out=found.coverage.median().expand(N))
+    covered, not_covered = (found[found.inside.eq(wanted).nonzero().flatten()] for wanted in (True, False))
+    assert len(covered) > 1
+    assert len(not_covered) > 1
+    limit = f"(coverage at least {found.threshold:.3g}, which 95% of these {N} have)"
+    usual = f"as well covered as training samples are by the other samples {limit}"
+    n, m = len(found), len(not_covered)
+    assert found.said() == f"{n - m} of {n} queries are {usual}; {m} ({m / n:.0%}) are not, and count as outside"
+    assert covered.said() == f"all {n - m} queries are {usual}; none counts as outside"
+    assert not_covered.said() == f"none of {m} queries are {usual}; all count as outside"
+    one = covered[0]
+    assert one.said() == f"the query, with coverage {float(one.coverage[0]):.3g}, is {usual}, and counts as inside"
+    assert f"is not {usual}, and counts as outside" in not_covered[0].said()
+    titles = [part.plot(show=show).get_title(loc="left").replace("\n", " ") for part in (found, one)
+              for show in ("queries", "profile")]
+    assert titles[0].startswith(f"{m} of {n} queries ({m / n:.0%}) are less covered than 95% of the training samples")
+    assert titles[2].startswith("The query is not less covered")
+    assert "the feature of the query" in titles[3]
+    assert "e-" not in "".join(row.sentence for row in found.check().rows)

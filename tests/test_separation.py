@@ -176,3 +176,56 @@ def test_empty_sides_and_unknown_names_are_refused(repeats):
         found.interval("msp")
     with pytest.raises(DataError, match="measure must be"):
         found.interval("coverage", "auc")
+
+
+def table_of(found, **columns):
+    """A separation with other AUROCs: one number for each score named, 0.6 for the others."""
+    table = torch.full_like(found.auroc, 0.6)
+    for name, value in columns.items():
+        table[:, found.names.index(name)] = value
+    return ks.Separation(**{**vars(found), "auroc": table})
+
+
+def title(found, show="auroc"):
+    return found.plot(show=show).get_title(loc="left").replace("\n", " ")
+
+
+def test_scores_that_tie_are_said_to_tie(repeats):
+    found = ks.separation(repeats)
+    two = table_of(found, cosine=0.9, energy=0.9 + 1e-13)
+    for words in (two.said(), title(two)):
+        assert words.lower().startswith("cosine and energy tie: each tells known from unknown best")
+    both = table_of(found, coverage=0.9, cosine=0.9, energy=0.9, **{"pixel kNN": 0.9})
+    assert both.said().startswith("coverage, pixel kNN (the null) and 2 others tie: each")
+    assert "best" in table_of(found, coverage=0.9).said()
+    assert "tie" not in table_of(found, coverage=0.9).said().split(";")[0]
+    none_passes = ks.Separation(**{**vars(found), "fpr95": torch.zeros_like(found.fpr95)})
+    assert "tie: each lets the fewest unknown points pass" in title(none_passes, "fpr95")
+
+
+def test_where_no_score_separates_none_wins(repeats):
+    known, _ = next(iter(repeats.values()))
+    same = ks.separation([(known, known)])
+    assert same.said().startswith("no score tells known from unknown: all have AUROC 0.500")
+    assert title(same) == "No score tells known from unknown: all have 0.5000, which chance may give too"
+    assert title(same, "fpr95").startswith("No score keeps unknown points out")
+    found = ks.separation(repeats)
+    spread = torch.tensor([0.3, 0.9, 0.5]).repeat_interleave(2)
+    near = ks.Separation(**{**vars(found), "auroc": torch.full_like(found.auroc, 0.5)})
+    near.auroc[:, found.names.index("cosine")] = spread.double()
+    assert near.said().startswith("no score tells known from unknown: the best, cosine, has AUROC 0.5667 (")
+    sure = ks.Separation(**{**vars(found), "auroc": near.auroc.clone()})
+    sure.auroc[:, found.names.index("energy")] = 0.55
+    assert sure.said().startswith("cosine tells known from unknown best")  # though only energy is beyond doubt
+
+
+def test_one_repeat_separates_beyond_what_chance_does():
+    lucky, count = 0, 400
+    for seed in range(count):
+        g = torch.Generator().manual_seed(seed)
+        value = auroc(torch.rand(20, generator=g), torch.rand(30, generator=g))
+        one = torch.full((1, 1), value, dtype=torch.float64)
+        found = ks.Separation(["cosine"], one, one, one, one, [1e-3], ["0"], [""], None,
+                              {"known": 20, "unknown": 30, "baselines": []})
+        lucky += not found.said().startswith("no score")
+    assert 0.01 < lucky / count < 0.045  # 2.5 % by a normal law

@@ -20,29 +20,13 @@ from ..result import Check, CheckRow, Result
 from ..text import with_minus
 from .coverage.others import NULL
 from .coverage.result import Coverage
+from .winners import KNOWN, Interval, measured, over_seeds, verdict, winners
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: The share of known points that FPR95 lets through.
-KNOWN = 0.95
-
 #: What may be compared.
 MEASURES = ("auroc", "fpr95", "right")
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over repeats with its 95 % interval; of one repeat the interval is not known, and NaN."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        if self.low != self.low:
-            return with_minus(f"{self.mean:.3f}")
-        return with_minus(f"{self.mean:.4f} ({self.low:.4f} to {self.high:.4f})")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -89,11 +73,11 @@ class Separation(Result):
         """
         table = self._table(measure)
         values = table[:, self._place(name)]
-        return self._over_seeds(values if than is None else values - table[:, self._place(than)])
+        return over_seeds(values if than is None else values - table[:, self._place(than)], self.seeds)
 
     def by_ridge(self) -> dict[float, Interval]:
         """The AUROC of coverage by each ridge."""
-        return {ridge: self._over_seeds(self.ladder[:, i]) for i, ridge in enumerate(self.ridges)}
+        return {ridge: over_seeds(self.ladder[:, i], self.seeds) for i, ridge in enumerate(self.ridges)}
 
     @property
     def order(self) -> list[str]:
@@ -116,31 +100,13 @@ class Separation(Result):
             raise DataError(f"There is no score {name!r}. There are {', '.join(self.names)}.")
         return self.names.index(name)
 
-    def _over_seeds(self, values: Tensor) -> Interval:
-        kept = ~values.isnan()
-        each = [values[[s == seed and bool(kept[i]) for i, s in enumerate(self.seeds)]].mean()
-                for seed in dict.fromkeys(self.seeds)]
-        means = torch.stack(each)
-        means = means[~means.isnan()]
-        if not len(means):
-            return Interval(float("nan"), float("nan"), float("nan"))
-        mean = float(means.mean())
-        if len(means) < 2:
-            return Interval(mean, float("nan"), float("nan"))
-        from scipy.stats import t
-
-        half = float(t.ppf(0.975, len(means) - 1)) * float(means.std()) / len(means) ** 0.5
-        return Interval(mean, mean - half, mean + half)
-
     def said(self) -> str:
         """Who wins, in words."""
-        best = self.order[0]
-        parts = [f"{_subject(best, self.null)} tells known from unknown best, with AUROC {self.interval(best)}"]
+        parts = [verdict(self, "auroc", _auroc)]
         if self.null is not None and "coverage" in self.names:
             lead = self.interval("coverage", than=self.null)
-            verdict = _verdict(lead, "coverage", self.null)
-            parts.append(f"{verdict}: coverage has {self.interval('coverage')}, {self.null} "
-                         f"{self.interval(self.null)}, a difference of {lead}")
+            parts.append(f"{_against(lead, 'coverage', self.null)}: coverage has {self.interval('coverage')}, "
+                         f"{self.null} {self.interval(self.null)}, a difference of {lead}")
         other = self.best_other
         if other is not None and "coverage" in self.names:
             lead = self.interval("coverage", than=other)
@@ -149,13 +115,9 @@ class Separation(Result):
 
     def said_of_right(self) -> str:
         """Which score tells right from wrong predictions best, in words; empty where it is not known."""
-        known = [name for name in self.names if not bool(self.right[:, self._place(name)].isnan().all())]
-        if not known:
-            return ""
-        best = max(known, key=lambda name: self.interval(name, "right").mean)
-        said = f"right predictions are told from wrong ones best by {best}, with AUROC {self.interval(best, 'right')}"
-        return said if best == "coverage" or "coverage" not in known else (
-            f"{said}; coverage has {self.interval('coverage', 'right')}")
+        said, known = verdict(self, "right", _auroc), measured(self, "right")
+        beside = "coverage" in known and "coverage" not in winners(self, "right")
+        return f"{said}; coverage has {known['coverage']}" if beside else said
 
     def summary(self) -> str:
         """The answer in one sentence."""
@@ -215,8 +177,8 @@ class Separation(Result):
         ladder = [found.mean for found in self.by_ridge().values()]
         spread = max(ladder) - min(ladder) if ladder else 0.0
         rows.append(CheckRow("ridge", "pass" if spread <= 0.01 else "warn", spread, 0.01,
-                             f"Between ridges {max(self.ridges):g} and {min(self.ridges):g} the AUROC of coverage "
-                             f"differs by {spread:.4f}."))
+                             with_minus(f"Between ridges {max(self.ridges):g} and {min(self.ridges):g} the AUROC of "
+                                        f"coverage differs by {spread:.4f}.")))
         return Check(tuple(rows))
 
 
@@ -272,6 +234,7 @@ def separation(found: Mapping[Any, tuple[Coverage, Coverage]] | Sequence[tuple[C
         ridges=list(first.ridges), seeds=[str(seed) for seed, _ in keys], splits=[str(split) for _, split in keys],
         null=NULL if NULL in names else None,
         info={"known": sum(len(pair[0]) for pair in pairs), "unknown": sum(len(pair[1]) for pair in pairs),
+              **_counts([pair[0] for pair in pairs]),
               "kernel": first.kernel, "feature": first.feature, "ridge": first.ridge, "baselines": known_names,
               "interval": "Student's t over seeds, of means over splits"})
 
@@ -295,11 +258,17 @@ def _right(known: Coverage, score: Tensor) -> float:
     return auroc(score[known.right], score[~known.right])
 
 
-def _subject(name: str, null: str | None) -> str:
-    return f"the null, {name}," if name == null else name
+def _counts(known: list[Coverage]) -> dict[str, int]:
+    """How many known points are answered right, and wrong."""
+    told = [found.right for found in known if found.right is not None]
+    return {"right": sum(int(right.sum()) for right in told), "wrong": sum(int((~right).sum()) for right in told)}
 
 
-def _verdict(lead: Interval, name: str, null: str) -> str:
+def _auroc(found: Interval) -> str:
+    return f"AUROC {found}"
+
+
+def _against(lead: Interval, name: str, null: str) -> str:
     """Whether a score beats the null, by the interval of the difference."""
     if lead.low > 0:
         return f"{name} beats the null"

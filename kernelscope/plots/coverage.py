@@ -9,6 +9,7 @@ import torch
 from ..arguments import as_choice
 from ..diagnostics.coverage.result import BAND_NAMES, LEVEL, Coverage
 from ..diagnostics.separation import Separation
+from ..diagnostics.winners import measured, verdict, winners
 from ..text import with_minus
 from . import drawing
 from .style import in_lines, plain
@@ -97,19 +98,23 @@ def conclusion(result: Coverage, show: str) -> str:
     if show == "profile":
         mean = result.profile.mean(0)
         first = int(mean[:-1].argmax())
-        return (f"Eigenvalues {BAND_NAMES[first]} times their mean hold {float(mean[first]):.0%} of the features of "
-                f"queries; {float(mean[-1]):.1%} are outside the span")
-    outside = float((~result.inside).double().mean())
-    return (f"{outside:.0%} of {len(result):,} queries are less covered than {1 - LEVEL:.0%} of the training samples; "
-            f"half have at least {float(result.coverage.median()):.3f}")
+        whose = "the feature of the query" if len(result) == 1 else "the features of queries"
+        return (f"Eigenvalues {BAND_NAMES[first]} times their mean hold {float(mean[first]):.0%} of {whose}; "
+                f"{float(mean[-1]):.1%} is outside the span")
+    count, outside = len(result), int((~result.inside).sum())
+    usual = f"less covered than {1 - LEVEL:.0%} of the training samples are by the others"
+    if count == 1:
+        return (f"The query is {'' if outside else 'not '}{usual}; its coverage is {float(result.coverage[0]):.3g}, "
+                f"and the limit {result.threshold:.3g}")
+    said = f"{outside:,} of {count:,} queries ({outside / count:.0%}) {'is' if outside == 1 else 'are'} {usual}"
+    return f"{said}; half of the queries have a coverage of at least {float(result.coverage.median()):.3g}"
 
 
 @drawing(Separation)
 def draw_separation(result: Separation, ax: Axes, theme: Theme, *, show: str = "auroc") -> None:
     """Draws each score with its 95 % interval, the best on top, and the null as a line."""
     as_choice(show, "show", AXES)
-    found = {name: result.interval(name, show) for name in result.names}
-    found = {name: value for name, value in found.items() if value.mean == value.mean}
+    found = measured(result, show)
     names = sorted(found, key=lambda name: found[name].mean, reverse=show == "fpr95")
     for place, name in enumerate(names):
         value = found[name]
@@ -134,14 +139,11 @@ def draw_separation(result: Separation, ax: Axes, theme: Theme, *, show: str = "
 
 def said(result: Separation, show: str) -> str:
     """What the drawing shows, in words."""
-    named = {name: result.interval(name, show).mean for name in result.names}
-    named = {name: value for name, value in named.items() if value == value}
+    named, best = measured(result, show), winners(result, show)
     if not named:
         return "Nothing was compared"
-    best = (min if show == "fpr95" else max)(named, key=lambda name: named[name])
-    words = f"the null, {best}," if best == result.null else best
-    what = {"auroc": "tells known from unknown best", "fpr95": "lets the fewest unknown points pass",
-            "right": "tells right from wrong best"}[show]
-    text = f"{words[0].upper()}{words[1:]} {what}, {named[best]:.4f}"
-    other = "coverage" if best != "coverage" else result.null
-    return with_minus(f"{text}; {other} has {named[other]:.4f}" if other in named else text)
+    text = verdict(result, show, lambda found: f"{found.mean:.4f}")
+    other = "coverage" if "coverage" not in best else result.null
+    if other in named and other not in best:
+        text = f"{text}; {other} has {named[other].mean:.4f}"
+    return with_minus(f"{text[0].upper()}{text[1:]}")

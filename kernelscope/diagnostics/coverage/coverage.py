@@ -24,19 +24,21 @@ from ...progress import Bar
 from ...run.run import Run
 from ..baselines import NEIGHBOUR
 from ..states import times_of
+from .answers import classes_of, rightness, trained_on
+from .cautions import cautions
 from .gradients import FEATURES, KERNELS, TIMES, features_of, layers_of, weights_of
-from .ledger import ledger_scores
+from .ledger import draw_variance, ledger_scores
 from .others import other_scores
-from .result import Coverage
+from .result import ROUNDING, Coverage
 from .scoring import kernel_scores, layer_scores
-from .seen import classes_of, look, rightness
+from .seen import look
 from .spanning import spanned
 from .subset import chosen
 
 
 def coverage(run: Run, x: Any, *, kernel: str = "tangent", feature: str = "predicted", ridge: float = 1e-3,
-             samples: Any = None, targets: Any = None, ledger: bool = False, baselines: bool = True,
-             by_layer: bool = False, times: Any = None, dtype: torch.dtype | None = None,
+             samples: Any = None, targets: Any = None, ledger: bool = False, sgd_variance: bool = False,
+             baselines: bool = True, by_layer: bool = False, times: Any = None, dtype: torch.dtype | None = None,
              device: torch.device | str | None = None, memory: int | str = "1GB",
              progress: bool | None = None) -> Coverage:
     r"""The share of each query's tangent feature that lies inside the span of those of training.
@@ -55,15 +57,18 @@ def coverage(run: Run, x: Any, *, kernel: str = "tangent", feature: str = "predi
                 - ``"last layer"``: those by the parameters of the last layer alone.
         feature: - ``"predicted"``: the gradient of one logit: of a query that of the class predicted for it at the end
                    of the run, of a training sample that of its own class. Networks of one output have that one; of
-                   several outputs that are no classes all are taken, as by ``"trace"``.
+                   several outputs that are no classes, or labels, all are taken, as by ``"trace"``. One-hot rows, and
+                   numbers that are 0 or 1, are classes under any loss.
                  - ``"centred"``: the same logit minus the mean of all, which is what a softmax sees of it.
                  - ``"trace"``: the gradients of all outputs, beside each other.
         ridge: :math:`\rho`, the ridge as a share of the mean eigenvalue. Coverage by other ridges is told beside.
         samples: How many training samples span, drawn evenly from the classes, or their ids; all if not given.
         targets: The targets of the queries, which tell whether each prediction is right.
         ledger: Whether the scores of the exact decomposition are taken too; this goes through all steps of the run.
-        baselines: Whether other scores are taken too: max softmax, energy, feature kNN, Mahalanobis, GradNorm, and
-            pixel kNN, which needs no network.
+        sgd_variance: Whether the variance of the answer over draws of batches is taken too. It asks the gradients of
+            all training samples at each step, which takes many times as long as the ledger.
+        baselines: Whether other scores are taken too: max softmax, energy and GradNorm where outputs are logits or
+            probabilities of classes, feature kNN, Mahalanobis, and pixel kNN, which needs no network.
         by_layer: Whether the coverage by each layer's parameters alone is taken too.
         times: At which times a path kernel takes gradients: how many, evenly, or numbers of steps; 16 if not given.
         dtype: The precision to compute gradients in, as in :func:`decompose`.
@@ -102,44 +107,52 @@ def coverage(run: Run, x: Any, *, kernel: str = "tangent", feature: str = "predi
     as_choice(kernel, "kernel", KERNELS)
     as_choice(feature, "feature", FEATURES)
     ridge = _ridge(ridge)
-    for value, name in ((ledger, "ledger"), (baselines, "baselines"), (by_layer, "by_layer")):
+    for value, name in ((ledger, "ledger"), (sgd_variance, "sgd_variance"), (baselines, "baselines"),
+                        (by_layer, "by_layer")):
         as_switch(value, name)
     moments = _moments(run, kernel, times)
     weights = weights_of(run, moments) if kernel == "path" else None
+    if weights is not None and not any(w for own in weights for w in own.values()):
+        raise DataError("Every learning rate of this run is 0, so nothing moved and the path kernel is nought. Pass "
+                        'kernel="tangent", or record a run that trained.')
     checked_dtype(dtype)
     memory = checked_memory(memory)
     quiet = None if progress is None else not as_switch(progress, "progress")
     place = checked_place(device, next(iter(run.network.parameters.values())).device)
     with undisturbed(place):
-        queries, held = as_points(run, x, targets), samples_of(run)
+        queries = as_points(run, x, targets)
+        held, passed_over = trained_on(run, samples_of(run))
         dtype, note = ledger_precision(run, dtype, queries.inputs, place)
         classes = classes_of(run, held)
         taken = chosen(held.ids, classes, samples)
         seen = look(Trajectory(run, dtype, place), queries, held, taken, classes, feature)
-        right = rightness(run, queries, seen)
+        right, unknown = rightness(run, queries, seen.predicted, seen.logits)
         layers = layers_of(_names(run, kernel, seen.last))
         features = features_of(run, seen.queries.classes is not None, seen.feature,
                                [name for names in layers.values() for name in names],
                                dtype=dtype, device=place, memory=memory)
         with Bar(total=len(moments), desc="coverage", unit="time", disable=quiet) as bar:
             found = spanned(features, run, moments, weights, seen, layers, memory, bar.update)
-        others = other_scores(run, seen, dtype, place, memory) if baselines else {}
+        others, fewer = other_scores(run, seen, dtype, place, memory) if baselines else ({}, None)
     ids = [held.ids[i] for i in taken.tolist()]
     labels = None if held.labels is None else [held.labels[i] for i in taken.tolist()]
-    scores = kernel_scores(found, seen, ridge, ids, labels)
-    book, missing = (ledger_scores(run, queries.inputs, seen, found.diagonal, dtype=dtype, device=place, memory=memory,
-                                   progress=progress) if ledger else ({}, None))
+    precision = str(dtype).removeprefix("torch.")
+    scores = kernel_scores(found, seen, ridge, ids, labels, ROUNDING[precision])
+    options = {"dtype": dtype, "device": place, "memory": memory, "progress": progress}
+    book = ledger_scores(run, queries.inputs, seen, found.diagonal, **options) if ledger else {}
+    draws, missing = draw_variance(run, queries.inputs, seen, **options) if sgd_variance else ({}, None)
     told = run.info()
     return Coverage(
         **scores, ridge=ridge, diagonal=found.diagonal, spectrum=found.span.values, classes=seen.predicted, right=right,
         change=None if seen.change is None else seen.change[0],
-        by_layer=layer_scores(found, ridge) if by_layer else None, baselines=others, ledger=book, kernel=kernel,
+        by_layer=layer_scores(found, ridge) if by_layer else None, baselines=others, ledger=book | draws, kernel=kernel,
         feature=seen.feature, class_names=run.class_names if seen.predicted is not None else None,
         info={"run": {key: told[key] for key in ("path", "steps", "rules", "samples", "parameters", "loss", "dtype")},
               "samples": len(ids), "features": found.size, "times": moments, "modes": len(found.span.values),
               "solved": "n by n" if found.span.dual else "p by p", "last layer": seen.last, "neighbour": NEIGHBOUR,
-              "dtype": str(dtype).removeprefix("torch."),
-              "notes": [words for words in (note, *seen.notes, missing) if words],
+              "dtype": precision,
+              "notes": [words for words in (note, passed_over, *seen.notes, unknown, fewer,
+                                            *cautions(found, seen.samples), missing) if words],
               "seconds": round(time.perf_counter() - begun, 3)})
 
 

@@ -10,7 +10,8 @@ one :math:`f_T`:
 - label purity: the share of the positive contributions that samples of the predicted class made;
 - time centre: where on the run, from 0 to 1, the absolute changes by its steps have their mean;
 - SGD variance: the variance of contribution rows, :math:`\sum_s \frac{\eta_s^2}{B}\,\mathrm{Var}_i(\text{row}_s)`
-  of independent draws, where the rule of the run has such rows.
+  of independent draws, where the rule of the run has such rows. It asks the gradients of all training samples at each
+  step, where the others ask those of the batch.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import Tensor
 from ...decomposition.exact import decompose
 from ...decomposition.result import Decomposition
 from ...decomposition.stochastic.expected import expected
-from ...errors import DataError, RuleError
+from ...errors import DataError, ModelError, OutOfBudget, RuleError
 from ...run.run import Run
 from .seen import Seen
 
@@ -32,8 +33,8 @@ NO_VARIANCE = "The SGD variance is left out: {reason}"
 
 
 def ledger_scores(run: Run, inputs: tuple[Tensor, ...], seen: Seen, diagonal: Tensor,
-                  **options: Any) -> tuple[dict[str, Tensor], str | None]:
-    """The scores of each query, each with shape (q,), and a note where one is missing.
+                  **options: Any) -> dict[str, Tensor]:
+    """The scores of each query, each with shape (q,).
 
     Args:
         run: The run.
@@ -42,17 +43,40 @@ def ledger_scores(run: Run, inputs: tuple[Tensor, ...], seen: Seen, diagonal: Te
         diagonal: k(x, x).
         options: Those of :func:`decompose`.
     """
-    x, classes, names = inputs[0] if len(inputs) == 1 else inputs, seen.queries.classes, run.class_names
-    classes = seen.predicted if classes is None else classes
-    asked: dict[str, Any] = {"output": 0} if classes is None else {"output": _own, "targets": classes.cpu()}
-    words = None if seen.predicted is None or names is None else [names[c] for c in seen.predicted.tolist()]
-    found = scores_of(decompose(run, x, **asked, **options), words, diagonal)
+    names, words = run.class_names, None
+    if seen.predicted is not None and names is not None:
+        # A class that no training sample has may have no name.
+        words = [names[c] if c < len(names) else str(c) for c in seen.predicted.tolist()]
+    return scores_of(decompose(run, _alone(inputs), **_explained(seen), **options), words, diagonal)
+
+
+def draw_variance(run: Run, inputs: tuple[Tensor, ...], seen: Seen,
+                  **options: Any) -> tuple[dict[str, Tensor], str | None]:
+    """The SGD variance, with shape (q,), or a note of why there is none.
+
+    Args:
+        run: The run.
+        inputs: The queries.
+        seen: What the network answers.
+        options: Those of :func:`decompose`.
+    """
     try:
-        noise = expected(run, x, order=1, carried=False, **asked, **options)
-    # Of slices, of runs that did not draw all samples, and of some rules there is none.
-    except (RuleError, DataError) as error:
-        return found, NO_VARIANCE.format(reason=str(error))
-    return found | {"SGD variance": noise.row_variance[:, 0]}, None
+        noise = expected(run, _alone(inputs), order=1, carried=False, **_explained(seen), **options)
+    # Of slices, of runs that did not draw all samples, of batch normalisation and of some rules there is none.
+    except (RuleError, DataError, ModelError, OutOfBudget) as error:
+        return {}, NO_VARIANCE.format(reason=str(error))
+    return {"SGD variance": noise.row_variance[:, 0]}, None
+
+
+def _alone(inputs: tuple[Tensor, ...]) -> Any:
+    """Inputs as they are handed in."""
+    return inputs[0] if len(inputs) == 1 else inputs
+
+
+def _explained(seen: Seen) -> dict[str, Any]:
+    """Which output is taken apart."""
+    classes = seen.predicted if seen.queries.classes is None else seen.queries.classes
+    return {"output": 0} if classes is None else {"output": _own, "targets": classes.cpu()}
 
 
 def scores_of(ledger: Decomposition, words: list[str] | None, diagonal: Tensor) -> dict[str, Tensor]:

@@ -28,6 +28,9 @@ FALLING = ("variance", "schur", "init share", "SGD variance")
 #: How many queries like those of training lie within error bars that hold 95 % of the training samples.
 HELD = 0.9
 
+#: How far two coverages may differ by round-off alone.
+ROUNDING = {"float64": 1e-9, "float32": 1e-6}
+
 #: How far k_x may lie outside the range of K, relative to its norm.
 RANGE = {"float64": 1e-5, "float32": 1e-2}
 
@@ -37,7 +40,8 @@ class Coverage(Result):
     r"""How much of each query's tangent feature lies inside the span of those of training.
 
     Attributes:
-        coverage: :math:`c_\lambda(x) = k_x^T (K + \lambda)^{-1} k_x / k(x, x)`, between 0 and 1, with shape (q,).
+        coverage: :math:`c_\lambda(x) = k_x^T (K + \lambda)^{-1} k_x / k(x, x)`, between 0 and 1, with shape (q,);
+            0 where no parameter moves the answer and the feature is nought.
         ladder: The same for each ridge of ``ridges``, with shape (r, q).
         ridges: Ridges as shares of tr K / n, descending.
         ridge: The one of ``coverage``.
@@ -107,8 +111,12 @@ class Coverage(Result):
 
     @property
     def inside(self) -> Tensor:
-        """Whether each query is at least as covered as ``threshold``, with shape (q,)."""
-        return self.coverage >= self.threshold
+        """Whether each query is at least as covered as ``threshold``, but for round-off, with shape (q,).
+
+        A query whose feature is nought is outside.
+        """
+        rounding = ROUNDING.get(self.info.get("dtype", "float64"), ROUNDING["float64"])
+        return (self.coverage >= self.threshold - rounding) & (self.diagonal > 0)
 
     @property
     def sensitivity(self) -> Tensor:
@@ -139,7 +147,7 @@ class Coverage(Result):
         known = self.scores()
         if name not in known:
             raise DataError(f"There is no score {name!r}. There are {', '.join(known)}; those of the ledger with "
-                            "ledger=True.")
+                            "ledger=True, the SGD variance with sgd_variance=True.")
         return known[name]
 
     def __len__(self) -> int:
@@ -177,7 +185,11 @@ class Coverage(Result):
         i = int(rows_of(i, len(self))[0])
         named = self.class_name(i)
         verdict = "inside" if bool(self.inside[i]) else "outside"
-        less = float((self.left_out > self.coverage[i]).double().mean())
+        if not float(self.diagonal[i]):
+            return (f"Query {i}{f', answered {named}' if named else ''}: no parameter moves this answer, so nothing "
+                    "that was learned supports it, and it counts as outside.")
+        n = len(self.left_out)
+        less = 1 - round(float(self.rank[i]) * (n + 1) - 1) / n
         near = "" if self.nearest_labels is None else f", a {self.nearest_labels[i]}"
         return (f"Query {i}{f', answered {named}' if named else ''}: {float(self.coverage[i]):.1%} of its feature is "
                 f"inside the span of training. It is less covered than {less:.0%} of the training samples are by the "
@@ -189,11 +201,18 @@ class Coverage(Result):
         n, count = len(self.left_out), len(self)
         if not count:
             return f"no query, {n:,} training samples"
-        outside = int((~self.inside).sum())
-        return (f"half of {count:,} queries have at least {float(self.coverage.median()):.1%} of their feature inside "
-                f"the span of {n:,} training samples, which have {float(self.left_out.median()):.1%} by the others; "
-                f"{outside:,} ({outside / count:.0%}) are less covered than {1 - LEVEL:.0%} of those and count as "
-                f"outside")
+        inside = int(self.inside.sum())
+        outside = count - inside
+        usual = (f"as well covered as training samples are by the other samples (coverage at least "
+                 f"{self.threshold:.3g}, which {1 - LEVEL:.0%} of these {n:,} have)")
+        if count == 1:
+            return (f"the query, with coverage {float(self.coverage[0]):.3g}, is {'' if inside else 'not '}{usual}, "
+                    f"and counts as {'inside' if inside else 'outside'}")
+        if not inside or not outside:
+            return (f"{'all' if inside else 'none of'} {count:,} queries are {usual}; "
+                    f"{'none counts' if inside else 'all count'} as outside")
+        return (f"{inside:,} of {count:,} queries are {usual}; {outside:,} ({outside / count:.0%}) "
+                f"{'is' if outside == 1 else 'are'} not, and {'counts' if outside == 1 else 'count'} as outside")
 
     def summary(self) -> str:
         """The answer in one sentence."""
@@ -227,8 +246,8 @@ class Coverage(Result):
             f"The kernel rows of queries are in the range of the training kernel to {off:.1e}.")))
         order = float(spearman(self.ladder[0], self.ladder[-1])) if len(self) > 1 else 1.0
         rows.append(CheckRow("ridge", "pass" if order >= 0.9 else "warn", order, 0.9,
-                             f"Between ridges {max(self.ridges):g} and {min(self.ridges):g} queries keep their order "
-                             f"to a rank correlation of {with_minus(f'{order:.3f}')}."))
+                             with_minus(f"Between ridges {max(self.ridges):g} and {min(self.ridges):g} queries keep "
+                                        f"their order to a rank correlation of {order:.3f}.")))
         if self.held is not None:
             rows.append(CheckRow("error bar", "pass" if self.held >= HELD else "warn", self.held, HELD,
                                  f"The change of {self.held:.1%} of the queries is within the error bar of the kernel "

@@ -19,9 +19,18 @@ LADDER = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 WITHIN = 0.95
 
 
-def kernel_scores(found: Spanned, seen: Seen, ridge: float, ids: list[int],
-                  labels: list[str] | None) -> dict[str, Any]:
-    """All that the kernel tells of queries, by the names of :class:`Coverage`."""
+def kernel_scores(found: Spanned, seen: Seen, ridge: float, ids: list[int], labels: list[str] | None,
+                  rounding: float) -> dict[str, Any]:
+    """All that the kernel tells of queries, by the names of :class:`Coverage`.
+
+    Args:
+        found: The span of the samples, and the queries beside it.
+        seen: What the network answers.
+        ridge: The ridge as a share of the mean eigenvalue.
+        ids: The id of each sample.
+        labels: Its label.
+        rounding: How far two coverages may differ by round-off alone.
+    """
     span, diagonal, count = found.span, found.diagonal, len(found.span)
     energies = span.energies(found.rows)
     lam = span.ridge(ridge)
@@ -29,7 +38,7 @@ def kernel_scores(found: Spanned, seen: Seen, ridge: float, ids: list[int],
     covered = shares(within, diagonal)
     left_out = shares(span.left_out(lam), span.diagonal)
     # Of two features that are as well covered, neither is less.
-    less = torch.searchsorted(left_out.sort().values, covered.contiguous(), right=True)
+    less = torch.searchsorted(left_out.sort().values, covered + rounding, right=True)
     variance = (diagonal - within).clamp(min=0)
     cosine = found.kernel / (diagonal[:, None].sqrt() * span.diagonal.sqrt()).clamp(min=torch.finfo(torch.float64).tiny)
     nearest = cosine.argmax(1).tolist()
@@ -59,7 +68,7 @@ def _profile(span: Span, energies: Tensor, diagonal: Tensor) -> Tensor:
     """The share of each feature in each band of eigenvalues, and outside the span: rows add up to 1."""
     relative = span.values / span.diagonal.mean()
     above = [torch.inf, *BANDS]
-    parts = [shares(energies[:, (relative >= low) & (relative < high)].sum(1), diagonal) * (diagonal > 0)
+    parts = [shares(energies[:, (relative >= low) & (relative < high)].sum(1), diagonal)
              for high, low in zip(above, BANDS, strict=False)]
     inside = torch.stack(parts, 1)
     # Round-off may leave a little more than all of it.

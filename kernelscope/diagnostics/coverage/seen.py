@@ -9,18 +9,14 @@ import torch
 from torch import Tensor
 
 from ...decomposition.stochastic.points import Points
-from ...decomposition.targets import class_targets
 from ...decomposition.trajectory import Trajectory
 from ...errors import DataError, ModelError, NonFiniteError
 from ...network import cast
 from ...result import as_float64
-from ...run.classes import class_indices
 from ...run.run import Run
 from ..last_layer import LastLayer
+from .answers import all_outputs, answered, tells_apart
 from .gradients import Side, picked
-
-#: What is said where a network of several outputs tells no classes apart.
-ALL = "The outputs are no classes, so features are the gradients of all of them, beside each other."
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +27,7 @@ class Seen:
         queries: The queries, and the class whose logit is taken of each.
         samples: The same of training samples, with their own classes.
         feature: Which feature is taken, after what the network allows.
-        logits: The outputs for the queries, with shape (q, c).
+        logits: The outputs for the queries, with shape (q, c), as logits where they are probabilities.
         classes: The class of each training sample, if targets stand for some.
         predicted: The class predicted for each query, if targets stand for classes.
         change: What the number whose gradient is the feature changed by over the run, of queries and of samples;
@@ -51,13 +47,6 @@ class Seen:
     into: tuple[Tensor, Tensor] | None
     last: str | None
     notes: list[str]
-
-
-def classes_of(run: Run, samples: Points) -> Tensor | None:
-    """The class of each training sample, if the run tells classes apart."""
-    if not run.is_classification or samples.targets is None:
-        return None
-    return class_indices(samples.targets, run.loss.name)
 
 
 def look(trajectory: Trajectory, queries: Points, samples: Points, taken: Tensor, classes: Tensor | None,
@@ -88,13 +77,13 @@ def look(trajectory: Trajectory, queries: Points, samples: Points, taken: Tensor
     (first, _), (final, into) = (_asked(end, run, inputs) for end in ends)
     (first_own, _), (final_own, into_own) = (_asked(end, run, own) for end in ends)
     width = final.shape[1]
-    told = classes is not None and (width == 1 or (final.ndim == 2 and int(classes.max()) < width))
+    told = tells_apart(classes, width)
     if not told and width > 1:
         if feature == "centred":
             raise DataError('feature="centred" takes the mean of all logits off that of a class, and this network '
                             'tells no classes apart. Pass feature="trace", or leave it out.')
         picks: tuple[Tensor | None, Tensor | None] = None, None
-        notes = [ALL] if feature == "predicted" else []
+        notes = [all_outputs(run, width)] if feature == "predicted" else []
         feature = "trace"
     elif width == 1:
         # There is one number, whatever it is called.
@@ -103,22 +92,15 @@ def look(trajectory: Trajectory, queries: Points, samples: Points, taken: Tensor
         assert classes is not None
         picks = (None, None) if feature == "trace" else (final.argmax(1), classes.to(place))
         notes = []
-    predicted = None if not told else (final.flatten(1)[:, 0] > 0).long() if width == 1 else final.argmax(1)
+    logits, answers = answered(run, final)
     change = None
     if picks[0] is not None and picks[1] is not None:
         number = picked(feature)
         change = (as_float64(number(final, picks[0]) - number(first, picks[0])),
                   as_float64(number(final_own, picks[1]) - number(first_own, picks[1])))
     both = None if into is None or into_own is None else (into, into_own)
-    return Seen(Side(inputs, picks[0]), Side(own, picks[1]), feature, as_float64(final), classes,
-                None if predicted is None else predicted.cpu(), change, both, ends[1].name, notes)
-
-
-def rightness(run: Run, queries: Points, seen: Seen) -> Tensor | None:
-    """Whether the predicted class of each query is the true one, where that is known."""
-    if queries.targets is None or seen.predicted is None:
-        return None
-    return seen.predicted == class_targets(queries.targets, run, None if seen.logits.shape[1] == 1 else seen.logits)
+    return Seen(Side(inputs, picks[0]), Side(own, picks[1]), feature, logits, classes if told else None,
+                answers if told else None, change, both, ends[1].name, notes)
 
 
 def _asked(end: LastLayer, run: Run, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:

@@ -120,9 +120,9 @@ class Span:
 
 
 def shares(within: Tensor, diagonal: Tensor) -> Tensor:
-    """Parts of squared norms, between 0 and 1; a feature that is nought counts as covered."""
+    """Parts of squared norms, between 0 and 1; of a feature that is nought, of which nothing was learned, 0."""
     known = diagonal > 0
-    return torch.where(known, within / torch.where(known, diagonal, 1.0), 1.0).clamp(0, 1)
+    return torch.where(known, within / torch.where(known, diagonal, 1.0), 0.0).clamp(0, 1)
 
 
 def _modes(matrix: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
