@@ -13,10 +13,10 @@ from ...decomposition.stochastic.places import moves_plainly
 from ...decomposition.training_side import TrainingSide
 from ...decomposition.trajectory import Trajectory
 from ...measures import effective_dimension
+from ..reduction import reduction_of
 from ..states import clock, states
 from .choosing import evenly, sorted_by
 from .moments import Kept, Pairs, aligned, alone, size
-from .reduction import reduction_of
 from .regression import Fits
 from .scene import Look, Scene
 from .silent import Flow, silent_alignment

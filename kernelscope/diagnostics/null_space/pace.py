@@ -21,8 +21,8 @@ from ...decomposition.trajectory import Trajectory
 from ...errors import DataError
 from ...network import per_sample_losses
 from ...run.run import Run
+from ..reduction import mean_reduction
 from .aims import Aim
-from .reduction import reduction
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Pace:
            energy: float, memory: int) -> Pace:
         """The speed from step ``start`` of the recording to ``stop``, from the training samples that are looked at."""
         own = momentum_pace(trajectory.run, start, stop)
-        factor = reduction(trajectory, start, stop, memory)
+        factor = mean_reduction(trajectory, start, stop, memory)
         pace = None if own is None else own * factor
         if samples is None:
             return cls(pace or 1.0, torch.zeros(0, dtype=torch.float64), factor)

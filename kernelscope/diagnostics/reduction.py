@@ -8,10 +8,30 @@ from __future__ import annotations
 
 import torch
 
-from ...decomposition.training_side import TrainingSide
-from ...decomposition.trajectory import Trajectory
-from ...run.gradient import Tolerance, used_gradient
-from ...run.run import Run
+from ..decomposition.training_side import TrainingSide
+from ..decomposition.trajectory import Trajectory
+from ..run.gradient import Tolerance, used_gradient
+from ..run.run import Run
+
+#: At how many steps a run is looked at for the mean.
+STEPS = 8
+
+
+def mean_reduction(trajectory: Trajectory, start: int, stop: int, memory: int) -> float:
+    r"""The mean :math:`\kappa` over some steps of a run, evenly among ``start`` to ``stop - 1``; 1 if none tells.
+
+    Args:
+        trajectory: The run.
+        start: The first step, as the recording counts.
+        stop: The step behind the last.
+        memory: About how many bytes may be used.
+    """
+    side = TrainingSide(trajectory.run, trajectory.dtype, trajectory.device, memory)
+    count = min(STEPS, stop - start)
+    found = [reduction_of(trajectory.run, start + round(i * (stop - start - 1) / max(count - 1, 1)), side, trajectory)
+             for i in range(count)]
+    known = [factor for factor in found if factor is not None and 0 < factor < float("inf")]
+    return sum(known) / len(known) if known else 1.0
 
 
 def reduction_of(run: Run, k: int, side: TrainingSide, trajectory: Trajectory) -> float | None:
