@@ -682,7 +682,7 @@ def test_the_answer_counts_queries_in_plain_words(run, x):
     assert f"is not {usual}, and counts as outside" in not_covered[0].said()
     titles = [part.plot(show=show).get_title(loc="left").replace("\n", " ") for part in (found, one)
               for show in ("queries", "profile")]
-    assert titles[0].startswith(f"{m} of {n} queries ({m / n:.0%}) are less covered than 95% of the training samples")
+    assert titles[0].startswith(f"{m} of {n} queries ({m / n:.0%}) are less covered than 95% of training samples")
     assert titles[2].startswith("The query is not less covered")
-    assert "the feature of the query" in titles[3]
+    assert "the query’s feature" in titles[3]
     assert "e-" not in "".join(row.sentence for row in found.check().rows)

@@ -30,9 +30,9 @@ GROUPS = {"auroc": ("known", "unknown"), "fpr95": ("known", "unknown"), "right":
 
 #: What the best score does, and what none does.
 BEST = {"auroc": "tells known from unknown best", "fpr95": "lets the fewest unknown points pass",
-        "right": "tells right predictions from wrong ones best"}
+        "right": "tells right from wrong best"}
 NONE = {"auroc": "no score tells known from unknown", "fpr95": "no score keeps unknown points out",
-        "right": "no score tells right predictions from wrong ones"}
+        "right": "no score tells right from wrong"}
 
 #: How far apart two means are that are no tie.
 APART = 1e-9
@@ -104,31 +104,37 @@ def separates(result: Separation, name: str, measure: str) -> bool:
     return lead > NORMAL * variance**0.5
 
 
-def verdict(result: Separation, measure: str, number: Callable[[Interval], str]) -> str:
+def any_separates(result: Separation, measure: str) -> bool:
+    """Whether some score does better than chance."""
+    return any(separates(result, name, measure) for name in measured(result, measure))
+
+
+def verdict(result: Separation, measure: str, number: Callable[[Interval], str], short: bool = False) -> str:
     """Which score is best, in words; that several tie, or that none does better than chance.
 
     Args:
         result: The scores.
         measure: ``"auroc"``, ``"fpr95"`` or ``"right"``.
         number: How an interval is written.
+        short: Whether this is a title, beside an axis that says what is measured.
     """
     best, known = winners(result, measure), measured(result, measure)
     if not best:
         return ""
     value = number(known[best[0]])
-    if not any(separates(result, name, measure) for name in known):
+    if not any_separates(result, measure):
         whose = "all have" if len(best) == len(known) > 1 else f"the best, {listed(best, result.null)}, " + (
             "has" if len(best) == 1 else "have")
-        return f"{NONE[measure]}: {whose} {value}, which chance may give too"
+        return f"{NONE[measure]}; {whose} {value}, which chance may give too"
     if len(best) == 1:
         subject = f"the null, {best[0]}," if best[0] == result.null else best[0]
-        return f"{subject} {BEST[measure]}, with {value}"
-    return f"{listed(best, result.null)} tie: each {BEST[measure]}, with {value}"
+        return f"{subject} {BEST[measure]}{'; it has' if short else ', with'} {value}"
+    return f"{listed(best, result.null)} tie; {'they have' if short else f'each {BEST[measure]}, with'} {value}"
 
 
 def listed(names: list[str], null: str | None) -> str:
     """Up to three names, or two and how many others."""
-    words = [f"{name} (the null)" if name == null else name for name in names]
+    words = ["the null" if name == null else name for name in names]
     if len(words) > 3:
         words = [*words[:2], f"{len(words) - 2} others"]
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -9,7 +9,7 @@ import torch
 from ..arguments import as_choice
 from ..diagnostics.coverage.result import BAND_NAMES, LEVEL, Coverage
 from ..diagnostics.separation import Separation
-from ..diagnostics.winners import measured, verdict, winners
+from ..diagnostics.winners import any_separates, measured, verdict, winners
 from ..text import with_minus
 from . import drawing
 from .style import in_lines, plain
@@ -98,11 +98,11 @@ def conclusion(result: Coverage, show: str) -> str:
     if show == "profile":
         mean = result.profile.mean(0)
         first = int(mean[:-1].argmax())
-        whose = "the feature of the query" if len(result) == 1 else "the features of queries"
+        whose = "the query’s feature" if len(result) == 1 else "the queries’ features"
         return (f"Eigenvalues {BAND_NAMES[first]} times their mean hold {float(mean[first]):.0%} of {whose}; "
                 f"{float(mean[-1]):.1%} is outside the span")
     count, outside = len(result), int((~result.inside).sum())
-    usual = f"less covered than {1 - LEVEL:.0%} of the training samples are by the others"
+    usual = f"less covered than {1 - LEVEL:.0%} of training samples"
     if count == 1:
         return (f"The query is {'' if outside else 'not '}{usual}; its coverage is {float(result.coverage[0]):.3g}, "
                 f"and the limit {result.threshold:.3g}")
@@ -142,8 +142,8 @@ def said(result: Separation, show: str) -> str:
     named, best = measured(result, show), winners(result, show)
     if not named:
         return "Nothing was compared"
-    text = verdict(result, show, lambda found: f"{found.mean:.4f}")
+    text = verdict(result, show, lambda found: f"{found.mean:.4f}", short=True)
     other = "coverage" if "coverage" not in best else result.null
-    if other in named and other not in best:
-        text = f"{text}; {other} has {named[other].mean:.4f}"
+    if other in named and other not in best and any_separates(result, show):
+        text = f"{text}, {other} has {named[other].mean:.4f}"
     return with_minus(f"{text[0].upper()}{text[1:]}")
