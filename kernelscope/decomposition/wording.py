@@ -100,14 +100,14 @@ def fixed(value: float, decimals: int) -> str:
     return (text if float(text.replace(",", "")) else f"{0:.{decimals}f}").replace("-", "−")
 
 
-def counted(count: int, noun: str) -> str:
-    """A number of things.
+def counted(count: int, noun: str, several: str = "") -> str:
+    """A number of things, with the word for several of them where it is not made by an s.
 
     Example:
-        >>> counted(1, "step"), counted(1437, "training sample")
-        ('1 step', '1,437 training samples')
+        >>> counted(1, "step"), counted(1437, "training sample"), counted(2, "query", "queries")
+        ('1 step', '1,437 training samples', '2 queries')
     """
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+    return f"{count:,} {noun if count == 1 else several or f'{noun}s'}"
 
 
 def shortened(name: str, most: int = LONGEST) -> str:

@@ -40,11 +40,11 @@ from torch import Tensor
 
 from ..arguments import as_count, as_whole, what_came
 from ..decomposition.stochastic.kernel import PathKernel
+from ..decomposition.wording import counted
 from ..errors import DataError, NonFiniteError
 from ..operator import KernelOperator
 from ..result import Check, CheckRow, Result, as_float64
 from ..text import with_minus
-from .counting import counted
 
 if TYPE_CHECKING:
     import pandas as pd

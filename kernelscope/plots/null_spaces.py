@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..diagnostics.counting import counted
+from ..decomposition.wording import counted
 from ..diagnostics.eigenlearning import Eigenlearning
 from ..diagnostics.null_space.reservoir_result import KEPT, Reservoir
 from ..diagnostics.null_space.result import NullSpace

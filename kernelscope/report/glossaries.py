@@ -79,8 +79,9 @@ KERNEL_GLOSSARY = (
     ("CKA", "The cosine of two centred kernel matrices: how alike two kernels are whatever their scale."),
     ("kernel regression", "The smooth function that the kernel of one time makes of the training targets, with a ridge "
                           "relative to the mean of the kernel’s diagonal."),
-    ("carried over", "The network’s own change of outputs on training samples, fitted by the kernel of a time and told "
-                     "on the other points. What is missed is a share of the variance of its outputs there."),
+    ("fitting the network’s outputs", "The network’s own change of outputs on training samples is fitted by the kernel "
+                                     "of a time and told on the other points. What is missed is a share of the "
+                                     "variance of its outputs there."),
     ("effective rank", "How many equal eigenvalues would be spread as these are: by the entropy of their shares of the "
                        "trace, or by participation, the squared trace over the sum of squares."),
     ("silent alignment", "The kernel turns while the loss has hardly fallen, and only grows while it falls."),

@@ -30,7 +30,7 @@ def evolution(result: KernelEvolution, album: Album, name: str) -> dict[str, Any
     table = result.to_frame()
     said = result.said()
     return checks(result) | {
-        "sentence": f"{said[0].upper()}{said[1:]}. {result.silent_words()}",
+        "sentence": " ".join([f"{said[0].upper()}{said[1:]}.", result.silent_words(), *result.info.get("notes", [])]),
         "drawings": [(Markup(plots.svg(result, show=show)), plots.title(result, show=show))
                      for show in evolution_shows(result)],
         **cells(table.iloc[:: max(1, -(-len(table) // MOST_ROWS))]),
@@ -42,14 +42,14 @@ def evolution(result: KernelEvolution, album: Album, name: str) -> dict[str, Any
 def null_space(result: NullSpace, album: Album, name: str) -> dict[str, Any]:
     """The view of what could not be learned: the bound, the expectation, and the modes of which most is left."""
     said = result.said()
-    expected = [f"A fixed kernel would have left {result.unlearnable:.3g} of {result.size:.3g}"]
-    if result.predicted is not None:
-        expected.append(f"eigenlearning expects an error of {result.predicted:.3g}")
+    # Where nothing lay beyond the reach, what is expected is a part of what is said.
+    expected = result.expected() if result.bound else ""
     drawn = [(Markup(plots.svg(result)), plots.title(result))]
     if result.reservoir is not None:
         drawn.append((Markup(plots.svg(result.reservoir)), plots.title(result.reservoir)))
     return checks(result) | {
-        "sentence": f"{said[0].upper()}{said[1:]}. {', and '.join(expected)}. {' '.join(result.info.get('notes', []))}",
+        "sentence": " ".join([f"{text[0].upper()}{text[1:]}." for text in (said, expected) if text]
+                             + result.info.get("notes", [])),
         "drawings": drawn,
         **cells(result.top(MOST_MODES)),
         "left_out": f"Showing the {MOST_MODES} modes of {len(result.values):,} of which most is left."
@@ -63,7 +63,7 @@ def covered(result: Coverage, album: Album, name: str) -> dict[str, Any]:
     said = result.said()
     least = "" if not len(result) else f" {result.sentence(int(result.coverage.argmin()))}"
     return checks(result) | {
-        "sentence": f"{said[0].upper()}{said[1:]}.{least}",
+        "sentence": " ".join([f"{said[0].upper()}{said[1:]}.{least}", *result.info.get("notes", [])]),
         "drawings": [(Markup(plots.svg(result, show=show)), plots.title(result, show=show))
                      for show in ("queries", "profile")] if len(result) else [],
         **cells(table.head(MOST_ROWS)),

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ...decomposition.wording import counted
 from ...result import Check, CheckRow, Result
 from ...text import with_minus
-from ..counting import counted
 
 if TYPE_CHECKING:
     import pandas as pd

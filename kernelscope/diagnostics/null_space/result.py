@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ...arguments import as_count
+from ...decomposition.wording import counted
 from ...result import Check, CheckRow, Result
 from ...text import with_minus
-from ..counting import counted
 from .reach import bound_of, by_modes, reaches
 from .reservoir_result import Reservoir
 
