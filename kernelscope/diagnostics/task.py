@@ -21,15 +21,15 @@ from ..run.classes import QUANTITIES, class_indices
 from ..run.run import Run
 from .chances import are_probabilities
 
-#: The losses that leave out the samples of one class.
-IGNORING = ("cross_entropy", "nll_loss")
+#: The losses that leave out the samples of one class, and its number unless another one was given.
+IGNORING, IGNORED = ("cross_entropy", "nll_loss"), -100
 
 
 def counted(run: Run, targets: Tensor) -> Tensor:
     """Whether each target counts in the loss, with shape (n,): those of the class that a loss ignores do not."""
     if run.loss.name not in IGNORING or targets.is_floating_point() or targets[:1].numel() != 1:
         return torch.ones(len(targets), dtype=torch.bool)
-    return (targets.reshape(-1) != run.loss.options.get("ignore_index", -100)).cpu()
+    return (targets.reshape(-1) != run.loss.options.get("ignore_index", IGNORED)).cpu()
 
 
 @dataclass(frozen=True)

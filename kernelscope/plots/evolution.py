@@ -29,9 +29,8 @@ SHOWN = ("course", "regression", "closeness", "cka", "movie", "spectrum")
 #: The CKA that is white on a map, at most.
 MAPPED = 0.9
 
-#: How wide a title may be, and that of a map; how far names are apart as a share of the height; and how many cells a
-#: picture has along a side.
-WIDTH, WIDE, APART, CELLS = 78, 60, 0.085, 32
+#: How wide a title may be, and that of a map; how far names are apart as a share of the height.
+WIDTH, WIDE, APART = 78, 60, 0.085
 
 #: How many steps are told along a side of a map, and of up to how many cells every other one is.
 TOLD, FEW = 6, 12
@@ -171,7 +170,7 @@ def _map(ax: Axes, theme: Theme, values: Tensor, steps: tuple[Tensor, Tensor], n
     # What hardly differs shall not look as if it did.
     low = min(float(values.min()), MAPPED)
     scaled = (values - low) / ((1 - low) or 1.0)
-    cuts = [cuts_of(len(each), CELLS) for each in steps]
+    cuts = [cuts_of(len(each)) for each in steps]
     colours = shades_of(theme, False)
     paint(ax, means(scaled, *cuts).clamp(0, 1), cuts, colours, False)
     ax.set_xlim(0, len(steps[1]))
@@ -211,7 +210,7 @@ def _movie(result: KernelEvolution, ax: Axes, theme: Theme) -> None:
     wide = len(frames) if len(frames) <= 3 else -(-len(frames) // 2)
     gap, below = 0.1 * count, 0.24 * count
     signed = bool((frames < -0.5 / SHADES).any())
-    cuts = [cuts_of(count, CELLS)] * 2
+    cuts = [cuts_of(count)] * 2
     for i, (frame, step) in enumerate(zip(frames, result.movie_times, strict=True)):
         left, top = i % wide * (count + gap), i // wide * (count + below)
         paint(ax, means(frame, *cuts), cuts, shades_of(theme, signed), signed, (left, top))

@@ -112,12 +112,19 @@ def themed(svg: str) -> str:
     svg = svg[svg.index("<svg"):]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\sstyle="([^"]*)"', lambda found: _attributes(found[1]), svg)
+    # A hundredth of a point is seen by nobody, and a map of many cells has a number for each corner.
+    svg = re.sub(r'\sd="([^"]*)"', lambda found: f' d="{_short(found[1])}"', svg)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = _own_names(svg)
     for role in ("ink", "muted", "rule", "paper", "up", "down", "data"):
         svg = svg.replace(getattr(PAGE, role), f"var(--{role})")
     return svg.strip()
+
+
+def _short(path: str) -> str:
+    """The numbers of a path with two decimals."""
+    return re.sub(r"-?\d+\.\d+", lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), " ".join(path.split()))
 
 
 def _own_names(svg: str) -> str:

@@ -38,6 +38,13 @@ class Points:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def chosen(self, places: Tensor) -> Points:
+        """The points at some places."""
+        numbers = places.tolist()
+        return Points(tuple(x[places] for x in self.inputs), None if self.targets is None else self.targets[places],
+                      [self.ids[i] for i in numbers],
+                      None if self.labels is None else [self.labels[i] for i in numbers])
+
     def side(self, trajectory: Trajectory, output: str | int | Callable[..., Tensor] | None) -> QuerySide:
         """The outputs of these points, and their gradients."""
         run = trajectory.run

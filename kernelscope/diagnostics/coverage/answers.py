@@ -7,8 +7,6 @@ compares it with 0 and 1 as quantities it is above one half.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import Tensor
 
 from ...decomposition.stochastic.points import Points
@@ -18,9 +16,7 @@ from ...result import as_float64
 from ...run.classes import BINARY, QUANTITIES, class_indices
 from ...run.run import Run
 from ..chances import as_logits
-
-#: The losses that pass over targets of one number, and that number unless another one was given.
-PASSING, PASSED_OVER = ("cross_entropy", "nll_loss"), -100
+from ..task import IGNORED, counted
 
 #: A loss of quantities whose outputs are rates, or their logarithms, and so compare with no class.
 RATES = "poisson_nll_loss"
@@ -42,22 +38,18 @@ def trained_on(run: Run, samples: Points) -> tuple[Points, str | None]:
         DataError: If there are none.
     """
     targets = samples.targets
-    if run.loss.name not in PASSING or targets is None or targets.is_floating_point():
+    if targets is None:
         return samples, None
-    index = int(run.loss.options.get("ignore_index", PASSED_OVER))
-    kept = (targets != index).reshape(len(targets), -1).any(1).nonzero().flatten()
+    kept = counted(run, targets).nonzero().flatten()
     left = len(targets) - len(kept)
     if not left:
         return samples, None
-    said = f"The loss passes over the target {index}"
+    said = f"The loss passes over the target {run.loss.options.get('ignore_index', IGNORED)}"
     if not len(kept):
         raise DataError(f"{said}, and every training sample has it, so nothing was learned from any. Record a run with "
                         "other targets.")
-    places = kept.tolist()
-    some = replace(samples, inputs=tuple(t[kept] for t in samples.inputs), targets=targets[kept],
-                   ids=[samples.ids[i] for i in places],
-                   labels=None if samples.labels is None else [samples.labels[i] for i in places])
-    return some, f"{said}, so {left:,} of the {len(targets):,} training samples, which have it, are left out."
+    left_out = f"{left:,} of the {len(targets):,} training samples, which have it, are left out"
+    return samples.chosen(kept), f"{said}, so {left_out}."
 
 
 def classes_of(run: Run, samples: Points) -> Tensor | None:

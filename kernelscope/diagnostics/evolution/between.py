@@ -22,7 +22,7 @@ from ...progress import Bar
 from ...result import Check, CheckRow, Result
 from ...run.run import Run
 from ..states import gradients_of, states, times_of
-from .choosing import evenly, some_of
+from .choosing import evenly
 from .moments import Pairs
 from .scene import PRODUCTS, check_room
 from .words import number
@@ -135,7 +135,7 @@ def kernel_distances(run_a: Run, run_b: Run, x: Any = None, *, times: Any = None
     places = [checked_place(device, next(iter(run.network.parameters.values())).device) for run in runs]
     with undisturbed(places[0]):
         points = as_points(runs[0], x)
-        points = some_of(points, evenly(torch.arange(len(points)), samples))
+        points = points.chosen(evenly(torch.arange(len(points)), samples))
         if len(points) < 2:
             raise DataError("Kernels are compared on two points at least; one came. Pass more.")
         kinds = [dtype or (torch.float64 if run.dtype == torch.float64 else torch.float32) for run in runs]
@@ -143,7 +143,7 @@ def kernel_distances(run_a: Run, run_b: Run, x: Any = None, *, times: Any = None
         count = sum(map(len, steps))
         check_room(len(points), 0, kind, room)
         fits = Pairs.fitting(count, len(points), kind.itemsize, (1 - PRODUCTS) / 2 * room)
-        points = some_of(points, evenly(torch.arange(len(points)), fits))
+        points = points.chosen(evenly(torch.arange(len(points)), fits))
         pairs: Pairs | None = None
         with Bar(total=count, desc="kernels of two runs", unit="time", disable=quiet) as bar:
             for i, (run, own, place, each) in enumerate(zip(runs, steps, places, kinds, strict=True)):

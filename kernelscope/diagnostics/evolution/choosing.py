@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...decomposition.stochastic.points import Points
-
 
 def evenly(order: Tensor, count: int) -> Tensor:
     """So many entries of an order, evenly spaced, each once.
@@ -24,11 +22,3 @@ def sorted_by(columns: Tensor) -> Tensor:
     if columns.shape[1] > 1 and bool(((columns == 0) | (columns == 1)).all()):
         return columns.argmax(1).argsort(stable=True)
     return columns[:, 0].argsort(stable=True)
-
-
-def some_of(points: Points, places: Tensor) -> Points:
-    """The points at some places."""
-    numbers = places.tolist()
-    return Points(tuple(x[places] for x in points.inputs),
-                  None if points.targets is None else points.targets[places], [points.ids[i] for i in numbers],
-                  None if points.labels is None else [points.labels[i] for i in numbers])

@@ -27,7 +27,7 @@ from ...progress import Bar
 from ...run.run import Run
 from ..states import times_of
 from ..task import counted
-from .choosing import evenly, some_of
+from .choosing import evenly
 from .following import followed
 from .regression import RIDGES
 from .result import KernelEvolution
@@ -116,7 +116,7 @@ def evolution(run: Run, x: Any = None, y: Any = None, *, times: Any = None, k: i
             raise DataError("This run trained on one sample, and a kernel of one point has no direction. Train on "
                             "two samples at least.")
         whole = len(held)
-        held = some_of(held, _chosen(held, most))
+        held = held.chosen(_chosen(held, most))
         check_room(len(held), 0 if points is None else len(points), kind, room)
         scene = Scene.of(run, held, points, output, steps, kind, place, room)
         with Bar(total=len(steps), desc="evolution", unit="time", disable=quiet) as bar:
@@ -147,7 +147,7 @@ def _counted(run: Run, points: Points, what: str) -> tuple[Points, list[str]]:
     if not len(kept):
         raise DataError(f"The targets of all {what} are of the class that the loss ignores. Give some that count.")
     left = f"{len(points) - len(kept):,} of {len(points):,} {what} are left out"
-    return some_of(points, kept), [f"{left}: their target is the class that the loss ignores."]
+    return points.chosen(kept), [f"{left}: their target is the class that the loss ignores."]
 
 
 def _ridges(ridge: Any) -> tuple[float, ...]:

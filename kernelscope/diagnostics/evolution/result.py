@@ -163,11 +163,6 @@ class KernelEvolution(Result):
             raise DataError(f"A movie is written as a GIF, and the file {place.name!r} is another. Call it kernel.gif.")
         return write_movie(self, place, seconds)
 
-    def first_after(self, name: str, level: float) -> int | None:
-        """The first step at which a series has reached a level, or ``None``."""
-        reached = (self.series[name] >= level).nonzero().flatten()
-        return int(self.times[reached[0]]) if len(reached) else None
-
 
 def _row(name: str, value: float, limit: float, sentence: str) -> CheckRow:
     ok = value <= limit and torch.isfinite(torch.tensor(value))

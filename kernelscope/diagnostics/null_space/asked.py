@@ -76,7 +76,7 @@ class Asked:
             DataError: If points do not lie beside each other, or targets are none of the explained outputs.
         """
         run, n = trajectory.run, len(chosen)
-        held = _some(samples_of(run), chosen) if chosen else None
+        held = samples_of(run).chosen(torch.tensor(chosen)) if chosen else None
         inputs = cast(_beside(held, queries), trajectory.dtype, trajectory.device)
         final = final_outputs(trajectory, None, inputs)
         aim = Aim.of(run, output, final)
@@ -158,13 +158,6 @@ def part_words(run: Run, chosen: list[int], on: str) -> str:
     use = "join the matrix for the expected error" if on == "queries" else "are looked at"
     return "" if count <= MOST else (
         f"{len(chosen):,} of {count:,} training samples, evenly chosen, {use}; samples={count} takes all.")
-
-
-def _some(points: Points, places: list[int]) -> Points:
-    rows = torch.tensor(places, dtype=torch.long)
-    return Points(tuple(t[rows] for t in points.inputs), None if points.targets is None else points.targets[rows],
-                  [points.ids[i] for i in places],
-                  None if points.labels is None else [points.labels[i] for i in places])
 
 
 def _beside(held: Points | None, queries: Queries | None) -> tuple[Tensor, ...]:

@@ -12,7 +12,7 @@ from ...arguments import as_count
 from ...decomposition.wording import counted
 from ...result import Check, CheckRow, Result
 from ...text import with_minus
-from .reach import bound_of, by_modes, reaches
+from .reach import bound_of, reaches
 from .reservoir_result import Reservoir
 
 if TYPE_CHECKING:
@@ -265,10 +265,6 @@ class NullSpace(Result):
                 f"The energy of the path is {_number(self.energy)}, and the mean loss fell by {_number(drop)}: of "
                 "plain gradient descent by small full-batch steps the two are one number."))
         return Check(tuple(rows))
-
-    def modewise(self) -> float:
-        """The bound by each mode alone, as a mean squared error: weaker, but a sum over modes."""
-        return by_modes(self.aimed.sqrt(), self.reach) / max(self.targets.numel(), 1)
 
 
 def _share(value: float) -> str:
