@@ -1,0 +1,1 @@
+"""What ``benchmarks/infinite.py`` is made of: cases, our worker, the rival's worker."""
