@@ -1,0 +1,164 @@
+r"""Covariances of pairs of images through a stage, compiled for a processor.
+
+What is written for a pair is its pooled covariance; all between stays in the cache of the thread that computes it. As
+many threads are used as torch is set to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from . import lines, slices
+from .angles import polynomials
+from .stage import Affine, Sides, Stage, constants, fields, of_points, of_variances
+
+#: How many pairs, and how many images of either side, are prepared together.
+PAIRS, IMAGES = 1024, 64
+
+#: How many shares of the work each thread takes, one after the other, so that all end at about the same time.
+SHARES = 4
+
+
+def of_images(stage: Stage, x: Tensor, z: Tensor, i: Tensor, j: Tensor,
+              tangent: bool = True) -> tuple[Tensor, Tensor | None]:
+    return _of_pairs(stage, lambda some: of_points(stage.layers, x[some]), lambda some: of_points(stage.layers, z[some]),
+                     i, j, x.shape[-2:], x.dtype, None, None, tangent)
+
+
+def of_covariances(stage: Stage, K: Tensor, T: Tensor | None, left: Tensor, right: Tensor, i: Tensor,
+                   j: Tensor) -> tuple[Tensor, Tensor | None]:
+    return _of_pairs(stage, lambda some: of_variances(stage.layers, left[some]),
+                     lambda some: of_variances(stage.layers, right[some]), i, j, left.shape[-2:], torch.float64, K, T,
+                     T is not None)
+
+
+def of_pixels(layers: Sequence[Affine], x: Tensor, z: Tensor, tangent: bool = True) -> tuple[Tensor, Tensor | None]:
+    K, T = np.zeros((len(x), len(z))), np.zeros((len(x), len(z)) if tangent else (1, 1))
+    for column in range(0, len(z), IMAGES):
+        far = _flat(layers, z[column:column + IMAGES])
+        for row in range(0, len(x), IMAGES):
+            near = _flat(layers, x[row:row + IMAGES])
+            _block_of_pixels(layers, x.shape, near, far, (row, column), tangent, K, T)
+    return torch.from_numpy(K), torch.from_numpy(T) if tangent else None
+
+
+def of_vectors(layers: Sequence[Affine], lack: Tensor, a: Tensor, b: Tensor,
+               tangent: bool = True) -> tuple[Tensor, Tensor | None]:
+    layers = [layer.alone for layer in layers]
+    told = _constants(layers, lack.dtype)
+    near, far = (of_variances(layers, root.double().square()[:, None, None], lack.dtype) for root in (a, b))
+    rows, columns = (np.ascontiguousarray(fields(sides)[:, 1:, 0, 0].T.numpy()) for sides in (near, far))
+    near_end, far_end = (sides.end[:, 0, 0].to(lack.dtype).numpy() for sides in (near, far))
+    K = lack.contiguous()
+    T = torch.zeros_like(K) if tangent else K[:1]
+    k, t = K.numpy(), T.numpy()
+
+    def work(begin: int, end: int) -> None:
+        lines.of_vectors(k, t, rows, columns, near_end, far_end, begin, end, told.layers, len(layers), tangent,
+                         told.angle, told.bend)
+
+    _shared_out(len(K), work)
+    return K, T if tangent else None
+
+
+class Constants(NamedTuple):
+    """Numbers of the layers in the precision of the loops, so that no loop widens them.
+
+    Attributes:
+        sides: The sides of the filters.
+        layers: For each layer, in the order in which the loops read them, with shape (L, 11); one row where L is 0.
+        angle: Coefficients of the polynomial for an angle.
+        bend: Coefficients of the one for its bend.
+    """
+
+    sides: np.ndarray
+    layers: np.ndarray
+    angle: tuple[Any, ...]
+    bend: tuple[Any, ...]
+
+
+def _constants(layers: Sequence[Affine], dtype: torch.dtype) -> Constants:
+    kind = np.float32 if dtype == torch.float32 else np.float64
+    angle, bend = (tuple(kind(c) for c in series) for series in polynomials(dtype))
+    return Constants(np.array([layer.side for layer in layers], np.int64), np.array(constants(layers), kind), angle, bend)
+
+
+def _reach(layers: Sequence[Affine]) -> int:
+    return max((layer.side // 2 for layer in layers), default=0)
+
+
+def _flat(layers: Sequence[Affine], x: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Fields and last roots with nought around, rows after rows; with a row more, since windows of rows begin early."""
+    sides, reach = of_points(layers, x), _reach(layers)
+    around = (0, reach, reach + 1, reach + 1)
+    return pad(fields(sides), around).flatten(-2).numpy(), pad(sides.end, around).flatten(-2).numpy()
+
+
+def _block_of_pixels(layers: Sequence[Affine], shape: torch.Size, near: tuple[np.ndarray, np.ndarray],
+                     far: tuple[np.ndarray, np.ndarray], first: tuple[int, int], tangent: bool, K: np.ndarray,
+                     T: np.ndarray) -> None:
+    (_, channels, height, width), reach = shape, _reach(layers)
+    told = _constants(layers, torch.from_numpy(near[0]).dtype)
+
+    def work(begin: int, end: int) -> None:
+        lines.of_pixels(near[0], far[0], near[1], far[1], begin, end, *first, channels, told.sides, told.layers, reach,
+                        width + reach, height * width, tangent, told.angle, told.bend, K, T)
+
+    _shared_out(len(near[0]), work)
+
+
+def _of_pairs(stage: Stage, near: Callable[[Tensor], Sides], far: Callable[[Tensor], Sides], i: Tensor, j: Tensor,
+              size: torch.Size, dtype: torch.dtype, K: Tensor | None, T: Tensor | None,
+              tangent: bool) -> tuple[Tensor, Tensor | None]:
+    (height, width), p = size, stage.pool
+    shape = len(i), height // p, width // p, height // p, width // p
+    pooled = np.zeros(shape), np.zeros(shape if tangent else (len(i), 1, 1, 1, 1))
+    for first in range(0, len(i), PAIRS):
+        some = slice(first, first + PAIRS)
+        given = None if K is None else (K[some], K[some] if T is None else T[some])
+        _block_of_pairs(stage, near, far, i[some], j[some], dtype, given, tangent, pooled[0][some], pooled[1][some])
+    return torch.from_numpy(pooled[0]), torch.from_numpy(pooled[1]) if tangent else None
+
+
+def _block_of_pairs(stage: Stage, near: Callable[[Tensor], Sides], far: Callable[[Tensor], Sides], i: Tensor,
+                    j: Tensor, dtype: torch.dtype, given: tuple[Tensor, Tensor] | None, tangent: bool,
+                    outK: np.ndarray, outT: np.ndarray) -> None:
+    told, reach = _constants(stage.layers, dtype), _reach(stage.layers)
+    (x, x_end, channels, at), (z, z_end, _, to) = (_padded(side, some, reach) for side, some in ((near, i), (far, j)))
+    nothing = torch.zeros(1, 1, 1, 1, 1, dtype=torch.float64)
+    k, t = (part.double().contiguous().numpy() for part in given or (nothing, nothing))
+
+    def work(begin: int, end: int) -> None:
+        own = slice(begin, end) if given else slice(None)
+        slices.of_pairs(x, z, x_end, z_end, at[begin:end], to[begin:end], channels, told.sides, told.layers, reach,
+                        stage.pool, k[own], t[own], given is not None, tangent, told.angle, told.bend,
+                        outK[begin:end], outT[begin:end])
+
+    _shared_out(len(i), work)
+
+
+def _padded(side: Callable[[Tensor], Sides], numbers: Tensor,
+            reach: int) -> tuple[np.ndarray, np.ndarray, int, np.ndarray]:
+    """Fields and last roots of the images that pairs name, with nought around, and where each pair finds its own."""
+    chosen, places = numbers.unique(return_inverse=True)
+    found, around = side(chosen), (reach,) * 4
+    return (pad(fields(found), around).numpy(), pad(found.end, around).numpy(), found.units.shape[1], places.numpy())
+
+
+def _shared_out(count: int, work: Callable[[int, int], None]) -> None:
+    """Work from 0 to ``count``, by as many threads as torch has."""
+    threads = min(torch.get_num_threads(), count)
+    if threads <= 1:
+        work(0, count)
+        return
+    each = -(-count // (threads * SHARES))
+    with ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(work, k, min(k + each, count)) for k in range(0, count, each)]:
+            done.result()

@@ -1,0 +1,151 @@
+r"""Which part of a network runs slice by slice, in compiled code.
+
+Between two poolings, covariances of pixels at one offset go their own way, so a stage of convolutions and rectifiers
+stays in the cache (see :mod:`.fused`). A network of such stages is planned for images of a given shape; what comes
+after its pixels have ended is followed layer by layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from .affine import Conv, Dense
+from .angular import HalfLines
+from .covariances import Covariances, Layout, Side
+from .fused import Affine, Stage, of_covariances, of_images, of_pixels
+from .layer import Layer
+from .pooling import AvgPool, Flatten, GlobalAvgPool
+from .serial import Serial
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a network is followed.
+
+    Attributes:
+        stages: What runs slice by slice.
+        paired: Whether all pairs of pixels are needed; otherwise there is one stage, which ends in their mean.
+        rest: The layers after the pixels have ended.
+        channels: How many channels there are then.
+    """
+
+    stages: tuple[Stage, ...]
+    paired: bool
+    rest: Serial
+    channels: int
+
+    def own(self, x: Tensor, tangent: bool) -> tuple[Covariances, Side]:
+        """The covariances of images with themselves at the end, and the variances that stages begin with."""
+        i = torch.arange(len(x), device=x.device)
+        k, t = of_images(self.stages[0], x, x, i, i, tangent)
+        begun = []
+        for stage in self.stages[1:]:
+            variances = _diagonal(k)
+            begun.append(Side(variances))
+            k, t = of_covariances(stage, k, t, variances, variances, i, i)
+        value, slope = _diagonal(k).flatten(1).mean(1), None if t is None else _diagonal(t).flatten(1).mean(1)
+        root = value.clamp(min=0).sqrt()
+        c = Covariances(root, root, value, False, slope, Layout(0, False, False), self.channels)
+        c, side = self.rest.own(c)
+        return c, Side(root, None, (side, *begun))
+
+    def pairs(self, x: Tensor, z: Tensor, left: Side, right: Side, same: bool, tangent: bool) -> Covariances:
+        """The covariances of all pairs of images at the end; of one set with itself those of the upper triangle."""
+        n, m = len(x), len(z)
+        if not self.paired:
+            value, slope = of_pixels(self.stages[0].layers, x, z, tangent)
+        else:
+            i, j = torch.triu_indices(n, n) if same else torch.cartesian_prod(torch.arange(n), torch.arange(m)).T
+            i, j = i.to(x.device), j.to(x.device)
+            k, t = of_images(self.stages[0], x, z, i, j, tangent)
+            for stage, one, other in zip(self.stages[1:], left.inner[1:], right.inner[1:], strict=True):
+                k, t = of_covariances(stage, k, t, one.root, other.root, i, j)
+            value = k.new_zeros(n, m).index_put_((i, j), _diagonal(k).flatten(1).mean(1))
+            slope = None if t is None else t.new_zeros(n, m).index_put_((i, j), _diagonal(t).flatten(1).mean(1))
+        a, b = left.root.to(value), right.root.to(value)
+        c = Covariances(a, b, value, False, slope, Layout(0, False, True), self.channels)
+        return self.rest(c, left.inner[0], right.inner[0])
+
+    def room(self, shape: tuple[int, ...]) -> int:
+        """The bytes that each pair of images takes."""
+        if not self.paired:
+            return 64
+        pooled = prod(n // self.stages[0].pool for n in shape)
+        return 4 * 8 * pooled**2 + 64
+
+
+def planned(net: Serial, shape: tuple[int, ...]) -> Plan | None:
+    """How a network is followed for images with so many pixels; ``None`` where it has other layers."""
+    if len(shape) != 2 or net.parameterization != "ntk":
+        return None
+    stages: list[Stage] = []
+    layers: list[Affine] = []
+    pixels, rest, channels = shape, list(net.layers), 1
+    while rest:
+        layer = rest.pop(0)
+        if isinstance(layer, Dense) and rest and isinstance(rest[0], HalfLines):
+            affine = _affine(layer, rest.pop(0))
+            if affine is None:
+                return None
+            layers.append(affine)
+            channels = layer.width
+        elif isinstance(layer, AvgPool | GlobalAvgPool):
+            side = _side(layer, pixels)
+            if side is None:
+                return None
+            pixels = pixels[0] // side, pixels[1] // side
+            if layers:
+                stages.append(Stage(tuple(layers), side))
+                layers = []
+            elif stages:
+                # A mean of means of windows is one of larger windows.
+                stages[-1] = Stage(stages[-1].layers, stages[-1].pool * side)
+            else:
+                return None
+            if layer.flattens:
+                break
+        elif isinstance(layer, Flatten):
+            if layers:
+                stages.append(Stage(tuple(layers), 1))
+            break
+        else:
+            return None
+    if not stages or any(layer.spatial for layer in rest):
+        return None
+    paired = any(stage.pool > 1 for stage in stages) or len(stages) > 1
+    if not paired and not all(isinstance(layer, Dense) for layer in rest):
+        # Later rectifiers would need what covariances lack, and a slice gives covariances.
+        return None
+    return Plan(tuple(stages), paired, Serial(*rest), channels)
+
+
+def _affine(layer: Dense, activation: Layer) -> Affine | None:
+    assert isinstance(activation, HalfLines)
+    side: object = 1
+    if isinstance(layer, Conv):
+        side = layer.side if isinstance(layer.side, int) or len(set(layer.side)) > 1 else layer.side[0]
+        if layer.stride not in (1, (1, 1)) or layer.padding != "same":
+            return None
+    if not isinstance(side, int) or side % 2 == 0:
+        return None
+    return Affine(side, layer.W_std**2, layer.b_std**2, activation.low, activation.high)
+
+
+def _side(layer: AvgPool | GlobalAvgPool, pixels: tuple[int, ...]) -> int | None:
+    """The side of a pooling window, where it is a square that tiles the image."""
+    side = pixels[0] if isinstance(layer, GlobalAvgPool) else layer.side
+    whole = isinstance(side, int) and all(n % side == 0 for n in pixels)
+    if not whole or (isinstance(layer, GlobalAvgPool) and pixels[0] != pixels[1]):
+        return None
+    assert isinstance(side, int)
+    return side
+
+
+def _diagonal(values: Tensor) -> Tensor:
+    """Of values for all pairs of pixels those of each with itself, with shape (B, h, w)."""
+    b, h, w = values.shape[:3]
+    return values.reshape(b, h * w, h * w).diagonal(dim1=1, dim2=2).reshape(b, h, w)
