@@ -27,6 +27,7 @@ from ...arguments import as_choice, as_count, what_came
 from ...errors import DataError
 from .covariances import Covariances
 from .layer import Single
+from .masks import joined_places, whole_windows
 from .windows import Window, mean_over
 
 
@@ -123,6 +124,11 @@ class Conv(Dense):
         window = self.window(len(shape))
         assert window is not None
         return window.pixels(shape)
+
+    def there(self, mask: Tensor) -> Tensor:
+        window = self.window(mask.ndim - 1)
+        assert window is not None
+        return whole_windows(mask, window) if self.padding == "valid" else joined_places(mask, window.strides)
 
 
 def _scaled(c: Covariances, given: Tensor, plain: tuple[Tensor, Tensor], roots: tuple[Tensor, Tensor], weight: float,
