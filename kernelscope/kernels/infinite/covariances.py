@@ -177,6 +177,16 @@ class Covariances:
         """Those after a layer with these masks: nought where nothing is."""
         return replace(self.scaled(x, z), x=replace(self.x, mask=x), z=replace(self.z, mask=z))
 
+    def settled(self) -> Covariances:
+        """Of points with themselves those in which each pixel lacks nothing to itself, which a difference would."""
+        if self.lacking:
+            return self
+        own = self.a.square()
+        if self.layout.paired and self.layout.spatial:
+            flat = self.given.reshape(len(own), own[0].numel(), -1)
+            own = flat.diagonal_scatter(own.flatten(1), dim1=-2, dim2=-1).reshape(self.given.shape)
+        return replace(self, given=own)
+
     def double(self) -> Covariances:
         """In double precision, as K itself."""
         a, b = self.a.double(), self.b.double()

@@ -80,9 +80,9 @@ def checked_pattern(pattern: object, x: Tensor) -> Tensor:
     """
     nodes = x.shape[-1]
     if not isinstance(pattern, Tensor) or tuple(pattern.shape) != (len(x), nodes, nodes):
-        came = f"one of shape {tuple(pattern.shape)}" if isinstance(pattern, Tensor) else what_came(pattern)
-        raise DataError(f"A pattern has one row and one column for each node, shape {(len(x), nodes, nodes)} for "
-                        f"points of shape {tuple(x.shape)}; {came} came. Pass the adjacency of each graph as a dense matrix.")
+        came = f"shape {tuple(pattern.shape[1:])}" if isinstance(pattern, Tensor) else what_came(pattern)
+        raise DataError(f"A pattern has one row and one column for each node, shape {(nodes, nodes)} for a point "
+                        f"of shape {tuple(x.shape[1:])}; {came} came. Pass each graph as a dense matrix.")
     if pattern.is_complex() or pattern.is_floating_point() and not bool(torch.isfinite(pattern).all()):
         raise DataError("A pattern holds finite numbers, 1 where a node feeds another and 0 elsewhere; others came. "
                         "Look at where it comes from.")

@@ -30,11 +30,10 @@ def checked_mask(mask: object, x: Tensor) -> Tensor:
     Raises:
         DataError: If it has another shape, or other values than 0 and 1.
     """
-    shape = (len(x), *x.shape[2:])
-    if not isinstance(mask, Tensor) or tuple(mask.shape) != shape:
-        came = f"one of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else what_came(mask)
-        raise DataError(f"A mask has one entry for each position of each point, shape {shape} for points of shape "
-                        f"{tuple(x.shape)}; {came} came. Leave out the axis of channels.")
+    if not isinstance(mask, Tensor) or mask.shape != (len(x), *x.shape[2:]):
+        came = f"shape {tuple(mask.shape[1:])}" if isinstance(mask, Tensor) else what_came(mask)
+        raise DataError(f"A mask has one entry for each position, shape {tuple(x.shape[2:])} for a point of shape "
+                        f"{tuple(x.shape[1:])}; {came} came. Leave out the axis of channels.")
     if mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
         raise DataError("A mask holds 1 where a position is there and 0 where it is not; other values came. Pass for "
                         "example mask > 0.")

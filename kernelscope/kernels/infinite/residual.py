@@ -36,8 +36,8 @@ class Residual(Layer):
         self.skip = Serial(*(skip if isinstance(skip, tuple) else (skip,)))
         both = self.branch, self.skip
         if not self.branch.centered:
-            raise DataError("A Residual ends with a Dense or a Conv, whose values have mean nought, so that covariances "
-                            f"add up; {self.branch!r} came. Put one after the activation.")
+            raise DataError("A Residual ends with a Dense or a Conv, whose values have mean nought, so that "
+                            f"covariances add up; {self.branch!r} came. Put one after the activation.")
         if any(part.flattens for part in both):
             raise DataError("What a Residual adds has the same pixels on both sides; one of its layers ends them. Put "
                             "Flatten or GlobalAvgPool after it.")

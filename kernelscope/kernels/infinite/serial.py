@@ -72,8 +72,8 @@ class Serial(Layer):
     def __init__(self, *layers: Layer, parameterization: str = "ntk"):
         for layer in layers:
             if not isinstance(layer, Layer):
-                raise DataError(f"A network is made of layers; {what_came(layer)} came. Pass for example Serial(Dense(),"
-                                " ReLU(), Dense()), with brackets after each name.")
+                raise DataError(f"A network is made of layers; {what_came(layer)} came. Pass for example "
+                                "Serial(Dense(), ReLU(), Dense()), with brackets after each name.")
         self.layers = layers
         self.parameterization = as_choice(parameterization, "parameterization", PARAMETERIZATIONS)
         self.spatial = any(layer.spatial for layer in layers)
@@ -103,7 +103,7 @@ class Serial(Layer):
         for layer in self.layers:
             before = c
             c, side = layer.own(c)
-            c = _masked(layer, before, c)
+            c = _masked(layer, before, c.settled())
             inner.append(side)
         return c, Side(c.a, None, tuple(inner))
 
