@@ -77,6 +77,14 @@ class Joint:
         self.k = size * (angle.sin() + (math.pi - angle) * cosine) / (2 * math.pi)
         self.t = self.t * (math.pi - angle) / (2 * math.pi)
 
+    def residual(self, layer):
+        before = self.k, self.t, self.there, self.positions
+        self.after(*layer.branch.layers)
+        f, there = (self.k, self.t), self.there
+        self.k, self.t, self.there, self.positions = before
+        self.after(*layer.skip.layers)
+        self.k, self.t, self.there = self.k + f[0], self.t + f[1], torch.maximum(self.there, there)
+
     def means(self, windows):
         """Means over windows, of what is there."""
         matrices = []

@@ -56,6 +56,8 @@ SEQUENCES = {
     "valid": Serial(Conv(3, 1.3, 0.4, padding="valid"), ReLU(), Conv(2, 1.3, 0.4, padding="valid"), ReLU(),
                     GlobalAvgPool(), Dense(1.2, 0.3)),
     "sum": Serial(CONV, ReLU(), CONV, ReLU(), Dense(), GlobalSumPool()),
+    "residual": Serial(CONV, Residual(ReLU(), Conv(3, 1.3, 0.4, stride=2), skip=Conv(1, 0.8, 0.2, stride=2)), ReLU(),
+                       Flatten(), Dense(1.2, 0.3)),
     "softmax": Serial(CONV, SelfAttention(QK_std=0.7, OV_std=1.4, b_std=0.3), ReLU(), GlobalAvgPool(), Dense()),
     "relu": Serial(SelfAttention("relu", 0.7), CONV, ReLU(), SelfAttention("relu"), GlobalAvgPool(), Dense(1.2, 0.3)),
     "identity": Serial(Dense(1.2, 0.3), SelfAttention("identity", 0.3), ReLU(), Flatten(), Dense()),
@@ -221,6 +223,13 @@ def test_where_noughts_are_put_around_every_length_is_the_shorter_sequence(lengt
     net = Serial(CONV, ReLU(), CONV, Residual(ReLU(), CONV), ReLU(), SelfAttention(), ReLU(), Flatten(), Dense())
     x = spread(N, CHANNELS, LENGTH)
     for masked, short in zip(net.both((x, prefix([length] * N, LENGTH))), net.both(x[..., :length]), strict=True):
+        assert_close(masked, short, 1e-13)
+
+
+def test_in_the_standard_parameterisation_too():
+    net = Serial(CONV, ReLU(), CONV, ReLU(), GlobalAvgPool(), Dense(1.2, 0.3), parameterization="standard")
+    x = spread(N, CHANNELS, LENGTH)
+    for masked, short in zip(net.both((x, prefix([5] * N, LENGTH))), net.both(x[..., :5]), strict=True):
         assert_close(masked, short, 1e-13)
 
 

@@ -49,6 +49,7 @@ class Dense(Single):
     def __init__(self, W_std: float = 1.0, b_std: float = 0.0, width: int = 512):
         self.W_std, self.b_std = deviation(W_std, "W_std"), deviation(b_std, "b_std")
         self.width = as_count(width, "width", 1)
+        self.fills = self.spatial or self.b_std > 0
 
     def fan(self, spatial: int) -> int:
         """How many weights each channel has in a unit."""

@@ -173,10 +173,6 @@ class Covariances:
                 roots[k] = roots[k] * number.to(roots[k])
         return replace(self, a=roots[0], b=roots[1], given=given, tangent=tangent)
 
-    def masked(self, x: Tensor | None, z: Tensor | None) -> Covariances:
-        """Those after a layer with these masks: nought where nothing is."""
-        return replace(self.scaled(x, z), x=replace(self.x, mask=x), z=replace(self.z, mask=z))
-
     def settled(self) -> Covariances:
         """Of points with themselves those in which each pixel lacks nothing to itself, which a difference would."""
         if self.lacking:

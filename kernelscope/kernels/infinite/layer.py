@@ -20,6 +20,7 @@ class Layer(ABC):
         keeps: Whether it keeps what covariances lack (see :mod:`.covariances`), so that single precision suffices.
         flattens: Whether pixels end with it.
         centered: Whether what comes out has mean nought.
+        fills: Whether it may make something of nought, so that masks are applied after it.
         patterned: Whether it asks for the patterns of graphs.
         remembers: How many numbers it has to know of a point for each pair of its pixels.
     """
@@ -29,6 +30,7 @@ class Layer(ABC):
     keeps: bool = False
     flattens: bool = False
     centered: bool = False
+    fills: bool = True
     patterned: bool = False
     remembers: int = 0
 

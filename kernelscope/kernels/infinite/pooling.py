@@ -23,6 +23,7 @@ class _Pool(Single):
     """A mean of pixels."""
 
     spatial = paired = True
+    fills = False
 
     def variances(self, own: Covariances) -> Tensor:
         wide = self._weighted(own.double())
@@ -136,6 +137,7 @@ class Flatten(Single):
     """
 
     spatial = keeps = flattens = True
+    fills = False
 
     def variances(self, own: Covariances) -> Tensor:
         return self._weighted(own).a.square().flatten(1).mean(1)

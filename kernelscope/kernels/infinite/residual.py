@@ -31,6 +31,8 @@ class Residual(Layer):
         Residual(ReLU(), Dense())
     """
 
+    fills = False
+
     def __init__(self, *layers: Layer, skip: Layer | tuple[Layer, ...] = ()):
         self.branch = Serial(*layers)
         self.skip = Serial(*(skip if isinstance(skip, tuple) else (skip,)))

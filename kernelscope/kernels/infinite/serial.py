@@ -8,6 +8,7 @@ References:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
@@ -68,6 +69,8 @@ class Serial(Layer):
         >>> net.ntk
         Serial(Dense(W_std=1.41421), ReLU(), Dense(W_std=1.41421)).ntk
     """
+
+    fills = False
 
     def __init__(self, *layers: Layer, parameterization: str = "ntk"):
         for layer in layers:
@@ -145,4 +148,6 @@ def _masked(layer: Layer, before: Covariances, after: Covariances) -> Covariance
     if before.x.mask is None and before.z.mask is None:
         return after
     x, z = (None if side.mask is None else layer.there(side.mask) for side in (before.x, before.z))
-    return after.masked(x, z)
+    if layer.fills:
+        after = after.scaled(x, z)
+    return replace(after, x=replace(after.x, mask=x), z=replace(after.z, mask=z))
