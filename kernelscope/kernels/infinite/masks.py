@@ -6,8 +6,9 @@ kernels of the shorter sequence, to the last digit where noughts are put around 
 
 A layer with a stride s makes of the s positions that begin at :math:`s p` one place p, as a pooling does of its window:
 the place is there if any of them is. A convolution that keeps its windows inside (``padding="valid"``) keeps them
-inside of the mask too: its place is there if the whole window is. The end of pixels is there if anything is; the
-kernels of a point of which nothing is are nought.
+inside of the mask too: its place is there if the whole window is. One that goes round (``padding="circular"``) goes
+round all positions, the missing ones too. The end of pixels is there if anything is; the kernels of a point of which
+nothing is there are nought.
 
 Means are taken over the positions that are there, of each point by its own count.
 """
