@@ -2,7 +2,8 @@ r"""Masks: points of which some positions are missing, so that sequences of seve
 
 A mask is 1 where a position is there and 0 elsewhere. What is not there is nought before the network and after each of
 its layers, whatever their biases and activations make of nought. So a sequence with a tail that is not there has the
-kernels of the shorter sequence, to the last digit where noughts are put around it (``padding="same"``).
+kernels of the shorter sequence, wherever noughts are put around it (``padding="same"``) and strides divide both
+lengths.
 
 A layer with a stride s makes of the s positions that begin at :math:`s p` one place p, as a pooling does of its window:
 the place is there if any of them is. A convolution that keeps its windows inside (``padding="valid"``) keeps them
