@@ -21,6 +21,7 @@ from kernelscope.kernels.infinite import (
     Serial,
 )
 from kernelscope.kernels.infinite.images import OfImages
+from kernelscope.kernels.infinite.layer import Single
 from tests import laws
 from tests.infinite.joint import both_of
 from tests.laws import assert_close
@@ -223,6 +224,29 @@ def test_where_noughts_are_put_around_every_length_is_the_shorter_sequence(lengt
     net = Serial(CONV, ReLU(), CONV, Residual(ReLU(), CONV), ReLU(), SelfAttention(), ReLU(), Flatten(), Dense())
     x = spread(N, CHANNELS, LENGTH)
     for masked, short in zip(net.both((x, prefix([length] * N, LENGTH))), net.both(x[..., :length]), strict=True):
+        assert_close(masked, short, 1e-13)
+
+
+class Cosine(Single):
+    """An activation that makes one of nought."""
+
+    def normal(self, before):
+        return False
+
+    def variances(self, own):
+        return (1 + (-2 * own.a.square()).exp()) / 2
+
+    def between(self, c, a, b):
+        size = (-(c.left.square() + c.right.square()) / 2).exp()
+        tangent = None if c.tangent is None else c.tangent * size * c.value.sinh()
+        return c.after(a, b, size * c.value.cosh(), tangent, lacking=False)
+
+
+@pytest.mark.parametrize("end", [GlobalAvgPool(), Flatten(), GlobalSumPool()])
+def test_what_an_activation_makes_of_nought_is_not_there(end):
+    net = Serial(Dense(1.2, 0.3), Cosine(), CONV, Cosine(), end, Dense())
+    x = spread(N, CHANNELS, LENGTH)
+    for masked, short in zip(net.both((x, prefix([5] * N, LENGTH))), net.both(x[..., :5]), strict=True):
         assert_close(masked, short, 1e-13)
 
 
