@@ -27,6 +27,7 @@ from ...arguments import as_choice, as_count, what_came
 from ...errors import DataError
 from .covariances import Covariances
 from .layer import Single
+from .masks import joined_places, whole_windows
 from .windows import Window, mean_over
 
 
@@ -48,6 +49,7 @@ class Dense(Single):
     def __init__(self, W_std: float = 1.0, b_std: float = 0.0, width: int = 512):
         self.W_std, self.b_std = deviation(W_std, "W_std"), deviation(b_std, "b_std")
         self.width = as_count(width, "width", 1)
+        self.fills = self.spatial or self.b_std > 0
 
     def fan(self, spatial: int) -> int:
         """How many weights each channel has in a unit."""
@@ -123,6 +125,11 @@ class Conv(Dense):
         window = self.window(len(shape))
         assert window is not None
         return window.pixels(shape)
+
+    def there(self, mask: Tensor) -> Tensor:
+        window = self.window(mask.ndim - 1)
+        assert window is not None
+        return whole_windows(mask, window) if self.padding == "valid" else joined_places(mask, window.strides)
 
 
 def _scaled(c: Covariances, given: Tensor, plain: tuple[Tensor, Tensor], roots: tuple[Tensor, Tensor], weight: float,

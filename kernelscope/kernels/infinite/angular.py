@@ -48,6 +48,7 @@ class HalfLines(Single):
     """
 
     keeps = True
+    fills = False
 
     def __init__(self, low: float, high: float):
         self.low, self.high = _slope(low, "low"), _slope(high, "high")

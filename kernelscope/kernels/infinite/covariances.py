@@ -158,6 +158,31 @@ class Covariances:
                        layout=self.layout if layout is None else layout,
                        channels=self.channels if channels is None else channels)
 
+    def scaled(self, x: Tensor | None, z: Tensor | None) -> Covariances:
+        """Those of values that are multiplied with numbers from 0 on, which is as exact for what they lack.
+
+        Args:
+            x: The numbers for the points on the left, one for each pixel or for each point; ``None`` for 1.
+            z: Those for the points on the right.
+        """
+        given, tangent, roots = self.given, self.tangent, [self.a, self.b]
+        for k, (number, spread) in enumerate(((x, self.layout.left), (z, self.layout.right))):
+            if number is not None:
+                factor = spread(number.to(given))
+                given, tangent = given * factor, None if tangent is None else tangent * factor
+                roots[k] = roots[k] * number.to(roots[k])
+        return replace(self, a=roots[0], b=roots[1], given=given, tangent=tangent)
+
+    def settled(self) -> Covariances:
+        """Of points with themselves those in which each pixel lacks nothing to itself, which a difference would."""
+        if self.lacking:
+            return self
+        own = self.a.square()
+        if self.layout.paired and self.layout.spatial:
+            flat = self.given.reshape(len(own), own[0].numel(), -1)
+            own = flat.diagonal_scatter(own.flatten(1), dim1=-2, dim2=-1).reshape(self.given.shape)
+        return replace(self, given=own)
+
     def double(self) -> Covariances:
         """In double precision, as K itself."""
         a, b = self.a.double(), self.b.double()

@@ -17,8 +17,10 @@ from ..base import Kernel
 from ..tiling import pieces
 from ..vectors import checked, common
 from .covariances import Beside, Covariances, Side
+from .graph import checked_pattern
 from .inputs import of_pairs, of_themselves
 from .layer import Layer
+from .masks import checked_mask
 from .serial import Both, Serial
 
 #: How many numbers of double precision each pair of pixels takes while layers are followed.
@@ -90,7 +92,7 @@ class OfImages(Kernel):
     def diagonal(self, x: Any) -> Tensor:
         points = self.points(x)
         found = []
-        for rows in pieces(0, len(points), BAND):
+        for rows in pieces(0, len(points), self._band_size(points)):
             band = self._band(points, rows)
             found.append(band.own[int(self.which == "ntk")].to(band.x.dtype))
         return torch.cat(found)
@@ -99,10 +101,10 @@ class OfImages(Kernel):
 
     def _tiles(self, left: Points, right: Points) -> Iterator[tuple[slice, slice, Tensor]]:
         """Both matrices in tiles, with shape (2, r, c); of symmetric ones each is computed once."""
-        halved = right is left
-        for wide in pieces(0, len(right), BAND):
+        halved, size = right is left, self._band_size(right)
+        for wide in pieces(0, len(right), size):
             far = self._band(right, wide)
-            for high in pieces(0, wide.stop if halved else len(left), BAND):
+            for high in pieces(0, wide.stop if halved else len(left), size):
                 near = far if halved and high == wide else self._band(left, high)
                 side = self._side_of_a_tile(near, far)
                 for rows in pieces(high.start, high.stop, side):
@@ -128,7 +130,7 @@ class OfImages(Kernel):
 
     def _band(self, points: Points, rows: slice) -> Band:
         """Some points, prepared; few at a time, since each has as many covariances with itself as a pair has."""
-        x, beside = read(points, rows)
+        x, beside = read(points, rows, self.net.patterned)
         shape = tuple(x.shape[2:])
         if x.ndim < 3 or self.net.pixels(shape) != ():
             raise DataError(
@@ -144,6 +146,15 @@ class OfImages(Kernel):
             found.append(_stacked(c))
             sides.append(side)
         return Band(x, beside, joined(sides), torch.cat(found, 1))
+
+    def _band_size(self, points: Points) -> int:
+        """How many points make a band: fewer where much has to be known of each."""
+        if not self.net.remembers:
+            return BAND
+        x, _ = read(points, slice(0, 1), self.net.patterned)
+        # Of two bands, each of which is copied when its parts are joined.
+        each = 4 * 8 * self.net.remembers * (x[0].numel() // x.shape[1] if x.ndim > 2 else 1) ** 2
+        return min(BAND, max(1, self.memory // each))
 
     def _room(self, x: Tensor) -> int:
         """For how many pairs of points there is room at a time."""
@@ -172,17 +183,26 @@ def stays_exact(net: Layer) -> bool:
     return True
 
 
-def read(points: Points, rows: slice) -> tuple[Tensor, Beside]:
-    """Some points and what they bring: a tensor, with a mask after it; or both, and a pattern, by name."""
+def read(points: Points, rows: slice, patterned: bool) -> tuple[Tensor, Beside]:
+    """Some points and what they bring: a tensor, with a mask after it, of graphs a pattern; or all of it by name."""
     part = points.part(rows.start, rows.stop)
     named = dict(part.kwargs)
     values = [*part.args, *(named.pop(name) for name in list(named) if name not in NAMES)]
     if len(part.args) == 2 and not named:
-        values, named = [part.args[0]], {"mask": part.args[1]}
+        values, named = [part.args[0]], {NAMES[patterned]: part.args[1]}
     if len(values) != 1 or not isinstance(values[0], Tensor):
         raise DataError(f"A network of pixels takes one tensor for each point, and beside it, by name, {NAMES}; "
                         f"{len(values)} tensors came. Pass for example {{'x': x, 'mask': mask}}.")
-    return checked(values[0], rows.start), Beside(**named)
+    x = checked(values[0], rows.start)
+    if ("pattern" in named) != patterned:
+        came, do = ("no pattern", "Pass one") if patterned else ("a pattern", "Leave it out, or add such a layer")
+        raise DataError("Networks with Aggregate(), and no others, take points with patterns, (x, pattern) or "
+                        f"{{'x': x, 'pattern': pattern}}; {came} came. {do}.")
+    if x.ndim < 3:
+        return x, Beside()
+    mask = checked_mask(named["mask"], x) if "mask" in named else None
+    pattern = checked_pattern(named["pattern"], x) if patterned else None
+    return x if mask is None else x * mask[:, None], Beside(mask, pattern)
 
 
 def joined(sides: list[Side]) -> Side:

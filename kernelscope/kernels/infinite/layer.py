@@ -20,6 +20,9 @@ class Layer(ABC):
         keeps: Whether it keeps what covariances lack (see :mod:`.covariances`), so that single precision suffices.
         flattens: Whether pixels end with it.
         centered: Whether what comes out has mean nought.
+        fills: Whether it may make something of nought, so that masks are applied after it.
+        patterned: Whether it asks for the patterns of graphs.
+        remembers: How many numbers it has to know of a point for each pair of its pixels.
     """
 
     spatial: bool = False
@@ -27,6 +30,9 @@ class Layer(ABC):
     keeps: bool = False
     flattens: bool = False
     centered: bool = False
+    fills: bool = True
+    patterned: bool = False
+    remembers: int = 0
 
     @abstractmethod
     def own(self, c: Covariances) -> tuple[Covariances, Side]:
@@ -43,6 +49,10 @@ class Layer(ABC):
             DataError: If it cannot be applied to so many.
         """
         return shape
+
+    def there(self, mask: Tensor) -> Tensor:
+        """Which pixels are there after the layer, for those before it (see :mod:`.masks`)."""
+        return mask
 
     def normal(self, before: bool) -> bool:
         """Whether values are normal after the layer.

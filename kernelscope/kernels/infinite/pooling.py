@@ -16,20 +16,22 @@ from ...errors import DataError
 from .affine import each, sides
 from .covariances import Covariances, Layout
 from .layer import Single
+from .masks import any_place, joined_places, shares
 
 
 class _Pool(Single):
     """A mean of pixels."""
 
     spatial = paired = True
+    fills = False
 
     def variances(self, own: Covariances) -> Tensor:
-        wide = own.double()
+        wide = self._weighted(own.double())
         layout = self._layout(wide.layout)
         return layout.diagonal(self._pooled(wide.given, wide.layout))
 
     def between(self, c: Covariances, a: Tensor, b: Tensor) -> Covariances:
-        wide = c.double()
+        wide = self._weighted(c.double())
         tangent = None if wide.tangent is None else self._pooled(wide.tangent, wide.layout)
         return wide.after(a.double(), b.double(), self._pooled(wide.given, wide.layout), tangent,
                           layout=self._layout(wide.layout))
@@ -37,12 +39,22 @@ class _Pool(Single):
     def _layout(self, layout: Layout) -> Layout:
         return layout
 
+    def _sides(self, pixels: tuple[int, ...]) -> tuple[int, ...]:
+        """The window that a mean is taken of."""
+        return pixels
+
+    def _weighted(self, c: Covariances) -> Covariances:
+        return c.scaled(*(None if side.mask is None else shares(side.mask, self._sides(tuple(side.mask.shape[1:])))
+                          for side in (c.x, c.z)))
+
     def _pooled(self, values: Tensor, layout: Layout) -> Tensor:
         raise NotImplementedError
 
 
 class AvgPool(_Pool):
     r"""The means of windows that lie side by side: :math:`K'_{p p'}` is the mean over both windows.
+
+    With masks it is the mean over what is there of both.
 
     Args:
         side: The side of a window, a number or one for each direction; images are a multiple of it.
@@ -62,6 +74,12 @@ class AvgPool(_Pool):
                             "them. Pad or crop the images, or take another side.")
         return tuple(n // side for n, side in zip(shape, windows, strict=True))
 
+    def there(self, mask: Tensor) -> Tensor:
+        return joined_places(mask, self._sides(tuple(mask.shape[1:])))
+
+    def _sides(self, pixels: tuple[int, ...]) -> tuple[int, ...]:
+        return each(self.side, len(pixels))
+
     def _pooled(self, values: Tensor, layout: Layout) -> Tensor:
         for axes, side in zip(layout.axes, each(self.side, layout.spatial), strict=True):
             for axis in axes:
@@ -69,25 +87,49 @@ class AvgPool(_Pool):
         return values
 
 
-class GlobalAvgPool(_Pool):
-    """The mean of all pixels.
+class _Global(_Pool):
+    """One number of all pixels."""
+
+    flattens = True
+
+    def there(self, mask: Tensor) -> Tensor:
+        return any_place(mask)
+
+    def _layout(self, layout: Layout) -> Layout:
+        return replace(layout, spatial=0, paired=False)
+
+
+class GlobalAvgPool(_Global):
+    """The mean of all pixels that are there.
 
     Example:
         >>> GlobalAvgPool()
         GlobalAvgPool()
     """
 
-    flattens = True
-
-    def _layout(self, layout: Layout) -> Layout:
-        return replace(layout, spatial=0, paired=False)
-
     def _pooled(self, values: Tensor, layout: Layout) -> Tensor:
         return values.flatten(layout.first).mean(-1) if layout.spatial else values
 
 
+class GlobalSumPool(_Global):
+    """The sum of all pixels, as of the nodes of a graph.
+
+    Example:
+        >>> GlobalSumPool()
+        GlobalSumPool()
+    """
+
+    def _weighted(self, c: Covariances) -> Covariances:
+        return c
+
+    def _pooled(self, values: Tensor, layout: Layout) -> Tensor:
+        return values.flatten(layout.first).sum(-1) if layout.spatial else values
+
+
 class Flatten(Single):
     r"""Every pixel of every channel as a unit of its own: K' is the mean over pixels of each with itself.
+
+    With masks it is the sum over pixels, divided by the root of how many there are on the left and on the right.
 
     Example:
         >>> Flatten()
@@ -95,11 +137,16 @@ class Flatten(Single):
     """
 
     spatial = keeps = flattens = True
+    fills = False
 
     def variances(self, own: Covariances) -> Tensor:
-        return own.a.square().flatten(1).mean(1)
+        return self._weighted(own).a.square().flatten(1).mean(1)
+
+    def there(self, mask: Tensor) -> Tensor:
+        return any_place(mask)
 
     def between(self, c: Covariances, a: Tensor, b: Tensor) -> Covariances:
+        c = self._weighted(c)
         layout, pixels = replace(c.layout, spatial=0, paired=False), c.a[0].numel()
         mean = lambda t: c.layout.diagonal(t).flatten(c.layout.first).mean(-1) if c.layout.spatial else t
         tangent = None if c.tangent is None else mean(c.tangent)
@@ -107,6 +154,10 @@ class Flatten(Single):
         if c.lacking:
             given = given + _gap(c, a, b, layout)
         return c.after(a, b, given, tangent, layout=layout, channels=c.channels * pixels)
+
+    def _weighted(self, c: Covariances) -> Covariances:
+        return c.scaled(*(None if side.mask is None else shares(side.mask, tuple(side.mask.shape[1:])).sqrt()
+                          for side in (c.x, c.z)))
 
 
 def _gap(c: Covariances, a: Tensor, b: Tensor, layout: Layout) -> Tensor:

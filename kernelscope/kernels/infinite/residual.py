@@ -31,17 +31,20 @@ class Residual(Layer):
         Residual(ReLU(), Dense())
     """
 
+    fills = False
+
     def __init__(self, *layers: Layer, skip: Layer | tuple[Layer, ...] = ()):
         self.branch = Serial(*layers)
         self.skip = Serial(*(skip if isinstance(skip, tuple) else (skip,)))
         both = self.branch, self.skip
         if not self.branch.centered:
-            raise DataError("A Residual ends with a Dense or a Conv, whose values have mean nought, so that covariances "
-                            f"add up; {self.branch!r} came. Put one after the activation.")
+            raise DataError("A Residual ends with a Dense or a Conv, whose values have mean nought, so that "
+                            f"covariances add up; {self.branch!r} came. Put one after the activation.")
         if any(part.flattens for part in both):
             raise DataError("What a Residual adds has the same pixels on both sides; one of its layers ends them. Put "
                             "Flatten or GlobalAvgPool after it.")
         self.spatial, self.paired = any(part.spatial for part in both), any(part.paired for part in both)
+        self.patterned, self.remembers = any(part.patterned for part in both), sum(part.remembers for part in both)
         self.keeps, self.centered = all(part.keeps for part in both), self.skip.centered
 
     def own(self, c: Covariances) -> tuple[Covariances, Side]:
@@ -59,6 +62,9 @@ class Residual(Layer):
             raise DataError(f"The layers of a Residual make {one} pixels of {shape}, and beside them there are "
                             f"{other}. Give skip= a layer with the same stride.")
         return one
+
+    def there(self, mask: Tensor) -> Tensor:
+        return torch.maximum(self.branch.there(mask), self.skip.there(mask))
 
     def normal(self, before: bool) -> bool:
         return self.branch.normal(before) and self.skip.normal(before)

@@ -8,6 +8,7 @@ References:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
@@ -45,6 +46,10 @@ class Serial(Layer):
     :math:`x \cdot z / \text{channels}`. Which covariances are needed, of vectors, of each pixel or of all pairs of
     pixels, is seen from the layers; where none looks at pixels, points of any shape are read as vectors.
 
+    Where not all positions of points are there, as in sequences of several lengths, a mask of 1 and 0 comes beside
+    them, without the axis of channels: ``(x, mask)``, or by name ``{"x": x, "mask": mask}``. Graphs bring the patterns
+    of their nodes in the same way (see :class:`Aggregate`).
+
     Args:
         layers: The layers, first to last; the readout, a ``Dense``, is one of them.
         parameterization: ``"ntk"``, in which weights are divided by the root of their number, or ``"standard"``, in
@@ -65,15 +70,19 @@ class Serial(Layer):
         Serial(Dense(W_std=1.41421), ReLU(), Dense(W_std=1.41421)).ntk
     """
 
+    fills = False
+
     def __init__(self, *layers: Layer, parameterization: str = "ntk"):
         for layer in layers:
             if not isinstance(layer, Layer):
-                raise DataError(f"A network is made of layers; {what_came(layer)} came. Pass for example Serial(Dense(),"
-                                " ReLU(), Dense()), with brackets after each name.")
+                raise DataError(f"A network is made of layers; {what_came(layer)} came. Pass for example "
+                                "Serial(Dense(), ReLU(), Dense()), with brackets after each name.")
         self.layers = layers
         self.parameterization = as_choice(parameterization, "parameterization", PARAMETERIZATIONS)
         self.spatial = any(layer.spatial for layer in layers)
         self.paired = any(layer.paired for layer in layers)
+        self.patterned = any(layer.patterned for layer in layers)
+        self.remembers = sum(layer.remembers for layer in layers)
         self.keeps = all(layer.keeps for layer in layers)
         self.flattens = any(layer.flattens for layer in layers)
         self.centered = bool(layers) and layers[-1].centered
@@ -95,19 +104,26 @@ class Serial(Layer):
     def own(self, c: Covariances) -> tuple[Covariances, Side]:
         inner = []
         for layer in self.layers:
+            before = c
             c, side = layer.own(c)
+            c = _masked(layer, before, c.settled())
             inner.append(side)
         return c, Side(c.a, None, tuple(inner))
 
     def __call__(self, c: Covariances, left: Side, right: Side) -> Covariances:
         for layer, one, other in zip(self.layers, left.inner, right.inner, strict=True):
-            c = layer(c, one, other)
+            c = _masked(layer, c, layer(c, one, other))
         return c
 
     def pixels(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         for layer in self.layers:
             shape = () if layer.flattens else layer.pixels(shape)
         return shape
+
+    def there(self, mask: Tensor) -> Tensor:
+        for layer in self.layers:
+            mask = layer.there(mask)
+        return mask
 
     def normal(self, before: bool) -> bool:
         for layer in self.layers:
@@ -125,3 +141,13 @@ class Serial(Layer):
         from .kernels import kernel_of  # A network and its kernels know each other.
 
         return kernel_of(self, which)
+
+
+def _masked(layer: Layer, before: Covariances, after: Covariances) -> Covariances:
+    """What comes after a layer, nought at what is not there."""
+    if before.x.mask is None and before.z.mask is None:
+        return after
+    x, z = (None if side.mask is None else layer.there(side.mask) for side in (before.x, before.z))
+    if layer.fills:
+        after = after.scaled(x, z)
+    return replace(after, x=replace(after.x, mask=x), z=replace(after.z, mask=z))
