@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from math import prod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...errors import DataError
 from .affine import each, sides
 from .covariances import Covariances, Layout
+from .finite import Applied, Shape, Widths, averaged, flattened, global_mean
 from .layer import Single
 from .masks import any_place, joined_places, shares
 
@@ -80,6 +83,10 @@ class AvgPool(_Pool):
     def _sides(self, pixels: tuple[int, ...]) -> tuple[int, ...]:
         return each(self.side, len(pixels))
 
+    def finite(self, before: Shape, widths: Widths) -> tuple[nn.Module, Shape]:
+        windows = each(self.side, len(before.pixels))
+        return Applied(partial(averaged, sides=windows), repr(self)), Shape(before.channels, self.pixels(before.pixels))
+
     def _pooled(self, values: Tensor, layout: Layout) -> Tensor:
         for axes, side in zip(layout.axes, each(self.side, layout.spatial), strict=True):
             for axis in axes:
@@ -106,6 +113,9 @@ class GlobalAvgPool(_Global):
         >>> GlobalAvgPool()
         GlobalAvgPool()
     """
+
+    def finite(self, before: Shape, widths: Widths) -> tuple[nn.Module, Shape]:
+        return Applied(global_mean, repr(self)), Shape(before.channels, ())
 
     def _pooled(self, values: Tensor, layout: Layout) -> Tensor:
         return values.flatten(layout.first).mean(-1) if layout.spatial else values
@@ -139,16 +149,21 @@ class Flatten(Single):
     spatial = keeps = flattens = True
     fills = False
 
+    def finite(self, before: Shape, widths: Widths) -> tuple[nn.Module, Shape]:
+        return Applied(flattened, repr(self)), Shape(before.channels * prod(before.pixels), ())
+
     def variances(self, own: Covariances) -> Tensor:
-        return self._weighted(own).a.square().flatten(1).mean(1)
+        return self._weighted(own).a.square().reshape(len(own.a), -1).mean(1)
 
     def there(self, mask: Tensor) -> Tensor:
         return any_place(mask)
 
     def between(self, c: Covariances, a: Tensor, b: Tensor) -> Covariances:
+        if not c.layout.spatial:
+            return c.after(a, b, c.given, c.tangent)
         c = self._weighted(c)
         layout, pixels = replace(c.layout, spatial=0, paired=False), c.a[0].numel()
-        mean = lambda t: c.layout.diagonal(t).flatten(c.layout.first).mean(-1) if c.layout.spatial else t
+        mean = lambda t: c.layout.diagonal(t).flatten(c.layout.first).mean(-1)
         tangent = None if c.tangent is None else mean(c.tangent)
         given = mean(c.given)
         if c.lacking:

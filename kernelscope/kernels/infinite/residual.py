@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...errors import DataError
 from .covariances import Covariances, Side
+from .finite import Added, Shape, Widths
 from .layer import Layer
 from .serial import Serial
 
@@ -68,6 +71,17 @@ class Residual(Layer):
 
     def normal(self, before: bool) -> bool:
         return self.branch.normal(before) and self.skip.normal(before)
+
+    def finite(self, before: Shape, widths: Widths) -> tuple[nn.Module, Shape]:
+        (branch, after), (skip, other) = self.branch.finite(before, widths), self.skip.finite(before, widths)
+        if after.channels != other.channels:
+            raise DataError(f"A Residual adds values of as many channels: its layers make {after.channels} of them, "
+                            f"and beside them there are {other.channels}. Pass one width for all, give its layers that "
+                            "width, or put a Dense before it or into skip=.")
+        return Added(branch, skip), after
+
+    def arguments(self) -> dict[str, Any]:
+        return {"layers": self.branch.layers, "skip": self.skip.layers}
 
     def __repr__(self) -> str:
         beside = [f"skip={self.skip!r}"] if self.skip.layers else []
