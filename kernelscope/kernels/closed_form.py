@@ -54,8 +54,8 @@ class ClosedForm(Kernel):
         found: Tensor | None = None
         for rows, columns, block in self._tiles(left, right):
             if found is None:
-                found = block.new_empty(len(left), len(right))
-            found[rows, columns] = block
+                found = block.new_empty(*block.shape[:-2], len(left), len(right))
+            found[..., rows, columns] = block
         assert found is not None
         return found
 
@@ -218,7 +218,7 @@ class ClosedForm(Kernel):
                         block = self._tile(some, others, same, memory, slope)
                         yield rows, columns, block
                         if halved and not same:
-                            yield columns, rows, block.T
+                            yield columns, rows, block.mT
 
     def _tile(self, rows: Side, columns: Side, same: bool, memory: Tensor, slope: bool) -> Tensor:
         shape = len(rows.vectors), len(columns.vectors)
@@ -226,7 +226,7 @@ class ClosedForm(Kernel):
             out = memory[:shape[0] * shape[1]].view(shape)
             block = (self._slope if slope else self._block)(rows, columns, same, out)
             # A product of a matrix with its transpose may be symmetric only up to rounding.
-            return block.triu_().add_(block.triu(1).T) if same else block
+            return block.triu_().add_(block.triu(1).mT) if same else block
 
     def _slope(self, rows: Side, columns: Side, same: bool, out: Tensor) -> Tensor:
         """The derivative by the bandwidth, of a kernel that has one."""

@@ -22,6 +22,7 @@ from .inputs import of_pairs, of_themselves
 from .layer import Layer
 from .masks import checked_mask
 from .serial import Both, Serial
+from .stages import Plan, planned
 
 #: How many numbers of double precision each pair of pixels takes while layers are followed.
 BUFFERS = 10
@@ -31,6 +32,9 @@ CACHE = 32 * 2**20
 
 #: How many points make a band, whose own covariances are computed together with those of the others.
 BAND = 512
+
+#: How many pairs compiled code takes at once, at least.
+MANY = 256
 
 #: The names by which points bring more than values.
 NAMES = ("mask", "pattern")
@@ -122,8 +126,13 @@ class OfImages(Kernel):
         """Both kernels of some points with others, or with themselves."""
         dtype = common(near.x, far.x)
         x, z = (band.x.to(dtype if self._lacking else torch.float64) for band in (near, far))
-        c = of_pairs(x, z, near.beside, far.beside, self.net.paired, self._lacking, self.which == "ntk", self._standard)
-        block = _stacked(self.net(c, near.side, far.side)).to(dtype)
+        plan = self._planned(near.x, near.beside)
+        if plan is not None:
+            c = plan.pairs(x, z, near.side, far.side, same, self.which == "ntk")
+        else:
+            c = self.net(of_pairs(x, z, near.beside, far.beside, self.net.paired, self._lacking, self.which == "ntk",
+                                  self._standard), near.side, far.side)
+        block = _stacked(c).to(dtype)
         if same:
             block = block.triu(1) + block.triu(1).mT + torch.diag_embed(near.own.to(block))
         return block
@@ -139,10 +148,13 @@ class OfImages(Kernel):
                 "add such a layer before the readout."
             )
         found, sides = [], []
-        for some in pieces(0, len(x), max(1, self._room(x))):
-            c = of_themselves(x[some].double(), beside.part(some), self.net.paired, self._lacking, self.which == "ntk",
-                              self._standard)
-            c, side = self.net.own(c)
+        plan = self._planned(x, beside)
+        for some in pieces(0, len(x), max(1, self._room(x, plan))):
+            if plan is not None:
+                c, side = plan.own(x[some].double(), self.which == "ntk")
+            else:
+                c, side = self.net.own(of_themselves(x[some].double(), beside.part(some), self.net.paired,
+                                                     self._lacking, self.which == "ntk", self._standard))
             found.append(_stacked(c))
             sides.append(side)
         return Band(x, beside, joined(sides), torch.cat(found, 1))
@@ -156,9 +168,17 @@ class OfImages(Kernel):
         each = 4 * 8 * self.net.remembers * (x[0].numel() // x.shape[1] if x.ndim > 2 else 1) ** 2
         return min(BAND, max(1, self.memory // each))
 
-    def _room(self, x: Tensor) -> int:
+    def _planned(self, x: Tensor, beside: Beside) -> Plan | None:
+        """How the points are followed in compiled code, if they are."""
+        plain = beside.mask is None and beside.pattern is None
+        return planned(self.net, x) if plain else None
+
+    def _room(self, x: Tensor, plan: Plan | None) -> int:
         """For how many pairs of points there is room at a time."""
         pixels = x[0, 0].numel()
+        if plan is not None:
+            # Few pairs would leave threads without work.
+            return max(MANY, min(self.memory, CACHE) // plan.room(tuple(x.shape[2:])))
         each = BUFFERS * 8 * pixels ** (2 if self.net.paired else 1)
         if each > self.memory:
             raise OutOfBudget(
@@ -168,7 +188,7 @@ class OfImages(Kernel):
         return min(self.memory, CACHE) // each if each < CACHE else self.memory // each
 
     def _side_of_a_tile(self, near: Band, far: Band) -> int:
-        return max(1, int(self._room(near.x) ** 0.5))
+        return max(1, int(self._room(near.x, self._planned(near.x, near.beside)) ** 0.5))
 
     @property
     def _standard(self) -> bool:

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from .affine import Conv, Dense
 from .angular import HalfLines
-from .covariances import Covariances, Layout, Side
-from .fused import Affine, Stage, of_covariances, of_images, of_pixels
+from .covariances import Beside, Covariances, Layout, Side
+from .fused import Affine, Stage, compiled, of_covariances, of_images, of_pixels
+from .inputs import of_themselves
 from .layer import Layer
 from .pooling import AvgPool, Flatten, GlobalAvgPool
 from .serial import Serial
@@ -29,17 +30,22 @@ class Plan:
     Attributes:
         stages: What runs slice by slice.
         paired: Whether all pairs of pixels are needed; otherwise there is one stage, which ends in their mean.
-        rest: The layers after the pixels have ended.
-        channels: How many channels there are then.
+        before: The layers that are in the stages.
+        rest: The layers after them.
     """
 
     stages: tuple[Stage, ...]
     paired: bool
+    before: Serial
     rest: Serial
-    channels: int
 
     def own(self, x: Tensor, tangent: bool) -> tuple[Covariances, Side]:
         """The covariances of images with themselves at the end, and the variances that stages begin with."""
+        if not self.paired:
+            c, _ = self.before.own(of_themselves(x, Beside(), False, True, tangent, False))
+            root = c.a
+            c, side = self.rest.own(c)
+            return c, Side(root, None, (side,))
         i = torch.arange(len(x), device=x.device)
         k, t = of_images(self.stages[0], x, x, i, i, tangent)
         begun = []
@@ -49,7 +55,7 @@ class Plan:
             k, t = of_covariances(stage, k, t, variances, variances, i, i)
         value, slope = _diagonal(k).flatten(1).mean(1), None if t is None else _diagonal(t).flatten(1).mean(1)
         root = value.clamp(min=0).sqrt()
-        c = Covariances(root, root, value, False, slope, Layout(0, False, False), self.channels)
+        c = Covariances(root, root, value, False, slope, Layout(0, False, False), 1)
         c, side = self.rest.own(c)
         return c, Side(root, None, (side, *begun))
 
@@ -67,7 +73,7 @@ class Plan:
             value = k.new_zeros(n, m).index_put_((i, j), _diagonal(k).flatten(1).mean(1))
             slope = None if t is None else t.new_zeros(n, m).index_put_((i, j), _diagonal(t).flatten(1).mean(1))
         a, b = left.root.to(value), right.root.to(value)
-        c = Covariances(a, b, value, False, slope, Layout(0, False, True), self.channels)
+        c = Covariances(a, b, value, False, slope, Layout(0, False, True), 1)
         return self.rest(c, left.inner[0], right.inner[0])
 
     def room(self, shape: tuple[int, ...]) -> int:
@@ -78,13 +84,14 @@ class Plan:
         return 4 * 8 * pooled**2 + 64
 
 
-def planned(net: Serial, shape: tuple[int, ...]) -> Plan | None:
-    """How a network is followed for images with so many pixels; ``None`` where it has other layers."""
-    if len(shape) != 2 or net.parameterization != "ntk":
+def planned(net: Serial, x: Tensor) -> Plan | None:
+    """How a network is followed for images like these; ``None`` where it has other layers, or nothing compiles them."""
+    shape = tuple(x.shape[2:])
+    if len(shape) != 2 or net.parameterization != "ntk" or not compiled(x.device):
         return None
     stages: list[Stage] = []
     layers: list[Affine] = []
-    pixels, rest, channels = shape, list(net.layers), 1
+    pixels, rest = shape, list(net.layers)
     while rest:
         layer = rest.pop(0)
         if isinstance(layer, Dense) and rest and isinstance(rest[0], HalfLines):
@@ -92,7 +99,6 @@ def planned(net: Serial, shape: tuple[int, ...]) -> Plan | None:
             if affine is None:
                 return None
             layers.append(affine)
-            channels = layer.width
         elif isinstance(layer, AvgPool | GlobalAvgPool):
             side = _side(layer, pixels)
             if side is None:
@@ -120,7 +126,21 @@ def planned(net: Serial, shape: tuple[int, ...]) -> Plan | None:
     if not paired and not all(isinstance(layer, Dense) for layer in rest):
         # Later rectifiers would need what covariances lack, and a slice gives covariances.
         return None
-    return Plan(tuple(stages), paired, Serial(*rest), channels)
+    return Plan(tuple(stages), paired, Serial(*net.layers[:len(net.layers) - len(rest)]), Serial(*rest))
+
+
+def dense_layers(net: Serial) -> tuple[tuple[Affine, ...], Serial] | None:
+    """The layers of a network of vectors that one pass can follow, and the readout; ``None`` where it has others."""
+    layers, rest = [], list(net.layers)
+    while len(rest) > 1:
+        layer, activation = rest[:2]
+        if type(layer) is not Dense or not isinstance(activation, HalfLines):
+            break
+        layers.append(Affine(1, layer.W_std**2, layer.b_std**2, activation.low, activation.high))
+        rest = rest[2:]
+    if net.parameterization != "ntk" or not layers or not all(type(layer) is Dense for layer in rest):
+        return None
+    return tuple(layers), Serial(*rest)
 
 
 def _affine(layer: Dense, activation: Layer) -> Affine | None:

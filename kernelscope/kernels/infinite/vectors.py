@@ -12,7 +12,9 @@ from ..closed_form import ClosedForm
 from ..distances import Side as Vectors
 from ..distances import Steepness, for_distances, lacks, product, units
 from .covariances import Covariances, Layout, Side
+from .fused import compiled, of_vectors
 from .serial import Both, Serial
+from .stages import dense_layers
 
 
 class OfVectors(ClosedForm):
@@ -20,7 +22,7 @@ class OfVectors(ClosedForm):
 
     Args:
         net: The network.
-        which: ``"nngp"`` or ``"ntk"``.
+        which: ``"nngp"`` or ``"ntk"``; or ``"both"``, whose matrices have one more axis, with shape (2, n, m).
         memory: About how much products may use, a number of bytes or a size such as ``"1GB"``.
     """
 
@@ -38,8 +40,8 @@ class OfVectors(ClosedForm):
 
     def both(self, x: Any, z: Any = None) -> Both:
         """Both kernel matrices."""
-        found = [OfVectors(self.net, which, self.memory)(x, z) for which in ("nngp", "ntk")]
-        return Both(*found)
+        nngp, ntk = OfVectors(self.net, "both", self.memory)(x, z)
+        return Both(nngp, ntk)
 
     def _center(self, vectors: Tensor) -> Tensor | None:
         return units(vectors)[0].mean(0) if self.net.keeps else None
@@ -59,13 +61,22 @@ class OfVectors(ClosedForm):
             given = a[:, None] * b * lacks(rows, columns, self._steepness, same, out).lack
         else:
             a, b, given = rows.lengths / math.sqrt(d), columns.lengths / math.sqrt(d), product(rows, columns, None) / d
-        c = Covariances(a, b, given, self.net.keeps, torch.zeros_like(given) if self.which == "ntk" else None,
-                        Layout(0, False, True), d, self._standard)
         (left, one), (_, other) = self._own(a, d), self._own(b, d)
-        found = self._wanted(self.net(c, one, other))
+        plan = dense_layers(self.net)
+        if plan is None or given.requires_grad or not compiled(given.device):
+            c = Covariances(a, b, given, self.net.keeps, torch.zeros_like(given) if self._tangent else None,
+                            Layout(0, False, True), d, self._standard)
+            c = self.net(c, one, other)
+        else:
+            layers, readout = plan
+            value, tangent = of_vectors(layers, given, a, b, self._tangent)
+            sides = [Side(side.root, None, side.inner[2 * len(layers):]) for side in (one, other)]
+            ends = [side.inner[2 * len(layers) - 1].root.to(value) for side in (one, other)]
+            c = readout(Covariances(*ends, value, False, tangent, Layout(0, False, True), d), *sides)
+        found = self._wanted(c)
         if same:
             # Of the point with itself, nothing is lost in a product.
-            found = found.diagonal_scatter(self._wanted(left))
+            found.diagonal(dim1=-2, dim2=-1).copy_(self._wanted(left))
         return found.to(rows.vectors.dtype)
 
     def _diagonal(self, vectors: Tensor) -> Tensor:
@@ -84,7 +95,11 @@ class OfVectors(ClosedForm):
         if self.which == "nngp":
             return c.value
         assert c.tangent is not None
-        return c.tangent
+        return c.tangent if self.which == "ntk" else torch.stack([c.value, c.tangent])
+
+    @property
+    def _tangent(self) -> bool:
+        return self.which != "nngp"
 
     @property
     def _standard(self) -> bool:

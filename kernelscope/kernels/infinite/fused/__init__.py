@@ -23,7 +23,7 @@ from ....arguments import as_count
 from ....errors import DataError
 from .stage import Affine, Stage
 
-__all__ = ["Affine", "Stage", "of_covariances", "of_images", "of_pixels", "of_vectors"]
+__all__ = ["Affine", "Stage", "compiled", "of_covariances", "of_images", "of_pixels", "of_vectors"]
 
 
 def of_images(stage: Stage, x: Tensor, z: Tensor, i: Tensor, j: Tensor,
@@ -167,6 +167,12 @@ def of_vectors(layers: Sequence[Affine], lack: Tensor, a: Tensor, b: Tensor,
     _check_layers(layers)
     with torch.no_grad():
         return _program(lack.device).of_vectors(layers, lack, a, b, tangent)
+
+
+def compiled(device: torch.device) -> bool:
+    """Whether there is something that compiles the loops for a device: numba for a processor, triton for a GPU."""
+    return find_spec({"cpu": "numba", "cuda": "triton"}.get(device.type, "numba")) is not None and device.type in (
+        "cpu", "cuda")
 
 
 def _program(device: torch.device) -> ModuleType:
