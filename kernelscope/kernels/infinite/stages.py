@@ -7,6 +7,7 @@ after its pixels have ended is followed layer by layer.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from math import prod
 
@@ -21,6 +22,11 @@ from .inputs import of_themselves
 from .layer import Layer
 from .pooling import AvgPool, Flatten, GlobalAvgPool
 from .serial import Serial
+
+
+#: What pooled covariances of single precision are off by, the share of the tangent kernel that may be lost by it, and
+#: how many pairs are looked at together.
+ROUNDED, LOST, TOGETHER = 2e-8, 1e-7, 16
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,10 @@ class Plan:
             i, j = torch.triu_indices(n, n) if same else torch.cartesian_prod(torch.arange(n), torch.arange(m)).T
             i, j = i.to(x.device), j.to(x.device)
             k, t = of_images(self.stages[0], x, z, i, j, tangent)
+            if t is not None and self._turns_again and x.dtype == z.dtype == torch.float32:
+                some = spoiled(k, left.inner[1].root, right.inner[1].root, i, j).nonzero().flatten()
+                if len(some):
+                    k[some], t[some] = of_images(self.stages[0], x.double(), z.double(), i[some], j[some])
             for stage, one, other in zip(self.stages[1:], left.inner[1:], right.inner[1:], strict=True):
                 k, t = of_covariances(stage, k, t, one.root, other.root, i, j)
             value = k.new_zeros(n, m).index_put_((i, j), _diagonal(k).flatten(1).mean(1))
@@ -76,12 +86,43 @@ class Plan:
         c = Covariances(a, b, value, False, slope, Layout(0, False, True), 1)
         return self.rest(c, left.inner[0], right.inner[0])
 
+    @property
+    def _turns_again(self) -> bool:
+        """Whether angles are taken of what the first pooling leaves."""
+        return len(self.stages) > 1
+
     def room(self, shape: tuple[int, ...]) -> int:
         """The bytes that each pair of images takes."""
         if not self.paired:
             return 64
         pooled = prod(n // self.stages[0].pool for n in shape)
         return 4 * 8 * pooled**2 + 64
+
+
+def spoiled(k: Tensor, left: Tensor, right: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    r"""Of which pairs pooled covariances in single precision are not exact enough for the angles to come.
+
+    A mean over pixels has an error :math:`\epsilon` of its own, beside which what it lacks may be small: the cosine
+    :math:`1 - \lambda` then gives an angle that is off by :math:`\epsilon / \sqrt{2 \lambda}`, or
+    :math:`\sqrt{2 \epsilon}` at most. The mean of that over all pairs of pixels tells how much of the tangent kernel is
+    lost; it is large for near-duplicates alone.
+
+    Args:
+        k: Pooled covariances, with shape (B, h, w, h', w').
+        left: Variances of the images on the left, with shape (n, h, w).
+        right: Those on the right, with shape (m, h, w).
+        i: Which image each pair takes on the left.
+        j: Which on the right.
+
+    Returns:
+        A truth value for each pair, with shape (B,).
+    """
+    found = []
+    for some in torch.arange(len(k), device=k.device).split(TOGETHER):
+        size = left[i[some]].sqrt()[:, :, :, None, None] * right[j[some]].sqrt()[:, None, None]
+        lack = torch.where(size > 0, 1 - k[some] / size.where(size > 0, 1.0), 1.0).clamp_(min=ROUNDED)
+        found.append(lack.rsqrt_().flatten(1).mean(1) * (ROUNDED / (math.pi * math.sqrt(2))) > LOST)
+    return torch.cat(found)
 
 
 def planned(net: Serial, x: Tensor) -> Plan | None:
