@@ -125,11 +125,13 @@ class OfImages(Kernel):
     def _block(self, near: Band, far: Band, same: bool) -> Tensor:
         """Both kernels of some points with others, or with themselves."""
         dtype = common(near.x, far.x)
-        x, z = (band.x.to(dtype if self._lacking else torch.float64) for band in (near, far))
         plan = self._planned(near.x, near.beside)
         if plan is not None:
-            c = plan.pairs(x, z, near.side, far.side, same, self.which == "ntk")
+            c = plan.pairs(near.x.to(dtype), far.x.to(dtype), near.side, far.side, same, self.which == "ntk")
         else:
+            # Behind poolings, what near-duplicates lack would be rounding.
+            working = dtype if self._lacking and not self.net.paired else torch.float64
+            x, z = (band.x.to(working) for band in (near, far))
             c = self.net(of_pairs(x, z, near.beside, far.beside, self.net.paired, self._lacking, self.which == "ntk",
                                   self._standard), near.side, far.side)
         block = _stacked(c).to(dtype)

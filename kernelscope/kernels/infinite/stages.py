@@ -23,6 +23,8 @@ from .layer import Layer
 from .pooling import AvgPool, Flatten, GlobalAvgPool
 from .serial import Serial
 
+#: By how much a covariance is lifted so that rounding cannot bring it below the product of two roots.
+SETTLED = 1e-15
 
 #: What pooled covariances of single precision are off by, the share of the tangent kernel that may be lost by it, and
 #: how many pairs are looked at together.
@@ -56,8 +58,10 @@ class Plan:
         k, t = of_images(self.stages[0], x, x, i, i, tangent)
         begun = []
         for stage in self.stages[1:]:
-            variances = _diagonal(k)
+            variances = _diagonal(k).clone()
             begun.append(Side(variances))
+            # A pixel lacks nothing to itself, and rounding of the root of its variance shall not say otherwise.
+            _diagonal(k).mul_(1 + SETTLED)
             k, t = of_covariances(stage, k, t, variances, variances, i, i)
         value, slope = _diagonal(k).flatten(1).mean(1), None if t is None else _diagonal(t).flatten(1).mean(1)
         root = value.clamp(min=0).sqrt()
@@ -207,6 +211,5 @@ def _side(layer: AvgPool | GlobalAvgPool, pixels: tuple[int, ...]) -> int | None
 
 
 def _diagonal(values: Tensor) -> Tensor:
-    """Of values for all pairs of pixels those of each with itself, with shape (B, h, w)."""
-    b, h, w = values.shape[:3]
-    return values.reshape(b, h * w, h * w).diagonal(dim1=1, dim2=2).reshape(b, h, w)
+    """Of values for all pairs of pixels those of each with itself, a view with shape (B, h, w)."""
+    return torch.einsum("bhwhw->bhw", values)
