@@ -15,6 +15,7 @@ from kernelscope.kernels.infinite import (
     Flatten,
     GlobalAvgPool,
     GlobalSumPool,
+    LayerNorm,
     ReLU,
     Residual,
     SelfAttention,
@@ -224,6 +225,13 @@ def test_where_noughts_are_put_around_every_length_is_the_shorter_sequence(lengt
     net = Serial(CONV, ReLU(), CONV, Residual(ReLU(), CONV), ReLU(), SelfAttention(), ReLU(), Flatten(), Dense())
     x = spread(N, CHANNELS, LENGTH)
     for masked, short in zip(net.both((x, prefix([length] * N, LENGTH))), net.both(x[..., :length]), strict=True):
+        assert_close(masked, short, 1e-13)
+
+
+@pytest.mark.parametrize("over", ["channels", "all"])
+def test_normalization_counts_only_what_is_there(over):
+    net, x = Serial(CONV, LayerNorm(over=over), ReLU(), CONV, ReLU(), Flatten(), Dense()), spread(N, CHANNELS, LENGTH)
+    for masked, short in zip(net.both((x, prefix([4] * N, LENGTH))), net.both(x[..., :4]), strict=True):
         assert_close(masked, short, 1e-13)
 
 

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from ...arguments import as_choice, what_came
 from ...errors import DataError
 from .activations import check_normal, positive, real
-from .covariances import Covariances
+from .covariances import Beside, Covariances
 from .finite import Applied, Shape, Widths, normalized
 from .layer import Single
+from .masks import shares
 
 #: What the mean of a LayerNorm may be taken over.
 OVER = ("channels", "all")
@@ -50,18 +51,20 @@ class LayerNorm(Single):
         return True
 
     def variances(self, own: Covariances) -> Tensor:
-        return (own.a / self._size(own.a)).square()
+        return (own.a / self._size(own.a, own.x)).square()
 
     def between(self, c: Covariances, a: Tensor, b: Tensor) -> Covariances:
-        size = c.layout.left(self._size(c.a)) * c.layout.right(self._size(c.b))
+        size = c.layout.left(self._size(c.a, c.x)) * c.layout.right(self._size(c.b, c.z))
         return c.after(a, b, c.given / size, None if c.tangent is None else c.tangent / size)
 
     def finite(self, before: Shape, widths: Widths) -> tuple[Applied, Shape]:
         return Applied(partial(normalized, whole=self.over == "all", eps=self.eps), repr(self)), before
 
-    def _size(self, root: Tensor) -> Tensor:
+    def _size(self, root: Tensor, beside: Beside) -> Tensor:
         q = root.square()
         if self.over == "all" and q.ndim > 1:
+            if beside.mask is not None:
+                q = q * shares(beside.mask, tuple(beside.mask.shape[1:]))
             q = q.flatten(1).mean(1).reshape(-1, *[1] * (q.ndim - 1))
         return (q + self.eps).sqrt()
 
