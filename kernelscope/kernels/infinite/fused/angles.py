@@ -10,6 +10,7 @@ the difference on the left would cancel. No arc cosine is called, and loops over
 
 from __future__ import annotations
 
+from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
@@ -48,9 +49,26 @@ def polynomials(dtype: torch.dtype) -> tuple[tuple[float, ...], tuple[float, ...
 
 
 def _fitted(series: np.ndarray, degree: int) -> tuple[float, ...]:
+    """The interpolation of a series on [0, 1/2], the highest power first."""
     at = np.polynomial.Polynomial(series)
     near = np.polynomial.Chebyshev.interpolate(at, degree, domain=[0, 0.5])
-    return tuple(float(c) for c in near.convert(kind=np.polynomial.Polynomial).coef[::-1])
+    # Chebyshev's polynomials of 4 y - 1 have large coefficients of both signs, which fractions add without rounding.
+    before, last, total = _powers(0), _powers(1), np.zeros(degree + 1, object)
+    for c in near.coef:
+        total[:len(before)] += Fraction(float(c)) * before
+        before, last = last, _next(before, last)
+    return tuple(float(c) for c in total[::-1])
+
+
+def _powers(degree: int) -> np.ndarray:
+    return np.array([Fraction(-1), Fraction(4)] if degree else [Fraction(1)], object)
+
+
+def _next(before: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """The next of Chebyshev's polynomials of 4 y - 1."""
+    found = 2 * np.convolve(last, _powers(1))
+    found[:len(before)] -= before
+    return found
 
 
 def turned(y: Tensor) -> tuple[Tensor, Tensor]:
