@@ -91,7 +91,8 @@ class Constants(NamedTuple):
 def _constants(layers: Sequence[Affine], dtype: torch.dtype) -> Constants:
     kind = np.float32 if dtype == torch.float32 else np.float64
     angle, bend = (tuple(kind(c) for c in series) for series in polynomials(dtype))
-    return Constants(np.array([layer.side for layer in layers], np.int64), np.array(constants(layers), kind), angle, bend)
+    sides = np.array([layer.side for layer in layers], np.int64)
+    return Constants(sides, np.array(constants(layers), kind), angle, bend)
 
 
 def _reach(layers: Sequence[Affine]) -> int:

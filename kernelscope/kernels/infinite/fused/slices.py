@@ -176,7 +176,7 @@ def multiplied(a, b, product, n):
 
 @njit(**PLAIN)
 def layered(D, T, newD, newT, base, step, n, side, a, b, left, right, P, Q, p, q, layer, angle, bend, work, tangent):
-    """One layer on a slice, of which the numbers begin at ``base`` in D and T; piece by piece, which the cache keeps."""
+    """One layer on a slice, of which the numbers begin at ``base`` in D and T, by pieces that the cache keeps."""
     column, u, inner, ratio, gap = bare(work[0]), bare(work[1]), bare(work[2]), bare(work[3]), bare(work[4])
     share, bias, zero, quarter, one = layer[0], layer[1], layer[7], layer[8], layer[10]
     reach = side // 2
