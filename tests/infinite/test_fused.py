@@ -143,6 +143,20 @@ def test_no_pairs_and_no_images_have_no_kernels(program):
     assert program.of_pixels((RELU,), x[:0], x)[0].shape == (0, 2)
 
 
+@PROGRAMS
+def test_any_number_of_threads_gives_the_same_bits(program):
+    x, (i, j) = images(5), torch.triu_indices(5, 5)
+    calls = (lambda: program.of_images(Stage((RELU,), 2), x, x, i, j), lambda: program.of_pixels((RELU,), x, x))
+    one = [call() for call in calls]
+    torch.set_num_threads(2)
+    try:
+        two = [call() for call in calls]
+    finally:
+        torch.set_num_threads(1)
+    for a, b in zip(one, two, strict=True):
+        assert all(torch.equal(s, t) for s, t in zip(a, b, strict=True))
+
+
 # -- in single precision ---------------------------------------------------------------------------------------------
 
 
@@ -192,7 +206,7 @@ def test_polynomials_are_the_functions_to_the_last_digits():
     theta = 2 * y.sqrt().asin()
     assert (angle - theta).abs().max() <= 1e-14
     assert (bend - (theta.sin() - theta * theta.cos())).abs().max() <= 1e-14
-    narrow = [torch.tensor(sum(c * y**k for k, c in enumerate(reversed(p)))) for p in polynomials(torch.float32)]
+    narrow = [sum(c * y**k for k, c in enumerate(reversed(p))) for p in polynomials(torch.float32)]
     assert (narrow[0] * y.sqrt() - theta).abs().max() <= 1e-8
     assert (narrow[1] * y.sqrt() * y - bend).abs().max() <= 1e-8
 
