@@ -2,8 +2,8 @@ r"""Stages of convolutional networks of infinite width: all layers between two p
 
 Between two poolings, every slice of the covariance of two images, all pixels (h, w) with (h + dh, w + dw), evolves
 alone. A program takes one slice through all layers, of the covariance K and of the tangent kernel T, and writes what is
-left after pooling. It is compiled by numba for a processor and by triton for a GPU; where these are not installed, torch
-computes the same.
+left after pooling. It is compiled by numba for a processor and by triton for a GPU; where these are not installed,
+torch computes the same.
 
 Up to the first pooling numbers have the precision of the images, and K is carried as its deficit from the product of
 the roots of two variances, in which nothing cancels: see :mod:`.stage`. Afterwards they are in double precision.
@@ -126,7 +126,7 @@ def of_pixels(layers: Sequence[Affine], x: Tensor, z: Tensor, tangent: bool = Tr
         >>> import torch
         >>> x = torch.ones(2, 3, 4, 4)
         >>> K, T = of_pixels((Affine(1, 2.0, 0.0, 0.0, 1.0),), x, x[:1])
-        >>> K.flatten().tolist(), T.shape
+        >>> [round(k, 6) for k in K.flatten().tolist()], T.shape
         ([1.0, 1.0], torch.Size([2, 1]))
     """
     x, z = _images(x, z)

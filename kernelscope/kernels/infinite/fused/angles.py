@@ -4,7 +4,7 @@ With :math:`y = \sin^2(\theta/2)` for :math:`\theta \le \pi/2`,
 
 .. math:: \theta = \sqrt y\, p(y), \qquad \sin\theta - \theta\cos\theta = y\sqrt y\, q(y)
 
-where p and q have power series with radius 1, so that polynomials give both to the last digit on [0, 1/2], also where
+where p and q have power series with radius 1, so that polynomials give both to the last digits on [0, 1/2], also where
 the difference on the left would cancel. No arc cosine is called, and loops over them vectorise.
 """
 
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: Degrees that leave less than the rounding of the type.
-DEGREES = {torch.float32: 8, torch.float64: 20}
+#: Degrees that leave less than 1e-8, and less than 1e-14; higher ones gather more rounding than they take away.
+DEGREES = {torch.float32: 8, torch.float64: 18}
 
 #: Terms of the series; at y = 1/2 the first that is left out is below 1e-20.
 TERMS = 60
@@ -48,6 +48,7 @@ def polynomials(dtype: torch.dtype) -> tuple[tuple[float, ...], tuple[float, ...
 
 
 def _fitted(series: np.ndarray, degree: int) -> tuple[float, ...]:
+    """The interpolation of a series on [0, 1/2], the highest power first."""
     at = np.polynomial.Polynomial(series)
     near = np.polynomial.Chebyshev.interpolate(at, degree, domain=[0, 0.5])
     return tuple(float(c) for c in near.convert(kind=np.polynomial.Polynomial).coef[::-1])

@@ -22,17 +22,20 @@ ENTRIES = 1024
 
 def of_images(stage: Stage, x: Tensor, z: Tensor, i: Tensor, j: Tensor,
               tangent: bool = True) -> tuple[Tensor, Tensor | None]:
+    """As the package's function of that name."""
     return _of_pairs(stage, of_points(stage.layers, x), of_points(stage.layers, z), i, j, None, None, tangent)
 
 
 def of_covariances(stage: Stage, K: Tensor, T: Tensor | None, left: Tensor, right: Tensor, i: Tensor,
                    j: Tensor) -> tuple[Tensor, Tensor | None]:
+    """As the package's function of that name."""
     near, far = of_variances(stage.layers, left), of_variances(stage.layers, right)
     return _of_pairs(stage, near, far, i, j, K.double().contiguous(), None if T is None else T.double().contiguous(),
                      T is not None)
 
 
 def of_pixels(layers: Sequence[Affine], x: Tensor, z: Tensor, tangent: bool = True) -> tuple[Tensor, Tensor | None]:
+    """As the package's function of that name."""
     near, far = of_points(layers, x), of_points(layers, z)
     K = x.new_empty(len(x), len(z), dtype=torch.float64)
     T = torch.empty_like(K) if tangent else None
@@ -43,6 +46,7 @@ def of_pixels(layers: Sequence[Affine], x: Tensor, z: Tensor, tangent: bool = Tr
 
 def of_vectors(layers: Sequence[Affine], lack: Tensor, a: Tensor, b: Tensor,
                tangent: bool = True) -> tuple[Tensor, Tensor | None]:
+    """As the package's function of that name."""
     from . import programs
 
     layers = [layer.alone for layer in layers]
@@ -63,17 +67,17 @@ def of_vectors(layers: Sequence[Affine], lack: Tensor, a: Tensor, b: Tensor,
 def _of_pairs(stage: Stage, near: Sides, far: Sides, i: Tensor, j: Tensor, K: Tensor | None, T: Tensor | None,
               tangent: bool) -> tuple[Tensor, Tensor | None]:
     (height, width), device = near.start.shape[-2:], near.start.device
-    size, kind, both = height * width, near.start.dtype, []
+    size, kind = height * width, near.start.dtype
+    both: list[tuple[Tensor, Tensor | None]] = []
     each = max(1, ROOM // size**2)
     for first in range(0, max(len(i), 1), each):
         some = slice(first, first + each)
         pairs = i[some].to(device), j[some].to(device)
-        given = None if K is None else (K[some], None if T is None else T[some])
+        givenK, givenT = None if K is None else K[some], None if T is None else T[some]
         slices = torch.empty(len(pairs[0]), height, width, height, width, dtype=torch.float64, device=device)
         inner = torch.empty_like(slices, dtype=kind) if tangent else None
         if len(pairs[0]):
-            _launched(stage.layers, near, far, pairs, *(given or (None, None)), tangent, slices, inner,
-                      (len(pairs[0]), size), 1)
+            _launched(stage.layers, near, far, pairs, givenK, givenT, tangent, slices, inner, (len(pairs[0]), size), 1)
         both.append((_pooled(slices, stage.pool), None if inner is None else _pooled(inner, stage.pool)))
     return torch.cat([k for k, _ in both]), torch.cat([t for _, t in both if t is not None]) if tangent else None
 

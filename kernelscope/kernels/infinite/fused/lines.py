@@ -4,13 +4,15 @@ Without pooling, a network needs the covariances of equal pixels alone: of the s
 A network without convolutions needs one number for each pair, of which a row is one long loop.
 """
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
 from .slices import PIECE, PLAIN, activated, begun, covariance_added, half_lacks, layered, multiplied, room_for
 
 #: Sums may be taken in any order, which only totals of a whole image are.
-ORDERLESS = PLAIN | {"fastmath": {"contract", "nsz", "reassoc"}}
+ORDERLESS: dict[str, Any] = PLAIN | {"fastmath": {"contract", "nsz", "reassoc"}}
 
 #: How many pairs go through all layers together; what they need stays in the cache.
 TOGETHER = 1024
@@ -18,6 +20,7 @@ TOGETHER = 1024
 
 @njit(**ORDERLESS)
 def total_of(a, b, D, n):
+    """The sum of covariances, from roots and deficits."""
     total = 0.0
     for k in range(n):
         total += a[k] * b[k] - D[k]
@@ -26,6 +29,7 @@ def total_of(a, b, D, n):
 
 @njit(**ORDERLESS)
 def sum_of(T, n):
+    """The sum of numbers, in double precision."""
     total = 0.0
     for k in range(n):
         total += np.float64(T[k])
@@ -73,6 +77,7 @@ def gap_of_vectors(a, P, p, b, q, gap, wide, near, n):
 
 @njit(**PLAIN)
 def rounded(a, b, D, n):
+    """Covariances in place of deficits, for one root and many."""
     for k in range(n):
         D[k] = a * b[k] - D[k]
 

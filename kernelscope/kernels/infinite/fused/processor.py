@@ -28,18 +28,21 @@ SHARES = 4
 
 def of_images(stage: Stage, x: Tensor, z: Tensor, i: Tensor, j: Tensor,
               tangent: bool = True) -> tuple[Tensor, Tensor | None]:
-    return _of_pairs(stage, lambda some: of_points(stage.layers, x[some]), lambda some: of_points(stage.layers, z[some]),
-                     i, j, x.shape[-2:], x.dtype, None, None, tangent)
+    """As the package's function of that name."""
+    return _of_pairs(stage, lambda some: of_points(stage.layers, x[some]),
+                     lambda some: of_points(stage.layers, z[some]), i, j, x.shape[-2:], x.dtype, None, None, tangent)
 
 
 def of_covariances(stage: Stage, K: Tensor, T: Tensor | None, left: Tensor, right: Tensor, i: Tensor,
                    j: Tensor) -> tuple[Tensor, Tensor | None]:
+    """As the package's function of that name."""
     return _of_pairs(stage, lambda some: of_variances(stage.layers, left[some]),
                      lambda some: of_variances(stage.layers, right[some]), i, j, left.shape[-2:], torch.float64, K, T,
                      T is not None)
 
 
 def of_pixels(layers: Sequence[Affine], x: Tensor, z: Tensor, tangent: bool = True) -> tuple[Tensor, Tensor | None]:
+    """As the package's function of that name."""
     K, T = np.zeros((len(x), len(z))), np.zeros((len(x), len(z)) if tangent else (1, 1))
     for column in range(0, len(z), IMAGES):
         far = _flat(layers, z[column:column + IMAGES])
@@ -51,6 +54,7 @@ def of_pixels(layers: Sequence[Affine], x: Tensor, z: Tensor, tangent: bool = Tr
 
 def of_vectors(layers: Sequence[Affine], lack: Tensor, a: Tensor, b: Tensor,
                tangent: bool = True) -> tuple[Tensor, Tensor | None]:
+    """As the package's function of that name."""
     layers = [layer.alone for layer in layers]
     told = _constants(layers, lack.dtype)
     near, far = (of_variances(layers, root.double().square()[:, None, None], lack.dtype) for root in (a, b))
@@ -87,7 +91,8 @@ class Constants(NamedTuple):
 def _constants(layers: Sequence[Affine], dtype: torch.dtype) -> Constants:
     kind = np.float32 if dtype == torch.float32 else np.float64
     angle, bend = (tuple(kind(c) for c in series) for series in polynomials(dtype))
-    return Constants(np.array([layer.side for layer in layers], np.int64), np.array(constants(layers), kind), angle, bend)
+    sides = np.array([layer.side for layer in layers], np.int64)
+    return Constants(sides, np.array(constants(layers), kind), angle, bend)
 
 
 def _reach(layers: Sequence[Affine]) -> int:

@@ -11,6 +11,7 @@ import triton.language as tl
 
 @triton.jit
 def polynomial(y, coefficients, count):
+    """A polynomial, the highest power first."""
     total = tl.zeros_like(y) + tl.load(coefficients)
     for k in range(1, count):
         total = total * y + tl.load(coefficients + k)
@@ -34,6 +35,7 @@ def activated(u, both, inner, numbers, series, count, TANGENT: tl.constexpr):
 
 @triton.jit
 def window_sum(values, tall, broad, KIND: tl.constexpr):
+    """Sums over windows, by two matrices of nought and one."""
     return tl.dot(tl.dot(tall, values, input_precision="ieee", out_dtype=KIND), broad, input_precision="ieee",
                   out_dtype=KIND)
 

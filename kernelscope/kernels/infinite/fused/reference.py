@@ -6,7 +6,8 @@ programs do slice by slice is here a shift of both pixels at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from .stage import Affine, Sides, Stage, of_points, of_variances
 
 def of_images(stage: Stage, x: Tensor, z: Tensor, i: Tensor, j: Tensor,
               tangent: bool = True) -> tuple[Tensor, Tensor | None]:
+    """As the package's function of that name."""
     left, right = of_points(stage.layers, x), of_points(stage.layers, z)
     made = [_of_pair(stage, _one(left, p), _one(right, q), None, tangent)
             for p, q in zip(i.tolist(), j.tolist(), strict=True)]
@@ -26,6 +28,7 @@ def of_images(stage: Stage, x: Tensor, z: Tensor, i: Tensor, j: Tensor,
 
 def of_covariances(stage: Stage, K: Tensor, T: Tensor | None, left: Tensor, right: Tensor, i: Tensor,
                    j: Tensor) -> tuple[Tensor, Tensor | None]:
+    """As the package's function of that name."""
     near, far = of_variances(stage.layers, left), of_variances(stage.layers, right)
     made = [_of_pair(stage, _one(near, p), _one(far, q), (K[k], None if T is None else T[k]), T is not None)
             for k, (p, q) in enumerate(zip(i.tolist(), j.tolist(), strict=True))]
@@ -33,6 +36,7 @@ def of_covariances(stage: Stage, K: Tensor, T: Tensor | None, left: Tensor, righ
 
 
 def of_pixels(layers: Sequence[Affine], x: Tensor, z: Tensor, tangent: bool = True) -> tuple[Tensor, Tensor | None]:
+    """As the package's function of that name."""
     left, right = of_points(layers, x), of_points(layers, z)
     K = x.new_zeros(len(x), len(z), dtype=torch.float64)
     T = torch.zeros_like(K) if tangent else None
@@ -43,17 +47,18 @@ def of_pixels(layers: Sequence[Affine], x: Tensor, z: Tensor, tangent: bool = Tr
         for k, layer in enumerate(layers):
             p, q = a.inverse[:, k], right.inverse[:, k]
             seen = _moved(a.taps[:, k], layer.side), _moved(right.taps[:, k], layer.side)
-            gap = sum((c * p - d * q).square() for c, d in zip(*seen, strict=True))
-            lack, inner = _activated(layer, sum(_moved(lack, layer.side)), gap, p, q, a.roots[:, k],
-                                     right.roots[:, k], None if inner is None else sum(_moved(inner, layer.side)))
+            gap = _total((c * p - d * q).square() for c, d in zip(*seen, strict=True))
+            lack, inner = _activated(layer, _total(_moved(lack, layer.side)), gap, p, q, a.roots[:, k],
+                                     right.roots[:, k], None if inner is None else _total(_moved(inner, layer.side)))
         K[row] = (a.end * right.end - lack).mean((1, 2))
-        if T is not None:
+        if T is not None and inner is not None:
             T[row] = inner.double().mean((1, 2))
     return K, T
 
 
 def of_vectors(layers: Sequence[Affine], lack: Tensor, a: Tensor, b: Tensor,
                tangent: bool = True) -> tuple[Tensor, Tensor | None]:
+    """As the package's function of that name."""
     flat = [layer.alone for layer in layers]
     left, right = (of_variances(flat, r.double().square()[:, None, None], lack.dtype) for r in (a, b))
     inner = torch.zeros_like(lack) if tangent else None
@@ -85,9 +90,9 @@ def _of_pair(stage: Stage, a: Sides, b: Sides, given: tuple[Tensor, Tensor | Non
     for k, layer in enumerate(stage.layers):
         p, q = ours(a.inverse[:, k]), theirs(b.inverse[:, k])
         seen = zip(_moved(a.taps[:, k], layer.side), _moved(b.taps[:, k], layer.side), strict=True)
-        gap = sum((ours(c) * p - theirs(d) * q).square() for c, d in seen)
-        D, T = _activated(layer, sum(_both_moved(D, layer.side)), gap, p, q, ours(a.roots[:, k]),
-                          theirs(b.roots[:, k]), None if T is None else sum(_both_moved(T, layer.side)))
+        gap = _total((ours(c) * p - theirs(d) * q).square() for c, d in seen)
+        D, T = _activated(layer, _total(_both_moved(D, layer.side)), gap, p, q, ours(a.roots[:, k]),
+                          theirs(b.roots[:, k]), None if T is None else _total(_both_moved(T, layer.side)))
     K = outer(a.end, b.end) - D
     return _pooled(K, stage.pool), None if T is None else _pooled(T.double(), stage.pool)
 
@@ -117,6 +122,10 @@ def _activated(layer: Affine, lacks: Tensor, gap: Tensor, p: Tensor, q: Tensor, 
         return D, None
     derivative = torch.where(far, layer.low * layer.high + layer.bend * angle, layer.mean - layer.bend * angle)
     return D, (both * (1 - 2 * u) + share * inner) * derivative
+
+
+def _total(several: Iterable[Tensor]) -> Tensor:
+    return reduce(torch.add, several)
 
 
 def _moved(x: Tensor, side: int) -> list[Tensor]:

@@ -10,6 +10,7 @@ A loop writes one or two arrays and reads few, since the compiler can only vecto
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -17,7 +18,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 #: Sums may be contracted, not reordered; what is not a number stays so.
-PLAIN = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
+PLAIN: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
 
 #: Loops go over whole vectors, several at once; what is left over would be done number by number.
 LANES = 32
@@ -26,8 +27,7 @@ LANES = 32
 PIECE = 512
 
 
-@intrinsic
-def bare(context, array):
+def _bare(context, array):
     """The array without its owner: references to parts of it are not counted, which would take longer than most loops.
 
     Whoever calls a function that does so has to hold the array.
@@ -38,6 +38,9 @@ def bare(context, array):
         return found._getvalue()
 
     return array(array), written
+
+
+bare: Any = intrinsic(_bare)
 
 
 @njit(**PLAIN)
@@ -55,12 +58,14 @@ def polynomial(y, coefficients):
 
 @njit(**PLAIN)
 def added(a, b, total, n):
+    """The sum of two."""
     for k in range(n):
         total[k] = a[k] + b[k]
 
 
 @njit(**PLAIN)
 def added_three(a, b, c, total, n):
+    """The sum of three."""
     for k in range(n):
         total[k] = a[k] + b[k] + c[k]
 
@@ -87,6 +92,7 @@ def ratios(P, q, ratio, gap, n):
 
 @njit(**PLAIN)
 def gap_of_one(a, b, ratio, gap, n):
+    """One place of a window, added to the sum of squared differences."""
     for k in range(n):
         d = a[k] - b[k] * ratio[k]
         gap[k] += d * d
@@ -94,6 +100,7 @@ def gap_of_one(a, b, ratio, gap, n):
 
 @njit(**PLAIN)
 def gap_of_three(a, b, ratio, gap, n):
+    """Three places of a window that lie in a row."""
     for k in range(n):
         d, e, f = a[k] - b[k] * ratio[k], a[k + 1] - b[k + 1] * ratio[k], a[k + 2] - b[k + 2] * ratio[k]
         gap[k] += d * d + e * e + f * f
@@ -101,6 +108,7 @@ def gap_of_three(a, b, ratio, gap, n):
 
 @njit(**PLAIN)
 def gap_of_nine(a, b, c, x, y, z, ratio, gap, n):
+    """All places of a window of side 3, in one loop."""
     for k in range(n):
         r = ratio[k]
         d, e, f = a[k] - x[k] * r, a[k + 1] - x[k + 1] * r, a[k + 2] - x[k + 2] * r
@@ -161,13 +169,14 @@ def activated(u, P, Q, D, layer, angle, bend, n):
 
 @njit(**PLAIN)
 def multiplied(a, b, product, n):
+    """The product of two."""
     for k in range(n):
         product[k] = a[k] * b[k]
 
 
 @njit(**PLAIN)
 def layered(D, T, newD, newT, base, step, n, side, a, b, left, right, P, Q, p, q, layer, angle, bend, work, tangent):
-    """One layer on a slice, of which the numbers begin at ``base`` in D and T; piece by piece, which the cache keeps."""
+    """One layer on a slice, of which the numbers begin at ``base`` in D and T, by pieces that the cache keeps."""
     column, u, inner, ratio, gap = bare(work[0]), bare(work[1]), bare(work[2]), bare(work[3]), bare(work[4])
     share, bias, zero, quarter, one = layer[0], layer[1], layer[7], layer[8], layer[10]
     reach = side // 2
@@ -195,6 +204,7 @@ def room_for(n, kind):
 
 @njit(**PLAIN)
 def squared_distance_added(x, z, total, n):
+    """One channel of squared distances."""
     for k in range(n):
         d = x[k] - z[k]
         total[k] += d * d
@@ -202,6 +212,7 @@ def squared_distance_added(x, z, total, n):
 
 @njit(**PLAIN)
 def scaled(D, a, b, half, n):
+    """Squared distances times half the product of two roots, in place."""
     for k in range(n):
         D[k] *= half * a[k] * b[k]
 
@@ -217,12 +228,14 @@ def begun(D, x, z, channels, left, right, half, n):
 
 @njit(**PLAIN)
 def lacking_added(total, a, b, D, n):
+    """Covariances, from roots and deficits, added to sums in double precision."""
     for k in range(n):
         total[k] += a[k] * b[k] - D[k]
 
 
 @njit(**PLAIN)
 def wide_added(total, T, n):
+    """Numbers added to sums in double precision."""
     for k in range(n):
         total[k] += T[k]
 
@@ -393,7 +406,8 @@ def of_pairs(x, z, x_end, z_end, i, j, channels, sides, layers, reach, pool, K, 
     work = room_for(PIECE + 2 * reach, x.dtype)
     totals = outK.shape[1], outK.shape[3], step
     room = (left, right, left_end, right_end, np.zeros(size, x.dtype), np.zeros(size, x.dtype),
-            np.zeros(size, x.dtype), np.zeros(size, x.dtype), np.zeros(totals, np.float64), np.zeros(totals, np.float64))
+            np.zeros(size, x.dtype), np.zeros(size, x.dtype), np.zeros(totals, np.float64),
+            np.zeros(totals, np.float64))
     for k in range(len(i)):
         at = k if given else 0
         of_pair(x[i[k]], z[j[k]], x_end[i[k]], z_end[j[k]], channels, sides, layers, reach, pool, K[at], T[at], given,
