@@ -91,11 +91,21 @@ def fitted(folder, ridge, tiled=None, preconditioner="nystrom", weighted=False, 
             "history": torch.tensor([one["residual"] for one in machine.fitting.history])}
 
 
-def together(out):
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+def joined(store, rank, size):
+    """Meets the other processes: by a file, or as torchrun says."""
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    where = {} if store is None else {"init_method": f"file://{store}", "rank": rank, "world_size": size}
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60), **where)
+    # Who ends one of them waits until all have met.
+    dist.barrier()
+
+
+def together(out, store=None, rank=0, size=1):
+    joined(store, rank, size)
     found = {name: fitted(f"{out}.tiles", distributed=True, **settings) for name, settings in SETTINGS.items()}
     if dist.get_rank() == 0:
         torch.save(found, out)
+    dist.barrier()
     dist.destroy_process_group()
 
 
@@ -121,23 +131,25 @@ def long_fit(folder, pause=0.0, distributed=False):
             "history": torch.tensor([one["residual"] for one in machine.fitting.history])}
 
 
-def killed(folder, pause, *more):
-    """The fit, by this process or by several, until somebody ends it."""
-    if more:
-        rank = int(os.environ["RANK"])
-        dist.init_process_group("gloo", init_method=f"file://{more[0]}", rank=rank, world_size=2,
-                                timeout=timedelta(seconds=60))
-        # Who ends one of them waits until all have met.
-        dist.barrier()
+def killed(folder, pause, store=None, rank=0):
+    """The fit, by this process or by two, until somebody ends it."""
+    if store is not None:
+        joined(store, rank, 2)
     Path(folder, f"begun-{os.getpid()}").touch()
     try:
-        found = long_fit(folder, float(pause), bool(more))
+        found = long_fit(folder, pause, store is not None)
+        if rank == 0:
+            torch.save(found, Path(folder) / "found.pt")
     except ProcessLost:
         os._exit(3)
-    if not more or dist.get_rank() == 0:
-        torch.save(found, Path(folder) / "found.pt")
+
+
+def alone(function, *arguments):
+    """One of these functions, in a process of its own."""
+    torch.set_num_threads(1)
+    {"together": together, "killed": killed}[function](*arguments)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"building": building, "together": together, "killed": killed}[sys.argv[1]](*sys.argv[2:])
+    {"building": building, "together": together}[sys.argv[1]](*sys.argv[2:])
