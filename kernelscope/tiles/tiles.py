@@ -125,14 +125,16 @@ class Tiles(Triangle):
 
     def estimate(self) -> Work:
         """What is left to do, by the time that a small block takes."""
-        missing, n = self._missing(), min(TIMED, len(self))
-        with torch.no_grad():
-            near, far = points_between(self.points, 0, n), points_between(self.points, len(self) - n, len(self))
+        missing, n, times = self._missing(), min(TIMED, self.side, len(self)), []
+        near, far = points_between(self.points, 0, n), points_between(self.points, len(self) - n, len(self))
+        # The first time may include preparations.
+        for _ in range(2):
             start = time.perf_counter()
-            float(self.kernel(near, far)[0, 0])
-        each = (time.perf_counter() - start) / n**2
-        entries = sum(self._label(*place).size for place in missing) / self.dtype.itemsize
-        return Work(len(missing), sum(self._label(*place).size for place in missing), each * entries)
+            with torch.no_grad():
+                float(self.kernel(near, far)[0, 0])
+            times.append(time.perf_counter() - start)
+        size = sum(self._label(*place).size for place in missing)
+        return Work(len(missing), size, min(times) / n**2 * size / self.dtype.itemsize)
 
     def build(self, progress: bool | None = None) -> None:
         """Computes the tiles that are missing, and returns when all are there.
