@@ -61,7 +61,8 @@ __all__ = ["Agreement", "Coverage", "Decomposition", "Eigenlearning", "Ensemble"
            "Spectrum", "Tiles", "agreement", "coverage", "data", "decompose", "eigenlearning", "ensemble", "errors",
            "evolution", "expected", "explain", "features", "fit", "gradient_scores", "integrations",
            "kernel_distances", "kernel_of_run", "kernels", "load", "memory_weights", "null_space", "orders",
-           "path_kernel", "predictions", "record", "reservoir", "scaling", "separation", "sklearn", "solvers", "spectrum"]
+           "path_kernel", "predictions", "record", "reservoir", "scaling", "separation", "sklearn", "solvers",
+           "spectrum"]
 
 _HOMES = {
     "Agreement": "diagnostics.agreement",
