@@ -6,6 +6,9 @@ with products alone, such as conjugate gradients, log-determinants and Lanczos, 
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -73,11 +76,20 @@ def as_gpytorch_kernel(kernel: Kernel) -> gpytorch.kernels.Kernel:
     return _kernel_class()(kernel)
 
 
+@contextmanager
+def _not_ours() -> Iterator[None]:
+    """Keeps quiet of what packages, while they are imported, are told by torch."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
 @lru_cache(maxsize=1)
 def _operator_class() -> Any:
     """A subclass of what may not be installed."""
     try:
-        from linear_operator import LinearOperator, to_linear_operator
+        with _not_ours():
+            from linear_operator import LinearOperator, to_linear_operator
     except ModuleNotFoundError as error:
         raise DataError("as_linear_operator needs linear_operator, which is not installed. Install it with pip install "
                         "linear_operator.") from error
@@ -137,7 +149,8 @@ def _operator_class() -> Any:
 def _kernel_class() -> Any:
     """A subclass of what may not be installed."""
     try:
-        from gpytorch.kernels import Kernel as Theirs
+        with _not_ours():
+            from gpytorch.kernels import Kernel as Theirs
     except ModuleNotFoundError as error:
         raise DataError("as_gpytorch_kernel needs gpytorch, which is not installed. Install it with pip install "
                         "gpytorch.") from error
