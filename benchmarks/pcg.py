@@ -120,7 +120,8 @@ def patches_table(one: dict[str, Any]) -> str:
             f"{one['disk'] / 1e9:.2f} GB on the disk; the fit was given {one['memory']}, and the process had "
             f"{one['peak'] / 1e9:.2f} GB at its peak, with torch. Tiles were built in {one['built']:.1f} s (estimated "
             f"before: {one['estimated']:.1f} s); {one['products']:.0f} products, with the preconditioner, took "
-            f"{one['solved']:.1f} s on the clock{f', {spent:.1f} s of the core' if spent else ''}, and came to a residual of {one['residual']:.1e}. Mean squared error on 2,000 test patches: "
+            f"{one['solved']:.1f} s on the clock{f', {spent:.1f} s of the core' if spent else ''}, and came to a "
+            f"residual of {one['residual']:.1e}. Mean squared error on 2,000 test patches: "
             f"{one['error']:.4f}, of variance 1.\n")
 
 
