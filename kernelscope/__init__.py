@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import data, errors, features, kernels, sklearn, solvers
+    from . import data, errors, features, integrations, kernels, sklearn, solvers
     from .decomposition.exact import decompose
     from .decomposition.explaining import explain
     from .decomposition.explanation import Explanation
@@ -51,16 +51,18 @@ if TYPE_CHECKING:
     from .run.opening import load
     from .run.recorder import record
     from .run.run import Run
+    from .tiles.tiles import Tiles
 
 __version__ = "0.1.0"
 
 __all__ = ["Agreement", "Coverage", "Decomposition", "Eigenlearning", "Ensemble", "Expected", "Explanation",
            "GradientScores", "KernelDistances", "KernelEvolution", "KernelMachine", "KernelOperator", "MemoryWeights",
            "NullSpace", "Orders", "PathKernel", "Predictions", "Report", "Reservoir", "Run", "Scaling", "Separation",
-           "Spectrum", "agreement", "coverage", "data", "decompose", "eigenlearning", "ensemble", "errors",
-           "evolution", "expected", "explain", "features", "fit", "gradient_scores", "kernel_distances",
-           "kernel_of_run", "kernels", "load", "memory_weights", "null_space", "orders", "path_kernel", "predictions",
-           "record", "reservoir", "scaling", "separation", "sklearn", "solvers", "spectrum"]
+           "Spectrum", "Tiles", "agreement", "coverage", "data", "decompose", "eigenlearning", "ensemble", "errors",
+           "evolution", "expected", "explain", "features", "fit", "gradient_scores", "integrations",
+           "kernel_distances", "kernel_of_run", "kernels", "load", "memory_weights", "null_space", "orders",
+           "path_kernel", "predictions", "record", "reservoir", "scaling", "separation", "sklearn", "solvers",
+           "spectrum"]
 
 _HOMES = {
     "Agreement": "diagnostics.agreement",
@@ -86,6 +88,7 @@ _HOMES = {
     "Scaling": "diagnostics.scaling",
     "Separation": "diagnostics.separation",
     "Spectrum": "diagnostics.spectra",
+    "Tiles": "tiles.tiles",
     "agreement": "diagnostics.agreement",
     "coverage": "diagnostics.coverage.coverage",
     "decompose": "decomposition.exact",
