@@ -217,6 +217,8 @@ def test_outputs_with_dropout_have_the_variance_of_the_process():
     (lambda: fully_connected(1).torch(0, inputs=3), "width"),
     (lambda: fully_connected(1).torch(8, inputs=0), "inputs"),
     (lambda: fully_connected(1).torch(8, inputs="3"), "inputs"),
+    (lambda: fully_connected(1).torch(8, inputs=None), "inputs"),
+    (lambda: fully_connected(1).torch(8, inputs=(3, 2.5)), "inputs"),
     (lambda: fully_connected(1).torch(8, inputs=3, outputs=2.5), "outputs"),
     (lambda: fully_connected(1).torch(8, inputs=3, seed=-1), "seed"),
 ])
