@@ -117,11 +117,12 @@ class Serial(Layer):
               seed: int | Generator = 0) -> nn.Module:
         r"""A random network of this architecture and of finite width.
 
-        Over seeds its outputs have mean nought and, the closer the wider it is, the covariance ``nngp`` (exactly for
-        one layer); ``Tangent`` of it tends to ``ntk``, for each seed.
+        Over seeds its outputs have mean nought and, the closer the wider it is, the covariance ``nngp`` (exactly where
+        there is one hidden layer); ``Tangent`` of it tends to ``ntk``, for each seed.
 
         Args:
-            width: How many channels every hidden layer has; without it each has its own ``width``.
+            width: How many channels every hidden layer has; without it each has its own ``width``, as the ``ntk`` of
+                the standard parameterisation supposes.
             inputs: The length of the vectors that come in, or the shape (channels, h, w) or (channels, length) of
                 points with pixels.
             outputs: How many outputs the readout has, the last ``Dense`` or ``Conv``.
@@ -148,8 +149,7 @@ class Serial(Layer):
         if readout < 0 or not all(isinstance(layer, AvgPool | GlobalAvgPool) for layer in self.layers[readout + 1:]):
             raise DataError("The outputs of a finite network are those of its readout, the last Dense or Conv, after "
                             f"which come only poolings; {self!r} has none, or other layers after it. Add Dense().")
-        shape = (inputs,) if isinstance(inputs, int | str) else tuple(inputs)
-        sizes = [as_count(size, "inputs", 1) for size in shape]
+        sizes = [as_count(size, "inputs", 1) for size in (inputs if isinstance(inputs, Sequence) else [inputs])]
         if self.of_pixels and len(sizes) < 2:
             raise DataError(f"The network looks at pixels, and inputs has the shape of a point, (channels, h, w) or "
                             f"(channels, length); {what_came(inputs)} came. Pass for example inputs=(3, 32, 32).")
