@@ -53,13 +53,14 @@ if TYPE_CHECKING:
     from .run.opening import load
     from .run.recorder import record
     from .run.run import Run
+    from .tiles.tiles import Tiles
 
 __version__ = "0.1.0"
 
 __all__ = ["Agreement", "Coverage", "Decomposition", "Eigenlearning", "Ensemble", "Expected", "Explanation",
            "GradientScores", "KernelDistances", "KernelEvolution", "KernelMachine", "KernelOperator", "MemoryWeights",
            "NullSpace", "Orders", "PathKernel", "Posterior", "Predictions", "Report", "Reservoir", "Run", "Scaling",
-           "Separation", "Spectrum", "agreement", "coverage", "data", "decompose", "eigenlearning", "ensemble",
+           "Separation", "Spectrum", "Tiles", "agreement", "coverage", "data", "decompose", "eigenlearning", "ensemble",
            "errors", "evolution", "expected", "explain", "features", "fit", "gradient_scores", "kernel_distances",
            "kernel_of_run", "kernels", "load", "memory_weights", "null_space", "orders", "path_kernel", "posterior",
            "predictions", "record", "reservoir", "scaling", "separation", "sklearn", "solvers", "spectrum"]
@@ -89,6 +90,7 @@ _HOMES = {
     "Scaling": "diagnostics.scaling",
     "Separation": "diagnostics.separation",
     "Spectrum": "diagnostics.spectra",
+    "Tiles": "tiles.tiles",
     "agreement": "diagnostics.agreement",
     "coverage": "diagnostics.coverage.coverage",
     "decompose": "decomposition.exact",
