@@ -5,7 +5,6 @@ from __future__ import annotations
 import zipfile
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,9 @@ from ..errors import DataError, NonFiniteError, UnsafeFile
 
 #: What a file holds, and how one is made.
 MAKING = 'Save one with numpy.savez("data.npz", x=x, y=y), and x_test=, y_test= if there are test points.'
+
+#: The arrays that are read; the first two have to be there.
+NAMES = ("x", "y", "x_test", "y_test")
 
 #: Of whole numbers, how many samples a class has on average at least.
 EACH = 2
@@ -43,6 +45,23 @@ class Samples:
     y_test: Tensor
     classes: list[int] | None
 
+    def on(self, device: torch.device) -> Samples:
+        """The same on a device."""
+        x, targets, x_test, y_test = (t.to(device) for t in (self.x, self.targets, self.x_test, self.y_test))
+        return Samples(x, targets, x_test, y_test, self.classes)
+
+    def as_images(self, path: str) -> Samples:
+        """The same, with points of shape (n, channels, h, w)."""
+        x, x_test = images(self.x, path), images(self.x_test, path)
+        return Samples(x, self.targets, x_test, self.y_test, self.classes)
+
+    def said(self) -> str:
+        """What there is, in words."""
+        c = self.targets.shape[1]
+        what = f"{c} output{'s' * (c != 1)}" if self.classes is None else f"{c} classes"
+        return (f"{len(self.x):,} samples of shape {tuple(self.x.shape[1:])}, {what}, {len(self.x_test):,} test "
+                f"point{'s' * (len(self.x_test) != 1)}")
+
 
 def samples_of(path: str, test_share: float, dtype: torch.dtype) -> Samples:
     """Reads a file; without test points of its own, a random share of the samples is kept apart.
@@ -58,11 +77,6 @@ def samples_of(path: str, test_share: float, dtype: torch.dtype) -> Samples:
         UnsafeFile: If an array holds Python objects.
     """
     arrays = read(path)
-    missing = [name for name in ("x", "y") if name not in arrays]
-    if missing:
-        found = ", ".join(sorted(arrays)) or "nothing"
-        raise DataError(f"{path} holds {found}, and {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} "
-                        f"missing. {MAKING}")
     if ("x_test" in arrays) != ("y_test" in arrays):
         alone, other = ("x_test", "y_test") if "x_test" in arrays else ("y_test", "x_test")
         raise DataError(f"{path} holds {alone} and no {other}. Save both, or neither.")
@@ -71,6 +85,9 @@ def samples_of(path: str, test_share: float, dtype: torch.dtype) -> Samples:
     if "x_test" in arrays:
         x_test, y_test = _points(arrays["x_test"], "x_test", path, dtype), _targets(arrays["y_test"], "y_test", path)
         _check_counts(x_test, y_test, "_test", path)
+        if y.is_floating_point() != y_test.is_floating_point():
+            raise DataError(f"In {path} one of y and y_test holds whole numbers, which are labels, and the other real "
+                            "ones, which are quantities. Save both in one type.")
         if x_test.shape[1:] != x.shape[1:] or y_test.shape[1:] != y.shape[1:]:
             raise DataError(f"In {path} a sample has shapes {tuple(x.shape[1:])} and {tuple(y.shape[1:])}, and a test "
                             f"point {tuple(x_test.shape[1:])} and {tuple(y_test.shape[1:])}. Save points of one kind.")
@@ -83,15 +100,15 @@ def samples_of(path: str, test_share: float, dtype: torch.dtype) -> Samples:
         test, rest = order[:kept].sort().values, order[kept:].sort().values
         x, y, x_test, y_test = x[rest], y[rest], x[test], y[test]
     if y.is_floating_point():
-        return Samples(x, y.to(dtype).view(len(y), -1), x_test, y_test.to(dtype).view(len(y_test), -1), None)
-    return _classified(x, y, x_test, y_test.to(y.dtype), path, dtype)
+        return Samples(x, y.to(dtype), x_test, y_test.to(dtype), None)
+    return _classified(x, y, x_test, y_test, path, dtype)
 
 
 def read(path: str) -> dict[str, np.ndarray]:
-    """The arrays of a file.
+    """The arrays of a file that are asked for.
 
     Raises:
-        DataError: If there is no such file, or it is cut short or of another kind.
+        DataError: If there is no such file, or it is cut short or of another kind, or lacks samples or targets.
         UnsafeFile: If an array holds Python objects, which only unpickling could read.
     """
     file = as_path(path, "The data", '"data.npz"')
@@ -101,12 +118,17 @@ def read(path: str) -> dict[str, np.ndarray]:
         raise DataError(f"{path} is no .npz file, or was cut short. {MAKING}")
     try:
         with np.load(file, allow_pickle=False) as archive:
-            return {name: _array(archive, name, path) for name in ("x", "y", "x_test", "y_test")
-                    if name in archive.files} or {name: np.empty(0) for name in archive.files}
+            names = archive.files
+            arrays = {name: _array(archive, name, path) for name in NAMES if name in names}
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, NotImplementedError, ValueError) as error:
         raise DataError(f"{path} cannot be read: it was cut short or changed ({error}). Save it again.") from error
     except MemoryError as error:
         raise DataError(f"The arrays of {path} do not fit into memory. Save fewer samples.") from error
+    missing = [name for name in NAMES[:2] if name not in arrays]
+    if missing:
+        raise DataError(f"{path} holds {', '.join(sorted(names)) or 'nothing'}, and {' and '.join(missing)} "
+                        f"{'is' if len(missing) == 1 else 'are'} missing. {MAKING}")
+    return arrays
 
 
 def _array(archive: Any, name: str, path: str) -> np.ndarray:
@@ -136,7 +158,7 @@ def _targets(values: np.ndarray, name: str, path: str) -> Tensor:
         whole = False
     found = torch.from_numpy(values.astype(np.int64 if whole else np.float64))
     _check_finite(found, name, path)
-    return found.view(-1) if whole else found
+    return found.view(-1) if whole else found.view(len(found), -1)
 
 
 def _check_numbers(values: np.ndarray, name: str, path: str) -> None:
@@ -172,7 +194,7 @@ def _classified(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, path: str,
     return Samples(x, targets, x_test, known, labels.tolist())
 
 
-def as_images(x: Tensor, path: str) -> Tensor:
+def images(x: Tensor, path: str) -> Tensor:
     """Points for a network that looks at pixels, with shape (n, channels, h, w); grey images need no axis of channels.
 
     Raises:
@@ -181,14 +203,9 @@ def as_images(x: Tensor, path: str) -> Tensor:
     if x.ndim == 3:
         return x[:, None]
     if x.ndim != 4:
-        raise DataError(f"Such a network takes images, with shape (n, channels, h, w) or (n, h, w), and those of {path} "
-                        f"have shape {tuple(x.shape)}. Use x.reshape(len(x), channels, h, w), or --kernel fc3.")
+        raise DataError(f"Such a network takes images, with shape (n, channels, h, w) or (n, h, w), and x of {path} "
+                        f"has shape {tuple(x.shape)}. Use x.reshape(len(x), channels, h, w), or --kernel fc3.")
     if x.shape[1] not in CHANNELS and x.shape[3] in CHANNELS:
         raise DataError(f"Images have shape (n, channels, h, w), and those of {path} have shape {tuple(x.shape)}. Save "
                         "x.transpose(0, 3, 1, 2).")
     return x
-
-
-def stem_of(path: str) -> str:
-    """The name of a file, without folder and ending."""
-    return Path(path).stem
