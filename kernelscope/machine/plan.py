@@ -179,8 +179,9 @@ def is_smooth(problem: Problem) -> bool:
 
 
 def is_solid(problem: Problem) -> bool:
-    r"""Whether every ridge :math:`n\lambda` is above the rounding of the kernel matrix, about
-    :math:`\epsilon\sqrt{n}\,k(x, x)`, by which its eigenvalues may be off.
+    r"""Whether every ridge :math:`n\lambda` is above rounding.
+
+    By that the eigenvalues of the kernel matrix may be off, about :math:`\epsilon\sqrt{n}\,k(x, x)`.
     """
     few = points_between(problem.z, 0, SIDE)
     noise = torch.finfo(problem.y.dtype).eps * len(problem.z)**0.5 * float(problem.kernel.diagonal(few).mean())

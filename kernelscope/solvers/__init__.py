@@ -14,5 +14,5 @@ from .solution import Solution
 from .warm import WarmStart
 from .watch import State, Watch
 
-__all__ = ["PCG", "ConjugateGradient", "Cost", "Direct", "EigenPro", "Eigensystem", "Huber", "Logistic", "Loss", "Newton",
-           "Problem", "Softmax", "Solution", "Solver", "Squared", "State", "WarmStart", "Watch", "shared"]
+__all__ = ["PCG", "ConjugateGradient", "Cost", "Direct", "EigenPro", "Eigensystem", "Huber", "Logistic", "Loss",
+           "Newton", "Problem", "Softmax", "Solution", "Solver", "Squared", "State", "WarmStart", "Watch", "shared"]

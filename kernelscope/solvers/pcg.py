@@ -51,6 +51,10 @@ PATIENCE, EXPECTED = 100, 60
 #: What an intercept adds to the residual of an output is at most as much again.
 BESIDE = 0.5
 
+#: From how many products the smallest eigenvalue of a matrix that is not positive is told, and by how much a ridge that
+#: is advised covers it.
+LOOK, MARGIN = 20, 2.0
+
 #: The ranks that are taken without being asked for, and the share of the memory that eigenvectors may fill.
 LEAST, SHARE = 64, 0.5
 
@@ -139,7 +143,8 @@ class PCG(Solver):
             done(len(walk.history))
             while not notes and bool((walk.measured > limit).any()):
                 if len(walk.history) >= self.passes:
-                    notes.append(self._given_up(walk, problem))
+                    _measure(system, walk, walk.measured > limit, scale)
+                    notes += [self._given_up(walk, problem)] if bool((walk.measured > limit).any()) else []
                     break
                 believed = _relative(walk.rest, scale)
                 goal = self._goal(walk, limit)
@@ -227,7 +232,7 @@ class PCG(Solver):
     def _given_up(self, walk: _Walk, problem: Problem) -> str:
         more = ("a larger rank, " if self.preconditioner is not None else "a preconditioner, ")
         without = "" if min(problem.ridge) else " Without a ridge the matrix may have no inverse."
-        return (f"After {self.passes} products the residual was {float(walk.history[-1]):.1e}, and "
+        return (f"After {len(walk.history)} products the residual was {float(walk.history[-1]):.1e}, and "
                 f"{self.tolerance:.0e} was asked for: it has not converged. Take {more}more passes, or a larger "
                 f"ridge.{without}")
 
@@ -272,7 +277,7 @@ def _step(system: System, walk: _Walk, preconditioner: LowRank, on: Tensor, scal
     q = system.times(p, bool(walk.exact)) + mus * p
     bend = (p * q).sum(0)
     if not bool((bend > 0).all()):
-        _refuse(p, bend, mus, walk)
+        _refuse(system, p, bend, mus, walk)
     rate = (rest * p).sum(0) / bend
     walk.x[:, on] += rate * p
     walk.before[:, on], walk.direction[:, on], walk.along[on] = rest, p, along
@@ -305,20 +310,37 @@ def _spent(walk: _Walk, limit: float) -> str:
             "for: rounding has the last word for this matrix. Raise the ridge or the tolerance.")
 
 
-def _refuse(p: Tensor, bend: Tensor, mus: Tensor, walk: _Walk) -> None:
+def _refuse(system: System, p: Tensor, bend: Tensor, mus: Tensor, walk: _Walk) -> None:
     """Says of a matrix that is not positive by how much, and what to do.
 
     Raises:
         NonFiniteError: If a product is NaN or infinite.
         DataError: If the matrix is not positive.
     """
-    bad = int((~(bend > 0)).nonzero()[0])
-    value, mu, n = float(bend[bad] / p[:, bad].square().sum()), float(mus[bad]), len(p)
     if not bool(bend.isfinite().all()):
         raise NonFiniteError("A product with the kernel matrix is NaN or infinite. Look at the kernel's numbers and at "
                              "the points.")
+    bad = int((~(bend > 0)).nonzero()[0])
+    least = _least(system, p[:, bad:bad + 1])
     raise DataError(
-        f"The kernel matrix is not positive: after {len(walk.history)} products a direction p has p'(K + {mu:.1e}) p = "
-        f"{value:.1e} p'p, so K has an eigenvalue of {value - mu:.1e} or below. Where that is rounding, a ridge of "
-        f"{2 * max(mu - value, mu) / n:.1e} or more covers it, or tiles in float64 from points in float64."
+        f"The kernel matrix is not positive: after {len(walk.history)} products with n ridge = {float(mus[bad]):.1e} a "
+        f"direction has no upward curvature, and the matrix has an eigenvalue of {least:.1e} or below. Where that is "
+        f"rounding, ridge={MARGIN * abs(least) / len(p):.1e} covers it, or tiles in float64 from points in float64; "
+        "else the kernel is none of which a machine can be made."
     )
+
+
+def _least(system: System, start: Tensor) -> float:
+    """About the smallest eigenvalue of the matrix, from some products by the method of Lanczos."""
+    basis, products = start / start.norm(), start.new_zeros(len(start), 0)
+    for _ in range(min(LOOK, len(start))):
+        products = torch.cat([products, system.times(basis[:, -1:], True)], 1)
+        fresh = products[:, -1:]
+        # Twice, because what is left after the first time may be as small as its rounding.
+        for _ in range(2):
+            fresh = fresh - basis @ (basis.T @ fresh)
+        if not float(fresh.norm()) > 1e-12 * float(products.norm()):
+            break
+        basis = torch.cat([basis, fresh / fresh.norm()], 1)
+    inner = basis[:, :products.shape[1]].T @ products
+    return float(torch.linalg.eigvalsh((inner + inner.T) / 2)[0])

@@ -47,7 +47,8 @@ class System:
         self._each = right.shape[1]
         self.right = right.repeat(1, len(problem.ridge))
         n = len(problem.x)
-        self.mus = torch.tensor([n * ridge for ridge in problem.ridge for _ in range(self._each)]).to(right)
+        self._ridges = torch.tensor(problem.ridge, dtype=torch.float64, device=right.device)
+        self.mus = (n * self._ridges).repeat_interleave(self._each)
 
     def times(self, v: Tensor, exact: bool) -> Tensor:
         r""":math:`S K S v` for v with shape (n, k) in float64.
@@ -107,8 +108,7 @@ class System:
         left = parts[:, :, :c] - (b * parts[:, :, c:] if self.problem.intercept else 0)
         missed = left + self.mus.view(r, self._each)[:, :1] * beta
         fitted = self.right.view(n, r, self._each)[:, :, :c] - missed - b * ones
-        ridges = torch.tensor(self.problem.ridge).to(x)
-        return tuple((missed.square().sum((0, 2)) / n + ridges * (beta * fitted).sum((0, 2))).tolist())
+        return tuple((missed.square().sum((0, 2)) / n + self._ridges * (beta * fitted).sum((0, 2))).tolist())
 
     def _taken_apart(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Beta with shape (n, r, c), and b with shape (r, c)."""
