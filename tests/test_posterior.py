@@ -148,8 +148,31 @@ def test_what_does_not_fit_in_memory_is_solved_by_conjugate_gradients(of, monkey
     monkeypatch.setattr(room, "fit", lambda *a, **more: fitted.append(1) or fit(*a, **more | {"memory": "1GB"}))
     found = ks.posterior(NET, X, Y, Z, ridge=1e-2, of=of, memory=4_000)
     assert fitted
-    close(found.mean, wanted.mean, 1e-4)
-    close(found.covariance, wanted.covariance, 1e-4)
+    close(found.mean, wanted.mean, 1e-7)
+    close(found.covariance, wanted.covariance, 1e-7)
+    assert found.check().ok
+
+
+@pytest.mark.parametrize("of", ["nngp", "ensemble"])
+def test_a_matrix_in_a_folder_serves_other_test_points_too(of, tmp_path):
+    for z in (Z, Z.flip(0) / 2):
+        wanted = ks.posterior(NET, X, Y, z, ridge=1e-2, of=of)
+        found = ks.posterior(NET, X, Y, z, ridge=1e-2, of=of, tiles=tmp_path / "tiles")
+        close(found.mean, wanted.mean, 1e-7)
+        close(found.covariance, wanted.covariance, 1e-7)
+    assert len(list((tmp_path / "tiles").glob("*.tile"))) == 1
+    with pytest.raises(DataError, match="Leave out tiles, or time"):
+        ks.posterior(NET, X, Y, Z, ridge=1e-2, of=of, time=1.0, tiles=tmp_path / "tiles")
+
+
+@pytest.mark.parametrize("of", WAYS)
+def test_single_precision_tells_the_same(of):
+    wanted = ks.posterior(NET, X, Y, Z, ridge=1e-2, of=of)
+    found = ks.posterior(NET, X.float(), Y, Z.float(), ridge=1e-2, of=of)
+    assert found.mean.dtype == found.covariance.dtype == torch.float64
+    close(found.mean, wanted.mean, 1e-5)
+    close(found.covariance, wanted.covariance, 1e-5)
+    assert found.check().ok
 
 
 def test_what_fits_by_no_way_is_refused_with_advice():

@@ -7,6 +7,7 @@ gradient flow trains them: what is known of outputs at any time is a mean and a 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,8 +25,12 @@ from ..machine.checking import look_at, usable
 from ..machine.fit import fit
 from ..machine.reading import checked_ridges, look_over, points_and_targets
 from ..progress import telling
+from ..solvers import PCG
 from .dynamics import Answer, Matrices, along, at_the_end, combined
 from .result import Posterior
+
+#: How small the residual of equations is that are solved by conjugate gradients.
+TOLERANCE = 1e-8
 
 #: What is asked of a network.
 ASKED = ("nngp", "ensemble", "ntkgp")
@@ -34,7 +39,8 @@ ASKED = ("nngp", "ensemble", "ntkgp")
 @torch.no_grad()
 def posterior(prior: Serial | Kernel | Sequence[Kernel], x: Any, y: Any, x_test: Any, *, ridge: float,
               of: str | None = None, time: float | Sequence[float] | None = None, covariance: bool = True,
-              memory: int | str = "4GB", progress: bool | None = None) -> Posterior:
+              memory: int | str = "4GB", tiles: str | os.PathLike[str] | None = None,
+              progress: bool | None = None) -> Posterior:
     r"""The mean and the covariance of outputs at test points, after data.
 
     With kernels K of the start and T of training, :math:`A = T_{xx} + n \lambda I` and :math:`S = T_{zx} A^{-1}`,
@@ -62,6 +68,8 @@ def posterior(prior: Serial | Kernel | Sequence[Kernel], x: Any, y: Any, x_test:
         covariance: Whether covariances are computed; means alone take one equation for each output.
         memory: About how much may be used, a number of bytes or a size such as ``"4GB"``. What training ends at is
             computed by conjugate gradients where matrices do not fit; finite times need them.
+        tiles: A folder to keep the kernel matrix in, where the kernel takes long or the matrix does not fit: equations
+            are then solved by conjugate gradients, and a later call with other test points reads it again.
         progress: Whether a bar is shown; on a terminal, and for what takes long, if not given.
 
     Raises:
@@ -94,19 +102,15 @@ def posterior(prior: Serial | Kernel | Sequence[Kernel], x: Any, y: Any, x_test:
         look_over(kernels.start, some, None)
     for kernel in {kernels.start, kernels.tangent}:
         like = look_at(kernel, test, points)
-    n, q = len(points), len(test)
+    n = len(points)
     rhs = targets.to(like.device, torch.float64).view(n, -1)
-    numbers = (0 if not wanted else 3 * q * q) + 4 * n * q + 3 * n * rhs.shape[1]
-    whole = numbers + (3 if time is None else 5) * n * n + (0 if kernels.single else n * n)
-    if 8 * numbers > room:
-        raise OutOfBudget(f"Covariances of {q:,} test points after {n:,} samples take {as_words(8 * numbers)}, and "
-                          f"memory allows {as_words(room)}. Pass fewer test points at a time, or covariance=False.")
-    if 8 * whole > room and time is not None:
-        raise OutOfBudget(f"Finite times need all eigenvectors of {n:,} samples, {as_words(8 * whole)}, and memory "
-                          f"allows {as_words(room)}. Pass time=None, fewer samples, or raise memory.")
+    fits = _fits(n, len(test), rhs.shape[1], kernels.single, wanted, time is None, room)
+    if tiles is not None and time is not None:
+        raise DataError("Finite times need all eigenvectors of a matrix, and tiles are for one that is multiplied "
+                        "alone. Leave out tiles, or time.")
     with telling(progress):
-        if 8 * whole > room:
-            found = _iterated(kernels, points, rhs, test, noise_free[0], wanted, room)
+        if not fits or tiles is not None:
+            found = _iterated(kernels, points, rhs, test, noise_free[0], wanted, room, tiles)
         else:
             matrices = kernels.matrices(points, test, wanted)
             noise = n * noise_free[0]
@@ -120,7 +124,7 @@ def posterior(prior: Serial | Kernel | Sequence[Kernel], x: Any, y: Any, x_test:
         prior=before.double().cpu(), evidence=found.evidence,
         times=torch.tensor(times, dtype=torch.float64),
         info={"of": kernels.name, "samples": n, "ridge": noise_free[0], "residual": found.residual,
-              "kernel": repr(prior)[:1000]})
+              "precision": "float64" if like.dtype == torch.float64 else "float32", "kernel": repr(prior)[:1000]})
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,13 +181,31 @@ def _kernels(prior: Any, of: str | None) -> _Kernels:
     return _Kernels("gp", kernel, kernel)
 
 
+def _fits(n: int, q: int, c: int, single: bool, wanted: bool, end: bool, room: int) -> bool:
+    """Whether all matrices fit into memory.
+
+    Raises:
+        OutOfBudget: If not even what every way needs does.
+    """
+    least = (3 * q * q if wanted else 0) + 4 * n * q + 3 * n * c
+    whole = least + (3 if end else 5) * n * n + (0 if single else n * n)
+    if 8 * least > room:
+        raise OutOfBudget(f"Covariances of {q:,} test points after {n:,} samples take {as_words(8 * least)}, and "
+                          f"memory allows {as_words(room)}. Pass fewer test points at a time, or covariance=False.")
+    if 8 * whole > room and not end:
+        raise OutOfBudget(f"Finite times need all eigenvectors of {n:,} samples, {as_words(8 * whole)}, and memory "
+                          f"allows {as_words(room)}. Pass time=None, fewer samples, or raise memory.")
+    return 8 * whole <= room
+
+
 def _iterated(kernels: _Kernels, points: Points, y: Tensor, test: Points, ridge: float, wanted: bool,
-              room: int) -> Answer:
-    """The end of training where matrices do not fit: each test point is one more right-hand side."""
+              room: int, tiles: str | os.PathLike[str] | None) -> Answer:
+    """The end of training where matrices are not solved at once: each test point is one more right-hand side."""
     c = y.shape[1]
     cross = kernels.tangent(points, test).double()
     rhs = torch.cat([y, cross], 1) if wanted else y
-    machine = fit(kernels.tangent, points, rhs, ridge=ridge, solver="cg", memory=room, progress=False)
+    machine = fit(kernels.tangent, points, rhs, ridge=ridge, solver=PCG(tolerance=TOLERANCE), memory=room, tiles=tiles,
+                  progress=False)
     weights = machine.coefficients.double()
     rest = kernels.tangent.matmul(points, None, weights).double() + len(points) * ridge * weights - rhs
     residual = float((rest.norm(dim=0) / rhs.norm(dim=0).clamp(min=torch.finfo(torch.float64).tiny)).max())

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 #: How far below nought an eigenvalue of a covariance may lie by rounding, relative to the variances before training.
 NEGATIVE = 1e-8
 
-#: How large the residual of the equations may be.
-RESIDUAL = 1e-6
+#: How large the residual of the equations may be, by the precision of the kernel.
+RESIDUAL = {"float64": 1e-6, "float32": 1e-3}
 
 #: What each kind is, in a few words.
 KINDS = {
@@ -97,9 +97,9 @@ class Posterior(Result):
 
     def check(self) -> Check:
         """Whether the equations were solved, and covariances are positive semidefinite and no more than at first."""
-        residual, rows = float(self.info["residual"]), []
-        rows.append(CheckRow("equations", "pass" if residual <= RESIDUAL else "fail", residual, RESIDUAL,
-                             f"The equations are solved up to {residual:.1e} of their right-hand sides."))
+        residual, limit = float(self.info["residual"]), RESIDUAL[self.info["precision"]]
+        rows = [CheckRow("equations", "pass" if residual <= limit else "fail", residual, limit, with_minus(
+            f"The equations are solved up to {residual:.1e} of their right-hand sides."))]
         if self.covariance is not None:
             scale = max(float(self.prior.max()), torch.finfo(torch.float64).tiny)
             low = float(torch.linalg.eigvalsh(self.covariance).min()) / scale
