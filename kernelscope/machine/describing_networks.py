@@ -61,9 +61,10 @@ def network_from(words: dict[str, Any]) -> Layer:
     arguments = {name: _from_words(value) for name, value in words.items() if name != "layer"}
     if not set(arguments) <= set(taken):
         raise KeyError(f"{kind.__name__} takes no {sorted(set(arguments) - set(taken))}")
-    many = [name for name in arguments if taken[name].kind is Parameter.VAR_POSITIONAL]
+    many = next((name for name in arguments if taken[name].kind is Parameter.VAR_POSITIONAL), None)
+    listed = () if many is None else arguments.pop(many)
     try:
-        return kind(*(value for name in many for value in arguments.pop(name)), **arguments)
+        return kind(*listed, **arguments)
     except TypeError as error:
         raise KeyError(str(error)) from error
 

@@ -110,11 +110,13 @@ class Flatten(Single):
         return Applied(flattened, repr(self)), Shape(before.channels * prod(before.pixels), ())
 
     def variances(self, own: Covariances) -> Tensor:
-        return own.a.square().flatten(1).mean(1)
+        return own.a.square().reshape(len(own.a), -1).mean(1)
 
     def between(self, c: Covariances, a: Tensor, b: Tensor) -> Covariances:
+        if not c.layout.spatial:
+            return c.after(a, b, c.given, c.tangent)
         layout, pixels = replace(c.layout, spatial=0, paired=False), c.a[0].numel()
-        mean = lambda t: c.layout.diagonal(t).flatten(c.layout.first).mean(-1) if c.layout.spatial else t
+        mean = lambda t: c.layout.diagonal(t).flatten(c.layout.first).mean(-1)
         tangent = None if c.tangent is None else mean(c.tangent)
         given = mean(c.given)
         if c.lacking:

@@ -74,6 +74,8 @@ class OfVectors(ClosedForm):
         return self._wanted(self._own(lengths / math.sqrt(d), d)[0]).to(vectors.dtype)
 
     def _own(self, root: Tensor, d: int) -> tuple[Covariances, Side]:
+        # Roots of many layers would drift in single precision, and there are few of them.
+        root = root.double()
         given = torch.zeros_like(root) if self.net.keeps else root.square()
         return self.net.own(Covariances(root, root, given, self.net.keeps, torch.zeros_like(root),
                                         Layout(0, False, False), d, self._standard))
