@@ -37,8 +37,9 @@ from .triangle import Triangle
 #: How many tiles are read ahead of the one that is multiplied.
 AHEAD = 2
 
-#: The side of the block that is timed for an estimate.
-TIMED = 128
+#: The sides of the blocks that are timed for an estimate, the first and the last; and after how many seconds a larger
+#: one would tell no more.
+FIRST, TIMED, ENOUGH = 8, 128, 0.05
 
 #: For how long a worker waits before it looks again for what others compute, in seconds: at first, and at most.
 SOON, LATE = 0.02, 1.0
@@ -125,12 +126,15 @@ class Tiles(Triangle):
 
     def estimate(self) -> Work:
         """What is left to do, by the time that a small block takes."""
-        missing, n = self._missing(), min(TIMED, len(self))
-        with torch.no_grad():
-            near, far = points_between(self.points, 0, n), points_between(self.points, len(self) - n, len(self))
+        missing, side, seconds = self._missing(), FIRST // 2, 0.0
+        while seconds < ENOUGH and side < min(TIMED, len(self)):
+            side = min(2 * side, len(self))
+            near, far = (points_between(self.points, i, i + side) for i in (0, len(self) - side))
             start = time.perf_counter()
-            float(self.kernel(near, far)[0, 0])
-        each = (time.perf_counter() - start) / n**2
+            with torch.no_grad():
+                float(self.kernel(near, far)[0, 0])
+            seconds = time.perf_counter() - start
+        each = seconds / side**2
         entries = sum(self._label(*place).size for place in missing) / self.dtype.itemsize
         return Work(len(missing), sum(self._label(*place).size for place in missing), each * entries)
 
