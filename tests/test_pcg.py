@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 import kernelscope as ks
 from kernelscope.data.points import as_points
-from kernelscope.errors import DataError, NonFiniteError, OutOfBudget
+from kernelscope.errors import DataError, NonFiniteError, OutOfBudget, StoreError
 from kernelscope.kernels import Gaussian, Laplacian
 from kernelscope.kernels.base import Kernel
 from kernelscope.machine.plan import planned
@@ -287,6 +287,19 @@ def test_fit_takes_it_by_name_with_tiles_and_where_dense_algebra_has_no_room(tmp
     machine = ks.fit(K, X, Y, ridge=1e-3, tiles=tmp_path / "tiles", progress=False)
     assert machine.plan.name == "pcg"
     assert ks.Tiles(K, X, tmp_path / "tiles").missing == 0
+
+
+def test_fits_to_more_and_more_points_read_the_same_tiles(tmp_path):
+    tiles = ks.Tiles(K, X, tmp_path / "tiles", side=64)
+    with pytest.raises(StoreError, match=r"Call tiles.build\(\) first"):
+        ks.fit(K, X[:70], Y[:70], ridge=1e-3, tiles=tiles.leading(70), progress=False)
+    tiles.build()
+    for count in (50, 64, 70, 300):
+        machine = ks.fit(K, X[:count], Y[:count], ridge=1e-3, tiles=tiles.leading(count), progress=False,
+                         solver=PCG(tolerance=1e-10))
+        assert_close(machine.coefficients, dense(K(X[:count]), Y[:count], 1e-3)[0], 1e-8)
+    with pytest.raises(DataError, match="which is not the matrix of"):
+        ks.fit(K, X[1:71], Y[1:71], ridge=1e-3, tiles=tiles.leading(70), progress=False)
 
 
 def test_a_fit_with_validation_chooses_among_ridges_and_says_what_it_does(tmp_path, capsys):

@@ -27,7 +27,7 @@ from ..features.base import points_between
 from ..kernels.base import Kernel
 from ..progress import telling
 from ..solvers import Loss, Newton, Problem, Solution, Solver, shared
-from ..tiles import Tiles
+from ..tiles import Leading, Tiles
 from .checking import closed, look_at, usable, within
 from .checkpoint import Checkpoint
 from .describing import described
@@ -61,7 +61,7 @@ def fit(k: Kernel, x: Any, y: Any = None, *, centers: Any = None, ridge: float |
         intercept: bool = False, solver: Solver | str | None = None, weights: Any = None, validation: Any = None,
         checkpoint: str | os.PathLike[str] | None = None, memory: int | str = "1GB", seed: int = 0,
         progress: bool | None = None, distributed: bool = False, loss: str | Loss | None = None,
-        tiles: str | os.PathLike[str] | Tiles | None = None) -> KernelMachine:
+        tiles: str | os.PathLike[str] | Tiles | Leading | None = None) -> KernelMachine:
     r"""Fits a kernel machine; prints first what it will do and why, then how far it is.
 
     The machine is computed where the points are and in their precision; for more digits pass ``x.double()``.
@@ -77,7 +77,8 @@ def fit(k: Kernel, x: Any, y: Any = None, *, centers: Any = None, ridge: float |
             with the smallest validation error, or of the first without validation; ``machine.at(ridge)`` gives each.
         intercept: Whether a constant is fitted, which costs nothing in :math:`\|f\|_H`.
         solver: ``"direct"``, ``"cg"``, ``"eigenpro"``, a solver of ``ks.solvers``; or ``None`` to take the one with
-            the fewest operations that fits into memory.
+            the fewest operations that fits into memory. With all points as centers and a ridge above rounding,
+            ``"cg"`` is :class:`~kernelscope.solvers.PCG`.
         weights: The weight of each point, with shape (n,); only their ratios matter.
         validation: Points and targets to measure the error on, ``(x, y)``; by the loss that the solver minimises.
         checkpoint: A folder to keep in where the fit stands. The same call goes on from there, after a crash or after
@@ -92,9 +93,9 @@ def fit(k: Kernel, x: Any, y: Any = None, *, centers: Any = None, ridge: float |
         loss: ``"squared"``, ``"logistic"`` for targets between 0 and 1, ``"softmax"`` for one class of several,
             ``"huber"`` for targets with outliers, or a loss of ``ks.solvers``; those but the first are minimised by
             :class:`~kernelscope.solvers.Newton`. If not given, that of the solver.
-        tiles: A folder to keep the kernel matrix in, where all points are centers, or ``ks.Tiles`` of these points.
-            Tiles that are missing are computed first, by all processes together, and a later fit to the same points
-            reads them.
+        tiles: A folder to keep the kernel matrix in, where all points are centers, or ``ks.Tiles`` of these points, or
+            the leading part of those of more. Tiles that are missing in the folder are computed first, by all processes
+            together, and a later fit to the same points reads them.
 
     Returns:
         The machine. Its values have shape (q,) for targets of shape (n,), and (q, c) for (n, c).

@@ -7,18 +7,18 @@ from typing import Any
 from ..data.points import Points
 from ..errors import DataError
 from ..kernels.base import Kernel
-from ..tiles import Tiles
+from ..tiles import Leading, Tiles
 from ..tiles.identity import Identity
 
 #: The share of fit's memory that tiles may fill once they were read.
 SHARE = 0.5
 
 
-def opened(tiles: Any, kernel: Kernel, x: Points, z: Points, memory: int) -> Tiles:
+def opened(tiles: Any, kernel: Kernel, x: Points, z: Points, memory: int) -> Tiles | Leading:
     """The tiles of all points.
 
     Args:
-        tiles: Where they are, or tiles that were opened before.
+        tiles: Where they are, or tiles that were opened before; of more points, their leading part.
         kernel: The kernel.
         x: The points.
         z: The centers.
@@ -30,10 +30,12 @@ def opened(tiles: Any, kernel: Kernel, x: Points, z: Points, memory: int) -> Til
     if z is not x:
         raise DataError("Tiles are those of a kernel matrix whose rows and columns are all points, and centers were "
                         "given apart from them. Leave out centers, or tiles.")
-    if not isinstance(tiles, Tiles):
+    if not isinstance(tiles, Tiles | Leading):
         return Tiles(kernel, x, tiles, memory=int(SHARE * memory))
+    known = tiles.identity if isinstance(tiles, Tiles) else Identity.made(tiles.kernel, tiles.points, tiles.side,
+                                                                         tiles.dtype)
     own = Identity.made(kernel, x, tiles.side, tiles.dtype)
-    if len(tiles) != len(x) or own.strips != tiles.identity.strips or own.kernel != tiles.identity.kernel:
+    if own.strips != known.strips or own.kernel != known.kernel:
         raise DataError(f"{tiles!r} came, which is not the matrix of {kernel!r} on these {len(x):,} points. Pass the "
                         "folder of the tiles, or make them of the points and the kernel of this fit.")
     return tiles

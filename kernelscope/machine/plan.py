@@ -62,8 +62,8 @@ SQUARE: dict[str, Choice] = {
     "eigenpro": Choice(lambda problem: EigenPro(), 2e4, 2e4),
 }
 
-#: How much larger than the rounding of a kernel matrix a ridge has to be.
-ABOVE = 10.0
+#: How much larger than the rounding of a kernel matrix a ridge has to be, and of how many points that is taken.
+ABOVE, FEW = 10.0, 16
 
 #: What the user can ask for by name, and which of these it stands for.
 NAMES: dict[str, tuple[str, ...]] = {"direct": ("direct",), "cg": ("cg", "cg, two-level"),
@@ -183,9 +183,10 @@ def is_solid(problem: Problem) -> bool:
 
     By that the eigenvalues of the kernel matrix may be off, about :math:`\epsilon\sqrt{n}\,k(x, x)`.
     """
-    few = points_between(problem.z, 0, SIDE)
-    noise = torch.finfo(problem.y.dtype).eps * len(problem.z)**0.5 * float(problem.kernel.diagonal(few).mean())
-    return len(problem.z) * min(problem.ridge) > ABOVE * noise
+    n = len(problem.z)
+    few = problem.z.chosen([i * n // min(n, FEW) for i in range(min(n, FEW))])
+    noise = torch.finfo(problem.y.dtype).eps * n**0.5 * float(problem.kernel.diagonal(few).mean())
+    return n * min(problem.ridge) > ABOVE * noise
 
 
 def total(problem: Problem, cost: Cost) -> float:

@@ -84,7 +84,8 @@ class PCG(Solver):
 
     The kernel matrix is that of ``tiles`` where there are some, else it is computed, and kept as far as there is
     memory. It ends when the residual :math:`\|b - A\alpha\| / \|b\|` of every output, measured by a product in float64,
-    is at most ``tolerance``; the last number of the history is that residual. Of several processes each computes its
+    is at most ``tolerance``; the last number of the history is that residual. Coefficients are found in float64, and
+    rounded to the precision of the points when they are handed over. Of several processes each computes its
     share of the tiles, and all of them find what one process finds.
 
     Args:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..arguments import as_count, as_path
 from ..budget import as_bytes, as_words
+from ..data.points import Points
 from ..errors import DataError, StoreCorrupt, StoreError, UnsafeFile
 from ..features.base import points_between
 from ..kernels.base import Kernel
@@ -127,16 +128,20 @@ class Tiles(Triangle):
     def estimate(self) -> Work:
         """What is left to do, by the time that a small block takes."""
         missing, side, seconds = self._missing(), FIRST // 2, 0.0
-        while seconds < ENOUGH and side < min(TIMED, len(self)):
+        while seconds < ENOUGH and side < min(TIMED, self.side, len(self)):
             side = min(2 * side, len(self))
             near, far = (points_between(self.points, i, i + side) for i in (0, len(self) - side))
-            start = time.perf_counter()
-            with torch.no_grad():
-                float(self.kernel(near, far)[0, 0])
-            seconds = time.perf_counter() - start
-        each = seconds / side**2
-        entries = sum(self._label(*place).size for place in missing) / self.dtype.itemsize
-        return Work(len(missing), sum(self._label(*place).size for place in missing), each * entries)
+            # The first time may include preparations.
+            seconds = min(self._seconds(near, far) for _ in range(2))
+        size = sum(self._label(*place).size for place in missing)
+        return Work(len(missing), size, seconds / side**2 * size / self.dtype.itemsize)
+
+    def _seconds(self, near: Points, far: Points) -> float:
+        """How long a block takes."""
+        start = time.perf_counter()
+        with torch.no_grad():
+            float(self.kernel(near, far)[0, 0])
+        return time.perf_counter() - start
 
     def build(self, progress: bool | None = None) -> None:
         """Computes the tiles that are missing, and returns when all are there.
