@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..budget import as_bytes
 from ..errors import KernelscopeError, StoreCorrupt
 from ..kernels.arc_cosine import ArcCosine, ReLUNTK
 from ..kernels.base import Kernel, Product, Scaled, Sum
@@ -88,7 +89,7 @@ def rebuilt(words: Any, where: str) -> Kernel:
             case {"kernel": "Network", "which": str(which), "net": net, "memory": int(memory), **rest} if not rest:
                 if which in WHICH:
                     network = getattr(serial_from(net), which)
-                    network.memory = memory
+                    network.memory = as_bytes(memory)
                     return network
             case {"kernel": str(name)}:
                 make: Any = next(kind for kind in FORMULAS if kind.__name__ == name)

@@ -26,7 +26,7 @@ LAYERS: dict[str, type[Layer]] = {
 #: Functions of numerical integration that have a name.
 FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
     "tanh": torch.tanh, "sigmoid": torch.sigmoid, "atan": torch.atan, "silu": F.silu, "softplus": F.softplus,
-    "mish": F.mish, "elu": F.elu, "selu": F.selu, "celu": F.celu, "softsign": F.softsign, "logsigmoid": F.logsigmoid,
+    "mish": F.mish, "elu": F.elu, "celu": F.celu, "softsign": F.softsign, "logsigmoid": F.logsigmoid,
 }
 
 

@@ -1,4 +1,4 @@
-"""Kernel matrices that neural-tangents computed in float64, and the points they are of, which need no random numbers."""
+"""Kernel matrices that neural-tangents computed in float64, and their points, which need no random numbers."""
 
 import json
 import math

@@ -37,8 +37,8 @@ from tests.laws import assert_close
 
 X, Z = golden.vectors()
 
-SMOOTH = [Erf(), Erf(1.3, 0.4, 0.2), GELU(), Sin(), Sin(0.7, 1.3, 0.4), Cos(), Cos(1.2, 0.6, 0.3), RBF(0.4), Exp(0.8, 0.5),
-          Gaussian(1.4, -0.6), Gaussian(1.0, 0.05), Monomial(2), Monomial(3)]
+SMOOTH = [Erf(), Erf(1.3, 0.4, 0.2), GELU(), Sin(), Sin(0.7, 1.3, 0.4), Cos(), Cos(1.2, 0.6, 0.3), RBF(0.4),
+          Exp(0.8, 0.5), Gaussian(1.4, -0.6), Gaussian(1.0, 0.05), Monomial(2), Monomial(3)]
 KINKED = [ReLU(), LeakyReLU(0.3), Abs(), HalfLines(-0.4, 1.7), HalfLines(0.5, 0.5), Sign()]
 
 #: Variances and covariances of two values.
@@ -149,17 +149,19 @@ def through(activation, degree):
 
 
 def off(activation, degree, depth=3):
-    true, found = (fully_connected(depth, phi, 1.2, 0.1).both(X, Z) for phi in (activation, through(activation, degree)))
+    both = activation, through(activation, degree)
+    true, found = (fully_connected(depth, phi, 1.2, 0.1).both(X, Z) for phi in both)
     return max(float(((a - b) / a.abs().max()).abs().max()) for a, b in zip(true, found, strict=True))
 
 
-@pytest.mark.parametrize("activation", [Erf(), GELU(), Sin(), Exp(0.5, 0.5), Gaussian(1.0, -0.3), Monomial(3)], ids=repr)
+@pytest.mark.parametrize("activation", [Erf(), GELU(), Sin(), Exp(0.5, 0.5), Gaussian(1.0, -0.3), Monomial(3)],
+                         ids=repr)
 def test_integration_gives_the_formula_where_the_function_is_smooth(activation):
     assert off(activation, 80) < 1e-10
 
 
 def test_integration_gains_digits_with_the_degree():
-    errors = [off(Erf(), degree) for degree in (20, 40, 80)]
+    errors = [off(Erf(), degree) for degree in (20, 30, 40)]
     assert all(more < less / 20 for less, more in zip(errors[:-1], errors[1:], strict=True)), errors
     shares = [Elementwise(torch.tanh, degree).error() for degree in (25, 50, 100)]
     assert all(more < less / 20 for less, more in zip(shares[:-1], shares[1:], strict=True)), shares
@@ -223,10 +225,11 @@ def test_hermite_polynomials_ask_for_variance_one():
         Serial(Dense(), Hermite(3), Dense()).nngp(X)
 
 
-@pytest.mark.parametrize("make", [lambda: Erf(math.nan), lambda: Sin(b="fast"), lambda: RBF(0), lambda: RBF(-1.0),
-                                  lambda: Monomial(4), lambda: Monomial(1), lambda: Hermite(0), lambda: Exp(b=math.inf),
-                                  lambda: ExpNormalized(gamma=-1), lambda: LeakyReLU(True), lambda: HalfLines(None, 1.0),
-                                  lambda: LayerNorm(eps=0.0), lambda: LayerNorm(over="pixels")])
+@pytest.mark.parametrize("make", [
+    lambda: Erf(math.nan), lambda: Sin(b="fast"), lambda: RBF(0), lambda: RBF(-1.0), lambda: Monomial(4),
+    lambda: Monomial(1), lambda: Hermite(0), lambda: Exp(b=math.inf), lambda: ExpNormalized(gamma=-1),
+    lambda: LeakyReLU(True), lambda: HalfLines(None, 1.0), lambda: LayerNorm(eps=0.0),
+    lambda: LayerNorm(over="pixels")])
 def test_numbers_that_make_no_activation_are_refused(make):
     with pytest.raises(DataError, match="came"):
         make()

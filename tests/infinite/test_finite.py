@@ -119,12 +119,12 @@ def test_the_standard_parameterization_depends_on_widths(name):
 def test_the_distance_to_the_limit_falls_with_the_root_of_the_width(net, shape):
     x = points(shape, 4)
     true = net.ntk(x)
-    widths, errors = [32, 128, 512], []
+    widths, errors = [16, 64, 256], []
     for width in widths:
-        found = torch.stack([ks.kernels.Tangent(network(net, shape, width, seed))(x) for seed in range(16)])
+        found = torch.stack([ks.kernels.Tangent(network(net, shape, width, seed))(x) for seed in range(48)])
         errors.append(float((found - true).square().mean().sqrt() / true.norm()))
     order = math.log(errors[0] / errors[-1]) / math.log(widths[-1] / widths[0])
-    assert 0.4 < order < 0.75, (errors, order)
+    assert 0.4 < order < 0.7, (errors, order)
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..distances import root
 from .activations import Activation, real
 from .covariances import Covariances
 
@@ -120,7 +121,7 @@ def angle_of(lack: Tensor, size: Tensor) -> Tensor:
     """The angle of two vectors, from what their product lacks to that of their lengths; a right one at nought."""
     there = size > 0
     part = (lack / torch.where(there, 2 * size, 1.0)).clamp(0, 1)
-    return torch.where(there, 2 * torch.atan2(part.sqrt(), (1 - part).sqrt()), math.pi / 2)
+    return torch.where(there, 2 * torch.atan2(root(part), root(1 - part)), math.pi / 2)
 
 
 def excess_of_sine(angle: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...arguments import as_count
 from ...errors import DataError
+from ..distances import root
 from .activations import Dual, InClosedForm, positive, real
 
 #: How far a variance may be from 1 where it has to be 1.
@@ -165,7 +166,7 @@ class ExpNormalized(InClosedForm):
                         "another activation for a network of finite width, such as RBF().")
 
     def dual(self, k: Tensor, q1: Tensor, q2: Tensor) -> Dual:
-        size = (q1 * q2).sqrt()
+        size = root(q1 * q2)
         cosine = (k / torch.where(size > 0, size, 1.0)).clamp(-1, 1)
         growth = (self.gamma * (cosine + self.shift)).exp()
         return Dual(size * growth, self.gamma * growth)

@@ -19,6 +19,7 @@ from ..vectors import checked, common
 from .covariances import Beside, Covariances, Side
 from .inputs import of_pairs, of_themselves
 from .layer import Layer
+from .residual import Residual
 from .serial import Both, Serial
 
 #: How many numbers of double precision each pair of pixels takes while layers are followed.
@@ -166,10 +167,20 @@ class OfImages(Kernel):
 
 def stays_exact(net: Layer) -> bool:
     """Whether every layer up to the first pooling keeps what covariances lack, so that single precision suffices."""
-    for layer in getattr(net, "layers", ()):
+    match net:
+        case Serial():
+            return all(stays_exact(layer) for layer in _through_the_first(net.layers))
+        case Residual():
+            return stays_exact(net.branch) and stays_exact(net.skip)
+    return net.keeps or net.paired
+
+
+def _through_the_first(layers: tuple[Layer, ...]) -> Iterator[Layer]:
+    """Layers up to the first that does not keep what covariances lack, and this one."""
+    for layer in layers:
+        yield layer
         if not layer.keeps:
-            return layer.paired
-    return True
+            return
 
 
 def read(points: Points, rows: slice) -> tuple[Tensor, Beside]:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...errors import DataError
+from ..distances import root
 from .covariances import Covariances, Side
 from .finite import Shape, Widths
 
@@ -86,8 +87,8 @@ class Single(Layer):
         """The covariances after the layer, where the roots of its variances are known."""
 
     def own(self, c: Covariances) -> tuple[Covariances, Side]:
-        root = self.variances(c).clamp(min=0).sqrt()
-        return self.between(c, root, root), Side(root)
+        deviations = root(self.variances(c))
+        return self.between(c, deviations, deviations), Side(deviations)
 
     def __call__(self, c: Covariances, left: Side, right: Side) -> Covariances:
         return self.between(c, left.root.to(c.given), right.root.to(c.given))

@@ -83,8 +83,8 @@ class Elementwise(Activation):
                             f"{came} came. Pass for example torch.tanh.")
         error = self.error()
         if not error <= WARNED:
-            warnings.warn(f"{self!r} is off by {error:.1g} of its mean square at variance 1: {self.degree} terms are too "
-                          "few, as at a kink or a jump. Raise degree, or take an activation that has a formula.",
+            warnings.warn(f"{self!r} is off by {error:.1g} of its mean square at variance 1: {self.degree} terms are "
+                          "too few, as at a kink or a jump. Raise degree, or take an activation that has a formula.",
                           stacklevel=2)
 
     def phi(self, u: Tensor) -> Tensor:

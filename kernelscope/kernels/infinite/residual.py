@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import DataError
+from ..distances import root
 from .covariances import Covariances, Side
 from .finite import Added, Shape, Widths
 from .layer import Layer
@@ -49,8 +50,8 @@ class Residual(Layer):
 
     def own(self, c: Covariances) -> tuple[Covariances, Side]:
         (f, inner), (x, beside) = self.branch.own(c), self.skip.own(c)
-        root = (f.a.double().square() + x.a.double().square()).sqrt().to(f.given)
-        return _added(x, f, root, root), Side(root, None, (inner, beside))
+        deviations = root(f.a.double().square() + x.a.double().square())
+        return _added(x, f, deviations, deviations), Side(deviations, None, (inner, beside))
 
     def __call__(self, c: Covariances, left: Side, right: Side) -> Covariances:
         f, x = (part(c, left.inner[i], right.inner[i]) for i, part in enumerate((self.branch, self.skip)))

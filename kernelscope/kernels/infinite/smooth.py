@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu
 
+from ..distances import root
 from .activations import Dual, InClosedForm, positive, real
 from .angular import angle_of
 from .covariances import Covariances
@@ -43,9 +44,10 @@ class Erf(InClosedForm):
 
     def dual(self, k: Tensor, q1: Tensor, q2: Tensor) -> Dual:
         steep = self.b**2
-        k, root = 2 * steep * k, ((1 + 2 * steep * q1) * (1 + 2 * steep * q2) - (2 * steep * k).square()).sqrt()
-        value = (2 / math.pi) * self.a**2 * torch.atan2(k, root) + self.c**2
-        return Dual(value, (4 / math.pi) * self.a**2 * steep / root)
+        k = 2 * steep * k
+        rest = ((1 + 2 * steep * q1) * (1 + 2 * steep * q2) - k.square()).sqrt()
+        value = (2 / math.pi) * self.a**2 * torch.atan2(k, rest) + self.c**2
+        return Dual(value, (4 / math.pi) * self.a**2 * steep / rest)
 
     def variance(self, q: Tensor) -> Tensor:
         q = self.b**2 * q
@@ -66,15 +68,15 @@ class GELU(InClosedForm):
     def dual(self, k: Tensor, q1: Tensor, q2: Tensor) -> Dual:
         product, wide = q1 * q2, (1 + q1) * (1 + q2)
         gap = wide - k.square()
-        root = gap.sqrt()
-        turn = torch.atan2(k, root)
-        value = ((k.square() + product * gap) / (wide * root) + k * turn) / (2 * math.pi) + k / 4
-        slope = k / root * (1 / gap + (1 - product) / wide + 1) / (2 * math.pi) + 1 / 4 + turn / (2 * math.pi)
+        rest = gap.sqrt()
+        turn = torch.atan2(k, rest)
+        value = ((k.square() + product * gap) / (wide * rest) + k * turn) / (2 * math.pi) + k / 4
+        slope = k / rest * (1 / gap + (1 - product) / wide + 1) / (2 * math.pi) + 1 / 4 + turn / (2 * math.pi)
         return Dual(value, slope)
 
     def variance(self, q: Tensor) -> Tensor:
-        root = (1 + 2 * q).sqrt()
-        return q * (1 / 4 + (q / ((1 + q) * root) + torch.atan2(q, root) / 2) / math.pi)
+        rest = (1 + 2 * q).sqrt()
+        return q * (1 / 4 + (q / ((1 + q) * rest) + torch.atan2(q, rest) / 2) / math.pi)
 
 
 class Sin(InClosedForm):
@@ -174,7 +176,7 @@ class Sign(InClosedForm):
         return u.sign()
 
     def dual(self, k: Tensor, q1: Tensor, q2: Tensor) -> Dual:
-        size = (q1 * q2).sqrt()
+        size = root(q1 * q2)
         value = (size > 0).to(k) * (1 - 2 / math.pi * angle_of((size - k).clamp(min=0), size))
         return Dual(value, torch.zeros_like(k))
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..closed_form import ClosedForm
 from ..distances import Side as Vectors
-from ..distances import Steepness, for_distances, lacks, product, units
+from ..distances import Steepness, for_distances, lacks, product, root, units
 from .covariances import Covariances, Layout, Side
 from .serial import Both, Serial
 
@@ -50,7 +50,7 @@ class OfVectors(ClosedForm):
             return for_distances(u, center, 1.0, left)._replace(lengths=lengths)
         wide = vectors.double()
         squares = wide.square().sum(1)
-        return Vectors(vectors, wide, squares, squares.sqrt())
+        return Vectors(vectors, wide, squares, root(squares))
 
     def _block(self, rows: Vectors, columns: Vectors, same: bool, out: Tensor | None = None) -> Tensor:
         d = rows.vectors.shape[1]
@@ -73,11 +73,11 @@ class OfVectors(ClosedForm):
         d = vectors.shape[1]
         return self._wanted(self._own(lengths / math.sqrt(d), d)[0]).to(vectors.dtype)
 
-    def _own(self, root: Tensor, d: int) -> tuple[Covariances, Side]:
+    def _own(self, a: Tensor, d: int) -> tuple[Covariances, Side]:
         # Roots of many layers would drift in single precision, and there are few of them.
-        root = root.double()
-        given = torch.zeros_like(root) if self.net.keeps else root.square()
-        return self.net.own(Covariances(root, root, given, self.net.keeps, torch.zeros_like(root),
+        a = a.double()
+        given = torch.zeros_like(a) if self.net.keeps else a.square()
+        return self.net.own(Covariances(a, a, given, self.net.keeps, torch.zeros_like(a),
                                         Layout(0, False, False), d, self._standard))
 
     def _wanted(self, c: Covariances) -> Tensor:
