@@ -24,7 +24,7 @@ from torch import Tensor
 from ..arguments import as_choice, as_function, what_came
 from ..data.points import Part, Points
 from ..errors import DataError
-from .base import Kernel, turned
+from .base import Kernel, _Composed, turned
 
 #: How far a matrix that should be symmetric may be from it, relative to its largest entry.
 ASKEW = 1e-4
@@ -33,7 +33,7 @@ ASKEW = 1e-4
 Transform = Callable[[Tensor], Tensor]
 
 
-class OrbitAverage(Kernel):
+class OrbitAverage(_Composed):
     r"""The average of a kernel over the transforms of its points.
 
     Args:
@@ -64,22 +64,13 @@ class OrbitAverage(Kernel):
         if not isinstance(transforms, list | tuple):
             raise DataError(f"transforms are a list of functions; {what_came(transforms)} came. Pass for example "
                             "[lambda x: x.flip(-1)].")
-        self.kernel, self.sides = kernel, as_choice(sides, "sides", ("both", "one"))
+        self.parts, self.sides = (kernel,), as_choice(sides, "sides", ("both", "one"))
         self.transforms = tuple(as_function(g, "transforms", "from points to points") for g in transforms)
         self.size = 1 + len(self.transforms)
 
     def __repr__(self) -> str:
         side = "" if self.sides == "both" else ', sides="one"'
-        return f"OrbitAverage({self.kernel!r}, {self.size} in an orbit{side})"
-
-    def points(self, x: Any) -> Points:
-        return self.kernel.points(x)
-
-    def columns_of(self, x: Any) -> int | None:
-        return self.kernel.columns_of(x)
-
-    def fitted(self, x: Any) -> Kernel:
-        return OrbitAverage(self.kernel.fitted(self.points(x)), self.transforms, self.sides)
+        return f"OrbitAverage({self.parts[0]!r}, {self.size} in an orbit{side})"
 
     def __call__(self, x: Any, z: Any = None) -> Tensor:
         left = self.points(x)
@@ -90,7 +81,7 @@ class OrbitAverage(Kernel):
         for h, far in enumerate(columns):
             # The product of g and h is the transpose of that of h and g.
             for near in rows[:h + 1] if same else rows:
-                block = self.kernel(near, None if near is far else far)
+                block = self.parts[0](near, None if near is far else far)
                 if same and near is not far and self.sides == "both":
                     block = block + turned(block)
                 total = block if total is None else total + block
@@ -109,7 +100,7 @@ class OrbitAverage(Kernel):
         if gap > ASKEW * float(found.abs().max()):
             raise DataError(
                 f'With sides="one" the matrix of points with themselves is not symmetric: it differs from its '
-                f"transpose by {gap:.1e}. The transforms are no group, or change {self.kernel!r}. Take "
+                f"transpose by {gap:.1e}. The transforms are no group, or change {self.parts[0]!r}. Take "
                 'sides="both".'
             )
 

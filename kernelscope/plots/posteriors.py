@@ -64,4 +64,4 @@ def _conclusion(result: Posterior, place: int) -> str:
     if result.covariance is None:
         return f"{at}, the means of {result.mean.shape[-2]:,} test points"
     median, share = result.spread(place)
-    return f"{at}, outputs are known up to {median:.3g}, {share:.0%} of what it was before"
+    return f"{at}, outputs are known up to {median:.3g}, {share:.0%} of their spread before training"
