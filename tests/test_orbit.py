@@ -53,6 +53,9 @@ def test_of_a_group_that_the_kernel_does_not_see_one_side_is_enough(kernel, tran
     one, both = (OrbitAverage(kernel, transforms, sides=sides) for sides in ("one", "both"))
     assert torch.allclose(one(X, Z), both(X, Z), rtol=1e-12, atol=1e-12)
     assert torch.allclose(one(X), both(X), rtol=1e-7, atol=1e-7)
+    assert torch.allclose(one.diagonal(X), both.diagonal(X), rtol=1e-10)
+    many = torch.cat([X, X, Z])
+    assert torch.allclose(both.diagonal(many), both(many).diagonal(), rtol=1e-10)
 
 
 def test_a_function_of_an_averaged_kernel_does_not_change_with_the_transforms():

@@ -19,15 +19,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..arguments import as_choice, as_function, what_came
 from ..data.points import Part, Points
 from ..errors import DataError
+from ..features.base import points_between
 from .base import Kernel, _Composed, turned
 
 #: How far a matrix that should be symmetric may be from it, relative to its largest entry.
 ASKEW = 1e-4
+
+#: Of how many points the kernel is computed at a time where only those of the same number are asked for.
+FEW = 8
 
 #: From points to as many points of the same shape.
 Transform = Callable[[Tensor], Tensor]
@@ -90,6 +95,28 @@ class OrbitAverage(_Composed):
         if same and self.sides == "one":
             self._check_symmetric(found)
         return found
+
+    def diagonal(self, x: Any) -> Tensor:
+        columns = self._orbit(self.points(x))
+        rows = columns if self.sides == "both" else columns[:1]
+        total: Tensor | None = None
+        for h, far in enumerate(columns):
+            for near in rows[:h + 1]:
+                if near is far:
+                    term = self.parts[0].diagonal(near)
+                else:
+                    term = (2.0 if self.sides == "both" else 1.0) * self._beside(near, far)
+                total = term if total is None else total + term
+        assert total is not None
+        return total / (len(rows) * len(columns))
+
+    def _beside(self, near: Points, far: Points) -> Tensor:
+        """The kernel of each point on one side with that on the other."""
+        found = []
+        for i in range(0, len(near), FEW):
+            block = self.parts[0](points_between(near, i, i + FEW), points_between(far, i, i + FEW))
+            found.append(torch.einsum("nknk->nk" if block.ndim == 4 else "nn->n", block))
+        return torch.cat(found)
 
     def _orbit(self, points: Points) -> list[Points]:
         """The points, and what each transform makes of them."""
