@@ -1,7 +1,8 @@
 """Kernels that a machine can be made of, looked at before the work.
 
-A kernel that is a formula of vectors is finite for all pairs where it is for each vector with itself, and symmetric. Of
-any other that is not known: some of its matrix is looked at first; the rest is when a solver comes to it.
+A kernel that is a formula of vectors is finite for all pairs where it is for each vector with itself, and symmetric; so
+is one of an infinitely wide network. Of any other that is not known: some of its matrix is looked at first; the rest is
+when a solver comes to it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ..errors import DataError, NonFiniteError
 from ..features.base import points_between
 from ..kernels.base import Kernel
 from ..kernels.closed_form import ClosedForm
+from ..kernels.infinite.images import OfImages
 from ..kernels.of_features import FeatureKernel
 from ..kernels.tangent import Tangent
 from ..solvers.orthonormal import checked
@@ -30,6 +32,12 @@ def closed(kernel: Kernel) -> bool:
     """Whether a kernel is a formula of two vectors, or made of such kernels."""
     parts: tuple[Kernel, ...] = getattr(kernel, "parts", ())
     return all(closed(part) for part in parts) if parts else isinstance(kernel, ClosedForm)
+
+
+def known(kernel: Kernel) -> bool:
+    """Whether a kernel is symmetric and positive semidefinite by how it is made."""
+    parts: tuple[Kernel, ...] = getattr(kernel, "parts", ())
+    return all(known(part) for part in parts) if parts else isinstance(kernel, ClosedForm | OfImages)
 
 
 def usable(k: Any, x: Any) -> Kernel:
@@ -79,7 +87,7 @@ def look_at(kernel: Kernel, x: Points, z: Points) -> Tensor:
     if tuple(block.shape) != (rows, columns) or not block.is_floating_point():
         raise DataError(f"A kernel gives a matrix of real numbers, and {kernel!r} gave {block.dtype} of shape "
                         f"{tuple(block.shape)} for {rows} and {columns} points. Let it give shape ({rows}, {columns}).")
-    if closed(kernel):
+    if known(kernel):
         for points, what in ((z, "center"),) if z is x else ((z, "center"), (x, "point")):
             _check_diagonal(kernel.diagonal(points), kernel, what)
     else:

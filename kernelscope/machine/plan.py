@@ -75,6 +75,9 @@ ENTRY = 20.0
 #: The side of the block that is timed, and of the products that are.
 SIDE, PRODUCT = 256, 384
 
+#: The side of the block that is timed first, and after how many seconds a larger one would tell no more.
+FIRST, ENOUGH = 8, 0.05
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -255,12 +258,13 @@ def _numbers(problem: Problem) -> int:
 
 def _rates(problem: Problem) -> tuple[float, float]:
     """The seconds of one kernel entry and of one multiplication and addition, measured on little."""
-    n, p = problem.shape
-    rows, columns = min(n, SIDE), min(p, SIDE)
-    x, z = points_between(problem.x, 0, rows), points_between(problem.z, 0, columns)
+    side, seconds = FIRST // 2, 0.0
+    while seconds < ENOUGH and side < SIDE:
+        side *= 2
+        x, z = points_between(problem.x, 0, side), points_between(problem.z, 0, side)
+        seconds = _seconds(lambda: problem.kernel(x, z))  # noqa: B023
     a = torch.ones(PRODUCT, PRODUCT, dtype=problem.y.dtype, device=problem.y.device)
-    per_entry = _seconds(lambda: problem.kernel(x, z)) / (rows * columns)
-    return per_entry, _seconds(lambda: a @ a) / (2.0 * PRODUCT**3)
+    return seconds / (len(x) * len(z)), _seconds(lambda: a @ a) / (2.0 * PRODUCT**3)
 
 
 def _seconds(work: Callable[[], torch.Tensor]) -> float:

@@ -16,7 +16,7 @@ from ..data.columns import columns_of, is_column
 from ..data.points import Part, Points, as_points
 from ..errors import DataError, NonFiniteError, OutOfBudget
 from ..kernels.base import Kernel
-from .checking import closed
+from .checking import known
 from .points import in_memory
 
 #: About how many bytes of points are looked at together.
@@ -162,7 +162,7 @@ def look_over(kernel: Kernel, points: Points, digest: Any) -> None:
         for value in (*part.args, *part.kwargs.values()):
             if not isinstance(value, Tensor):
                 continue
-            if closed(kernel) and value.is_floating_point() and not bool(value.sum().isfinite()):
+            if known(kernel) and value.is_floating_point() and not bool(value.sum().isfinite()):
                 bad = (~value.isfinite()).reshape(len(value), -1).any(1).nonzero()
                 if len(bad):
                     raise NonFiniteError(f"Point {rows.start + int(bad[0])} holds NaN or an infinite value. Remove "

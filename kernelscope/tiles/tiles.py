@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..arguments import as_count, as_path
 from ..budget import as_bytes, as_words
+from ..data.points import Points
 from ..errors import DataError, StoreCorrupt, StoreError, UnsafeFile
 from ..features.base import points_between
 from ..kernels.base import Kernel
@@ -37,8 +38,9 @@ from .triangle import Triangle
 #: How many tiles are read ahead of the one that is multiplied.
 AHEAD = 2
 
-#: The side of the block that is timed for an estimate.
-TIMED = 128
+#: The sides of the blocks that are timed for an estimate, the first and the last; and after how many seconds a larger
+#: one would tell no more.
+FIRST, TIMED, ENOUGH = 8, 128, 0.05
 
 #: For how long a worker waits before it looks again for what others compute, in seconds: at first, and at most.
 SOON, LATE = 0.02, 1.0
@@ -125,16 +127,21 @@ class Tiles(Triangle):
 
     def estimate(self) -> Work:
         """What is left to do, by the time that a small block takes."""
-        missing, n, times = self._missing(), min(TIMED, self.side, len(self)), []
-        near, far = points_between(self.points, 0, n), points_between(self.points, len(self) - n, len(self))
-        # The first time may include preparations.
-        for _ in range(2):
-            start = time.perf_counter()
-            with torch.no_grad():
-                float(self.kernel(near, far)[0, 0])
-            times.append(time.perf_counter() - start)
+        missing, side, seconds = self._missing(), FIRST // 2, 0.0
+        while seconds < ENOUGH and side < min(TIMED, self.side, len(self)):
+            side = min(2 * side, len(self))
+            near, far = (points_between(self.points, i, i + side) for i in (0, len(self) - side))
+            # The first time may include preparations.
+            seconds = min(self._seconds(near, far) for _ in range(2))
         size = sum(self._label(*place).size for place in missing)
-        return Work(len(missing), size, min(times) / n**2 * size / self.dtype.itemsize)
+        return Work(len(missing), size, seconds / side**2 * size / self.dtype.itemsize)
+
+    def _seconds(self, near: Points, far: Points) -> float:
+        """How long a block takes."""
+        start = time.perf_counter()
+        with torch.no_grad():
+            float(self.kernel(near, far)[0, 0])
+        return time.perf_counter() - start
 
     def build(self, progress: bool | None = None) -> None:
         """Computes the tiles that are missing, and returns when all are there.
