@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from .diagnostics.separation import Separation, separation
     from .diagnostics.spectra import Spectrum
     from .diagnostics.spectrum import spectrum
+    from .gaussian.posterior import posterior
+    from .gaussian.result import Posterior
     from .machine.fit import fit
     from .machine.machine import KernelMachine
     from .operator import KernelOperator
@@ -53,17 +55,18 @@ if TYPE_CHECKING:
     from .run.opening import load
     from .run.recorder import record
     from .run.run import Run
+    from .tiles.tiles import Tiles
 
 __version__ = "0.1.0"
 
 __all__ = ["Agreement", "Coverage", "Decomposition", "Eigenlearning", "Ensemble", "Expected", "Explanation",
            "GradientScores", "KernelDistances", "KernelEvolution", "KernelMachine", "KernelOperator", "LearningCurves",
-           "MemoryWeights", "NullSpace", "Orders", "PathKernel", "Predictions", "Report", "Reservoir", "Run", "Scaling",
-           "Separation", "Spectrum", "agreement", "coverage", "data", "decompose", "eigenlearning", "ensemble",
-           "errors", "evolution", "expected", "explain", "features", "fit", "gradient_scores", "kernel_distances",
-           "kernel_of_run", "kernels", "learning_curves", "load", "memory_weights", "null_space", "orders",
-           "path_kernel", "predictions", "record", "reservoir", "scaling", "separation", "sklearn", "solvers",
-           "spectrum"]
+           "MemoryWeights", "NullSpace", "Orders", "PathKernel", "Posterior", "Predictions", "Report", "Reservoir",
+           "Run", "Scaling", "Separation", "Spectrum", "Tiles", "agreement", "coverage", "data", "decompose",
+           "eigenlearning", "ensemble", "errors", "evolution", "expected", "explain", "features", "fit",
+           "gradient_scores", "kernel_distances", "kernel_of_run", "kernels", "learning_curves", "load",
+           "memory_weights", "null_space", "orders", "path_kernel", "posterior", "predictions", "record", "reservoir",
+           "scaling", "separation", "sklearn", "solvers", "spectrum"]
 
 _HOMES = {
     "Agreement": "diagnostics.agreement",
@@ -83,6 +86,7 @@ _HOMES = {
     "NullSpace": "diagnostics.null_space.result",
     "Orders": "diagnostics.orders",
     "PathKernel": "decomposition.stochastic.kernel",
+    "Posterior": "gaussian.result",
     "Predictions": "diagnostics.predictions",
     "Report": "report",
     "Reservoir": "diagnostics.null_space.reservoir_result",
@@ -90,6 +94,7 @@ _HOMES = {
     "Scaling": "diagnostics.scaling",
     "Separation": "diagnostics.separation",
     "Spectrum": "diagnostics.spectra",
+    "Tiles": "tiles.tiles",
     "agreement": "diagnostics.agreement",
     "coverage": "diagnostics.coverage.coverage",
     "decompose": "decomposition.exact",
@@ -108,6 +113,7 @@ _HOMES = {
     "null_space": "diagnostics.null_space.null_space",
     "orders": "diagnostics.orders",
     "path_kernel": "decomposition.stochastic.path_kernel",
+    "posterior": "gaussian.posterior",
     "predictions": "diagnostics.predictions",
     "record": "run.recorder",
     "reservoir": "diagnostics.null_space.reservoir",

@@ -194,7 +194,7 @@ class KernelOperator:
 
 def _part(points: Points, key: Any) -> Points:
     """Some points: by a slice, by their numbers, or by a truth value for each."""
-    numbers = range(*key.indices(len(points))) if isinstance(key, slice) else _numbers(key, len(points))
+    numbers = range(*key.indices(len(points))) if isinstance(key, slice) else places_of(key, len(points))
     if not len(numbers):
         raise DataError(f"None of the {len(points)} points is selected, and an operator needs one. Select some.")
     if isinstance(numbers, range) and numbers.step == 1:
@@ -202,7 +202,8 @@ def _part(points: Points, key: Any) -> Points:
     return points.chosen(numbers)
 
 
-def _numbers(key: Any, count: int) -> Sequence[int]:
+def places_of(key: Any, count: int) -> Sequence[int]:
+    """The places of points that are told by their numbers, or by a truth value for each."""
     try:
         found = torch.as_tensor(list(key) if isinstance(key, range) else key)
     except (TypeError, ValueError, RuntimeError) as error:

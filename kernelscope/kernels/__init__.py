@@ -5,10 +5,11 @@ from .bandwidth import median_bandwidth
 from .base import Kernel, Product, Scaled, Sum, Transposed
 from .dot_product import Cosine, Polynomial
 from .of_features import FeatureKernel
+from .orbit import OrbitAverage
 from .precomputed import Precomputed
 from .stationary import Cauchy, Dispersal, Gaussian, Laplacian, Matern, RationalQuadratic
 from .tangent import Tangent
 
 __all__ = ["ArcCosine", "Cauchy", "Cosine", "Dispersal", "FeatureKernel", "Gaussian", "Kernel", "Laplacian", "Matern",
-           "Polynomial", "Precomputed", "Product", "RationalQuadratic", "ReLUNTK", "Scaled", "Sum", "Tangent",
-           "Transposed", "median_bandwidth"]
+           "OrbitAverage", "Polynomial", "Precomputed", "Product", "RationalQuadratic", "ReLUNTK", "Scaled", "Sum",
+           "Tangent", "Transposed", "median_bandwidth"]

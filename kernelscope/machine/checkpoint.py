@@ -26,7 +26,7 @@ SHARE = 0.05
 MEANINGS = {
     "x": "the points", "y": "the targets", "weights": "the weights", "z": "the centers", "kernel": "the kernel",
     "ridge": "ridge", "intercept": "intercept", "solver": "the solver", "memory": "memory, by which sums are cut",
-    "dtype": "the precision", "processes": "the number of processes", "version": "the version of kernelscope",
+    "dtype": "the precision", "tiles": "the tiles", "processes": "the number of processes", "version": "the version of kernelscope",
 }
 
 

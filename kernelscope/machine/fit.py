@@ -27,12 +27,14 @@ from ..features.base import points_between
 from ..kernels.base import Kernel
 from ..progress import telling
 from ..solvers import Loss, Newton, Problem, Solution, Solver, shared
+from ..tiles import Tiles
 from .checking import closed, look_at, usable, within
 from .checkpoint import Checkpoint
 from .describing import described
 from .fitting import Fitting
 from .keeping import probe
 from .machine import KernelMachine
+from .matrix import opened
 from .plan import Plan, minimising, planned
 from .reading import (
     centers_of,
@@ -58,7 +60,8 @@ WATCHED, EACH = 1000, 20
 def fit(k: Kernel, x: Any, y: Any = None, *, centers: Any = None, ridge: float | Sequence[float] = 0.0,
         intercept: bool = False, solver: Solver | str | None = None, weights: Any = None, validation: Any = None,
         checkpoint: str | os.PathLike[str] | None = None, memory: int | str = "1GB", seed: int = 0,
-        progress: bool | None = None, distributed: bool = False, loss: str | Loss | None = None) -> KernelMachine:
+        progress: bool | None = None, distributed: bool = False, loss: str | Loss | None = None,
+        tiles: str | os.PathLike[str] | Tiles | None = None) -> KernelMachine:
     r"""Fits a kernel machine; prints first what it will do and why, then how far it is.
 
     The machine is computed where the points are and in their precision; for more digits pass ``x.double()``.
@@ -89,6 +92,9 @@ def fit(k: Kernel, x: Any, y: Any = None, *, centers: Any = None, ridge: float |
         loss: ``"squared"``, ``"logistic"`` for targets between 0 and 1, ``"softmax"`` for one class of several,
             ``"huber"`` for targets with outliers, or a loss of ``ks.solvers``; those but the first are minimised by
             :class:`~kernelscope.solvers.Newton`. If not given, that of the solver.
+        tiles: A folder to keep the kernel matrix in, where all points are centers, or ``ks.Tiles`` of these points.
+            Tiles that are missing are computed first, by all processes together, and a later fit to the same points
+            reads them.
 
     Returns:
         The machine. Its values have shape (q,) for targets of shape (n,), and (q, c) for (n, c).
@@ -113,7 +119,7 @@ def fit(k: Kernel, x: Any, y: Any = None, *, centers: Any = None, ridge: float |
     start, quiet = time.monotonic(), progress is not None and not as_switch(progress, "progress")
     task = _task(k, x, y, centers, ridge, intercept, weights, validation, as_bytes(memory), as_seed(seed),
                  checkpoint is not None, as_switch(distributed, "distributed"),
-                 solver.loss if isinstance(solver, Solver) else None)
+                 solver.loss if isinstance(solver, Solver) else None, tiles)
     say: Callable[[str], None] = _print if task.problem.first and not quiet else (lambda line: None)
     place = None if checkpoint is None else Checkpoint(checkpoint, task.belongs | {"solver": _settings(solver)},
                                                        writes=task.problem.first)
@@ -124,6 +130,8 @@ def fit(k: Kernel, x: Any, y: Any = None, *, centers: Any = None, ridge: float |
         say(repr(plan))
         if place is not None:
             place.begin(plan.name)
+        if place is None or not place.meta.get("done"):
+            _build(task.problem, say, progress)
         watch = Telling(say, progress is True, task.watched, place, task.problem.y.device)
         solution = _solved(used, task.problem, watch, place, say)
     finally:
@@ -154,7 +162,7 @@ class _Task:
 
 
 def _task(k: Kernel, x: Any, y: Any, centers: Any, ridge: Any, intercept: bool, weights: Any, validation: Any,
-          memory: int, seed: int, fingerprint: bool, distributed: bool, loss: Loss | None) -> _Task:
+          memory: int, seed: int, fingerprint: bool, distributed: bool, loss: Loss | None, tiles: Any) -> _Task:
     ridges, constant = checked_ridges(ridge), as_switch(intercept, "intercept")
     kernel = usable(k, None)
     points, targets = points_and_targets(kernel, x, y)
@@ -175,7 +183,8 @@ def _task(k: Kernel, x: Any, y: Any, centers: Any, ridge: Any, intercept: bool, 
         raise OutOfBudget(f"The kernel's products get a quarter of fit's memory. {error} So give fit four times of "
                           "that.") from error
     y2 = targets.to(like).view(len(points), -1)
-    problem = Problem(used, near, y2, far, ridges, None if w is None else w.to(like), constant, memory)
+    matrix = None if tiles is None else opened(tiles, used, near, far, memory)
+    problem = Problem(used, near, y2, far, ridges, None if w is None else w.to(like), constant, memory, matrix)
     if distributed:
         problem = shared(problem)
     if others is not None:
@@ -190,7 +199,7 @@ def _task(k: Kernel, x: Any, y: Any, centers: Any, ridge: Any, intercept: bool, 
         "x": digest.hexdigest(), "y": digest_of(y2), "weights": digest_of(w), "z": digest_of(*_tensors(z)),
         "kernel": described(kernel) or {"kernel": type(kernel).__name__, "values": digest_of(probe(kernel, z))},
         "ridge": list(ridges), "intercept": constant, "memory": memory, "dtype": str(like.dtype),
-        "version": __version__,
+        "version": __version__, "tiles": None if matrix is None else [matrix.side, str(matrix.dtype)],
     } | ({"processes": problem.processes} if problem.processes > 1 else {})
     return _Task(kernel, z, problem, targets.ndim == 1, _in_words(problem, kernel, centers), belongs, errors)
 
@@ -205,6 +214,18 @@ def _validation(kernel: Kernel, given: Any, targets: Tensor) -> tuple[Points, Te
                         "Pass targets of the same outputs.")
     look_over(kernel, points, None)
     return points, found
+
+
+def _build(problem: Problem, say: Callable[[str], None], progress: bool | None) -> None:
+    """Computes the tiles that are missing."""
+    if not isinstance(problem.tiles, Tiles) or not problem.tiles.missing:
+        return
+    say(f"kernel matrix: {problem.tiles.estimate()!r}, in {problem.tiles.folder}")
+    try:
+        problem.tiles.build(progress)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"Interrupted with {problem.tiles.missing:,} tiles missing. The same call goes on from "
+                                f"{problem.tiles.folder}.") from None
 
 
 def _solved(solver: Solver, problem: Problem, watch: Telling, place: Checkpoint | None,

@@ -20,6 +20,7 @@ from ..budget import as_words
 from ..errors import DataError, OutOfBudget
 from ..features.base import points_between
 from ..solvers import (
+    PCG,
     ConjugateGradient,
     Cost,
     Direct,
@@ -52,6 +53,17 @@ CHOICES: dict[str, Choice] = {
     # It ends near the smallest objective, and not at it.
     "eigenpro": Choice(lambda problem: EigenPro(), 200.0, 200.0),
 }
+
+#: Those for problems whose centers are all points, with a ridge that rounding leaves in force: what is iterated there
+#: needs no normal equations, and is the same function of points and targets as the direct solution.
+SQUARE: dict[str, Choice] = {
+    "direct": CHOICES["direct"],
+    "pcg": Choice(lambda problem: PCG(), 100.0, 100.0),
+    "eigenpro": Choice(lambda problem: EigenPro(), 2e4, 2e4),
+}
+
+#: How much larger than the rounding of a kernel matrix a ridge has to be.
+ABOVE = 10.0
 
 #: What the user can ask for by name, and which of these it stands for.
 NAMES: dict[str, tuple[str, ...]] = {"direct": ("direct",), "cg": ("cg", "cg, two-level"),
@@ -111,19 +123,28 @@ def planned(problem: Problem, solver: Solver | str | None, words: str, said: str
         OutOfBudget: If none fits into the memory.
     """
     if isinstance(solver, Solver):
+        if problem.tiles is not None and not isinstance(solver, PCG):
+            raise DataError(f"A kernel matrix in tiles is solved by ks.solvers.PCG; {solver!r} came. Leave tiles out, "
+                            "or leave solver out.")
         cost = solver.cost(problem)
         _check_room(problem, {repr(solver): cost})
         return solver, _plan(problem, words, None, solver, cost, "as asked for")
     if solver is not None and (not isinstance(solver, str) or solver not in NAMES):
         raise DataError(f"solver must be {', '.join(map(repr, NAMES))}, a solver of ks.solvers, or None to choose one; "
                         f"{what_came(solver)} came. Leave it out if in doubt.")
-    names = NAMES[solver] if solver is not None else tuple(CHOICES)
-    candidates = {name: CHOICES[name].make(problem) for name in names}
+    choices = SQUARE if problem.square and is_solid(problem) else CHOICES
+    names = NAMES[solver] if solver is not None else tuple(choices)
+    if problem.tiles is not None or (solver == "cg" and choices is SQUARE):
+        if solver not in (None, "cg"):
+            raise DataError(f'A kernel matrix in tiles is solved by solver="cg"; {what_came(solver)} came. Leave tiles '
+                            "out, or pass solver=\"cg\".")
+        choices, names = SQUARE, ("pcg",)
+    candidates = {name: choices[name].make(problem) for name in names}
     costs = {name: candidates[name].cost(problem) for name in names}
     _check_room(problem, costs)
     room = [name for name in names if _all_memory(problem, costs[name]) <= problem.memory]
     smooth = len(room) > 1 and is_smooth(problem)
-    times = {name: CHOICES[name].smooth if smooth else CHOICES[name].times for name in room}
+    times = {name: choices[name].smooth if smooth else choices[name].times for name in room}
     name = said if said in names else min(room, key=lambda name: times[name] * total(problem, costs[name]))
     return candidates[name], _plan(problem, words, name, candidates[name], costs[name],
                                    _why(problem, name, costs, solver))
@@ -152,6 +173,15 @@ def is_smooth(problem: Problem) -> bool:
     some = problem.z.chosen(order.tolist())
     values = torch.linalg.eigvalsh(problem.kernel(some).to(problem.y.dtype))
     return bool(values[0] < CUT[problem.y.dtype] * values[-1])
+
+
+def is_solid(problem: Problem) -> bool:
+    r"""Whether every ridge :math:`n\lambda` is above the rounding of the kernel matrix, about
+    :math:`\epsilon\sqrt{n}\,k(x, x)`, by which its eigenvalues may be off.
+    """
+    few = points_between(problem.z, 0, SIDE)
+    noise = torch.finfo(problem.y.dtype).eps * len(problem.z)**0.5 * float(problem.kernel.diagonal(few).mean())
+    return len(problem.z) * min(problem.ridge) > ABOVE * noise
 
 
 def total(problem: Problem, cost: Cost) -> float:

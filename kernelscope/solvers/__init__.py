@@ -7,11 +7,12 @@ from .eigenpro import EigenPro
 from .eigensystem import Eigensystem
 from .losses import Huber, Logistic, Loss, Softmax, Squared
 from .newton import Newton
+from .pcg import PCG
 from .problem import Problem
 from .shards import shared
 from .solution import Solution
 from .warm import WarmStart
 from .watch import State, Watch
 
-__all__ = ["ConjugateGradient", "Cost", "Direct", "EigenPro", "Eigensystem", "Huber", "Logistic", "Loss", "Newton",
+__all__ = ["PCG", "ConjugateGradient", "Cost", "Direct", "EigenPro", "Eigensystem", "Huber", "Logistic", "Loss", "Newton",
            "Problem", "Softmax", "Solution", "Solver", "Squared", "State", "WarmStart", "Watch", "shared"]

@@ -10,7 +10,7 @@ read in blocks of rows and never kept; one reading of all rows is a *pass*.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from ..data.points import Points
 from ..features.base import points_between
 from ..kernels.base import Kernel
+from ..tiles.triangle import LANES, Triangle
 
 #: The share of the memory that a block of rows may fill, and how many bytes it fills on a processor: as many as the
 #: memory of the last block can be taken for again. A block has some rows in any case.
@@ -37,6 +38,7 @@ class Problem:
         weights: The weights of the points, with shape (n,) and mean 1; ``None`` where all are 1.
         intercept: Whether a constant is added that costs nothing.
         memory: About how many bytes may be used.
+        tiles: The kernel matrix of all points, where it is kept; only where every point is a center.
     """
 
     kernel: Kernel
@@ -47,6 +49,7 @@ class Problem:
     weights: Tensor | None = None
     intercept: bool = False
     memory: int = 10**9
+    tiles: Triangle | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -146,6 +149,18 @@ class Problem:
     def gathered(self, own: Tensor) -> Tensor:
         """What each process found for its own centers, one after the other: (p, m) again, in all of them."""
         return own
+
+    def laned(self, lane: Callable[[int], Tensor], like: Tensor) -> Tensor:
+        """The sum of what lanes give, taken in their order; each lane is computed by one process.
+
+        Args:
+            lane: Gives what a lane does.
+            like: Has the shape and the precision of that.
+        """
+        total = lane(0)
+        for number in range(1, LANES):
+            total += lane(number)
+        return total.to(like)
 
     # -- targets -----------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ order, with the same problem, on machines that compute alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -26,6 +26,7 @@ from torch import Tensor
 from ..data.points import Points
 from ..errors import DataError, ProcessLost
 from ..features.base import points_between
+from ..tiles.triangle import LANES
 from .problem import Problem
 
 #: Of how many centers and points the kernel is compared.
@@ -161,6 +162,16 @@ class Shared(Problem):
         parts = self._all.each(padded)
         return torch.cat([part[:places.stop - places.start] for part, places in
                           zip(parts, map(self._of, range(self._all.size)), strict=True)])
+
+    def laned(self, lane: Callable[[int], Tensor], like: Tensor) -> Tensor:
+        own = [lane(number) for number in range(self._all.rank, LANES, self._all.size)]
+        most = -(-LANES // self._all.size)
+        parts = self._all.each(torch.stack(own + [torch.zeros_like(like)] * (most - len(own))))
+        # In the order of the lanes, and not of the processes: the sum has the same bits for any number of them.
+        total = parts[0][0].clone()
+        for number in range(1, LANES):
+            total += parts[number % self._all.size][number // self._all.size]
+        return total
 
     # -- who has which -----------------------------------------------------------------------------------------------
 

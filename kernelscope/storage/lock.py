@@ -45,7 +45,7 @@ class WriterLock:
         self.content = json.dumps(owner, sort_keys=True).encode()
         # A writer that is forgotten, or ends without closing, lets go as well.
         self._letting_go = weakref.finalize(self, _remove, self.path, self.pid, self.content)
-        with disk_errors(self.path, len(self.content)), _alone(folder):
+        with disk_errors(self.path, len(self.content)), alone(folder):
             found = _read(folder)
             if found is not None:
                 _refuse_unless_stale(self.path, found)
@@ -145,7 +145,7 @@ def _busy(path: Path, owner: dict[str, Any]) -> StoreBusy:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """Let only one process at a time look for a stale lock: two would otherwise both find it and both replace it."""
     try:
         import fcntl

@@ -1,0 +1,1 @@
+"""Gaussian processes: what a kernel believes about outputs, before and after data."""
