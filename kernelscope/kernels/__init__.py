@@ -1,5 +1,6 @@
 """Kernels: functions of two points."""
 
+from . import infinite
 from .arc_cosine import ArcCosine, ReLUNTK
 from .bandwidth import median_bandwidth
 from .base import Kernel, Product, Scaled, Sum, Transposed
@@ -12,4 +13,4 @@ from .tangent import Tangent
 
 __all__ = ["ArcCosine", "Cauchy", "Cosine", "Dispersal", "FeatureKernel", "Gaussian", "Kernel", "Laplacian", "Matern",
            "OrbitAverage", "Polynomial", "Precomputed", "Product", "RationalQuadratic", "ReLUNTK", "Scaled", "Sum",
-           "Tangent", "Transposed", "median_bandwidth"]
+           "Tangent", "Transposed", "infinite", "median_bandwidth"]

@@ -1,6 +1,7 @@
 """Kernels as plain words, from which they can be made again.
 
-A kernel that is a formula is its name and its numbers; sums, products and multiples of such kernels are made of theirs.
+A kernel that is a formula is its name and its numbers; sums, products and multiples of such kernels are made of theirs,
+and the kernels of a network of infinite width of its layers.
 Only what stands in the table is ever made: a file gives names and numbers, never code.
 """
 
@@ -15,7 +16,10 @@ from ..errors import KernelscopeError, StoreCorrupt
 from ..kernels.arc_cosine import ArcCosine, ReLUNTK
 from ..kernels.base import Kernel, Product, Scaled, Sum
 from ..kernels.dot_product import Cosine, Polynomial
+from ..kernels.infinite.images import OfImages
+from ..kernels.infinite.vectors import OfVectors
 from ..kernels.stationary import Cauchy, Dispersal, Gaussian, Laplacian, Matern, RationalQuadratic
+from .describing_networks import network_in_words, serial_from
 
 #: Kernels that are a formula: each is made from its arguments, which it keeps under their names.
 FORMULAS: tuple[type[Kernel], ...] = (Gaussian, Laplacian, Cauchy, Matern, RationalQuadratic, Dispersal, Polynomial,
@@ -27,8 +31,11 @@ MEANS = ("memory", "fused")
 #: Kernels made of two others.
 PAIRS: tuple[type[Sum] | type[Product], ...] = (Sum, Product)
 
+#: The kernels of a network, by the names of its properties.
+WHICH = ("nngp", "ntk")
+
 #: The names of all of them.
-KNOWN = {"Scaled", *(pair.__name__ for pair in PAIRS), *(kind.__name__ for kind in FORMULAS)}
+KNOWN = {"Scaled", "Network", *(pair.__name__ for pair in PAIRS), *(kind.__name__ for kind in FORMULAS)}
 
 
 def described(kernel: Kernel) -> dict[str, Any] | None:
@@ -47,6 +54,10 @@ def described(kernel: Kernel) -> dict[str, Any] | None:
     if isinstance(kernel, PAIRS) and kind in PAIRS:
         left, right = (described(part) for part in kernel.parts)
         return None if left is None or right is None else {"kernel": kind.__name__, "left": left, "right": right}
+    if isinstance(kernel, OfVectors | OfImages):
+        net = network_in_words(kernel.net)
+        return None if net is None else {"kernel": "Network", "which": kernel.which, "net": net,
+                                         "memory": kernel.memory}
     if kind not in FORMULAS:
         return None
     return {"kernel": kind.__name__} | {name: _plain(getattr(kernel, name)) for name in signature(kind).parameters}
@@ -74,12 +85,17 @@ def rebuilt(words: Any, where: str) -> Kernel:
             case {"kernel": str(name), "left": left, "right": right, **rest} if not rest:
                 pair = next(kind for kind in PAIRS if kind.__name__ == name)
                 return pair(rebuilt(left, where), rebuilt(right, where))
+            case {"kernel": "Network", "which": str(which), "net": net, "memory": int(memory), **rest} if not rest:
+                if which in WHICH:
+                    network = getattr(serial_from(net), which)
+                    network.memory = memory
+                    return network
             case {"kernel": str(name)}:
                 make: Any = next(kind for kind in FORMULAS if kind.__name__ == name)
                 arguments = {key: value for key, value in words.items() if key != "kernel"}
                 if set(arguments) <= set(signature(make).parameters):
                     return make(**arguments)
-    except (StopIteration, KernelscopeError) as error:
+    except (StopIteration, LookupError, KernelscopeError) as error:
         if isinstance(error, StoreCorrupt):
             raise
     raise StoreCorrupt(

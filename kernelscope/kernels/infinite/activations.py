@@ -7,14 +7,33 @@ For :math:`(u, v)` normal with variances :math:`a^2, b^2` and covariance K,
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from typing import NamedTuple
+from numbers import Real
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ...arguments import what_came
 from ...errors import DataError
 from .covariances import Covariances
+from .finite import Applied, Shape, Widths
 from .layer import Layer, Single
+
+
+class Activation(Single):
+    """A function of each value."""
+
+    @abstractmethod
+    def phi(self, u: Tensor) -> Tensor:
+        """The function itself, as a network of finite width has it."""
+
+    def normal(self, before: bool) -> bool:
+        check_normal(self, before)
+        return False
+
+    def finite(self, before: Shape, widths: Widths) -> tuple[Applied, Shape]:
+        return Applied(self.phi, repr(self)), before
 
 
 class Dual(NamedTuple):
@@ -24,8 +43,8 @@ class Dual(NamedTuple):
     slope: Tensor
 
 
-class Activation(Single):
-    """A function of each value."""
+class InClosedForm(Activation):
+    """An activation whose means are a formula of the covariance and the two variances."""
 
     @abstractmethod
     def dual(self, k: Tensor, q1: Tensor, q2: Tensor) -> Dual:
@@ -34,10 +53,6 @@ class Activation(Single):
     @abstractmethod
     def variance(self, q: Tensor) -> Tensor:
         """The mean square of the activation, for a variance."""
-
-    def normal(self, before: bool) -> bool:
-        check_normal(self, before)
-        return False
 
     def variances(self, own: Covariances) -> Tensor:
         return self.variance(own.a.square())
@@ -48,7 +63,7 @@ class Activation(Single):
 
 
 def check_normal(layer: Layer, before: bool) -> None:
-    """Whether values are normal before an activation.
+    """Whether values are normal before a layer that needs them to be.
 
     Raises:
         DataError: If they are not.
@@ -56,3 +71,26 @@ def check_normal(layer: Layer, before: bool) -> None:
     if not before:
         raise DataError(f"{layer!r} takes values that are normal, sums of many random terms, and there is no Dense or "
                         "Conv between it and the points, or the activation before. Put one in front of it.")
+
+
+def real(value: Any, name: str) -> float:
+    """A finite number.
+
+    Raises:
+        DataError: If it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(float(value)):
+        raise DataError(f"{name} must be a finite number; {what_came(value)} came. Pass for example {name}=0.5.")
+    return float(value)
+
+
+def positive(value: Any, name: str) -> float:
+    """A positive number.
+
+    Raises:
+        DataError: If it is none.
+    """
+    number = real(value, name)
+    if number <= 0:
+        raise DataError(f"{name} must be a positive number; {what_came(value)} came. Pass for example {name}=0.5.")
+    return number

@@ -21,11 +21,12 @@ from math import prod
 from numbers import Real
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...arguments import as_choice, as_count, what_came
 from ...errors import DataError
 from .covariances import Covariances
+from .finite import Affine, Shape, Widths
 from .layer import Single
 from .windows import Window, mean_over
 
@@ -59,6 +60,12 @@ class Dense(Single):
 
     def normal(self, before: bool) -> bool:
         return True
+
+    def finite(self, before: Shape, widths: Widths) -> tuple[nn.Module, Shape]:
+        units = self.width if widths.all is None else widths.all
+        window = self.window(len(before.pixels))
+        return (Affine(before.channels, units, window, (self.W_std, self.b_std), widths),
+                Shape(units, self.pixels(before.pixels)))
 
     def variances(self, own: Covariances) -> Tensor:
         window = self.window(own.layout.spatial)

@@ -19,28 +19,23 @@ References:
 from __future__ import annotations
 
 import math
-from numbers import Real
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...arguments import what_came
-from ...errors import DataError
-from .activations import check_normal
+from .activations import Activation, real
 from .covariances import Covariances
-from .layer import Single
 
 #: Below which angle a sum of powers is more exact than a difference, and its terms after the first, theta^3 / 3.
 SMALL, TERMS = 0.5, [(-1) ** k * 3 * (2 * k + 2) / math.factorial(2 * k + 3) for k in range(1, 8)]
 
 
-class HalfLines(Single):
-    """A slope for negative values and one for positive ones.
+class HalfLines(Activation):
+    r"""A slope for negative values and one for positive ones.
 
     Args:
-        low: The slope :math:`\\alpha` below nought.
-        high: The slope :math:`\\beta` above nought.
+        low: The slope :math:`\alpha` below nought.
+        high: The slope :math:`\beta` above nought.
 
     Example:
         >>> HalfLines(low=0.0, high=2.0)
@@ -50,7 +45,7 @@ class HalfLines(Single):
     keeps = True
 
     def __init__(self, low: float, high: float):
-        self.low, self.high = _slope(low, "low"), _slope(high, "high")
+        self.low, self.high = real(low, "low"), real(high, "high")
 
     @property
     def mean(self) -> float:
@@ -62,9 +57,8 @@ class HalfLines(Single):
         """How much the kernel falls with the angle."""
         return (self.low - self.high) ** 2 / (2 * math.pi)
 
-    def normal(self, before: bool) -> bool:
-        check_normal(self, before)
-        return False
+    def phi(self, u: Tensor) -> Tensor:
+        return self.high * u.relu() - self.low * (-u).relu()
 
     def variances(self, own: Covariances) -> Tensor:
         return self.mean * own.a.square()
@@ -123,8 +117,7 @@ class Abs(HalfLines):
 
 
 def angle_of(lack: Tensor, size: Tensor) -> Tensor:
-    """The angle of two vectors, from what their product lacks to that of their lengths; a right one if one is nought.
-    """
+    """The angle of two vectors, from what their product lacks to that of their lengths; a right one at nought."""
     there = size > 0
     part = (lack / torch.where(there, 2 * size, 1.0)).clamp(0, 1)
     return torch.where(there, 2 * torch.atan2(part.sqrt(), (1 - part).sqrt()), math.pi / 2)
@@ -143,10 +136,3 @@ def excess_of_sine(angle: Tensor) -> Tensor:
         total = total * square + term
     small = angle * square / 3 * (1 + square * total)
     return torch.where(angle < SMALL, small, angle.sin() - angle * angle.cos())
-
-
-def _slope(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(float(value)):
-        raise DataError(f"{name} must be a finite number, a slope; {what_came(value)} came. Pass for example "
-                        f"{name}=0.1.")
-    return float(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...errors import DataError
 from .images import OfImages
-from .pooling import Flatten
+from .normalization import Dropout
 from .serial import Serial
 from .vectors import OfVectors
 
@@ -21,9 +21,7 @@ def kernel_of(net: Serial, which: str) -> Infinite:
     if not net.normal(False):
         raise DataError(f"The kernels of a network are those of its readout, a Dense or a Conv after the last "
                         f"activation; {net!r} ends without one. Add Dense().")
-    layers = list(net.layers)
-    while layers and isinstance(layers[0], Flatten):
-        layers.pop(0)
-    if not any(layer.spatial for layer in layers):
-        return OfVectors(Serial(*layers, parameterization=net.parameterization), which)
-    return OfImages(net, which)
+    if any(isinstance(layer, Dropout) for layer in net.layers[:1]):
+        raise DataError(f"{net!r} begins with a Dropout: of points themselves it leaves out some values, and not the "
+                        "mean share of infinitely many. Put a Dense or a Conv in front of it.")
+    return OfImages(net, which) if net.of_pixels else OfVectors(net, which)

@@ -6,9 +6,11 @@ from abc import ABC, abstractmethod
 from inspect import signature
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from ...errors import DataError
 from .covariances import Covariances, Side
+from .finite import Shape, Widths
 
 
 class Layer(ABC):
@@ -51,6 +53,15 @@ class Layer(ABC):
             DataError: If it needs values that are, and they are not.
         """
         return before
+
+    def finite(self, before: Shape, widths: Widths) -> tuple[nn.Module, Shape]:
+        """The layer at finite width, for what comes in, and what goes out.
+
+        Raises:
+            DataError: If there is none.
+        """
+        raise DataError(f"{self!r} has kernels, and no module of finite width is known here. Leave it out of the "
+                        "network that torch(...) is asked of.")
 
     def arguments(self) -> dict[str, Any]:
         """What the layer was made with; it keeps its arguments under their names."""

@@ -11,20 +11,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch.nn.functional import silu
 
 from ...arguments import as_choice, as_count, as_whole, what_came
 from ...errors import DataError
 from .affine import Conv, Dense
 from .angular import Abs, LeakyReLU, ReLU
+from .growing import ExpNormalized
 from .layer import Layer
 from .pooling import AvgPool, Flatten, GlobalAvgPool
+from .quadrature import Elementwise
 from .serial import Serial
+from .smooth import GELU, RBF, Cos, Erf, Sin
 
 #: How many convolutions each stage has, by the number of all of them and the readout.
 STAGES = {5: (2, 1, 1), 7: (2, 2, 2), 10: (3, 3, 3)}
 
 #: Activations by the word they have in a name.
-ACTIVATIONS: dict[str, Callable[[], Layer]] = {"relu": ReLU, "leaky": LeakyReLU, "abs": Abs}
+ACTIVATIONS: dict[str, Callable[[], Layer]] = {
+    "relu": ReLU, "leaky": LeakyReLU, "abs": Abs, "erf": Erf, "gelu": GELU, "sin": Sin, "cos": Cos, "rbf": RBF,
+    "expn": ExpNormalized, "tanh": partial(Elementwise, torch.tanh), "silu": partial(Elementwise, silu),
+}
 
 #: What ends the pixels, by its word.
 POOLINGS: dict[str, Callable[[], Layer]] = {"flatten": Flatten, "gap": GlobalAvgPool}
@@ -123,8 +133,8 @@ def named(name: str) -> Serial:
                 return convolutional(depth, (pooling or "-flatten")[1:], activation)
             return (fully_connected if form == "fc" else myrtle)(depth, activation)
     raise DataError(
-        f"Networks with a name are {', '.join(FORMS)}, N from 1 to 99, each with an activation after a dash if it is not "
-        f"ReLU: {', '.join(ACTIVATIONS)}. {what_came(name)} came. Write for example fc3, cnn5-gap or myrtle5-gelu."
+        f"Networks with a name are {', '.join(FORMS)}, N from 1 to 99, each with an activation after a dash if it is "
+        f"not ReLU: {', '.join(ACTIVATIONS)}. {what_came(name)} came. Write for example fc3, cnn5-gap or myrtle5-gelu."
     )
 
 

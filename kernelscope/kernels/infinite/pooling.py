@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from math import prod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...errors import DataError
 from .affine import each, sides
 from .covariances import Covariances, Layout
+from .finite import Applied, Shape, Widths, averaged, flattened, global_mean
 from .layer import Single
 
 
@@ -62,6 +65,10 @@ class AvgPool(_Pool):
                             "them. Pad or crop the images, or take another side.")
         return tuple(n // side for n, side in zip(shape, windows, strict=True))
 
+    def finite(self, before: Shape, widths: Widths) -> tuple[nn.Module, Shape]:
+        windows = each(self.side, len(before.pixels))
+        return Applied(partial(averaged, sides=windows), repr(self)), Shape(before.channels, self.pixels(before.pixels))
+
     def _pooled(self, values: Tensor, layout: Layout) -> Tensor:
         for axes, side in zip(layout.axes, each(self.side, layout.spatial), strict=True):
             for axis in axes:
@@ -79,6 +86,9 @@ class GlobalAvgPool(_Pool):
 
     flattens = True
 
+    def finite(self, before: Shape, widths: Widths) -> tuple[nn.Module, Shape]:
+        return Applied(global_mean, repr(self)), Shape(before.channels, ())
+
     def _layout(self, layout: Layout) -> Layout:
         return replace(layout, spatial=0, paired=False)
 
@@ -95,6 +105,9 @@ class Flatten(Single):
     """
 
     spatial = keeps = flattens = True
+
+    def finite(self, before: Shape, widths: Widths) -> tuple[nn.Module, Shape]:
+        return Applied(flattened, repr(self)), Shape(before.channels * prod(before.pixels), ())
 
     def variances(self, own: Covariances) -> Tensor:
         return own.a.square().flatten(1).mean(1)

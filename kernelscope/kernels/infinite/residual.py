@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...errors import DataError
 from .covariances import Covariances, Side
+from .finite import Added, Shape, Widths
 from .layer import Layer
 from .serial import Serial
 
@@ -36,8 +39,8 @@ class Residual(Layer):
         self.skip = Serial(*(skip if isinstance(skip, tuple) else (skip,)))
         both = self.branch, self.skip
         if not self.branch.centered:
-            raise DataError("A Residual ends with a Dense or a Conv, whose values have mean nought, so that covariances "
-                            f"add up; {self.branch!r} came. Put one after the activation.")
+            raise DataError("A Residual ends with a Dense or a Conv, whose values have mean nought, so that "
+                            f"covariances add up; {self.branch!r} came. Put one after the activation.")
         if any(part.flattens for part in both):
             raise DataError("What a Residual adds has the same pixels on both sides; one of its layers ends them. Put "
                             "Flatten or GlobalAvgPool after it.")
@@ -62,6 +65,17 @@ class Residual(Layer):
 
     def normal(self, before: bool) -> bool:
         return self.branch.normal(before) and self.skip.normal(before)
+
+    def finite(self, before: Shape, widths: Widths) -> tuple[nn.Module, Shape]:
+        (branch, after), (skip, other) = self.branch.finite(before, widths), self.skip.finite(before, widths)
+        if after.channels != other.channels:
+            raise DataError(f"A Residual adds values of as many channels: its layers make {after.channels} of them, "
+                            f"and beside them there are {other.channels}. Pass one width for all, give its layers that "
+                            "width, or put a Dense before it or into skip=.")
+        return Added(branch, skip), after
+
+    def arguments(self) -> dict[str, Any]:
+        return {"layers": self.branch.layers, "skip": self.skip.layers}
 
     def __repr__(self) -> str:
         beside = [f"skip={self.skip!r}"] if self.skip.layers else []

@@ -8,14 +8,21 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import dropwhile
+from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch import Tensor
+from torch import Generator, Tensor, nn
 
-from ...arguments import as_choice, what_came
+from ...arguments import as_choice, as_count, as_seed, what_came
 from ...errors import DataError
+from .affine import Dense
 from .covariances import Covariances, Side
+from .finite import Applied, Shape, Widths, flattened
 from .layer import Layer
+from .pooling import AvgPool, Flatten, GlobalAvgPool
 
 if TYPE_CHECKING:
     from .kernels import Infinite
@@ -68,8 +75,8 @@ class Serial(Layer):
     def __init__(self, *layers: Layer, parameterization: str = "ntk"):
         for layer in layers:
             if not isinstance(layer, Layer):
-                raise DataError(f"A network is made of layers; {what_came(layer)} came. Pass for example Serial(Dense(),"
-                                " ReLU(), Dense()), with brackets after each name.")
+                raise DataError(f"A network is made of layers; {what_came(layer)} came. Pass for example "
+                                "Serial(Dense(), ReLU(), Dense()), with brackets after each name.")
         self.layers = layers
         self.parameterization = as_choice(parameterization, "parameterization", PARAMETERIZATIONS)
         self.spatial = any(layer.spatial for layer in layers)
@@ -77,6 +84,12 @@ class Serial(Layer):
         self.keeps = all(layer.keeps for layer in layers)
         self.flattens = any(layer.flattens for layer in layers)
         self.centered = bool(layers) and layers[-1].centered
+
+    @property
+    def of_pixels(self) -> bool:
+        """Whether points keep their pixels: where the first layer that looks at them is no ``Flatten``."""
+        layers = dropwhile(lambda layer: isinstance(layer, Flatten), self.layers)
+        return any(layer.spatial for layer in layers)
 
     @property
     def nngp(self) -> Infinite:
@@ -91,6 +104,59 @@ class Serial(Layer):
     def both(self, x: Any, z: Any = None) -> Both:
         """Both kernel matrices from one pass, each with shape (n, m)."""
         return self._kernel("ntk").both(x, z)
+
+    def torch(self, width: int | None = None, *, inputs: int | Sequence[int], outputs: int = 1,
+              seed: int | Generator = 0) -> nn.Module:
+        r"""A random network of this architecture and of finite width.
+
+        Over seeds its outputs have mean nought and, the closer the wider it is, the covariance ``nngp`` (exactly for
+        one layer); ``Tangent`` of it tends to ``ntk``, for each seed.
+
+        Args:
+            width: How many channels every hidden layer has; without it each has its own ``width``.
+            inputs: The length of the vectors that come in, or the shape (channels, h, w) or (channels, length) of
+                points with pixels.
+            outputs: How many outputs the readout has, the last ``Dense`` or ``Conv``.
+            seed: Where the random numbers begin, or a generator of them.
+
+        Returns:
+            A module, from points with shape (n, \*inputs) to outputs with shape (n, outputs), in the default precision.
+
+        Raises:
+            DataError: If a layer has no finite width, or the channels of two branches differ.
+
+        Example:
+            >>> from kernelscope.kernels.infinite import Dense, ReLU, Serial
+            >>> net = Serial(Dense(W_std=2**0.5), ReLU(), Dense())
+            >>> net.torch(64, inputs=3)
+            Sequential(
+              (0): Affine(3 channels, 64 units)
+              (1): Applied(ReLU())
+              (2): Affine(64 channels, 1 units)
+            )
+        """
+        self.normal(False)
+        readout = max((k for k, layer in enumerate(self.layers) if isinstance(layer, Dense)), default=-1)
+        if readout < 0 or not all(isinstance(layer, AvgPool | GlobalAvgPool) for layer in self.layers[readout + 1:]):
+            raise DataError("The outputs of a finite network are those of its readout, the last Dense or Conv, after "
+                            f"which come only poolings; {self!r} has none, or other layers after it. Add Dense().")
+        shape = (inputs,) if isinstance(inputs, int | str) else tuple(inputs)
+        sizes = [as_count(size, "inputs", 1) for size in shape]
+        if self.of_pixels and len(sizes) < 2:
+            raise DataError(f"The network looks at pixels, and inputs has the shape of a point, (channels, h, w) or "
+                            f"(channels, length); {what_came(inputs)} came. Pass for example inputs=(3, 32, 32).")
+        before = Shape(sizes[0], tuple(sizes[1:])) if self.of_pixels else Shape(prod(sizes), ())
+        widths = Widths(None if width is None else as_count(width, "width", 1), self.parameterization == "standard",
+                        seed if isinstance(seed, Generator) else Generator().manual_seed(as_seed(seed)))
+        last = replace(widths, all=as_count(outputs, "outputs", 1))
+        modules: list[nn.Module] = [] if self.of_pixels or len(sizes) == 1 else [Applied(flattened, "Flatten()")]
+        for k, layer in enumerate(self.layers):
+            module, before = layer.finite(before, last if k == readout else widths)
+            modules.append(module)
+        if before.pixels:
+            raise DataError(f"A network ends its pixels, and {self!r} leaves {before.pixels} of them. Add Flatten() or "
+                            "GlobalAvgPool() before the readout.")
+        return nn.Sequential(*modules)
 
     def own(self, c: Covariances) -> tuple[Covariances, Side]:
         inner = []
@@ -114,8 +180,12 @@ class Serial(Layer):
             before = layer.normal(before)
         return before
 
-    def arguments(self) -> dict[str, Any]:
-        return {}
+    def finite(self, before: Shape, widths: Widths) -> tuple[nn.Module, Shape]:
+        modules = []
+        for layer in self.layers:
+            module, before = layer.finite(before, widths)
+            modules.append(module)
+        return nn.Sequential(*modules), before
 
     def __repr__(self) -> str:
         more = [] if self.parameterization == "ntk" else [f"parameterization={self.parameterization!r}"]

@@ -88,12 +88,7 @@ def moved(values: Tensor, axes: tuple[int, ...], window: Window, k: int) -> Iter
     """For each place in the window, the values that are seen from there."""
     side, stride = window.sides[k], window.strides[k]
     for axis in axes:
-        low, high = window.around(values.shape[axis], k)
-        if window.padding == "circular":
-            n = values.shape[axis]
-            values = values.index_select(axis, torch.arange(-low, n + high, device=values.device) % n)
-        elif low or high:
-            values = pad(values, (*[0, 0] * (values.ndim - axis - 1), low, high))
+        values = around(values, axis, window, k)
     for start in range(side):
         part = values
         for axis in axes:
@@ -101,6 +96,15 @@ def moved(values: Tensor, axes: tuple[int, ...], window: Window, k: int) -> Iter
             part = part.narrow(axis, start, (count - 1) * stride + 1)
             part = part[(*[slice(None)] * axis, slice(None, None, stride))]
         yield part
+
+
+def around(values: Tensor, axis: int, window: Window, k: int) -> Tensor:
+    """Values along an axis of direction k, with those that the window sees beyond both ends."""
+    n = values.shape[axis]
+    low, high = window.around(n, k)
+    if window.padding == "circular":
+        return values.index_select(axis, torch.arange(-low, n + high, device=values.device) % n)
+    return pad(values, (*[0, 0] * (values.ndim - axis - 1), low, high)) if low or high else values
 
 
 def sum_of(parts: Iterator[Tensor]) -> Tensor:
