@@ -257,6 +257,25 @@ def test_it_is_told_drawn_kept_and_put_on_a_page(found, tmp_path):
     assert again.summary() == found.summary()
 
 
+def test_samples_that_no_order_takes_change_nothing():
+    k, (x, y), test = ks.kernels.Gaussian(0.4), data(100), data(20, 5)
+    found = ks.learning_curves({"k": k}, (x, y), test, samples=[5, 10], ridge=1e-3, repeats=2)
+    errors, _, _ = naive(k, (x, y), test, found, [1e-3])
+    torch.testing.assert_close(found.errors["error"][0], errors, rtol=1e-8, atol=1e-10)
+    assert found.points == 100
+    assert float(found.costs[0, 2]) < 100 * 100
+
+
+def test_some_of_the_kernels_are_taken_by_name(found):
+    one = found["Laplacian"]
+    assert one.names == ["Laplacian"]
+    assert torch.equal(one.mean(), found.mean()[1:])
+    assert one.exponent("Laplacian") == found.exponent("Laplacian")
+    assert found[["Laplacian", "Gaussian"]].ratio("Gaussian", "Laplacian") == found.ratio("Gaussian", "Laplacian")
+    with pytest.raises(DataError, match="There are Gaussian, Laplacian"):
+        found["Matern"]
+
+
 def test_no_random_state_is_touched_and_the_seed_names_the_orders():
     before = torch.get_rng_state()
     one, again, other = (ks.learning_curves({"k": ks.kernels.Gaussian(0.3)}, data(40), data(10, 5), samples=[10, 20],

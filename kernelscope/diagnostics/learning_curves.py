@@ -1,8 +1,8 @@
 r"""Learning curves: how fast the test error of kernel machines falls with the number of samples.
 
-The kernel matrix of all points is computed once. Then samples are taken in several random orders, and for each order
-every number of samples is solved from one factor, with a ridge that is chosen by leaving samples out and never by the
-test points.
+Samples are taken in several random orders. The kernel matrix of all points that some order takes is computed once, and
+for each order every number of samples is solved from one factor, with a ridge that is chosen by leaving samples out and
+never by the test points.
 """
 
 from __future__ import annotations
@@ -22,10 +22,14 @@ from ..kernels.precomputed import Precomputed
 from ..machine.fit import fit
 from ..machine.points import in_memory
 from ..progress import counting
+from ..solvers import PCG
 from .curves.power_laws import resampled
 from .curves.prefixes import on_prefixes
 from .curves.result import LearningCurves
 from .curves.task import Method, Task, checked_names, task_of
+
+#: How small the residual is where machines are solved by conjugate gradients; errors are then right to fewer digits.
+TOLERANCE = 1e-5
 
 
 @torch.no_grad()
@@ -101,8 +105,8 @@ def learning_curves(kernels: Mapping[str, Kernel | Method], train: Any, test: An
         {measure: resampled(each, task.seed) for measure, each in stacked.items()},
         torch.stack([ridges[name] for name in named]), sorted(task.ridges),
         torch.tensor([costs[name] for name in named], dtype=torch.float64),
-        torch.stack(task.orders)[:, :task.sizes[-1]], len(task.orders[0]), [task.copies] * len(named), len(task.test),
-        {"seed": task.seed, "intercept": task.intercept, "exact": task.exact})
+        torch.stack(task.orders)[:, :task.sizes[-1]], len(task.whole) // task.copies, [task.copies] * len(named),
+        len(task.test), {"seed": task.seed, "intercept": task.intercept, "exact": task.exact})
 
 
 def _matrices(named: Mapping[str, Kernel | Method], task: Task) -> Iterator[tuple[str, Tensor, Tensor, float]]:
@@ -122,7 +126,7 @@ def _matrices(named: Mapping[str, Kernel | Method], task: Task) -> Iterator[tupl
             square, wide = tangent.both(task.train), tangent.both(task.train, task.test)
             made = [(getattr(square, k.which), getattr(wide, k.which)) for k in infinite]
         else:
-            made = [(k(task.train), k(task.train, task.test)) for k in (one.fitted(task.train) for one in kernels)]
+            made = [(k(task.train), k(task.train, task.test)) for k in (one.fitted(task.whole) for one in kernels)]
         seconds = (time.perf_counter() - start) / len(names)
         for name, (matrix, cross) in zip(names, made, strict=True):
             yield name, _checked(name, matrix), _checked(name, cross), seconds
@@ -149,7 +153,7 @@ def _by_kernel(matrix: Tensor, cross: Tensor, task: Task, done: Callable[[int], 
                             "positive in double precision. Offer a larger ridge, or pass points in float64.")
         for i in range(len(near), len(task.sizes)):
             n = task.sizes[i]
-            if n == len(order) and j:
+            if n * task.copies == len(task.whole) and j:
                 # All there is, is the same in any order.
                 chosen[i, j] = chosen[i, 0]
                 for table in losses.values():
@@ -169,7 +173,8 @@ def _by_gradients(matrix: Tensor, cross: Tensor, task: Task, places: Tensor, noi
     places = places.sort().values if whole else places
     square = matrix if whole else matrix[places][:, places]
     machine = fit(Precomputed(square), torch.arange(len(places)), task.y[places].to(matrix.dtype),
-                  ridge=noise / len(places), intercept=task.intercept, solver="cg", memory=task.memory, progress=False)
+                  ridge=noise / len(places), intercept=task.intercept, solver=PCG(tolerance=TOLERANCE),
+                  memory=task.memory, progress=False)
     return cross[places].T.double() @ machine.coefficients.double() + machine.intercept.double()
 
 

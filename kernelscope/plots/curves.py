@@ -9,6 +9,7 @@ import torch
 
 from ..arguments import as_choice
 from ..diagnostics.curves.result import LearningCurves
+from ..diagnostics.curves.wording import fastest, power
 from . import drawing
 from .style import in_lines, plain
 
@@ -73,9 +74,23 @@ def draw_curves(result: LearningCurves, ax: Axes, theme: Theme, *, measure: str 
 
 def conclusion(result: LearningCurves, measure: str) -> str:
     """What the drawing shows, in words."""
-    said = [part for part in result.said(measure).split("; ") if not part.startswith("no power law")]
-    first = said[0][0].upper() + said[0][1:]
-    return "; ".join([first, *said[1:]])
+    shared = result.shared(measure)
+    best = result.best(measure, result.samples[shared])
+    mean = float(result.mean(measure)[result.place(best[0]), shared])
+    parts = [f"With {result.samples[shared]:,} samples {plain(best[0], 32)} misses least, {100 * mean:.2g} %"
+             f"{_level(best[1:])}"]
+    fast = fastest(result, measure)
+    if fast:
+        law = power(result.exponent(fast[0], measure=measure))
+        parts.append(f"{plain(fast[0], 32)} falls fastest, as n to {law}{_level(fast[1:])}")
+    return "; ".join(parts)
+
+
+def _level(names: list[str]) -> str:
+    """That others are level, in few words."""
+    if not names:
+        return ""
+    return f", level with {plain(names[0], 26) if len(names) == 1 else f'{len(names)} others'}"
 
 
 def _name(ax: Axes, x: int, ends: list[tuple[float, int, str, str]]) -> None:

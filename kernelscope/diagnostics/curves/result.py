@@ -2,8 +2,8 @@ r"""What learning curves are kept as: errors by kernel, number of samples and or
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -60,6 +60,16 @@ class LearningCurves(Result):
     copies: list[int]
     tests: int
     info: dict[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, names: str | Sequence[str]) -> LearningCurves:
+        """The curves of some of the kernels, by their names."""
+        names = [names] if isinstance(names, str) else list(names)
+        rows = [self.place(name) for name in names]
+        return replace(
+            self, names=names, kernels=[self.kernels[i] for i in rows], ridges=self.ridges[rows],
+            errors={measure: table[rows] for measure, table in self.errors.items()},
+            draws={measure: table[rows] for measure, table in self.draws.items()}, costs=self.costs[rows],
+            copies=[self.copies[i] for i in rows])
 
     # -- numbers -----------------------------------------------------------------------------------------------------
 

@@ -23,15 +23,35 @@ Method = Callable[[Any, Tensor, Any], Tensor]
 
 @dataclass(frozen=True)
 class Task:
-    """What all kernels are fitted to."""
+    """What all kernels are fitted to.
 
+    Attributes:
+        whole: All training points.
+        train: Those that some order takes.
+        test: The test points.
+        y: The targets of ``train``, with shape (n, c), with columns of 0 and 1 for classes.
+        t: The targets of the test points, with shape (m, c).
+        classes: Whether targets are classes.
+        sizes: The numbers of samples, ascending.
+        orders: Each an order of all samples.
+        where: The place of each sample among those that some order takes.
+        copies: How many points a sample has.
+        ridges: The ridges to choose from.
+        intercept: Whether a constant is fitted.
+        exact: Up to how many points the factor of the matrix is taken.
+        memory: How many bytes may be used.
+        seed: What orders and draws begin with.
+    """
+
+    whole: Points
     train: Points
     test: Points
-    y: Tensor  # (points, c), with columns of 0 and 1 for classes
+    y: Tensor
     t: Tensor
     classes: bool
     sizes: list[int]
-    orders: list[Tensor]  # of samples
+    orders: list[Tensor]
+    where: Tensor
     copies: int
     ridges: tuple[float, ...]
     intercept: bool
@@ -46,7 +66,7 @@ class Task:
 
     def places(self, order: Tensor, n: int) -> Tensor:
         """The points of the first n samples of an order."""
-        return (order[:n, None] * self.copies + torch.arange(self.copies)).flatten()
+        return (self.where[order[:n, None]] * self.copies + torch.arange(self.copies)).flatten()
 
     def empty(self) -> tuple[dict[str, Tensor], Tensor]:
         """Room for losses at the test points, with shape (s, r, m), and for ridges, with shape (s, r)."""
@@ -106,12 +126,17 @@ def task_of(named: Mapping[str, Kernel | Method], train: Any, test: Any, samples
         raise DataError("All test targets are the same, so that an error has nothing to be compared with. Pass test "
                         "points with different targets.")
     draws = torch.Generator().manual_seed(as_seed(seed))
-    task = Task(points, others, y, t, classes, sorted(set(sizes)),
-                 [torch.randperm(count, generator=draws) for _ in range(repeats)], copies, checked_ridges(ridge),
-                 as_switch(intercept, "intercept"), as_count(exact, "exact", 1), as_bytes(memory), as_seed(seed))
-    needed = 8 * (len(points) * (len(points) + len(others)) + 4 * min(task.exact, len(points))**2)
+    orders = [torch.randperm(count, generator=draws) for _ in range(repeats)]
+    taken = torch.cat([order[:max(sizes)] for order in orders]).unique()
+    where = torch.full((count,), -1).index_put((taken,), torch.arange(len(taken)))
+    places = (taken[:, None] * copies + torch.arange(copies)).flatten()
+    task = Task(points, points.chosen(places.tolist()), others, y[places], t, classes, sorted(set(sizes)), orders,
+                where, copies, checked_ridges(ridge), as_switch(intercept, "intercept"), as_count(exact, "exact", 1),
+                as_bytes(memory), as_seed(seed))
+    most = len(places)
+    needed = 8 * (most * (most + len(others)) + 4 * min(task.exact, most)**2)
     if any(isinstance(k, Kernel) for k in named.values()) and needed > task.memory:
-        raise OutOfBudget(f"The kernel matrix of {len(points):,} points and its factors take about {as_words(needed)}, "
+        raise OutOfBudget(f"The kernel matrix of {most:,} points and its factors take about {as_words(needed)}, "
                           f"and memory allows {as_words(task.memory)}. Pass fewer points, or raise memory.")
     if task.sizes[0] * copies > task.exact and len(task.ridges) > 1:
         raise DataError(f"A ridge is chosen where the factor of the matrix is taken, for up to exact={task.exact:,} "

@@ -23,17 +23,27 @@ def said(result: LearningCurves, measure: str) -> str:
     what = "of the variance" if measure == "error" else "of test points"
     parts = [f"with {n:,} samples {best[0]} misses least, {mean:.2%} ± {off:.2%} {what}"
              + (f", level with {listed(best[1:])}" if len(best) > 1 else "")]
-    ruled = [name for name in result.names if int(result.there(name, measure).sum()) > 1]
-    if ruled:
-        fast = sorted(ruled, key=lambda name: -result.exponent(name, measure=measure).value)
-        level = [name for name in fast[1:] if not result.exponent(fast[0], name, measure).apart]
+    fast = fastest(result, measure)
+    if fast:
         parts.append(f"the error of {fast[0]} falls fastest, as n to the power "
                      f"{power(result.exponent(fast[0], measure=measure))}"
-                     + (f", level with {listed(level)}" if level else ""))
-        bent = [name for name in ruled if (bend := result.bend(name, measure)) is not None and bend.apart]
+                     + (f", level with {listed(fast[1:])}" if fast[1:] else ""))
+        bent = [name for name in _ruled(result, measure)
+                if (bend := result.bend(name, measure)) is not None and bend.apart]
         if bent:
             parts.append(f"no power law, since it bends beyond its interval, is that of {listed(bent)}")
     return "; ".join(parts)
+
+
+def fastest(result: LearningCurves, measure: str) -> list[str]:
+    """The kernel with the largest exponent, and those whose difference from it is within its interval."""
+    ruled = sorted(_ruled(result, measure), key=lambda name: -result.exponent(name, measure=measure).value)
+    return ruled[:1] + [name for name in ruled[1:] if not result.exponent(ruled[0], name, measure).apart]
+
+
+def _ruled(result: LearningCurves, measure: str) -> list[str]:
+    """The kernels that were fitted to several numbers of samples."""
+    return [name for name in result.names if int(result.there(name, measure).sum()) > 1]
 
 
 def laws(result: LearningCurves, measure: str) -> pd.DataFrame:
