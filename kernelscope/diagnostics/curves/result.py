@@ -158,22 +158,24 @@ class LearningCurves(Result):
         return [first, *level]
 
     @classmethod
-    def beside(cls, found: Mapping[str, LearningCurves]) -> LearningCurves:
-        """Learning curves in one, each kernel named after its curves; orders and test points have to be the same.
+    def beside(cls, found: Mapping[str, LearningCurves] | Sequence[LearningCurves]) -> LearningCurves:
+        """Learning curves in one; orders and test points have to be the same.
 
         Args:
-            found: Curves by name; the name is put before those of its kernels, and an empty one is not.
+            found: Curves; or curves by name, and the name is put before those of their kernels.
 
         Raises:
             DataError: If none came, names come twice, or samples were taken in other orders.
         """
-        all_ = list(found.values())
+        words = list(found) if isinstance(found, Mapping) else [""] * len(found)
+        all_ = list(found.values()) if isinstance(found, Mapping) else list(found)
         if not all_:
-            raise DataError("There are no curves: an empty dictionary came. Pass results of ks.learning_curves by "
-                            "name.")
+            raise DataError("There are no curves to put beside each other. Pass results of ks.learning_curves, in a "
+                            "list or by name.")
         first = all_[0]
         samples = sorted({n for curves in all_ for n in curves.samples})
-        names = [f"{word}, {name}" if word else name for word, curves in found.items() for name in curves.names]
+        names = [f"{word}, {name}" if word else name for word, curves in zip(words, all_, strict=True)
+                 for name in curves.names]
         for curves in all_:
             most = min(curves.orders.shape[1], first.orders.shape[1])
             alike = (curves.errors.keys() == first.errors.keys() and curves.tests == first.tests
@@ -190,7 +192,7 @@ class LearningCurves(Result):
         spread = lambda table, curves: _spread(table, [samples.index(n) for n in curves.samples], len(samples))
         joined = lambda of: torch.cat([spread(of(curves), curves) for curves in all_])
         return cls(
-            names, [words for curves in all_ for words in curves.kernels], samples,
+            names, [text for curves in all_ for text in curves.kernels], samples,
             {measure: joined(lambda curves, m=measure: curves.errors[m]) for measure in first.errors},
             {measure: joined(lambda curves, m=measure: curves.draws[m]) for measure in first.errors},
             joined(lambda curves: curves.ridges), sorted({ridge for curves in all_ for ridge in curves.offered}),
