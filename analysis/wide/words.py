@@ -31,7 +31,7 @@ def by_copies(found: ks.LearningCurves, once: str, copied: str) -> str:
     parts = []
     for name in [name.removeprefix(f"{once}, ") for name in found.names if name.startswith(f"{once}, ")]:
         one, other = f"{copied}, {name}", f"{once}, {name}"
-        if one in found.names:
+        if one in found.names and shared(found, [one, other]):
             n = last(found, [one, other])
             parts.append(f"{name} at {n:,}: {times(found, one, other, n)}")
     return f"With the copies errors are so many times those without: {'; '.join(parts)}."
@@ -70,5 +70,10 @@ def times(found: ks.LearningCurves, one: str, other: str, n: int) -> str:
 
 def last(found: ks.LearningCurves, names: list[str]) -> int:
     """The largest number of samples that all of them were fitted to."""
+    return shared(found, names)[-1]
+
+
+def shared(found: ks.LearningCurves, names: list[str]) -> list[int]:
+    """The numbers of samples that all of them were fitted to."""
     there = ~found[names].mean().isnan().any(0)
-    return found.samples[int(there.nonzero()[-1])]
+    return [n for n, fitted in zip(found.samples, there.tolist(), strict=True) if fitted]
