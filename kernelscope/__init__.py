@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from .diagnostics.agreement import Agreement, agreement
     from .diagnostics.coverage.coverage import coverage
     from .diagnostics.coverage.result import Coverage
+    from .diagnostics.curves.result import LearningCurves
     from .diagnostics.eigenlearning import Eigenlearning, eigenlearning
     from .diagnostics.evolution.between import KernelDistances, kernel_distances
     from .diagnostics.evolution.course import evolution
     from .diagnostics.evolution.result import KernelEvolution
     from .diagnostics.gradient_scores import gradient_scores
     from .diagnostics.kernels_of_runs import kernel_of_run
+    from .diagnostics.learning_curves import learning_curves
     from .diagnostics.null_space.null_space import null_space
     from .diagnostics.null_space.reservoir import reservoir
     from .diagnostics.null_space.reservoir_result import Reservoir
@@ -58,13 +60,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = ["Agreement", "Coverage", "Decomposition", "Eigenlearning", "Ensemble", "Expected", "Explanation",
-           "GradientScores", "KernelDistances", "KernelEvolution", "KernelMachine", "KernelOperator", "MemoryWeights",
-           "NullSpace", "Orders", "PathKernel", "Posterior", "Predictions", "Report", "Reservoir", "Run", "Scaling",
-           "Separation", "Spectrum", "Tiles", "agreement", "coverage", "data", "decompose", "eigenlearning", "ensemble",
-           "errors", "evolution", "expected", "explain", "features", "fit", "gradient_scores", "integrations",
-           "kernel_distances", "kernel_of_run", "kernels", "load", "memory_weights", "null_space", "orders",
-           "path_kernel", "posterior", "predictions", "record", "reservoir", "scaling", "separation", "sklearn",
-           "solvers", "spectrum"]
+           "GradientScores", "KernelDistances", "KernelEvolution", "KernelMachine", "KernelOperator", "LearningCurves",
+           "MemoryWeights", "NullSpace", "Orders", "PathKernel", "Posterior", "Predictions", "Report", "Reservoir",
+           "Run", "Scaling", "Separation", "Spectrum", "Tiles", "agreement", "coverage", "data", "decompose",
+           "eigenlearning", "ensemble", "errors", "evolution", "expected", "explain", "features", "fit",
+           "gradient_scores", "integrations", "kernel_distances", "kernel_of_run", "kernels", "learning_curves", "load",
+           "memory_weights", "null_space", "orders", "path_kernel", "posterior", "predictions", "record", "reservoir",
+           "scaling", "separation", "sklearn", "solvers", "spectrum"]
 
 _HOMES = {
     "Agreement": "diagnostics.agreement",
@@ -79,6 +81,7 @@ _HOMES = {
     "KernelEvolution": "diagnostics.evolution.result",
     "KernelMachine": "machine.machine",
     "KernelOperator": "operator",
+    "LearningCurves": "diagnostics.curves.result",
     "MemoryWeights": "decomposition.stochastic.memory",
     "NullSpace": "diagnostics.null_space.result",
     "Orders": "diagnostics.orders",
@@ -104,6 +107,7 @@ _HOMES = {
     "gradient_scores": "diagnostics.gradient_scores",
     "kernel_distances": "diagnostics.evolution.between",
     "kernel_of_run": "diagnostics.kernels_of_runs",
+    "learning_curves": "diagnostics.learning_curves",
     "load": "run.opening",
     "memory_weights": "decomposition.stochastic.memory",
     "null_space": "diagnostics.null_space.null_space",

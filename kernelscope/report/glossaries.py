@@ -11,6 +11,7 @@ from ..decomposition.stochastic.result import Expected
 from ..decomposition.wording import CANCELLATION_LIMIT
 from ..diagnostics.agreement import Agreement
 from ..diagnostics.coverage.result import Coverage
+from ..diagnostics.curves.result import LearningCurves
 from ..diagnostics.eigenlearning import Eigenlearning
 from ..diagnostics.evolution.between import KernelDistances
 from ..diagnostics.evolution.result import KernelEvolution
@@ -56,6 +57,19 @@ SCALING_GLOSSARY = (
     ("sample", "A point the machine is fitted to. Its number does not change the machine’s size."),
     ("test error", "The mean squared error on points that no machine has seen."),
     ("pass", "One reading of all samples."),
+)
+
+CURVES_GLOSSARY = (
+    ("sample", "A member of the training set. Where it comes in several copies, they go together and count once."),
+    ("error", "The mean squared error on test points, as a share of that of the best constant."),
+    ("wrong", "The share of test points whose class is told wrong."),
+    ("exponent", "The power of the number of samples by which an error falls: with an exponent of 0.5, four times the "
+                 "samples halve it. Its interval holds 95 % of what the same fit gives with orders and test points "
+                 "drawn again."),
+    ("flattens, steepens", "The interval of the bend beside a straight line in logarithms leaves out nought, so that "
+                           "the curve is no power law, and its exponent stands for the sizes measured alone."),
+    ("floor", "The error that would be left with any number of samples, told where a curve flattens towards one."),
+    ("null", "What needs no network: a kernel of distances alone, or the nearest training sample."),
 )
 
 NOISE_GLOSSARY = (
@@ -123,6 +137,7 @@ GLOSSARIES = (
     ((NullSpace, Reservoir, Eigenlearning, Predictions), NULL_GLOSSARY),
     ((Coverage, Separation), COVERAGE_GLOSSARY),
     ((Scaling,), SCALING_GLOSSARY),
+    ((LearningCurves,), CURVES_GLOSSARY),
 )
 
 HEADINGS = {
@@ -136,6 +151,7 @@ HEADINGS = {
     "GradientScores": "Which samples pull the same way",
     "KernelDistances": "The kernels of two runs",
     "KernelEvolution": "How the kernel moved",
+    "LearningCurves": "How errors fall with samples",
     "MemoryWeights": "What an optimizer remembers",
     "NullSpace": "What it could not learn",
     "Orders": "How fast errors fall",

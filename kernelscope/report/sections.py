@@ -17,6 +17,7 @@ from ..decomposition.stochastic.result import Expected
 from ..decomposition.wording import counted, shortened
 from ..diagnostics.agreement import Agreement
 from ..diagnostics.coverage.result import Coverage
+from ..diagnostics.curves.result import LearningCurves
 from ..diagnostics.eigenlearning import Eigenlearning
 from ..diagnostics.evolution.between import KernelDistances
 from ..diagnostics.evolution.result import KernelEvolution
@@ -123,6 +124,19 @@ def scaling(result: Scaling, album: Album, name: str) -> dict[str, Any]:
     }
 
 
+def learning(result: LearningCurves, album: Album, name: str) -> dict[str, Any]:
+    """The view of learning curves: a drawing of each measure, the law of each kernel, and the errors to open."""
+    said = [f"{measure}: {text}" if len(result.errors) > 1 else text
+            for measure in result.errors if (text := result.said(measure))]
+    return checks(result) | {
+        "sentence": f"{result.extent()}. {'. '.join(f'{text[0].upper()}{text[1:]}' for text in said)}.",
+        "drawings": [(Markup(plots.svg(result, measure=measure)), plots.title(result, measure=measure))
+                     for measure in result.errors],
+        **cells(result.table()),
+        "left_out": "",
+    }
+
+
 def agreement(result: Agreement, album: Album, name: str) -> dict[str, Any]:
     """The view of predicted against measured means and spreads: a drawing of each comparison."""
     return checks(result) | {
@@ -152,6 +166,7 @@ SECTIONS: dict[type, tuple[str, View]] = {
     Decomposition: ("decomposition.html", decomposition),
     GradientScores: ("scores.html", scores),
     Scaling: ("drawings.html", scaling),
+    LearningCurves: ("drawings.html", learning),
     Agreement: ("drawings.html", agreement),
     KernelEvolution: ("drawings.html", evolution),
     NullSpace: ("drawings.html", null_space),

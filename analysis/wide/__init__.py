@@ -1,0 +1,1 @@
+"""How fast errors of kernels of infinite width fall, and what transformed copies bring."""

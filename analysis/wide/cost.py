@@ -1,0 +1,82 @@
+"""About how long the study takes, from a few entries of each kernel and one small factor."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+import kernelscope as ks
+
+from .digits import SHIFTS, split
+from .networks import both_kernels
+
+if TYPE_CHECKING:
+    from infinite_width_scaling import Sizes
+
+#: How many products a fit by conjugate gradients takes, about.
+PRODUCTS = 80
+
+
+def estimate(sizes: Sizes) -> str:
+    """The minutes of each part, in words."""
+    (x, _), _ = split(0)
+    large = ks.data.patches("train", count=200, window=9).x.unflatten(1, (1, 9, 9))
+    seconds, points = {}, {name: (x if name == "myrtle5" else large) for name in sizes.networks}
+    for name in sizes.networks:
+        seconds[name] = sum(_seconds(kernel, points[name]) for kernel in both_kernels([name]).values())
+    solving, product, (tests, windows) = _factor(), _product(), sizes.tests
+    thin = [name for name in sizes.networks if name != "myrtle5"]
+
+    def part(names: Sequence[str], counts: Sequence[int], copies: int, m: int, ridges: int, each: float = 1.0,
+             more: int = 2) -> float:
+        if not counts:
+            return 0.0
+        most = max(counts) * copies
+        taken = min(sizes.repeats * most, 1200 * copies if m == tests else max(sizes.patches))
+        entries = taken * taken / 2 + taken * m
+        near = max((n * copies for n in counts if n * copies <= sizes.exact), default=0)
+        far = [n * copies for n in counts if n * copies > sizes.exact]
+        solved = ridges * sizes.repeats * near**3 * solving
+        solved += sum(product * n * n * PRODUCTS * (1 if n == taken else sizes.repeats) for n in far)
+        return sum(each * entries * seconds[name] for name in names) + (2 * len(names) + more) * solved
+
+    parts = {"digits": part(sizes.networks, sizes.digits, 1, tests, 4),
+             "copies": part(thin, sizes.copied, 20, tests, 3) + part(["myrtle5"], sizes.pooled, 20, tests, 3, more=0),
+             "shifts": part(thin, sizes.shifted, 9, tests, 4, each=0.5, more=1),
+             "averages": part(thin, sizes.shifted, 1, tests, 4, each=(len(SHIFTS) + 1)**2 / 2, more=1),
+             "photographs": part(thin, sizes.patches, 1, windows, 3)}
+    words = ", ".join(f"{name} {value / 60:.1f}" for name, value in parts.items())
+    return f"About {sum(parts.values()) / 60:.1f} minutes: {words}."
+
+
+def _seconds(kernel: ks.kernels.Kernel, x: torch.Tensor, least: float = 0.3) -> float:
+    """The seconds of an entry."""
+    kernel(x[:4], x[4:8])
+    n = 8
+    while True:
+        begun = time.perf_counter()
+        kernel(x[:n], x[-n:])
+        taken = time.perf_counter() - begun
+        if taken > least or 2 * n > len(x):
+            return taken / n**2
+        n *= 2
+
+
+def _factor(n: int = 1000) -> float:
+    """The seconds of a factor and its inverse, over the cube of the number of points."""
+    matrix = torch.eye(n, dtype=torch.float64) + 1
+    begun = time.perf_counter()
+    torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+    return (time.perf_counter() - begun) / n**3
+
+
+def _product(n: int = 2000) -> float:
+    """The seconds of a product with a matrix in memory, over the square of the number of points."""
+    matrix, v = torch.ones(n, n), torch.ones(n, 10)
+    begun = time.perf_counter()
+    for _ in range(5):
+        matrix @ v
+    return (time.perf_counter() - begun) / 5 / n**2
