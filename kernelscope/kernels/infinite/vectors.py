@@ -71,8 +71,8 @@ class OfVectors(ClosedForm):
             layers, readout = plan
             value, tangent = of_vectors(layers, given, a, b, self._tangent)
             sides = [Side(side.root, None, side.inner[2 * len(layers):]) for side in (one, other)]
-            ends = [side.inner[2 * len(layers) - 1].root.to(value) for side in (one, other)]
-            c = readout(Covariances(*ends, value, False, tangent, Layout(0, False, True), d), *sides)
+            a, b = (side.inner[2 * len(layers) - 1].root.to(value) for side in (one, other))
+            c = readout(Covariances(a, b, value, False, tangent, Layout(0, False, True), d), *sides)
         found = self._wanted(c)
         if same:
             # Of the point with itself, nothing is lost in a product.
