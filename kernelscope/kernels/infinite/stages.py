@@ -81,7 +81,9 @@ class Plan:
             if t is not None and self._turns_again and x.dtype == z.dtype == torch.float32:
                 some = spoiled(k, left.inner[1].root, right.inner[1].root, i, j).nonzero().flatten()
                 if len(some):
-                    k[some], t[some] = of_images(self.stages[0], x.double(), z.double(), i[some], j[some])
+                    again, slopes = of_images(self.stages[0], x.double(), z.double(), i[some], j[some])
+                    assert slopes is not None
+                    k[some], t[some] = again, slopes
             for stage, one, other in zip(self.stages[1:], left.inner[1:], right.inner[1:], strict=True):
                 k, t = of_covariances(stage, k, t, one.root, other.root, i, j)
             value = k.new_zeros(n, m).index_put_((i, j), _diagonal(k).flatten(1).mean(1))
