@@ -159,7 +159,8 @@ def test_newton_finds_the_minimum_of_dense_newton(loss, intercept, weighted):
     solution = Newton(loss, **EXACT).solve(task)
     truth, least = dense(task, loss, 1e-3)
     assert solution.notes == ()
-    torch.testing.assert_close(outputs(task, solution), truth, rtol=0.0, atol=1e-8)
+    # Where the objective is the same to its last digits, outputs are to half as many.
+    torch.testing.assert_close(outputs(task, solution), truth, rtol=0.0, atol=2e-7)
     assert solution.objective[0] == pytest.approx(least, rel=1e-12)
 
 

