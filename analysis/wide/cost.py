@@ -24,11 +24,10 @@ def estimate(sizes: Sizes) -> str:
     """The minutes of each part, in words."""
     (x, _), _ = split(0)
     large = ks.data.patches("train", count=200, window=9).x.unflatten(1, (1, 9, 9))
-    seconds, points = {}, {name: (x if name == "myrtle5" else large) for name in sizes.networks}
-    for name in sizes.networks:
-        seconds[name] = sum(_seconds(kernel, points[name]) for kernel in both_kernels([name]).values())
+    thin = ["fc3", "cnn3"]
+    points = {"fc3": large, "cnn3": large, "myrtle5": x}
+    seconds = {name: sum(_seconds(kernel, points[name]) for kernel in both_kernels([name]).values()) for name in points}
     solving, product, (tests, windows) = _factor(), _product(), sizes.tests
-    thin = [name for name in sizes.networks if name != "myrtle5"]
 
     def part(names: Sequence[str], counts: Sequence[int], copies: int, m: int, ridges: int, each: float = 1.0,
              more: int = 2) -> float:
@@ -43,8 +42,9 @@ def estimate(sizes: Sizes) -> str:
         solved += sum(product * n * n * PRODUCTS * (1 if n == taken else sizes.repeats) for n in far)
         return sum(each * entries * seconds[name] for name in names) + (2 * len(names) + more) * solved
 
-    parts = {"digits": part(sizes.networks, sizes.digits, 1, tests, 4),
-             "copies": part(thin, sizes.copied, 20, tests, 3) + part(["myrtle5"], sizes.pooled, 20, tests, 3, more=0),
+    parts = {"digits": part([*thin, "myrtle5"], sizes.digits, 1, tests, 4),
+             "copies": part(thin, sizes.copied, sizes.copies, tests, 3),
+             "copies with poolings": part(["myrtle5"], sizes.pooled, sizes.copies, tests, 3, more=0),
              "shifts": part(thin, sizes.shifted, 9, tests, 4, each=0.5, more=1),
              "averages": part(thin, sizes.shifted, 1, tests, 4, each=(len(SHIFTS) + 1)**2 / 2, more=1),
              "photographs": part(thin, sizes.patches, 1, windows, 3)}
