@@ -146,7 +146,7 @@ def photographs(sizes: Sizes) -> list:
     told(found)
     return [
         f"From {WINDOW} × {WINDOW} grey pixels of a photograph to the two chroma values of the one in the middle; test "
-        "windows share no pixel with training. Windows overlap each other, so that intervals are rather too narrow here. "
+        "windows share no pixel with training. Windows overlap each other, so that intervals are rather too narrow. "
         f"{by_measure(found)}",
         ("The color of photographs", found),
     ]
