@@ -222,11 +222,11 @@ def test_curves_of_the_same_orders_stand_beside_each_other(found):
     more = ks.learning_curves({"Laplacian": ks.kernels.Laplacian(0.5)}, copied(*data(160, classes=True), 2),
                               data(60, 5, True), samples=[10, 20], ridge=[1e-4, 1e-2], repeats=4, copies=2)
     both = ks.LearningCurves.beside({"": found, "twice": more})
-    assert both.names == ["Gaussian", "Laplacian", "twice, Laplacian"]
+    assert both.names == ["Gaussian", "Laplacian", "Laplacian (twice)"]
     assert both.mean()[:2].equal(found.mean())
     assert bool(both.mean()[2, 2:].isnan().all())
     assert both.copies == [1, 1, 2]
-    assert both.ratio("twice, Laplacian", "Laplacian").value == pytest.approx(
+    assert both.ratio("Laplacian (twice)", "Laplacian").value == pytest.approx(
         float(more.mean()[0, 1] / found.mean()[1, 1]))
     assert "points" in both.to_frame()
     assert len(both.to_frame()) == 10

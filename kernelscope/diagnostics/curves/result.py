@@ -162,7 +162,7 @@ class LearningCurves(Result):
         """Learning curves in one; orders and test points have to be the same.
 
         Args:
-            found: Curves; or curves by name, and the name is put before those of their kernels.
+            found: Curves; or curves by name, and the name is put behind those of their kernels, in brackets.
 
         Raises:
             DataError: If none came, names come twice, or samples were taken in other orders.
@@ -174,7 +174,7 @@ class LearningCurves(Result):
                             "list or by name.")
         first = all_[0]
         samples = sorted({n for curves in all_ for n in curves.samples})
-        names = [f"{word}, {name}" if word else name for word, curves in zip(words, all_, strict=True)
+        names = [f"{name} ({word})" if word else name for word, curves in zip(words, all_, strict=True)
                  for name in curves.names]
         for curves in all_:
             most = min(curves.orders.shape[1], first.orders.shape[1])
