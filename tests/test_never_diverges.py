@@ -59,5 +59,6 @@ def test_where_rounding_has_the_last_word_the_lowest_machine_is_given_and_a_note
     best, nothing = Direct().solve(exact).objective[0], float((d.y - d.y.mean(0)).square().mean(0).sum())
     assert float(rest.square().mean(0).sum()) <= found.objective[0] * 1.05
     assert best * 0.99 <= found.objective[0] <= nothing
-    assert found.objective[0] <= best * 1.01 or any("rounding" in note.lower() or "precision" in note for note in
-                                                    found.notes)
+    # Beyond the optimum, a note says why: rounding, or that it has not converged.
+    why = ("rounding", "precision", "not converged")
+    assert found.objective[0] <= best * 1.01 or any(word in note.lower() for note in found.notes for word in why)
