@@ -16,6 +16,7 @@ from kernelscope.kernels.infinite import fused
 from kernelscope.kernels.infinite.fused import Affine, Stage, reference
 from kernelscope.kernels.infinite.fused.angles import polynomials, turned
 from tests.infinite import pixels
+from tests.infinite.golden import matrix
 
 ROOT = Path(__file__).parents[2]
 RELU, WIDE, LEAKY, ABS = Affine(3, 2.0, 0.0, 0.0, 1.0), Affine(5, 1.5, 0.3, 0.0, 1.0), \
@@ -180,6 +181,16 @@ def test_single_precision_keeps_its_digits_between_nearly_equal_images(program):
         assert float(((narrow - wide).abs() / wide).max()) <= 2e-6
 
 
+@pytest.mark.skipif(find_spec("numba") is None, reason="is so of the compiled loops")
+def test_rounding_does_not_repeat_in_every_layer():
+    layers, unit = (RELU.alone,) * 30, torch.nn.functional.normalize(images(8)[..., 0, 0], dim=1)
+    a = torch.linspace(1, 2, 8, dtype=torch.float64)
+    lack = torch.outer(a, a) * (unit[:, None] - unit).square().sum(2) / 2
+    narrow, wide = (fused.of_vectors(layers, lack.to(t), a.to(t), a.to(t)) for t in (torch.float32, torch.float64))
+    for found, true in zip(narrow, wide, strict=True):
+        assert float(((found - true) / true).abs().max()) <= 1e-6
+
+
 @PROGRAMS
 def test_an_image_has_no_angle_with_itself(program):
     x = alike()
@@ -240,6 +251,15 @@ def test_networks_have_the_kernels_of_neural_tangents(program, name, counts):
                for k, v in zip(own, q, strict=True)]
     for found, true in zip(read_out(K, T), GOLDEN[name], strict=True):
         assert far(found.reshape(3, 2), torch.tensor(true, dtype=torch.float64)) <= 1e-12
+
+
+@PROGRAMS
+def test_a_network_without_pooling_has_the_kernels_of_neural_tangents(program):
+    layers = (Affine(3, 2.0, 0.01, 0.0, 1.0),) * 2
+    K, T = program.of_pixels(layers, golden(3, 0.1), golden(2, 0.37))
+    # The readout has biases, of variance 0.01.
+    for found, kind in ((2 * K + 0.01, "nngp"), (2 * K + 0.01 + 2 * T, "ntk")):
+        assert far(found, matrix("conv2_flatten_relu", kind)) <= 1e-12
 
 
 # -- on a GPU, or as one would ---------------------------------------------------------------------------------------

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from .slices import PIECE, PLAIN, activated, begun, covariance_added, half_lacks, layered, multiplied, room_for
+from .lanes import address, moved
+from .layers import PLAIN, WITHIN, begun, layered, layered_alone
+from .slices import BEYOND, told
 
 #: Sums may be taken in any order, which only totals of a whole image are.
 ORDERLESS: dict[str, Any] = PLAIN | {"fastmath": {"contract", "nsz", "reassoc"}}
@@ -43,66 +45,60 @@ def of_pixels(x, z, x_end, z_end, begin, end, row, column, channels, sides, laye
 
     Rows of pixels stand ``step`` apart, with ``reach`` numbers of nought between them and as many such rows around.
     """
-    base, count = (reach + 1) * step, len(sides)
-    n = x.shape[2] - 2 * base
-    D, S = np.zeros(n + 2 * base, x.dtype), np.zeros(n + 2 * base, x.dtype)
-    newD, newS = np.zeros(n + 2 * base, x.dtype), np.zeros(n + 2 * base, x.dtype)
-    work = room_for(PIECE + 2 * reach, x.dtype)
+    base, count, size = (reach + 1) * step, len(sides), x.shape[2]
+    n = size - 2 * base - BEYOND
+    room = np.zeros((4, size), x.dtype)
     inside = slice(base, base + n)
     for i in range(begin, end):
-        a = x[i]
+        a = moved(address(x[i]), base)
         for j in range(len(z)):
-            b = z[j]
-            S[inside] = 0
-            begun(D[inside], a, b, channels, base, base, layers[0, 9], n)
+            b = moved(address(z[j]), base)
+            one, other = 0, 2
+            begun(moved(address(room), base), a, b, channels, size, n, layers[0, 9], layers[0, 7])
             for k in range(count):
-                f = channels + 1 + 3 * k
-                layered(D, S, newD, newS, base, step, n, sides[k], a[f], b[f], base, base, a[f + 1, inside],
-                        b[f + 1, inside], a[f + 2, inside], b[f + 2, inside], layers[k], angle, bend, work, tangent)
-                D, newD, S, newS = newD, D, newS, S
-            K[row + i, column + j] = total_of(x_end[i, inside], z_end[j, inside], D[inside], n) / pixels
-            if tangent:
-                T[row + i, column + j] = sum_of(S[inside], n) / pixels
+                f = (channels + 1 + 3 * k) * size
+                layered(moved(address(room[one]), base), moved(address(room[one + 1]), base),
+                        moved(address(room[other]), base), moved(address(room[other + 1]), base), step, n, sides[k],
+                        moved(a, f), moved(b, f), size, told(layers, k), angle, bend, k == 0, tangent)
+                one, other = other, one
+            K[row + i, column + j] = total_of(x_end[i, inside], z_end[j, inside], room[one, inside], n) / pixels
+            if tangent and count:
+                T[row + i, column + j] = sum_of(room[one + 1, inside], n) / pixels
 
 
-@njit(**PLAIN)
-def gap_of_vectors(a, P, p, b, q, gap, wide, near, n):
-    """The gap of one root and many; and the root of one repeated, for loops that expect as many."""
+@njit(**WITHIN)
+def relative(lack, a, b, D, n):
+    """Deficits as parts of the product of two roots, from their inverses."""
     for k in range(n):
-        d = a - b[k] * P * q[k]
-        gap[k] = d * d
-        wide[k] = P
-        near[k] = p
+        D[k] = lack[k] * a * b[k]
 
 
-@njit(**PLAIN)
-def rounded(a, b, D, n):
-    """Covariances in place of deficits, for one root and many."""
+@njit(**WITHIN)
+def rounded(a, b, D, K, n):
+    """Covariances from relative deficits, for one root and many."""
     for k in range(n):
-        D[k] = a * b[k] - D[k]
+        both = a * b[k]
+        K[k] = both - both * D[k]
 
 
 @njit(**PLAIN)
 def of_vectors(lack, T, a, b, a_end, b_end, begin, end, layers, count, tangent, angle, bend):
-    """Rows of the matrix of all pairs of vectors, in place of their deficits; fields have shape (3 layers, n)."""
-    m, kind = lack.shape[1], lack.dtype
-    u, gap, inner = np.empty(TOGETHER, kind), np.empty(TOGETHER, kind), np.empty(TOGETHER, kind)
-    wide, near = np.empty(TOGETHER, kind), np.empty(TOGETHER, kind)
+    """Rows of the matrix of all pairs of vectors, in place of their deficits.
+
+    Fields have shape (1 + 3 layers, n): the inverse of the root of the input, and for each layer the taps over the
+    roots P, the roots, and their inverse.
+    """
+    m, size, room = lack.shape[1], b.shape[1], np.zeros((2, TOGETHER + BEYOND), lack.dtype)
+    D, S = address(room[0]), address(room[1])
     for i in range(begin, end):
         for first in range(0, m, TOGETHER):
             n = min(TOGETHER, m - first)
             some = slice(first, first + n)
-            D, S = lack[i, some], T[i if tangent else 0, some]
+            relative(lack[i, some], a[0, i], b[0, some], room[0], n)
             for k in range(count):
-                layer = layers[k]
-                f, Q, q = 3 * k, b[3 * k + 1, some], b[3 * k + 2, some]
-                gap_of_vectors(a[f, i], a[f + 1, i], a[f + 2, i], b[f, some], q, gap, wide, near, n)
-                u[:n] = D
-                half_lacks(u, gap, near, q, layer[9] * layer[0], layer[1], layer[7], layer[8], layer[10], n)
-                if tangent:
-                    inner[:n] = S
-                    covariance_added(inner, u, wide, Q, layer[0], layer[10], n)
-                activated(u, wide, Q, D, layer, angle, bend, n)
-                if tangent:
-                    multiplied(inner, u, S, n)
-            rounded(a_end[i], b_end[some], D, n)
+                f = 1 + 3 * k
+                layered_alone(D, S, n, a[f, i], a[f + 1, i], a[f + 2, i], moved(address(b), f * size + first), size,
+                              told(layers, k), angle, bend, k == 0, tangent)
+            rounded(a_end[i], b_end[some], room[0], lack[i, some], n)
+            if tangent and count:
+                T[i, some] = room[1, :n]

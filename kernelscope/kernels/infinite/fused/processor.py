@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import avg_pool2d, pad
 
 from . import lines, slices
 from .angles import polynomials
@@ -57,9 +57,7 @@ def of_vectors(layers: Sequence[Affine], lack: Tensor, a: Tensor, b: Tensor,
     """As the package's function of that name."""
     layers = [layer.alone for layer in layers]
     told = _constants(layers, lack.dtype)
-    near, far = (of_variances(layers, root.double().square()[:, None, None], lack.dtype) for root in (a, b))
-    rows, columns = (np.ascontiguousarray(fields(sides)[:, 1:, 0, 0].T.numpy()) for sides in (near, far))
-    near_end, far_end = (sides.end[:, 0, 0].to(lack.dtype).numpy() for sides in (near, far))
+    (rows, near_end), (columns, far_end) = (_alone(layers, root, lack.dtype) for root in (a, b))
     K = lack.contiguous()
     T = torch.zeros_like(K) if tangent else K[:1]
     k, t = K.numpy(), T.numpy()
@@ -102,8 +100,18 @@ def _reach(layers: Sequence[Affine]) -> int:
 def _flat(layers: Sequence[Affine], x: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Fields and last roots with nought around, rows after rows; with a row more, since windows of rows begin early."""
     sides, reach = of_points(layers, x), _reach(layers)
-    around = (0, reach, reach + 1, reach + 1)
-    return pad(fields(sides), around).flatten(-2).numpy(), pad(sides.end, around).flatten(-2).numpy()
+    around, beyond = (0, reach, reach + 1, reach + 1), (0, slices.BEYOND)
+    return (pad(pad(fields(sides), around).flatten(-2), beyond).numpy(),
+            pad(pad(sides.end, around).flatten(-2), beyond).numpy())
+
+
+def _alone(layers: Sequence[Affine], root: Tensor, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Fields of vectors, with shape (1 + 3 L, n) and room behind each, and their last roots."""
+    sides = of_variances(layers, root.double().square()[:, None, None])
+    each = torch.stack((sides.taps * sides.inverse, sides.roots, sides.inverse), 2).flatten(1)
+    first = torch.where(root > 0, root.double().reciprocal(), 0.0)
+    told = torch.cat((first[:, None], each), 1).T.to(dtype)
+    return pad(told.contiguous(), (0, slices.BEYOND)).numpy(), sides.end[:, 0, 0].to(dtype).numpy()
 
 
 def _block_of_pixels(layers: Sequence[Affine], shape: torch.Size, near: tuple[np.ndarray, np.ndarray],
@@ -136,7 +144,8 @@ def _block_of_pairs(stage: Stage, near: Callable[[Tensor], Sides], far: Callable
                     j: Tensor, dtype: torch.dtype, given: tuple[Tensor, Tensor] | None, tangent: bool,
                     outK: np.ndarray, outT: np.ndarray) -> None:
     told, reach = _constants(stage.layers, dtype), _reach(stage.layers)
-    (x, x_end, channels, at), (z, z_end, _, to) = (_padded(side, some, reach) for side, some in ((near, i), (far, j)))
+    (x, x_end, channels, at), (z, z_end, _, to) = (_padded(side, some, reach, stage.pool)
+                                                   for side, some in ((near, i), (far, j)))
     nothing = torch.zeros(1, 1, 1, 1, 1, dtype=torch.float64)
     k, t = (part.double().contiguous().numpy() for part in given or (nothing, nothing))
 
@@ -149,12 +158,13 @@ def _block_of_pairs(stage: Stage, near: Callable[[Tensor], Sides], far: Callable
     _shared_out(len(i), work)
 
 
-def _padded(side: Callable[[Tensor], Sides], numbers: Tensor,
-            reach: int) -> tuple[np.ndarray, np.ndarray, int, np.ndarray]:
-    """Fields and last roots of the images that pairs name, with nought around, and where each pair finds its own."""
+def _padded(side: Callable[[Tensor], Sides], numbers: Tensor, reach: int,
+            pool: int) -> tuple[np.ndarray, np.ndarray, int, np.ndarray]:
+    """Fields with nought around and pooled last roots of the images that pairs name, and where each finds its own."""
     chosen, places = numbers.unique(return_inverse=True)
-    found, around = side(chosen), (reach,) * 4
-    return (pad(fields(found), around).numpy(), pad(found.end, around).numpy(), found.units.shape[1], places.numpy())
+    found = side(chosen)
+    return (pad(fields(found), (reach,) * 4).numpy(), avg_pool2d(found.end, pool).numpy(), found.units.shape[1],
+            places.numpy())
 
 
 def _shared_out(count: int, work: Callable[[int, int], None]) -> None:
