@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -313,3 +314,16 @@ def test_what_cannot_be_used_is_refused(change, error, word):
     given |= change
     with pytest.raises(error, match=word):
         ks.learning_curves(given.pop("kernels"), given.pop("train"), given.pop("test"), **given)
+
+
+def test_an_error_that_falls_far_keeps_its_exponent():
+    x = torch.rand(700, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = (7 * x[:, 0]).sin()
+    sizes = [32, 64, 128, 256, 500]
+    found = ks.learning_curves({"Laplacian": ks.kernels.Laplacian(bandwidth=1.0)}, (x[:500], y[:500]),
+                               (x[500:], y[500:]), samples=sizes)
+    errors = found.mean("error")[0]
+    slope = np.polyfit(np.log(sizes), errors.log().numpy(), 1)[0]
+    assert float(errors[-1]) < 1e-6
+    assert found.exponent("Laplacian").value == pytest.approx(-slope, abs=0.5)
+    assert found.exponent("Laplacian").value > 3

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 #: What is measured: the squared error relative to that of the best constant, and the share of wrong classes.
 MEASURES = ("error", "wrong")
 
+#: What stands for a squared error of nought, which has no logarithm.
+TINY = 1e-300
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LearningCurves(Result):
@@ -110,7 +113,8 @@ class LearningCurves(Result):
             measure: ``"error"`` or ``"wrong"``.
         """
         i, j = self.place(name), self.place(than)
-        mean, draws = self._above_nought(self.mean(measure)), self._above_nought(self._of(self.draws, measure))
+        mean, draws = (self._above_nought(values, measure)
+                       for values in (self.mean(measure), self._of(self.draws, measure)))
         shared = [place for place, n in enumerate(self.samples) if samples in (None, n)
                   and not bool(mean[[i, j], place].isnan().any())]
         if not shared:
@@ -142,7 +146,7 @@ class LearningCurves(Result):
 
     def local(self, measure: str = "error") -> Tensor:
         """The exponents from each number of samples to the next, with shape (k, s - 1)."""
-        logs = self._above_nought(self.mean(measure)).log()
+        logs = self._above_nought(self.mean(measure), measure).log()
         return -logs.diff(dim=1) / torch.tensor(self.samples, dtype=torch.float64).log().diff()
 
     def best(self, measure: str = "error", samples: int | None = None) -> list[str]:
@@ -283,9 +287,10 @@ class LearningCurves(Result):
         shared = (~self.mean(measure).isnan().any(0)).nonzero().flatten()
         return int(shared[-1]) if len(shared) else 0
 
-    def _above_nought(self, values: Tensor) -> Tensor:
-        # A share of nought wrong is less than one test point, and has no logarithm.
-        return values.clamp(min=0.5 / self.tests / max(1, self.orders.shape[0]))
+    def _above_nought(self, values: Tensor, measure: str) -> Tensor:
+        """Errors that have a logarithm: a share of nought wrong is less than one test point."""
+        least = 0.5 / self.tests / max(1, self.orders.shape[0]) if measure == "wrong" else TINY
+        return values.clamp(min=least)
 
     def _fitted(self, name: str, measure: str, law: Any) -> tuple[Tensor, Tensor]:
         """What a law finds in the errors of a kernel, and in those that were drawn again."""
@@ -294,8 +299,8 @@ class LearningCurves(Result):
             raise DataError(f"A law is read off two numbers of samples at least, and {name!r} was fitted to "
                             f"{int(there.sum())}. Pass more in samples.")
         sizes = torch.tensor(self.samples, dtype=torch.float64)[there]
-        errors = self._above_nought(self.mean(measure)[i, there])
-        return law(sizes, errors), law(sizes, self._above_nought(self._of(self.draws, measure)[i, there]))
+        errors = self._above_nought(self.mean(measure)[i, there], measure)
+        return law(sizes, errors), law(sizes, self._above_nought(self._of(self.draws, measure)[i, there], measure))
 
 
 def _spread(table: Tensor, places: list[int], size: int) -> Tensor:

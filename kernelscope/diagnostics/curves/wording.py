@@ -21,7 +21,7 @@ def said(result: LearningCurves, measure: str) -> str:
     mean, off = (float(table[result.place(best[0]), shared])
                  for table in (result.mean(measure), result.standard_error(measure)))
     what = "of the variance" if measure == "error" else "of test points"
-    parts = [f"with {n:,} samples {best[0]} misses least, {mean:.2%} ± {off:.2%} {what}"
+    parts = [f"with {n:,} samples {best[0]} misses least, {100 * mean:.3g}% ± {100 * off:.2g}% {what}"
              + (f", level with {listed(best[1:])}" if len(best) > 1 else "")]
     fast = fastest(result, measure)
     if fast:
