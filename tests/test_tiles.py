@@ -20,7 +20,7 @@ from kernelscope.kernels import Gaussian, Laplacian
 from kernelscope.kernels.base import Kernel
 from kernelscope.storage import files as storage_files
 from kernelscope.storage.lock import started
-from kernelscope.tiles import LANES, Computed, claims
+from kernelscope.tiles import LANES, Computed, claims, pace
 from kernelscope.tiles import tiles as tiles_module
 from kernelscope.tiles.file import HEADER
 from tests import tiled
@@ -126,6 +126,51 @@ def test_a_matrix_that_is_computed_again_in_every_product_is_the_same():
         k = Computed(K, X, memory=memory)
         for _ in range(2):
             assert_close(k @ v, TRUE @ v, 1e-13)
+
+
+# -- how large a tile is ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("each", [1e-9, 1e-6, 1e-4, 1e-3, 5e-3])
+@pytest.mark.parametrize("count", [100, 1000, 20_000])
+def test_a_tile_takes_a_minute_at_most_and_a_slow_matrix_has_many(each, count):
+    side = pace.suited(each, count)
+    strips = -(-count // side)
+    assert side in (64, 128, 256, 512, 1024)
+    assert side == 64 or each * min(side, count)**2 <= 60
+    if each * count**2 > 120 and side > 64:
+        assert strips * (strips + 1) // 2 >= 16
+    # No smaller than it has to be.
+    assert side == 1024 or each * min(2 * side, count)**2 > 1
+
+
+def test_a_slow_kernel_has_small_tiles_and_an_existing_folder_keeps_its_own(tmp_path):
+    slow = ks.Tiles(tiled.Slow(pause=0.07), X, tmp_path / "slow")
+    assert slow.side == 64
+    slow.kernel.pause = 0.0
+    again = ks.Tiles(slow.kernel, X, tmp_path / "slow")
+    assert again.side == 64
+    again.build()
+    fast = ks.Tiles(K, X, tmp_path / "fast")
+    assert fast.side == 1024
+    fast.build()
+    assert_close(again.dense(), fast.dense(), 1e-13)
+    with pytest.raises(DataError, match="the side of a tile"):
+        ks.Tiles(K, X, tmp_path / "fast", side=64)
+
+
+def test_workers_that_open_a_new_folder_at_once_agree_on_the_side(tmp_path, monkeypatch):
+    said = iter([1e-9, 1e-3, 1e-5, 1e-2])
+    monkeypatch.setattr(tiles_module, "seconds_each", lambda *a: (time.sleep(0.05), next(said))[1])
+    found = []
+    workers = [threading.Thread(target=lambda: found.append(ks.Tiles(K, X, tmp_path / "tiles").side))
+               for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(found) == 4
+    assert len(set(found)) == 1
 
 
 # -- whose it is -----------------------------------------------------------------------------------------------------
@@ -290,6 +335,11 @@ def test_what_is_left_to_do_is_estimated(tmp_path):
     assert work.seconds > 0
     assert k.estimate().bytes == 0
     assert "15 tiles" in repr(work)
+
+
+def test_a_tile_on_the_diagonal_counts_half(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiles_module, "seconds_each", lambda *a: 1.0)
+    assert opened(tmp_path / "tiles").estimate().seconds == 300**2 / 2
 
 
 # -- several workers -------------------------------------------------------------------------------------------------

@@ -188,6 +188,8 @@ def _task(k: Kernel, x: Any, y: Any, centers: Any, ridge: Any, intercept: bool, 
     problem = Problem(used, near, y2, far, ridges, None if w is None else w.to(like), constant, memory, matrix)
     if distributed:
         problem = shared(problem)
+        if matrix is not None:
+            problem.agree(float(matrix.side), "the side of the tiles")
     if others is not None:
         used(points_between(others[0], 0, 1), points_between(far, 0, 1))
     errors = None
