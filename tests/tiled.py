@@ -77,6 +77,7 @@ SETTINGS = {
     "computed": {"ridge": [1e-2, 1e-4], "intercept": True},
     "without tiles in memory": {"ridge": 1e-3, "memory": 700_000},
     "columns": {"ridge": 1e-3, "preconditioner": "rpcholesky", "weighted": True},
+    "patience": {"ridge": [1e-7, 1e-3], "preconditioner": None, "patience": 2},
 }
 
 
@@ -84,6 +85,8 @@ def fitted(folder, ridge, tiled=None, preconditioner="nystrom", weighted=False, 
     x, y = samples()
     weights = torch.rand(len(x), generator=torch.Generator().manual_seed(1)) if weighted else None
     tiles = None if tiled is None else ks.Tiles(Laplacian(2.0), x, f"{folder}-{tiled}", side=32, dtype=tiled)
+    if "patience" in more:
+        more["validation"] = x[:40] + 0.3, y[:40]
     solver = PCG(preconditioner, rank=20, tolerance=1e-9)
     machine = ks.fit(Laplacian(2.0), x, y, ridge=ridge, weights=weights, tiles=tiles, solver=solver, progress=False,
                      **more)

@@ -303,7 +303,8 @@ def _measure(system: System, walk: _Walk, open_: Tensor, scale: Tensor) -> bool:
 
 
 def _state(system: System, walk: _Walk) -> State:
-    return State(float(len(walk.history)), float(walk.history[-1]), None, lambda: system.solution(walk.x), walk.tensors)
+    return State(float(len(walk.history)), float(walk.history[-1]), system.objective(walk.x, walk.rest),
+                 lambda: system.solution(walk.x), walk.tensors)
 
 
 def _spent(walk: _Walk, limit: float) -> str:

@@ -1,6 +1,6 @@
 r"""How long the entries of a matrix take, and how large a tile is best.
 
-A tile is what is lost when a worker is killed, and what one worker computes alone. With t seconds for an entry, a side s
+A tile is what is lost when a worker is killed, and what one worker computes alone. With t seconds for an entry a side s
 costs :math:`s^2 t`: at most a minute, and at most a small share of the whole, so that several workers have enough to
 share. Where the whole takes next to nothing a tile is as large as it may be, since files have a price too.
 """
