@@ -305,7 +305,11 @@ def test_fits_to_more_and_more_points_read_the_same_tiles(tmp_path):
 def test_a_fit_with_validation_chooses_among_ridges_and_says_what_it_does(tmp_path, capsys):
     machine = ks.fit(K, X[:200], Y[:200], ridge=[1e-1, 1e-4], solver="cg", intercept=True, tiles=tmp_path / "tiles",
                      validation=(X[200:], Y[200:]))
-    assert "kernel matrix: 1 tile, " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "kernel matrix: 1 of 1 tiles to compute, in " in said
+    assert "products with the kernel matrix, which is computed once" in said
+    assert f"{machine.fitting.passes:.0f} products, " in said
+    assert "pass" not in said
     assert machine.fitting.ridge == 1e-4
     alpha, b = dense(K(X[:200]), Y[:200], 1e-4, None, True)
     assert_close(machine(X[200:]), K(X[200:], X[:200]) @ alpha + b, 1e-4)

@@ -277,8 +277,9 @@ def test_links_and_pipes_are_neither_followed_nor_opened(tiles, tmp_path):
 @pytest.mark.parametrize("data", [b"", b"[]", b'{"body":{},"sha256":"0"}', b"\xff", b'{"body":' * 50])
 def test_a_folder_that_does_not_say_what_it_is_of_is_refused(tiles, data):
     (tiles.folder / "tiles.json").write_bytes(data)
-    with pytest.raises(StoreError):
+    with pytest.raises(StoreError) as told:
         opened(tiles.folder)
+    assert "indices" not in str(told.value)
 
 
 def test_every_changed_byte_of_what_the_folder_says_is_found(tiles):

@@ -137,7 +137,7 @@ def fit(k: Kernel, x: Any, y: Any = None, *, centers: Any = None, ridge: float |
             place.begin(plan.name)
         if place is None or not place.meta.get("done"):
             _build(task.problem, say, progress)
-        watch = Telling(say, progress is True, task.watched, place, task.problem, task.patience)
+        watch = Telling(say, progress is True, task.watched, place, task.problem, plan.step, task.patience)
         solution = _solved(used, task.problem, watch, place, say)
     finally:
         if place is not None:
@@ -247,7 +247,9 @@ def _build(problem: Problem, say: Callable[[str], None], progress: bool | None) 
     """Computes the tiles that are missing."""
     if not isinstance(problem.tiles, Tiles) or not problem.tiles.missing:
         return
-    say(f"kernel matrix: {problem.tiles.estimate()!r}, in {problem.tiles.folder}")
+    # How long they take is in the plan.
+    say(f"kernel matrix: {problem.tiles.missing:,} of {len(problem.tiles.places):,} tiles to compute, in "
+        f"{problem.tiles.folder}")
     try:
         problem.tiles.build(progress)
     except KeyboardInterrupt:
@@ -264,7 +266,7 @@ def _solved(solver: Solver, problem: Problem, watch: Telling, place: Checkpoint 
         # It was interrupted between its last pass and its end.
         return watch.lowest.ended(tuple(one["residual"] or 0.0 for one in watch.history), watch.passes)
     if place is not None and watch.kept is not None:
-        say(f"goes on after pass {watch.passes:.3g}, from {place.folder}")
+        say(f"goes on after {watch.step} {watch.passes:.3g}, from {place.folder}")
     try:
         with telling(False):
             solution = solver.solve(problem, watch)
@@ -272,7 +274,7 @@ def _solved(solver: Solver, problem: Problem, watch: Telling, place: Checkpoint 
         watch.write()
         how = (f"The same call goes on from {place.folder}." if place is not None
                else "Nothing was kept; pass checkpoint=, a folder, to go on after an interruption.")
-        raise KeyboardInterrupt(f"Interrupted after pass {watch.passes:.3g}. {how}") from None
+        raise KeyboardInterrupt(f"Interrupted after {watch.step} {watch.passes:.3g}. {how}") from None
     _check_end(solver, problem, solution, watch.lowest is not None and watch.lowest.enough)
     if watch.lowest is not None:
         solution = watch.lowest.of(solution)

@@ -24,11 +24,12 @@ class Lowest:
 
     Args:
         patience: For how many passes an error may not have been lower before it is enough.
+        step: What the solver calls a pass.
         kept: The tensors of one that was kept, to go on from.
     """
 
-    def __init__(self, patience: int, kept: dict[str, Tensor] | None = None):
-        self.patience = patience
+    def __init__(self, patience: int, step: str, kept: dict[str, Tensor] | None = None):
+        self.patience, self._step = patience, step
         self._best = {} if kept is None else {name.removeprefix(PREFIX): t for name, t in kept.items()
                                               if name.startswith(PREFIX)}
 
@@ -73,13 +74,15 @@ class Lowest:
             return solution
         passes = ", ".join(dict.fromkeys(f"{value:.3g}" for value in best["passes"].tolist()))
         errors = ", ".join(f"{value:.4g}" for value in best["errors"].tolist())
-        said = (f"This is the machine of pass {passes}, where the validation error was lowest: {errors}." if
-                len(best["errors"]) == 1 else f"These are the machines of passes {passes}, where the validation errors "
-                                              f"of the ridges were lowest: {errors}.")
-        why = (f" The fit ended after pass {solution.passes:.3g}, since for {self.patience} of them none was lower."
-               if self.enough else "")
+        one = len(best["errors"]) == 1
+        what = "This is the machine" if one else "These are the machines of the ridges"
+        said = (f"{what} after {self._step} {passes}, where the validation error{' was' if one else 's were'} "
+                f"lowest: {errors}.")
+        if self.enough:
+            said += (f" The fit ended after {self._step} {solution.passes:.3g}, since for {self.patience} of them none "
+                     "was lower.")
         return replace(solution, coefficients=best["coefficients"], intercepts=best["intercepts"],
-                       objective=tuple(best["objective"].tolist()), notes=(*solution.notes, said + why))
+                       objective=tuple(best["objective"].tolist()), notes=(*solution.notes, said))
 
     def ended(self, history: tuple[float, ...], passes: float) -> Solution:
         """The solution of a fit that had come to its end before it was interrupted."""

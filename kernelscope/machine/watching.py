@@ -87,23 +87,25 @@ class Telling(Watch):
         errors: Gives validation errors, if there are some.
         checkpoint: Keeps where the solver stands, if it shall.
         problem: The problem.
+        step: What the solver calls a pass.
         patience: For how many passes the validation error may not have been lower before the fit ends; ``None`` for
             any number.
 
     Attributes:
+        step: What the solver calls a pass.
         history: The passes, with the residual and the validation error of each.
         lowest: What was found at the lowest validation error; ``None`` without patience.
     """
 
     def __init__(self, say: Callable[[str], None], often: bool, errors: Errors | None, checkpoint: Checkpoint | None,
-                 problem: Problem, patience: int | None = None):
+                 problem: Problem, step: str, patience: int | None):
         self._say, self._often, self._errors, self._checkpoint = say, often, errors, checkpoint
-        self._problem, self._looking = problem, 0.0
+        self._problem, self.step, self._looking = problem, step, 0.0
         self._start = self._said = time.monotonic()
         self._unwritten: dict[str, Tensor] | None = None
         self.history: list[dict[str, float | None]] = []
         kept = None if checkpoint is None else checkpoint.tensors_on(problem.y.device)
-        self.lowest = None if patience is None else Lowest(patience, kept)
+        self.lowest = None if patience is None else Lowest(patience, step, kept)
         if kept is not None:
             self.kept = {name: t for name, t in kept.items() if not name.startswith(PREFIX)}
             self.history = _read(self.kept.pop(HISTORY))
@@ -118,8 +120,8 @@ class Telling(Watch):
     def heard(self, state: State) -> bool:
         if not math.isfinite(state.residual):
             raise NonFiniteError(
-                f"After {state.passes:.3g} passes the residual is {state.residual}: the kernel is NaN or infinite for "
-                "some point and center. Look at the kernel's numbers and at the points."
+                f"After {self.step} {state.passes:.3g} the residual is {state.residual}: the kernel is NaN or infinite "
+                "for some point and center. Look at the kernel's numbers and at the points."
             )
         error, enough = None, False
         if self._errors is not None and self._due():
@@ -135,7 +137,7 @@ class Telling(Watch):
         if self._often or now - self._said > PAUSE:
             self._said = now
             beside = "" if error is None else f", validation error {error:.4g}"
-            self._say(f"pass {state.passes:.3g}: residual {state.residual:.1e}{beside}, "
+            self._say(f"{self.step} {state.passes:.3g}: residual {state.residual:.1e}{beside}, "
                       f"{in_words(now - self._start)}")
         return enough
 

@@ -127,8 +127,11 @@ class PCG(Solver):
         operations = products * (2.0 * n * n * m + 4.0 * n * r * m) + 2.0 * n * n * r + 12.0 * n * r * r
         memory = self._own(problem, r)
         kept = problem.tiles is not None or n * (n + 1) / 2 * problem.y.dtype.itemsize <= problem.memory - memory
+        readings = float(products)
+        if kept:
+            readings = 1.0 if problem.tiles is None else _lacking(problem.tiles)
         # Half of the entries are computed, since the matrix is symmetric.
-        return Cost(operations, memory, 1.0 if kept else float(products), -0.5 * n * n * (1 if kept else products))
+        return Cost(operations, memory, readings, -0.5 * n * n * readings, float(products) if kept else None)
 
     def solve(self, problem: Problem, watch: Watch | None = None) -> Solution:
         self._check(problem)
@@ -236,6 +239,11 @@ class PCG(Solver):
         return (f"After {len(walk.history)} products the residual was {float(walk.history[-1]):.1e}, and "
                 f"{self.tolerance:.0e} was asked for: it has not converged. Take {more}more passes, or a larger "
                 f"ridge.{without}")
+
+
+def _lacking(tiles: Triangle) -> float:
+    """The share of the tiles that have to be computed."""
+    return tiles.missing / len(tiles.places) if isinstance(tiles, Tiles) else 0.0
 
 
 def _columns(problem: Problem) -> int:
