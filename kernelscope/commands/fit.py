@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 HELP = "fit a kernel machine to the arrays of an .npz file, and keep it"
 DETAILS = (
     "The file holds x, with a row for each sample, and y: one whole number in each row is a label, and so is a row of "
-    "whole numbers that are 0 but for a single 1; all else are quantities; and x_test and y_test, if it has test points. "
-    "Networks are named by form and depth: fc3, cnn5, cnn5-gap, myrtle5, myrtle7, myrtle10, with another activation "
-    "after a dash. Killed or stopped, the same command goes on where it was. Several "
+    "whole numbers that are 0 but for a single 1; all else are quantities; and x_test and y_test, if it has test "
+    "points. Networks are named by form and depth: fc3, cnn5, cnn5-gap, myrtle5, myrtle7, myrtle10, with another "
+    "activation after a dash. Killed or stopped, the same command goes on where it was. Several "
     "GPUs or machines: torchrun --nproc-per-node=2 -m kernelscope fit ..."
 )
 

@@ -167,6 +167,10 @@ class PCG(Solver):
                 if watch.heard(_state(system, walk)) and bool((walk.measured > limit).any()):
                     notes.append(f"Stopped after {len(walk.history)} products, as was asked; the residual was "
                                  f"{float(walk.history[-1]):.1e}.")
+        if not len(walk.history):
+            # Targets that are all nought were fitted before the first product.
+            _measure(system, walk, torch.ones_like(walk.fresh), scale)
+            watch.heard(_state(system, walk))
         alpha, b = system.solution(walk.x)
         return Solution(alpha, b, system.objective(walk.x, walk.rest), float(len(walk.history)),
                         tuple(walk.history.tolist()), tuple(notes))
@@ -183,6 +187,9 @@ class PCG(Solver):
         if not problem.square:
             raise DataError(f"{self!r} solves for coefficients on all points, and centers were given apart from them. "
                             'Leave centers out, or take solver="cg".')
+        if not bool(problem.y.double().square().sum().isfinite()):
+            raise NonFiniteError(f"Targets are as large as {float(problem.y.abs().max()):.1e}, and the sum of their "
+                                 "squares is more than a number can be. Fit y / abs(y).max(), and multiply the values.")
         needed = self._own(problem, self._rank(problem))
         if needed > problem.memory:
             raise OutOfBudget(f"{self!r} with {len(problem.x):,} points takes {as_words(needed)} beside the kernel "
