@@ -274,6 +274,25 @@ def test_links_and_pipes_are_neither_followed_nor_opened(tiles, tmp_path):
     assert secret.exists()
 
 
+def test_a_folder_in_the_place_of_a_tile_is_named_and_left(tiles):
+    first, second, *_ = each_file(tiles.folder)
+    first.unlink()
+    first.mkdir()
+    (first / "diary").write_text("mine")
+    second.write_bytes(b"damaged")
+    for asked in (lambda: opened(tiles.folder) @ X, tiles.repair):
+        with pytest.raises(UnsafeFile, match=f"{first.name} is a folder, .* Move it away"):
+            asked()
+    assert (first / "diary").read_text() == "mine"
+    # All else was mended.
+    assert not second.exists()
+    first.rename(tiles.folder.parent / "diary")
+    mended_now = opened(tiles.folder)
+    assert mended_now.repair() == 0
+    mended_now.build()
+    assert_close(mended_now.dense(), TRUE, 1e-13)
+
+
 @pytest.mark.parametrize("data", [b"", b"[]", b'{"body":{},"sha256":"0"}', b"\xff", b'{"body":' * 50])
 def test_a_folder_that_does_not_say_what_it_is_of_is_refused(tiles, data):
     (tiles.folder / "tiles.json").write_bytes(data)

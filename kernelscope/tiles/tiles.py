@@ -31,7 +31,7 @@ from ..storage.files import ask_for_room, disk_errors, make_folder
 from ..storage.lock import alone
 from .claims import Claims
 from .computed import ASYMMETRY, check_kernel, computed, precision
-from .file import Label, read, write
+from .file import Label, in_the_way, read, write
 from .identity import Identity, check_same, kept
 from .pace import seconds_each, suited
 from .triangle import Triangle
@@ -173,9 +173,12 @@ class Tiles(Triangle):
         """Removes tiles that are damaged or of no use any more, and what killed workers left; says how many tiles.
 
         Workers should not build meanwhile.
+
+        Raises:
+            UnsafeFile: If a folder is where a tile has to be; all else is mended before that is said.
         """
         labels = {label.name: label for label in (self._label(*place) for place in self.places)}
-        removed = 0
+        removed, folders = 0, []
         for name in self._names():
             own = OWN.fullmatch(name)
             if own is None:
@@ -190,9 +193,15 @@ class Tiles(Triangle):
                     continue
             except (StoreCorrupt, UnsafeFile):
                 pass
-            with disk_errors(self.folder / name, 0):
-                os.unlink(self.folder / name)
+            path = self.folder / name
+            if path.is_dir() and not path.is_symlink():
+                folders.append(path)
+                continue
+            with disk_errors(path, 0):
+                os.unlink(path)
             removed += 1
+        if folders:
+            raise in_the_way(folders[0])
         return removed
 
     def leading(self, count: int) -> Leading:
