@@ -1,8 +1,10 @@
 """``kernelscope fit``: what it finds, what it refuses, and how it goes on after an interruption."""
 
 import json
+import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ import kernelscope as ks
 from kernelscope.cli import main
 from kernelscope.kernels.infinite.named import named
 from kernelscope.machine.watching import Telling
+from tests import tiled
 
 ROOT = Path(__file__).parents[1]
 TRAIN, TEST = ks.data.digits("train"), ks.data.digits("test")
@@ -137,11 +140,23 @@ def environment():
 
 
 def test_two_processes_find_what_one_finds_and_one_answers(here, capsys):
-    words = ["digits.npz", "--kernel", "cnn1", "--float64", "--json", "-o"]
-    done = subprocess.run(command(*words, "two", processes=2), capture_output=True, text=True, timeout=240, cwd=here,
-                          env=environment())
-    assert done.returncode == 0, done.stderr
-    two, one = json.loads(done.stdout), answer(capsys, *words, "one")
+    words = [str(here / "digits.npz"), "--kernel", "cnn1", "--float64", "--json", "-o"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.tiled"])
+    ranks = [context.Process(target=tiled.alone, daemon=True,
+                             args=("command", port, rank, 2, here / "said", "fit", *words, str(here / "two")))
+             for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    one = answer(capsys, *words, "one")
+    for rank in ranks:
+        rank.join(100)
+    assert [rank.exitcode for rank in ranks] == [0, 0]
+    two = json.loads((here / "said-0").read_text())
+    assert not (here / "said-1").read_text()
     assert two["accuracy"] == one["accuracy"]
     pair = [ks.KernelMachine.load(here / name).coefficients for name in ("one", "two")]
     assert float((pair[0] - pair[1]).abs().max()) <= 1e-12 * float(pair[0].abs().max())

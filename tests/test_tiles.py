@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -377,9 +378,15 @@ def bits(folder):
 def test_workers_at_once_compute_every_tile_once_to_the_same_bits(tmp_path):
     alone, crowd, log = tmp_path / "alone", tmp_path / "crowd", tmp_path / "log"
     tiled.building(alone, None, 0.0)
-    workers = [build(crowd, log, 0.02) for _ in range(3)]
-    errors = [worker.communicate(timeout=100)[1] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0, 0], errors
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.tiled"])
+    workers = [context.Process(target=tiled.alone, args=("building", crowd, log, 0.02), daemon=True)
+               for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(100)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
     assert bits(crowd) == bits(alone)
     # Each of them looked at one point for the precision, and at some for the identity.
     assert log.read_text().split().count("32") + log.read_text().split().count("12") == 55
