@@ -1,8 +1,10 @@
 """``kernelscope fit``: what it finds, what it refuses, and how it goes on after an interruption."""
 
 import json
+import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ import kernelscope as ks
 from kernelscope.cli import main
 from kernelscope.kernels.infinite.named import named
 from kernelscope.machine.watching import Telling
+from tests import tiled
 
 ROOT = Path(__file__).parents[1]
 TRAIN, TEST = ks.data.digits("train"), ks.data.digits("test")
@@ -137,11 +140,23 @@ def environment():
 
 
 def test_two_processes_find_what_one_finds_and_one_answers(here, capsys):
-    words = ["digits.npz", "--kernel", "cnn1", "--float64", "--json", "-o"]
-    done = subprocess.run(command(*words, "two", processes=2), capture_output=True, text=True, timeout=240, cwd=here,
-                          env=environment())
-    assert done.returncode == 0, done.stderr
-    two, one = json.loads(done.stdout), answer(capsys, *words, "one")
+    words = [str(here / "digits.npz"), "--kernel", "cnn1", "--float64", "--json", "-o"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.tiled"])
+    ranks = [context.Process(target=tiled.alone, daemon=True,
+                             args=("command", port, rank, 2, here / "said", "fit", *words, str(here / "two")))
+             for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    one = answer(capsys, *words, "one")
+    for rank in ranks:
+        rank.join(100)
+    assert [rank.exitcode for rank in ranks] == [0, 0]
+    two = json.loads((here / "said-0").read_text())
+    assert not (here / "said-1").read_text()
     assert two["accuracy"] == one["accuracy"]
     pair = [ks.KernelMachine.load(here / name).coefficients for name in ("one", "two")]
     assert float((pair[0] - pair[1]).abs().max()) <= 1e-12 * float(pair[0].abs().max())
@@ -206,7 +221,7 @@ BAD = {
     "Row 3 of x in bad.npz holds NaN": lambda: saved(x=np.where(np.arange(20)[:, None] == 3, np.nan, X), y=Y),
     "Row 4 of y in bad.npz holds NaN": lambda: saved(x=X, y=np.where(np.arange(20) == 4, np.inf, X[:, 0])),
     "Number the labels": lambda: saved(x=X, y=np.array(["cat", "dog"] * 10)),
-    "y in bad.npz holds whole numbers, which are labels, and 16": lambda: saved(x=X, y=np.arange(20)),
+    "y in bad.npz holds whole numbers, which are labels, and 20": lambda: saved(x=X, y=np.arange(20)),
     "y in bad.npz has shape (20, 1, 1)": lambda: saved(x=X, y=Y.reshape(20, 1, 1)),
     "x in bad.npz is complex128": lambda: saved(x=X * 1j, y=Y),
     "holds x_test and no y_test": lambda: saved(x=X, y=Y, x_test=X),
@@ -262,3 +277,106 @@ def test_a_machine_is_replaced_only_where_that_is_asked_for(here, capsys):
     assert "is there already" in refused(capsys, "digits.npz", "--kernel", "fc1", "--ridge", "1e-3")
     second = answer(capsys, "digits.npz", "--kernel", "fc1", "--ridge", "1e-3", "--overwrite")
     assert (first["machine"], first["ridge"] == second["ridge"]) == (second["machine"], False)
+
+
+# -- the work of another fit -----------------------------------------------------------------------------------------
+
+
+def stopped(monkeypatch, *words):
+    """A command that is interrupted after its second product."""
+    heard, count = Telling.heard, []
+
+    def pressed(watch, state):
+        said = heard(watch, state)
+        count.append(said)
+        if len(count) == 2:
+            raise KeyboardInterrupt
+        return said
+
+    with monkeypatch.context() as patches:
+        patches.setattr(Telling, "heard", pressed)
+        assert main(["fit", *words, "--json"]) == 130
+
+
+def test_the_work_of_another_fit_is_replaced_only_where_that_is_asked_for(here, capsys, monkeypatch):
+    words = ["--kernel", "cnn1", "-o", "one"]
+    stopped(monkeypatch, "digits.npz", *words)
+    capsys.readouterr()
+    np.savez("others.npz", x=TRAIN.x[200:300].reshape(-1, 8, 8).numpy(), y=TRAIN.y[200:300].numpy())
+    said = refused(capsys, "others.npz", *words)
+    assert "one.work holds the work of another fit, which differs in the samples" in said
+    assert "--overwrite to replace it, delete one.work, or name another machine with -o" in said
+    assert "the ridge" in refused(capsys, "digits.npz", *words, "--ridge", "0.5")
+    tiles = {path: path.stat().st_mtime_ns for path in (here / "one.work" / "tiles").glob("tile-*")}
+    # Tiles know no ridge.
+    assert answer(capsys, "digits.npz", *words, "--ridge", "0.5", "--overwrite")["ridge"] == 0.5
+    assert tiles
+    assert all(path.stat().st_mtime_ns == then for path, then in tiles.items())
+    assert answer(capsys, "others.npz", *words, "--overwrite")["samples"] == 80
+    assert not any(path.exists() for path in tiles)
+
+
+def test_a_folder_that_the_command_did_not_make_is_left_alone(here, capsys):
+    (here / "one.work" / "checkpoint").mkdir(parents=True)
+    (here / "one.work" / "checkpoint" / "diary").write_text("mine")
+    (here / "one.work" / "tiles").mkdir()
+    (here / "one.work" / "tiles" / "diary").write_text("mine")
+    main(["fit", "digits.npz", "--kernel", "cnn1", "-o", "one", "--overwrite", "--checkpoint", "state"])
+    assert (here / "one.work" / "checkpoint" / "diary").read_text() == "mine"
+    assert (here / "one.work" / "tiles" / "diary").read_text() == "mine"
+    capsys.readouterr()
+
+
+# -- what the file holds ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("shape", "kernel"), [((-1, 8, 8), "cnn1"), ((-1, 1, 8, 8), "cnn1"), ((-1, 64), "fc1")])
+def test_the_line_that_is_said_last_answers_for_the_samples_of_the_file(here, capsys, shape, kernel):
+    x = np.round(TRAIN.x[:60].reshape(shape).numpy() * 16).astype(np.uint8)
+    np.savez("bytes.npz", x=x, y=TRAIN.y[:60].numpy())
+    assert main(["fit", "bytes.npz", "--kernel", kernel, "-o", "bytes"]) == 0
+    line = capsys.readouterr().out.split("The machine is in bytes: ")[1].split(" answers for points x")[0]
+    assert len(eval(line, {"ks": ks, "x": np.load("bytes.npz")["x"]})) == 60
+
+
+def test_rows_with_a_single_one_are_labels_and_other_whole_numbers_quantities(here, capsys):
+    x, y = TRAIN.x[:100].numpy(), TRAIN.y[:100].numpy()
+    found = []
+    for name, targets in (("labels", y), ("columns", np.eye(10, dtype=np.int64)[y]), ("flags", np.eye(10)[y] > 0)):
+        np.savez(f"{name}.npz", x=x, y=targets)
+        found.append(answer(capsys, f"{name}.npz", "--kernel", "laplacian"))
+    assert [one["classes"] for one in found] == [list(range(10))] * 3
+    assert len({one["accuracy"] for one in found}) == 1
+    np.savez("counts.npz", x=x, y=np.eye(10, dtype=np.int64)[y] * 2)
+    assert answer(capsys, "counts.npz", "--kernel", "laplacian")["classes"] is None
+
+
+NUMBERS = {
+    "too large for single precision. Pass --float64": (lambda: saved(x=X * 1e200, y=Y), []),
+    "numbers as large as 2.": (lambda: saved(x=X * 1e200, y=Y), ["--float64"]),
+    "y in bad.npz holds 1.0e+200, which is too large": (lambda: saved(x=X, y=Y * 1e200), []),
+    "holds the label 9223372036854775809, and labels are below 2^63": (
+        lambda: saved(x=X, y=Y.astype(np.uint64) + np.uint64(2**63)), []),
+    "x of bad.npz has shape (n, 3)": (lambda: saved(x=X, y=Y), ["--kernel", "cnn1"]),
+    "kept apart to see when to stop": (lambda: saved(x=X[:4], y=Y[:4]), ["--patience", "3"]),
+    "patience must be a whole number from 1 on": (lambda: saved(x=X, y=Y), ["--patience", "0"]),
+}
+
+
+@pytest.mark.parametrize("match", NUMBERS)
+def test_numbers_that_are_too_large_or_too_few_are_told_as_they_are(match, here, capsys):
+    made, words = NUMBERS[match]
+    made()
+    assert match in refused(capsys, "bad.npz", *(["--kernel", "fc1"] if "--kernel" not in words else []), *words)
+
+
+def test_with_patience_a_tenth_of_the_samples_says_when_to_stop(here, capsys):
+    y = TRAIN.y[:300].numpy().copy()
+    y[::2] = np.random.default_rng(0).permutation(y[::2])
+    np.savez("noisy.npz", x=TRAIN.x[:300].numpy(), y=y, x_test=TEST.x.numpy(), y_test=TEST.y.numpy())
+    words = ["noisy.npz", "--kernel", "laplacian", "--noise", "1e-6", "-o"]
+    plain, patient = answer(capsys, *words, "plain"), answer(capsys, *words, "patient", "--patience", "2")
+    assert (plain["samples"], patient["samples"]) == (300, 270)
+    machine = ks.KernelMachine.load("patient").fitting
+    errors = [one["validation"] for one in machine.history]
+    assert float(machine.validation[0]) == pytest.approx(min(errors), rel=1e-5)

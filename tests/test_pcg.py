@@ -99,6 +99,25 @@ def test_targets_that_are_nought_are_fitted_by_nought():
     assert not PCG().solve(problem(y=half)).coefficients[0, :, 1].any()
 
 
+@pytest.mark.parametrize("intercept", [False, True])
+def test_targets_of_any_size_have_the_coefficients_in_proportion(intercept):
+    one = ks.fit(K, X, Y, ridge=1e-3, intercept=intercept, solver=PCG(), progress=False)
+    for size in (2.0**-660, 2.0**300):
+        other = ks.fit(K, X, Y * size, ridge=1e-3, intercept=intercept, solver=PCG(), progress=False)
+        assert torch.equal(other.coefficients, one.coefficients * size)
+        assert torch.equal(other.fitting.intercepts, one.fitting.intercepts * size)
+        assert [line["residual"] for line in other.fitting.history] == [
+            line["residual"] for line in one.fitting.history]
+    with pytest.raises(NonFiniteError, match="Targets are as large as .*e.200, and the sum of their squares"):
+        ks.fit(K, X, Y * 1e200, ridge=1e-3, intercept=intercept, solver=PCG(), progress=False)
+
+
+def test_the_history_of_targets_that_are_nought_ends_with_their_residual_too():
+    machine = ks.fit(K, X, Y * 0, ridge=1e-3, solver=PCG(), progress=False)
+    assert [line["residual"] for line in machine.fitting.history] == [0.0]
+    assert not machine.coefficients.any()
+
+
 def test_without_a_ridge_the_kernel_alone_is_solved():
     found = PCG(tolerance=1e-9).solve(problem((0.0,)))
     assert_close(found.coefficients[0], torch.linalg.solve(K(X), Y), 1e-6)
@@ -305,7 +324,11 @@ def test_fits_to_more_and_more_points_read_the_same_tiles(tmp_path):
 def test_a_fit_with_validation_chooses_among_ridges_and_says_what_it_does(tmp_path, capsys):
     machine = ks.fit(K, X[:200], Y[:200], ridge=[1e-1, 1e-4], solver="cg", intercept=True, tiles=tmp_path / "tiles",
                      validation=(X[200:], Y[200:]))
-    assert "kernel matrix: 1 tiles" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "kernel matrix: 1 of 1 tiles to compute, in " in said
+    assert "products with the kernel matrix, which is computed once" in said
+    assert f"{machine.fitting.passes:.0f} products, " in said
+    assert "pass" not in said
     assert machine.fitting.ridge == 1e-4
     alpha, b = dense(K(X[:200]), Y[:200], 1e-4, None, True)
     assert_close(machine(X[200:]), K(X[200:], X[:200]) @ alpha + b, 1e-4)

@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -81,6 +82,14 @@ def test_several_times_at_once_are_each_of_them(of):
     close(course.mean[1], one.mean)
     close(course.covariance[1], one.covariance)
     assert course.to_frame().shape == (2 * 5 * 2, 5)
+
+
+@pytest.mark.parametrize("time", [20, np.float32(20), np.array(20.0), torch.tensor(20.0)])
+def test_a_number_of_any_kind_is_one_time(time):
+    found, one = (ks.posterior(NET, X, Y, Z, ridge=1e-2, time=value) for value in (time, 20.0))
+    assert torch.equal(found.mean, one.mean)
+    assert torch.equal(found.covariance, one.covariance)
+    assert ks.posterior(NET, X, Y, Z, ridge=1e-2, time=torch.tensor([20.0])).mean.shape == (1, 5, 2)
 
 
 @pytest.mark.parametrize("of", WAYS)
@@ -180,6 +189,8 @@ def test_what_fits_by_no_way_is_refused_with_advice():
         ks.posterior(NET, X, Y, Z, ridge=1e-2, time=1.0, memory=4_000)
     with pytest.raises(OutOfBudget, match=r"Covariances of 5 test points .*covariance=False"):
         ks.posterior(NET, X, Y, Z, ridge=1e-2, memory=1_000)
+    with pytest.raises(OutOfBudget, match=r"The matrices of 12 samples do not fit .*, nor do 7 equations .*covariance"):
+        ks.posterior(NET, X, Y, Z, ridge=1e-2, memory=4_000)
 
 
 def test_what_is_no_posterior_is_refused_with_what_would_be():

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -20,7 +21,7 @@ from kernelscope.kernels import Gaussian, Laplacian
 from kernelscope.kernels.base import Kernel
 from kernelscope.storage import files as storage_files
 from kernelscope.storage.lock import started
-from kernelscope.tiles import LANES, Computed, claims
+from kernelscope.tiles import LANES, Computed, claims, pace
 from kernelscope.tiles import tiles as tiles_module
 from kernelscope.tiles.file import HEADER
 from tests import tiled
@@ -128,6 +129,51 @@ def test_a_matrix_that_is_computed_again_in_every_product_is_the_same():
             assert_close(k @ v, TRUE @ v, 1e-13)
 
 
+# -- how large a tile is ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("each", [1e-9, 1e-6, 1e-4, 1e-3, 5e-3])
+@pytest.mark.parametrize("count", [100, 1000, 20_000])
+def test_a_tile_takes_a_minute_at_most_and_a_slow_matrix_has_many(each, count):
+    side = pace.suited(each, count)
+    strips = -(-count // side)
+    assert side in (64, 128, 256, 512, 1024)
+    assert side == 64 or each * min(side, count)**2 <= 60
+    if each * count**2 > 120 and side > 64:
+        assert strips * (strips + 1) // 2 >= 16
+    # No smaller than it has to be.
+    assert side == 1024 or each * min(2 * side, count)**2 > 1
+
+
+def test_a_slow_kernel_has_small_tiles_and_an_existing_folder_keeps_its_own(tmp_path):
+    slow = ks.Tiles(tiled.Slow(pause=0.07), X, tmp_path / "slow")
+    assert slow.side == 64
+    slow.kernel.pause = 0.0
+    again = ks.Tiles(slow.kernel, X, tmp_path / "slow")
+    assert again.side == 64
+    again.build()
+    fast = ks.Tiles(K, X, tmp_path / "fast")
+    assert fast.side == 1024
+    fast.build()
+    assert_close(again.dense(), fast.dense(), 1e-13)
+    with pytest.raises(DataError, match="the side of a tile"):
+        ks.Tiles(K, X, tmp_path / "fast", side=64)
+
+
+def test_workers_that_open_a_new_folder_at_once_agree_on_the_side(tmp_path, monkeypatch):
+    said = iter([1e-9, 1e-3, 1e-5, 1e-2])
+    monkeypatch.setattr(tiles_module, "seconds_each", lambda *a: (time.sleep(0.05), next(said))[1])
+    found = []
+    workers = [threading.Thread(target=lambda: found.append(ks.Tiles(K, X, tmp_path / "tiles").side))
+               for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(found) == 4
+    assert len(set(found)) == 1
+
+
 # -- whose it is -----------------------------------------------------------------------------------------------------
 
 
@@ -229,11 +275,31 @@ def test_links_and_pipes_are_neither_followed_nor_opened(tiles, tmp_path):
     assert secret.exists()
 
 
+def test_a_folder_in_the_place_of_a_tile_is_named_and_left(tiles):
+    first, second, *_ = each_file(tiles.folder)
+    first.unlink()
+    first.mkdir()
+    (first / "diary").write_text("mine")
+    second.write_bytes(b"damaged")
+    for asked in (lambda: opened(tiles.folder) @ X, tiles.repair):
+        with pytest.raises(UnsafeFile, match=f"{first.name} is a folder, .* Move it away"):
+            asked()
+    assert (first / "diary").read_text() == "mine"
+    # All else was mended.
+    assert not second.exists()
+    first.rename(tiles.folder.parent / "diary")
+    mended_now = opened(tiles.folder)
+    assert mended_now.repair() == 0
+    mended_now.build()
+    assert_close(mended_now.dense(), TRUE, 1e-13)
+
+
 @pytest.mark.parametrize("data", [b"", b"[]", b'{"body":{},"sha256":"0"}', b"\xff", b'{"body":' * 50])
 def test_a_folder_that_does_not_say_what_it_is_of_is_refused(tiles, data):
     (tiles.folder / "tiles.json").write_bytes(data)
-    with pytest.raises(StoreError):
+    with pytest.raises(StoreError) as told:
         opened(tiles.folder)
+    assert "indices" not in str(told.value)
 
 
 def test_every_changed_byte_of_what_the_folder_says_is_found(tiles):
@@ -292,6 +358,11 @@ def test_what_is_left_to_do_is_estimated(tmp_path):
     assert "15 tiles" in repr(work)
 
 
+def test_a_tile_on_the_diagonal_counts_half(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiles_module, "seconds_each", lambda *a: 1.0)
+    assert opened(tmp_path / "tiles").estimate().seconds == 300**2 / 2
+
+
 # -- several workers -------------------------------------------------------------------------------------------------
 
 
@@ -307,9 +378,15 @@ def bits(folder):
 def test_workers_at_once_compute_every_tile_once_to_the_same_bits(tmp_path):
     alone, crowd, log = tmp_path / "alone", tmp_path / "crowd", tmp_path / "log"
     tiled.building(alone, None, 0.0)
-    workers = [build(crowd, log, 0.02) for _ in range(3)]
-    errors = [worker.communicate(timeout=100)[1] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0, 0], errors
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.tiled"])
+    workers = [context.Process(target=tiled.alone, args=("building", crowd, log, 0.02), daemon=True)
+               for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(100)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
     assert bits(crowd) == bits(alone)
     # Each of them looked at one point for the precision, and at some for the identity.
     assert log.read_text().split().count("32") + log.read_text().split().count("12") == 55

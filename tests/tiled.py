@@ -1,5 +1,6 @@
 """Kernels, points and matrices for the tests of tiles, and what processes do with them: this file is run in each."""
 
+import contextlib
 import math
 import os
 import sys
@@ -11,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 import kernelscope as ks
+from kernelscope.cli import main
 from kernelscope.errors import ProcessLost
 from kernelscope.kernels import Laplacian
 from kernelscope.kernels.base import Kernel
@@ -77,6 +79,7 @@ SETTINGS = {
     "computed": {"ridge": [1e-2, 1e-4], "intercept": True},
     "without tiles in memory": {"ridge": 1e-3, "memory": 700_000},
     "columns": {"ridge": 1e-3, "preconditioner": "rpcholesky", "weighted": True},
+    "patience": {"ridge": [1e-7, 1e-3], "preconditioner": None, "patience": 2},
 }
 
 
@@ -84,6 +87,8 @@ def fitted(folder, ridge, tiled=None, preconditioner="nystrom", weighted=False, 
     x, y = samples()
     weights = torch.rand(len(x), generator=torch.Generator().manual_seed(1)) if weighted else None
     tiles = None if tiled is None else ks.Tiles(Laplacian(2.0), x, f"{folder}-{tiled}", side=32, dtype=tiled)
+    if "patience" in more:
+        more["validation"] = x[:40] + 0.3, y[:40]
     solver = PCG(preconditioner, rank=20, tolerance=1e-9)
     machine = ks.fit(Laplacian(2.0), x, y, ridge=ridge, weights=weights, tiles=tiles, solver=solver, progress=False,
                      **more)
@@ -144,10 +149,19 @@ def killed(folder, pause, store=None, rank=0):
         os._exit(3)
 
 
+def command(port, rank, size, out, *words):
+    """A command of the shell, as torchrun starts it."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank),
+                   "WORLD_SIZE": str(size), "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}
+    with open(f"{out}-{rank}", "w") as said, contextlib.redirect_stdout(said):
+        code = main(words)
+    sys.exit(code)
+
+
 def alone(function, *arguments):
     """One of these functions, in a process of its own."""
     torch.set_num_threads(1)
-    {"together": together, "killed": killed}[function](*arguments)
+    {"together": together, "killed": killed, "command": command, "building": building}[function](*arguments)
 
 
 if __name__ == "__main__":

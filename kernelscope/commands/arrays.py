@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ class Samples:
         x_test: The test points, with shape (q, *); q may be 0.
         y_test: Their targets; for classes, the number of the class, −1 for one that no sample has.
         classes: The labels, ascending, one for each column; ``None`` where targets are quantities.
+        asked: How the samples of the file are written as points of the machine, where x is what the file holds.
     """
 
     x: Tensor
@@ -44,16 +45,31 @@ class Samples:
     x_test: Tensor
     y_test: Tensor
     classes: list[int] | None
+    asked: str = "x"
 
     def on(self, device: torch.device) -> Samples:
         """The same on a device."""
         x, targets, x_test, y_test = (t.to(device) for t in (self.x, self.targets, self.x_test, self.y_test))
-        return Samples(x, targets, x_test, y_test, self.classes)
+        return replace(self, x=x, targets=targets, x_test=x_test, y_test=y_test)
 
     def as_images(self, path: str) -> Samples:
         """The same, with points of shape (n, channels, h, w)."""
         x, x_test = images(self.x, path), images(self.x_test, path)
-        return Samples(x, self.targets, x_test, self.y_test, self.classes)
+        return replace(self, x=x, x_test=x_test, asked=self.asked if x.ndim == self.x.ndim else "x[:, None]")
+
+    def apart(self, share: float) -> tuple[Samples, tuple[Tensor, Tensor]]:
+        """The samples without a random share of them, and those with their targets.
+
+        Raises:
+            DataError: If there are too few.
+        """
+        count = round(share * len(self.x))
+        if not count:
+            raise DataError(f"A share of {share:g} of {len(self.x)} samples is kept apart to see when to stop, and "
+                            "that is none. Leave out --patience, or take more samples.")
+        order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(1)).to(self.x.device)
+        some, rest = order[:count].sort().values, order[count:].sort().values
+        return (replace(self, x=self.x[rest], targets=self.targets[rest]), (self.x[some], self.targets[some]))
 
     def said(self) -> str:
         """What there is, in words."""
@@ -80,10 +96,11 @@ def samples_of(path: str, test_share: float, dtype: torch.dtype) -> Samples:
     if ("x_test" in arrays) != ("y_test" in arrays):
         alone, other = ("x_test", "y_test") if "x_test" in arrays else ("y_test", "x_test")
         raise DataError(f"{path} holds {alone} and no {other}. Save both, or neither.")
-    x, y = _points(arrays["x"], "x", path, dtype), _targets(arrays["y"], "y", path)
+    x, y = _points(arrays["x"], "x", path, dtype), _targets(arrays["y"], "y", path, dtype)
     _check_counts(x, y, "", path)
     if "x_test" in arrays:
-        x_test, y_test = _points(arrays["x_test"], "x_test", path, dtype), _targets(arrays["y_test"], "y_test", path)
+        x_test, y_test = _points(arrays["x_test"], "x_test", path, dtype), _targets(arrays["y_test"], "y_test", path,
+                                                                                           dtype)
         _check_counts(x_test, y_test, "_test", path)
         if y.is_floating_point() != y_test.is_floating_point():
             raise DataError(f"In {path} one of y and y_test holds whole numbers, which are labels, and the other real "
@@ -91,7 +108,9 @@ def samples_of(path: str, test_share: float, dtype: torch.dtype) -> Samples:
         if x_test.shape[1:] != x.shape[1:] or y_test.shape[1:] != y.shape[1:]:
             raise DataError(f"In {path} a sample has shapes {tuple(x.shape[1:])} and {tuple(y.shape[1:])}, and a test "
                             f"point {tuple(x_test.shape[1:])} and {tuple(y_test.shape[1:])}. Save points of one kind.")
-    else:
+    if not y.is_floating_point():
+        _check_labels(y, path)
+    if "x_test" not in arrays:
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
         kept = round(test_share * len(x))
         if kept >= len(x):
@@ -100,8 +119,10 @@ def samples_of(path: str, test_share: float, dtype: torch.dtype) -> Samples:
         test, rest = order[:kept].sort().values, order[kept:].sort().values
         x, y, x_test, y_test = x[rest], y[rest], x[test], y[test]
     if y.is_floating_point():
-        return Samples(x, y.to(dtype), x_test, y_test.to(dtype), None)
-    return _classified(x, y, x_test, y_test, path, dtype)
+        found = Samples(x, y.to(dtype), x_test, y_test.to(dtype), None)
+    else:
+        found = _classified(x, y, x_test, y_test, path, dtype)
+    return replace(found, asked="x[:, None]") if arrays["x"].ndim == 1 else found
 
 
 def read(path: str) -> dict[str, np.ndarray]:
@@ -143,22 +164,40 @@ def _array(archive: Any, name: str, path: str) -> np.ndarray:
 
 def _points(values: np.ndarray, name: str, path: str, dtype: torch.dtype) -> Tensor:
     _check_numbers(values, name, path)
-    found = torch.from_numpy(np.ascontiguousarray(values, values.dtype.newbyteorder("="))).to(dtype)
-    _check_finite(found, name, path)
+    found = _single(torch.from_numpy(np.ascontiguousarray(values, values.dtype.newbyteorder("="))), name, path, dtype)
     return found[:, None] if found.ndim == 1 else found
 
 
-def _targets(values: np.ndarray, name: str, path: str) -> Tensor:
+def _single(values: Tensor, name: str, path: str, dtype: torch.dtype) -> Tensor:
+    """Numbers in a precision, finite there."""
+    _check_finite(values, name, path)
+    found = values.to(dtype)
+    if not bool(found.isfinite().all()):
+        raise NonFiniteError(f"{name} in {path} holds {float(values.double().abs().max()):.1e}, which is too large for "
+                             "single precision. Pass --float64, or save smaller numbers.")
+    return found
+
+
+def _targets(values: np.ndarray, name: str, path: str, dtype: torch.dtype) -> Tensor:
     _check_numbers(values, name, path)
     if values.ndim > 2 or (values.ndim == 2 and not values.shape[1]):
         raise DataError(f"{name} in {path} has shape {values.shape}; targets have shape (n,) for labels, and (n,) or "
                         "(n, c) for quantities. Save one row of numbers for each sample.")
     whole = values.dtype.kind in "bui"
     if whole and values.ndim == 2 and values.shape[1] > 1:
-        whole = False
-    found = torch.from_numpy(values.astype(np.int64 if whole else np.float64))
-    _check_finite(found, name, path)
-    return found.view(-1) if whole else found.view(len(found), -1)
+        if bool(((values == 0) | (values == 1)).all() and (values.sum(1) == 1).all()):
+            values = values.argmax(1)
+        else:
+            whole = False
+    if whole and values.dtype.kind == "u" and int(values.max()) >= 2**63:
+        raise DataError(f"{name} in {path} holds the label {int(values.max())}, and labels are below 2^63. Number "
+                        "them: numpy.unique(y, return_inverse=True)[1].")
+    if whole:
+        return torch.from_numpy(values.astype(np.int64)).view(-1)
+    # The machine has quantities in the precision of points.
+    found = torch.from_numpy(values.astype(np.float64))
+    _single(found, name, path, dtype)
+    return found.view(len(found), -1)
 
 
 def _check_numbers(values: np.ndarray, name: str, path: str) -> None:
@@ -181,13 +220,20 @@ def _check_counts(x: Tensor, y: Tensor, end: str, path: str) -> None:
                         "point.")
 
 
+def _check_labels(y: Tensor, path: str) -> None:
+    c = len(y.unique())
+    if c == 1 or c * EACH > len(y):
+        raise DataError(f"y in {path} holds whole numbers, which are labels, and {len(y):,} samples have {c:,} of "
+                        "them. Save quantities as real numbers, y.astype(float).")
+
+
 def _classified(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, path: str, dtype: torch.dtype) -> Samples:
     """Labels as centred columns of ones and noughts."""
     labels, numbers = y.unique(return_inverse=True)
     c = len(labels)
-    if c == 1 or c * EACH > len(y):
-        raise DataError(f"y in {path} holds whole numbers, which are labels, and {len(y):,} samples have {c:,} of "
-                        "them. Save quantities as real numbers, y.astype(float).")
+    if c == 1:
+        raise DataError(f"All samples of {path} that are not kept apart for the test have the label {int(labels[0])}. "
+                        "Save more samples, or take a smaller --test-share.")
     targets = torch.nn.functional.one_hot(numbers, c).to(dtype) - 1 / c
     places = torch.searchsorted(labels, y_test).clamp(max=c - 1)
     known = torch.where(labels[places] == y_test, places, -1)
@@ -204,8 +250,13 @@ def images(x: Tensor, path: str) -> Tensor:
         return x[:, None]
     if x.ndim != 4:
         raise DataError(f"Such a network takes images, with shape (n, channels, h, w) or (n, h, w), and x of {path} "
-                        f"has shape {tuple(x.shape)}. Use x.reshape(len(x), channels, h, w), or --kernel fc3.")
+                        f"has shape {_shape(x)}. Use x.reshape(len(x), channels, h, w), or --kernel fc3.")
     if x.shape[1] not in CHANNELS and x.shape[3] in CHANNELS:
-        raise DataError(f"Images have shape (n, channels, h, w), and those of {path} have shape {tuple(x.shape)}. Save "
+        raise DataError(f"Images have shape (n, channels, h, w), and those of {path} have shape {_shape(x)}. Save "
                         "x.transpose(0, 3, 1, 2).")
     return x
+
+
+def _shape(x: Tensor) -> str:
+    """The shape of points, whatever share of them this is."""
+    return f"(n, {', '.join(map(str, x.shape[1:]))})"

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import DataError
+from ..errors import DataError, NonFiniteError
 from . import Answer
 
 if TYPE_CHECKING:
@@ -22,9 +20,10 @@ if TYPE_CHECKING:
 
 HELP = "fit a kernel machine to the arrays of an .npz file, and keep it"
 DETAILS = (
-    "The file holds x, with a row for each sample, and y: whole numbers are labels, real ones quantities; and x_test "
-    "and y_test, if it has test points. Networks are named by form and depth: fc3, cnn5, cnn5-gap, myrtle5, myrtle7, "
-    "myrtle10, with another activation after a dash. Killed or stopped, the same command goes on where it was. Several "
+    "The file holds x, with a row for each sample, and y: one whole number in each row is a label, and so is a row of "
+    "whole numbers that are 0 but for a single 1; all else are quantities; and x_test and y_test, if it has test "
+    "points. Networks are named by form and depth: fc3, cnn5, cnn5-gap, myrtle5, myrtle7, myrtle10, with another "
+    "activation after a dash. Killed or stopped, the same command goes on where it was. Several "
     "GPUs or machines: torchrun --nproc-per-node=2 -m kernelscope fit ..."
 )
 
@@ -33,6 +32,9 @@ PLAIN = ("gaussian", "laplacian")
 
 #: What is added to the kernel's diagonal if nothing is said, as a share of its mean.
 NOISE = 1e-4
+
+#: The share of samples that is kept apart to see when to stop.
+VALIDATION = 0.1
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,11 +50,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     amount.add_argument("--noise", type=float, metavar="SHARE",
                         help=f"n lambda instead, as a share of the mean of k(x, x) (default: {NOISE:g})")
     parser.add_argument("-o", "--out", metavar="FOLDER", help="where the machine goes (default: machines/DATA-NAME)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the machine that is there")
+    parser.add_argument("--overwrite", action="store_true",
+                        help="replace the machine that is there, and the unfinished work of another fit")
     parser.add_argument("--test-share", type=float, default=0.2, metavar="SHARE",
                         help="which share of samples is kept apart where the file has no test points (default: 0.2)")
     parser.add_argument("--float64", action="store_true", help="compute in double precision")
     parser.add_argument("--memory", default="4GB", metavar="SIZE", help="about how much may be used (default: 4GB)")
+    parser.add_argument("--patience", type=int, metavar="COUNT",
+                        help="end when the error on a tenth of the samples, kept apart for this, has not been lower "
+                             "for so many steps, and keep the machine that had the lowest")
     parser.add_argument("--checkpoint", metavar="FOLDER",
                         help="where the state of the fit is kept (default: beside the machine)")
     parser.add_argument("--tiles", metavar="FOLDER",
@@ -75,9 +81,9 @@ def _fitted(options: argparse.Namespace, processes: Processes) -> Answer:
     import torch
 
     from ..machine.fit import fit
-    from ..storage.files import make_folder
     from . import telling
     from .arrays import samples_of
+    from .work import Work
 
     if not 0 <= options.test_share < 1:
         raise DataError(f"--test-share is a share from 0 on, below 1; {options.test_share:g} came. Write 0.2.")
@@ -85,31 +91,34 @@ def _fitted(options: argparse.Namespace, processes: Processes) -> Answer:
     out = _out(options)
     samples = samples_of(options.data, options.test_share, torch.float64 if options.float64 else torch.float32)
     samples = (samples.as_images(options.data) if spatial else samples).on(processes.device)
+    validation = None
+    if options.patience is not None:
+        samples, validation = samples.apart(VALIDATION)
     kernel = kernel.fitted(samples.x)
     ridge = _ridge(options, kernel, samples.x)
-    work = out.with_name(f"{out.name}.work")
-    checkpoint = Path(options.checkpoint or work / "checkpoint")
-    tiles = options.tiles or (work / "tiles" if spatial else None)
+    work = Work(out.with_name(f"{out.name}.work"), _described(options, samples, validation, kernel, ridge, processes))
+    checkpoint = Path(options.checkpoint or work.folder / "checkpoint")
+    tiles = options.tiles or (work.folder / "tiles" if spatial else None)
+    work.check(options.overwrite)
+    processes.meet()
+    if processes.first:
+        work.begin()
+    processes.meet()
     if processes.first and not options.json:
-        sys.stdout.write(f"{options.data}: {samples.said()}.\n")
-    make_folder(work)
+        apart = "" if validation is None else f", {len(validation[0]):,} more to see when to stop"
+        sys.stdout.write(f"{options.data}: {samples.said()}{apart}.\n")
     try:
         machine = fit(kernel, samples.x, samples.targets, ridge=ridge, intercept=samples.classes is None, solver="cg",
                       memory=options.memory, checkpoint=checkpoint, tiles=tiles, distributed=processes.several,
-                      progress=False if options.json else None)
+                      validation=validation, patience=options.patience, progress=False if options.json else None)
         outputs = processes.split(machine, samples.x_test) if len(samples.x_test) else None
     except KeyboardInterrupt:
-        sys.stderr.write(f"kernelscope: the same command goes on from {telling.near(work)}.\n")
+        sys.stderr.write(f"kernelscope: the same command goes on from {telling.near(work.folder)}.\n")
         raise
     if not processes.first:
         return Answer("")
     machine.save(out, overwrite=options.overwrite)
-    if options.checkpoint is None:
-        # The machine holds all that the state of its fit could bring back.
-        shutil.rmtree(checkpoint, ignore_errors=True)
-    with suppress(OSError):
-        # It stays where there is something in it.
-        work.rmdir()
+    work.end(options.checkpoint is not None)
     return _answer(options, out, tiles, machine, samples, {} if outputs is None else tested(samples, outputs))
 
 
@@ -146,8 +155,24 @@ def _ridge(options: argparse.Namespace, kernel: Kernel, x: Tensor) -> float:
             raise DataError(f"{name} is a number from 0 on; {value} came. Write {name} 1e-4.")
     if options.ridge is not None:
         return float(options.ridge)
-    noise = NOISE if options.noise is None else options.noise
-    return float(noise * kernel.diagonal(x).double().mean() / len(x))
+    mean = kernel.diagonal(x).double().mean()
+    if not bool(mean.isfinite()):
+        raise NonFiniteError(f"The kernel of the samples with themselves is NaN or infinite: numbers as large as "
+                             f"{float(x.abs().max()):.1e} are too large for {options.kernel}. Save them smaller, "
+                             "x / abs(x).max().")
+    return float((NOISE if options.noise is None else options.noise) * mean / len(x))
+
+
+def _described(options: argparse.Namespace, samples: Samples, validation: tuple[Tensor, Tensor] | None, kernel: Kernel,
+               ridge: float, processes: Processes) -> dict[str, str]:
+    """What the fit is of, in words that another one has not."""
+    from .. import __version__
+    from ..machine.reading import digest_of
+
+    data = digest_of(samples.x, samples.targets, *(validation or ()))
+    return {"data": data, "kernel": repr(kernel), "precision": str(samples.x.dtype), "ridge": repr(ridge),
+            "patience": repr(options.patience), "memory": str(options.memory), "version": __version__,
+            "processes": str(1 if processes.ranks is None else processes.ranks.size)}
 
 
 def tested(samples: Samples, outputs: Tensor) -> dict[str, float]:
@@ -173,7 +198,7 @@ def _answer(options: argparse.Namespace, out: Path, tiles: Path | str | None, ma
         lines.append(f"Root mean squared error {found['rmse']:.4g} on {counted}, which spread by "
                      f"{found['spread']:.4g} around the mean of the samples.")
     lines += [f"Note: {note}" for note in fitting.notes]
-    lines.append(f"The machine is in {telling.near(out)}: ks.KernelMachine.load({telling.near(out)!r})(x)"
+    lines.append(f"The machine is in {telling.near(out)}: ks.KernelMachine.load({telling.near(out)!r})({samples.asked})"
                  + (".argmax(1)" if samples.classes is not None else "") + " answers for points x.")
     if samples.classes is not None and samples.classes != list(range(len(samples.classes))):
         lines.append(f"Its columns are the classes {', '.join(map(str, samples.classes))}, in this order.")

@@ -36,6 +36,11 @@ class Processes:
         """Whether this one writes and answers."""
         return self.ranks is None or self.ranks.rank == 0
 
+    def meet(self) -> None:
+        """Waits until all have come here."""
+        if self.ranks is not None:
+            self.ranks.each(torch.zeros(1, device=self.device))
+
     def split(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """The values of a function at points, of which each process computes its share, and all get all."""
         if self.ranks is None:

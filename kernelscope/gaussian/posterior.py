@@ -116,7 +116,7 @@ def posterior(prior: Serial | Kernel | Sequence[Kernel], x: Any, y: Any, x_test:
             noise = n * noise_free[0]
             found = at_the_end(matrices, rhs, noise) if time is None else along(matrices, rhs, noise, times)
         before = kernels.start.diagonal(test)
-    if isinstance(time, int | float):
+    if time is not None and not _several(time):
         found = found._replace(mean=found.mean[0], covariance=None if found.covariance is None else found.covariance[0])
     _check_finite(found)
     return Posterior(
@@ -204,8 +204,14 @@ def _iterated(kernels: _Kernels, points: Points, y: Tensor, test: Points, ridge:
     c = y.shape[1]
     cross = kernels.tangent(points, test).double()
     rhs = torch.cat([y, cross], 1) if wanted else y
-    machine = fit(kernels.tangent, points, rhs, ridge=ridge, solver=PCG(tolerance=TOLERANCE), memory=room, tiles=tiles,
-                  progress=False)
+    try:
+        machine = fit(kernels.tangent, points, rhs, ridge=ridge, solver=PCG(tolerance=TOLERANCE), memory=room,
+                      tiles=tiles, progress=False)
+    except OutOfBudget as error:
+        fewer = "fewer test points at a time, covariance=False" if wanted else "fewer targets at a time"
+        raise OutOfBudget(f"The matrices of {len(points):,} samples do not fit into memory, {as_words(room)}, nor do "
+                          f"{rhs.shape[1]:,} equations that are solved without them. Pass {fewer}, or raise "
+                          "memory.") from error
     weights = machine.coefficients.double()
     rest = kernels.tangent.matmul(points, None, weights).double() + len(points) * ridge * weights - rhs
     residual = float((rest.norm(dim=0) / rhs.norm(dim=0).clamp(min=torch.finfo(torch.float64).tiny)).max())
@@ -231,6 +237,11 @@ def _times(time: Any) -> list[float]:
         raise DataError(f"A time is a number from 0 on; {what_came(odd[0]) if odd else 'an empty list'} came. Pass for "
                         "example time=100.0, several, or None for the end of training.")
     return [float(t) for t in several]
+
+
+def _several(time: Any) -> bool:
+    """Whether times came, and not one number, which a tensor or an array may be too."""
+    return isinstance(time.tolist() if hasattr(time, "tolist") else time, Sequence)
 
 
 def _check_finite(found: Answer) -> None:

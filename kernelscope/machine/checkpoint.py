@@ -27,7 +27,7 @@ MEANINGS = {
     "x": "the points", "y": "the targets", "weights": "the weights", "z": "the centers", "kernel": "the kernel",
     "ridge": "ridge", "intercept": "intercept", "solver": "the solver", "memory": "memory, by which sums are cut",
     "dtype": "the precision", "tiles": "the tiles", "processes": "the number of processes",
-    "version": "the version of kernelscope",
+    "patience": "patience, or what the error is looked at on", "version": "the version of kernelscope",
 }
 
 

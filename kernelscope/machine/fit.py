@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .. import __version__
-from ..arguments import as_seed, as_switch, what_came
+from ..arguments import as_count, as_seed, as_switch, what_came
 from ..budget import as_bytes
 from ..data.points import Points
 from ..errors import DataError, NonFiniteError, OutOfBudget
@@ -61,7 +61,8 @@ def fit(k: Kernel, x: Any, y: Any = None, *, centers: Any = None, ridge: float |
         intercept: bool = False, solver: Solver | str | None = None, weights: Any = None, validation: Any = None,
         checkpoint: str | os.PathLike[str] | None = None, memory: int | str = "1GB", seed: int = 0,
         progress: bool | None = None, distributed: bool = False, loss: str | Loss | None = None,
-        tiles: str | os.PathLike[str] | Tiles | Leading | None = None) -> KernelMachine:
+        tiles: str | os.PathLike[str] | Tiles | Leading | None = None,
+        patience: int | None = None) -> KernelMachine:
     r"""Fits a kernel machine; prints first what it will do and why, then how far it is.
 
     The machine is computed where the points are and in their precision; for more digits pass ``x.double()``.
@@ -96,6 +97,9 @@ def fit(k: Kernel, x: Any, y: Any = None, *, centers: Any = None, ridge: float |
         tiles: A folder to keep the kernel matrix in, where all points are centers, or ``ks.Tiles`` of these points, or
             the leading part of those of more. Tiles that are missing in the folder are computed first, by all processes
             together, and a later fit to the same points reads them.
+        patience: After how many passes without a lower validation error the fit ends; of several ridges, without one
+            for any of them. The machine is then, for each ridge, that of the pass with the lowest error; of many
+            validation points some are looked at. If not given, the validation error ends nothing.
 
     Returns:
         The machine. Its values have shape (q,) for targets of shape (n,), and (q, c) for (n, c).
@@ -118,8 +122,8 @@ def fit(k: Kernel, x: Any, y: Any = None, *, centers: Any = None, ridge: float |
     """
     solver = minimising(solver, loss)
     start, quiet = time.monotonic(), progress is not None and not as_switch(progress, "progress")
-    task = _task(k, x, y, centers, ridge, intercept, weights, validation, as_bytes(memory), as_seed(seed),
-                 checkpoint is not None, as_switch(distributed, "distributed"),
+    task = _task(k, x, y, centers, ridge, intercept, weights, validation, _patient(patience, validation),
+                 as_bytes(memory), as_seed(seed), checkpoint is not None, as_switch(distributed, "distributed"),
                  solver.loss if isinstance(solver, Solver) else None, tiles)
     say: Callable[[str], None] = _print if task.problem.first and not quiet else (lambda line: None)
     place = None if checkpoint is None else Checkpoint(checkpoint, task.belongs | {"solver": _settings(solver)},
@@ -133,7 +137,7 @@ def fit(k: Kernel, x: Any, y: Any = None, *, centers: Any = None, ridge: float |
             place.begin(plan.name)
         if place is None or not place.meta.get("done"):
             _build(task.problem, say, progress)
-        watch = Telling(say, progress is True, task.watched, place, task.problem.y.device)
+        watch = Telling(say, progress is True, task.watched, place, task.problem, plan.step, task.patience)
         solution = _solved(used, task.problem, watch, place, say)
     finally:
         if place is not None:
@@ -155,6 +159,7 @@ class _Task:
     words: str
     belongs: dict[str, Any]
     errors: Errors | None
+    patience: int | None
 
     @property
     def watched(self) -> Errors | None:
@@ -163,7 +168,8 @@ class _Task:
 
 
 def _task(k: Kernel, x: Any, y: Any, centers: Any, ridge: Any, intercept: bool, weights: Any, validation: Any,
-          memory: int, seed: int, fingerprint: bool, distributed: bool, loss: Loss | None, tiles: Any) -> _Task:
+          patience: int | None, memory: int, seed: int, fingerprint: bool, distributed: bool, loss: Loss | None,
+          tiles: Any) -> _Task:
     ridges, constant = checked_ridges(ridge), as_switch(intercept, "intercept")
     kernel = usable(k, None)
     points, targets = points_and_targets(kernel, x, y)
@@ -188,6 +194,8 @@ def _task(k: Kernel, x: Any, y: Any, centers: Any, ridge: Any, intercept: bool, 
     problem = Problem(used, near, y2, far, ridges, None if w is None else w.to(like), constant, memory, matrix)
     if distributed:
         problem = shared(problem)
+        if matrix is not None:
+            problem.agree(float(matrix.side), "the side of the tiles")
     if others is not None:
         used(points_between(others[0], 0, 1), points_between(far, 0, 1))
     errors = None
@@ -195,14 +203,32 @@ def _task(k: Kernel, x: Any, y: Any, centers: Any, ridge: Any, intercept: bool, 
         y3 = others[1].to(like).view(len(others[1]), -1)
         if loss is not None:
             loss.check(y3, None, False)
-        errors = Errors(used, far, others[0], y3, loss)
+        errors = Errors(used, far, others[0], y3, loss, memory)
     belongs = {} if digest is None else {
         "x": digest.hexdigest(), "y": digest_of(y2), "weights": digest_of(w), "z": digest_of(*_tensors(z)),
         "kernel": described(kernel) or {"kernel": type(kernel).__name__, "values": digest_of(probe(kernel, z))},
         "ridge": list(ridges), "intercept": constant, "memory": memory, "dtype": str(like.dtype),
         "version": __version__, "tiles": None if matrix is None else [matrix.side, str(matrix.dtype)],
+        # Without patience it does not matter on what the error is looked at.
+        "patience": None if patience is None or errors is None else [patience, *_told(errors)],
     } | ({"processes": problem.processes} if problem.processes > 1 else {})
-    return _Task(kernel, z, problem, targets.ndim == 1, _in_words(problem, kernel, centers), belongs, errors)
+    return _Task(kernel, z, problem, targets.ndim == 1, _in_words(problem, kernel, centers), belongs, errors, patience)
+
+
+def _patient(patience: Any, validation: Any) -> int | None:
+    if patience is None:
+        return None
+    if validation is None:
+        raise DataError("patience counts passes without a lower validation error, and there is no validation. Pass "
+                        "validation=(x, y), or leave patience out.")
+    return as_count(patience, "patience", 1)
+
+
+def _told(errors: Errors) -> tuple[str, str]:
+    """The checksums of validation points and targets."""
+    digest = hashlib.sha256()
+    look_over(errors.kernel, errors.x, digest)
+    return digest.hexdigest(), digest_of(errors.y)
 
 
 def _validation(kernel: Kernel, given: Any, targets: Tensor) -> tuple[Points, Tensor] | None:
@@ -221,7 +247,9 @@ def _build(problem: Problem, say: Callable[[str], None], progress: bool | None) 
     """Computes the tiles that are missing."""
     if not isinstance(problem.tiles, Tiles) or not problem.tiles.missing:
         return
-    say(f"kernel matrix: {problem.tiles.estimate()!r}, in {problem.tiles.folder}")
+    # How long they take is in the plan.
+    say(f"kernel matrix: {problem.tiles.missing:,} of {len(problem.tiles.places):,} tiles to compute, in "
+        f"{problem.tiles.folder}")
     try:
         problem.tiles.build(progress)
     except KeyboardInterrupt:
@@ -234,8 +262,11 @@ def _solved(solver: Solver, problem: Problem, watch: Telling, place: Checkpoint 
     if place is not None and place.meta.get("done") and place.tensors is not None:
         say(f"{place.folder} holds this fit, and it is done.")
         return _restored(place, problem.y.device)
+    if watch.lowest is not None and watch.lowest.enough:
+        # It was interrupted between its last pass and its end.
+        return watch.lowest.ended(tuple(one["residual"] or 0.0 for one in watch.history), watch.passes)
     if place is not None and watch.kept is not None:
-        say(f"goes on after pass {watch.passes:.3g}, from {place.folder}")
+        say(f"goes on after {watch.step} {watch.passes:.3g}, from {place.folder}")
     try:
         with telling(False):
             solution = solver.solve(problem, watch)
@@ -243,15 +274,17 @@ def _solved(solver: Solver, problem: Problem, watch: Telling, place: Checkpoint 
         watch.write()
         how = (f"The same call goes on from {place.folder}." if place is not None
                else "Nothing was kept; pass checkpoint=, a folder, to go on after an interruption.")
-        raise KeyboardInterrupt(f"Interrupted after pass {watch.passes:.3g}. {how}") from None
-    _check_end(solver, problem, solution)
+        raise KeyboardInterrupt(f"Interrupted after {watch.step} {watch.passes:.3g}. {how}") from None
+    _check_end(solver, problem, solution, watch.lowest is not None and watch.lowest.enough)
+    if watch.lowest is not None:
+        solution = watch.lowest.of(solution)
     if place is not None:
         _keep(place, solution, watch)
     return solution
 
 
-def _check_end(solver: Solver, problem: Problem, solution: Solution) -> None:
-    """Whether a machine came out that can be one.
+def _check_end(solver: Solver, problem: Problem, solution: Solution, early: bool) -> None:
+    """Whether a machine came out that can be one; the objective is looked at where the fit did not end early.
 
     Raises:
         NonFiniteError: If a coefficient is NaN or infinite.
@@ -260,6 +293,8 @@ def _check_end(solver: Solver, problem: Problem, solution: Solution) -> None:
     if not bool(solution.coefficients.isfinite().all() and solution.intercepts.isfinite().all()):
         raise NonFiniteError(f"{solver!r} ended with NaN or infinite coefficients. Look at the kernel's numbers and at "
                              'the points, raise ridge, or take solver="direct".')
+    if early:
+        return
     rest = problem.y - problem.mean() if problem.intercept else problem.y
     # A machine that is nought has this error; other losses than the squared one are measured by other numbers.
     most = float(problem.weighed(rest).mul(rest).mean(0).sum()) if not isinstance(solver, Newton) else math.inf

@@ -27,7 +27,7 @@ class Fitting(Result):
         intercepts: The intercepts of each, with shape (r, c).
         history: After each pass its number, and the residual of the equations relative to the start; and the validation
             error, where it was taken.
-        passes: How many times all points were read.
+        passes: How many times all points were read; or a kernel matrix that is kept was multiplied.
         seconds: How long it took.
         plan: What was decided, and why, as the fields of a plan.
         notes: What the user should know.
@@ -61,9 +61,11 @@ class Fitting(Result):
     def summary(self) -> str:
         """The answer in one sentence."""
         error = "" if self.validation is None else f", validation error {float(self.validation[self.chosen]):.4g}"
+        one, more = ("pass", "passes") if self.plan.get("products") is None else ("product", "products")
+        work = f"{self.passes:.3g} {one if self.passes == 1 else more}"
         several = "" if len(self.ridges) == 1 else f" of {len(self.ridges)}"
         return (f"Fitting({self.plan['solver']}, ridge {self.ridge:g}{several}, objective "
-                f"{float(self.objective[self.chosen]):.4g}{error}, {self.passes:.3g} pass{'es' * (self.passes != 1)}, "
+                f"{float(self.objective[self.chosen]):.4g}{error}, {work}, "
                 f"{self.seconds:.3g} s)")
 
     def to_frame(self) -> pd.DataFrame:

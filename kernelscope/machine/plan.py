@@ -92,6 +92,7 @@ class Plan:
         memory: Bytes.
         passes: Readings of all points, about.
         seconds: How long it will take, about.
+        products: Products with a kernel matrix that is kept, about; ``None`` where it is computed in every pass.
     """
 
     problem: str
@@ -102,10 +103,20 @@ class Plan:
     memory: float
     passes: float
     seconds: float
+    products: float | None = None
 
     def __repr__(self) -> str:
-        return (f"{self.problem}\n{self.solver}: {self.why}\nabout {self.passes:.3g} "
-                f"pass{'es' * (self.passes != 1)}, {as_words(self.memory)}, {in_words(self.seconds)}")
+        work = f"{self.passes:.3g} pass{'es' * (self.passes != 1)}"
+        if self.products is not None:
+            work = (f"{self.products:.3g} products with the kernel matrix, which is "
+                    + ("computed once" if self.passes else "there"))
+        return (f"{self.problem}\n{self.solver}: {self.why}\nabout {work}, {as_words(self.memory)}, "
+                f"{in_words(self.seconds)}")
+
+    @property
+    def step(self) -> str:
+        """What the solver counts, in a word."""
+        return "pass" if self.products is None else "product"
 
     def plain(self) -> dict[str, str | float | None]:
         """The fields, as they are kept."""
@@ -231,7 +242,8 @@ def _plan(problem: Problem, words: str, name: str | None, solver: Solver, cost: 
     per_entry, per_operation = _rates(problem)
     # What is computed of coefficients is computed by every process, kernel entries by one of them.
     seconds = entries(problem, cost) / problem.processes * per_entry + cost.operations * per_operation
-    return Plan(words, name, repr(solver), why, total(problem, cost), _all_memory(problem, cost), cost.passes, seconds)
+    return Plan(words, name, repr(solver), why, total(problem, cost), _all_memory(problem, cost), cost.passes, seconds,
+                cost.products)
 
 
 def _check_room(problem: Problem, costs: dict[str, Cost]) -> None:

@@ -20,12 +20,14 @@ class Cost:
         memory: Bytes.
         passes: Readings of all points; where it depends on the data, about how many.
         entries: Kernel entries that are computed beside those of the passes.
+        products: How many products with a kernel matrix that is kept, about; ``None`` where none is.
     """
 
     operations: float
     memory: float
     passes: float
     entries: float = 0.0
+    products: float | None = None
 
 
 class Solver(ABC):

@@ -127,8 +127,11 @@ class PCG(Solver):
         operations = products * (2.0 * n * n * m + 4.0 * n * r * m) + 2.0 * n * n * r + 12.0 * n * r * r
         memory = self._own(problem, r)
         kept = problem.tiles is not None or n * (n + 1) / 2 * problem.y.dtype.itemsize <= problem.memory - memory
+        readings = float(products)
+        if kept:
+            readings = 1.0 if problem.tiles is None else _lacking(problem.tiles)
         # Half of the entries are computed, since the matrix is symmetric.
-        return Cost(operations, memory, 1.0 if kept else float(products), -0.5 * n * n * (1 if kept else products))
+        return Cost(operations, memory, readings, -0.5 * n * n * readings, float(products) if kept else None)
 
     def solve(self, problem: Problem, watch: Watch | None = None) -> Solution:
         self._check(problem)
@@ -164,6 +167,10 @@ class PCG(Solver):
                 if watch.heard(_state(system, walk)) and bool((walk.measured > limit).any()):
                     notes.append(f"Stopped after {len(walk.history)} products, as was asked; the residual was "
                                  f"{float(walk.history[-1]):.1e}.")
+        if not len(walk.history):
+            # Targets that are all nought were fitted before the first product.
+            _measure(system, walk, torch.ones_like(walk.fresh), scale)
+            watch.heard(_state(system, walk))
         alpha, b = system.solution(walk.x)
         return Solution(alpha, b, system.objective(walk.x, walk.rest), float(len(walk.history)),
                         tuple(walk.history.tolist()), tuple(notes))
@@ -180,6 +187,9 @@ class PCG(Solver):
         if not problem.square:
             raise DataError(f"{self!r} solves for coefficients on all points, and centers were given apart from them. "
                             'Leave centers out, or take solver="cg".')
+        if not bool(problem.y.double().square().sum().isfinite()):
+            raise NonFiniteError(f"Targets are as large as {float(problem.y.abs().max()):.1e}, and the sum of their "
+                                 "squares is more than a number can be. Fit y / abs(y).max(), and multiply the values.")
         needed = self._own(problem, self._rank(problem))
         if needed > problem.memory:
             raise OutOfBudget(f"{self!r} with {len(problem.x):,} points takes {as_words(needed)} beside the kernel "
@@ -236,6 +246,11 @@ class PCG(Solver):
         return (f"After {len(walk.history)} products the residual was {float(walk.history[-1]):.1e}, and "
                 f"{self.tolerance:.0e} was asked for: it has not converged. Take {more}more passes, or a larger "
                 f"ridge.{without}")
+
+
+def _lacking(tiles: Triangle) -> float:
+    """The share of the tiles that have to be computed."""
+    return tiles.missing / len(tiles.places) if isinstance(tiles, Tiles) else 0.0
 
 
 def _columns(problem: Problem) -> int:
@@ -303,7 +318,8 @@ def _measure(system: System, walk: _Walk, open_: Tensor, scale: Tensor) -> bool:
 
 
 def _state(system: System, walk: _Walk) -> State:
-    return State(float(len(walk.history)), float(walk.history[-1]), None, lambda: system.solution(walk.x), walk.tensors)
+    return State(float(len(walk.history)), float(walk.history[-1]), system.objective(walk.x, walk.rest),
+                 lambda: system.solution(walk.x), walk.tensors)
 
 
 def _spent(walk: _Walk, limit: float) -> str:

@@ -32,7 +32,7 @@ class System:
 
     Attributes:
         mus: :math:`\mu` of each column, with shape (m,).
-        right: B, with shape (n, m).
+        right: B, with shape (n, m), each column divided by a power of two near its largest entry.
     """
 
     def __init__(self, problem: Problem, matrix: Triangle):
@@ -45,7 +45,10 @@ class System:
             right = torch.cat([right, torch.ones_like(right[:, :1])], 1)
         right = self._scaled(right)
         self._each = right.shape[1]
-        self.right = right.repeat(1, len(problem.ridge))
+        right = right.repeat(1, len(problem.ridge))
+        # By a power of two, which rounds nothing: squares of very small targets are nought.
+        self._sizes = torch.ldexp(torch.ones_like(right[0]), right.abs().amax(0).frexp().exponent - 1)
+        self.right = right / self._sizes
         n = len(problem.x)
         self._ridges = torch.tensor(problem.ridge, dtype=torch.float64, device=right.device)
         self.mus = (n * self._ridges).repeat_interleave(self._each)
@@ -103,17 +106,17 @@ class System:
         """
         n, r, c = len(x), len(self.problem.ridge), self.problem.outputs
         beta, b = self._taken_apart(x)
-        parts = rest.view(n, r, self._each)
+        parts = (rest * self._sizes).view(n, r, self._each)
         ones = self._scaled(torch.ones_like(x[:, :1]))[:, :, None]
         left = parts[:, :, :c] - (b * parts[:, :, c:] if self.problem.intercept else 0)
         missed = left + self.mus.view(r, self._each)[:, :1] * beta
-        fitted = self.right.view(n, r, self._each)[:, :, :c] - missed - b * ones
+        fitted = (self.right * self._sizes).view(n, r, self._each)[:, :, :c] - missed - b * ones
         return tuple((missed.square().sum((0, 2)) / n + self._ridges * (beta * fitted).sum((0, 2))).tolist())
 
     def _taken_apart(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Beta with shape (n, r, c), and b with shape (r, c)."""
         r, c = len(self.problem.ridge), self.problem.outputs
-        parts = x.view(len(x), r, self._each)
+        parts = (x * self._sizes).view(len(x), r, self._each)
         u = parts[:, :, :c]
         if not self.problem.intercept:
             return u, x.new_zeros(r, c)

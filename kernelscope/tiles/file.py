@@ -150,6 +150,14 @@ def _corrupt(path: Path, what: str) -> StoreCorrupt:
     return StoreCorrupt(f"{path} is damaged: {what}. {MEND}")
 
 
+def in_the_way(path: Path) -> UnsafeFile:
+    """The error for a folder where a tile has to be, which is not removed: nobody knows what is in it."""
+    return UnsafeFile(f"{path} is a folder, and a tile is a regular file. Somebody put it there. Move it away, and "
+                      "tiles.build() computes the tile again; the other tiles are not touched.")
+
+
 def _irregular(path: Path) -> UnsafeFile:
-    return UnsafeFile(f"{path} is a link, a folder, a pipe or a device, and a tile is a regular file. Somebody put it "
+    if path.is_dir() and not path.is_symlink():
+        return in_the_way(path)
+    return UnsafeFile(f"{path} is a link, a pipe or a device, and a tile is a regular file. Somebody put it "
                       f"there; it was not followed. {MEND}")

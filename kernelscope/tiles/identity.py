@@ -86,6 +86,8 @@ def kept(folder: Path) -> Identity | None:
     assert data is not None
     found = parse(data, path, depth=5)
     try:
+        if not isinstance(found, dict) or not isinstance(found.get("body"), dict):
+            raise ValueError("it does not describe tiles")
         body: dict[str, Any] = dict(found["body"])
         if data != sealed(body) or body.pop("format") != "kernelscope tiles" or body.pop("version") != VERSION:
             raise ValueError("the checksum, or the version, is another one")
@@ -98,7 +100,9 @@ def kept(folder: Path) -> Identity | None:
         if not right:
             raise ValueError("its numbers do not fit together")
     except (KeyError, TypeError, ValueError) as error:
-        raise StoreCorrupt(f"{path} is damaged ({error}), so nobody knows what the tiles beside it are of. Name "
+        why = (f"{error} is missing" if isinstance(error, KeyError) else
+               "its entries are not those of tiles" if isinstance(error, TypeError) else error)
+        raise StoreCorrupt(f"{path} is damaged: {why}. So nobody knows what the tiles beside it are of. Name "
                            "another folder, or delete this one; nothing was changed.") from error
     return identity
 

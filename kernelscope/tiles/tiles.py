@@ -23,24 +23,21 @@ from torch import Tensor
 
 from ..arguments import as_count, as_path
 from ..budget import as_bytes, as_words
-from ..data.points import Points
 from ..errors import DataError, StoreCorrupt, StoreError, UnsafeFile
 from ..features.base import points_between
 from ..kernels.base import Kernel
 from ..progress import counting, telling
 from ..storage.files import ask_for_room, disk_errors, make_folder
+from ..storage.lock import alone
 from .claims import Claims
 from .computed import ASYMMETRY, check_kernel, computed, precision
-from .file import Label, read, write
+from .file import Label, in_the_way, read, write
 from .identity import Identity, check_same, kept
+from .pace import seconds_each, suited
 from .triangle import Triangle
 
 #: How many tiles are read ahead of the one that is multiplied.
 AHEAD = 2
-
-#: The sides of the blocks that are timed for an estimate, the first and the last; and after how many seconds a larger
-#: one would tell no more.
-FIRST, TIMED, ENOUGH = 8, 128, 0.05
 
 #: For how long a worker waits before it looks again for what others compute, in seconds: at first, and at most.
 SOON, LATE = 0.02, 1.0
@@ -64,7 +61,8 @@ class Work:
     seconds: float
 
     def __repr__(self) -> str:
-        return f"{self.tiles:,} tiles, {as_words(self.bytes)} on disk, about {self.seconds:.3g} s of one worker"
+        return (f"{self.tiles:,} tile{'s' * (self.tiles != 1)}, {as_words(self.bytes)} on disk, about "
+                f"{self.seconds:.3g} s of one worker")
 
 
 class Tiles(Triangle):
@@ -77,7 +75,8 @@ class Tiles(Triangle):
         x: The points, n of them.
         folder: Where the tiles are. A folder of fewer points, which are the first of these, is gone on with: the tiles
             that are there already stay.
-        side: How many points the side of a tile has.
+        side: How many points the side of a tile has. If not given, that of the tiles that are there; in a new folder
+            one by which a tile takes at most about a minute, and a small share of the whole.
         dtype: The precision in which tiles are kept, ``torch.float32`` or ``torch.float64``; that of the kernel if not
             given.
         memory: About how much the tiles that stay in memory after they were read may use.
@@ -98,7 +97,7 @@ class Tiles(Triangle):
         tensor([[1.0000, 0.1353]])
     """
 
-    def __init__(self, kernel: Kernel, x: Any, folder: str | os.PathLike[str], side: int = 1024,
+    def __init__(self, kernel: Kernel, x: Any, folder: str | os.PathLike[str], side: int | None = None,
                  dtype: torch.dtype | None = None, memory: int | str = "1GB"):
         check_kernel(kernel)
         if dtype is not None and dtype not in ASYMMETRY:
@@ -106,16 +105,20 @@ class Tiles(Triangle):
                             "the precision of the kernel.")
         self.folder = as_path(folder, "The folder of tiles", '"tiles/digits"')
         points = kernel.points(x)
-        super().__init__(kernel, points, as_count(side, "side", 1), dtype or precision(kernel, points),
-                         as_bytes(memory))
-        self.identity = Identity.made(kernel, points, self.side, self.dtype)
+        own = precision(kernel, points)
         with disk_errors(self.folder, 0):
             make_folder(self.folder)
-        old = kept(self.folder)
-        if old is not None:
-            check_same(old, self.identity, points, self.folder)
-        if old is None or old.count < self.identity.count:
-            self.identity.keep(self.folder)
+        # Of workers that open a new folder at once, one says how large tiles are.
+        with alone(self.folder):
+            old = kept(self.folder)
+            if side is None:
+                side = suited(seconds_each(kernel, points), len(points)) if old is None else old.side
+            super().__init__(kernel, points, as_count(side, "side", 1), dtype or own, as_bytes(memory))
+            self.identity = Identity.made(kernel, points, self.side, self.dtype)
+            if old is not None:
+                check_same(old, self.identity, points, self.folder)
+            if old is None or old.count < self.identity.count:
+                self.identity.keep(self.folder)
 
     def __repr__(self) -> str:
         return f"Tiles({self.kernel!r}, shape={self.shape}, {str(self.folder)!r})"
@@ -127,21 +130,12 @@ class Tiles(Triangle):
 
     def estimate(self) -> Work:
         """What is left to do, by the time that a small block takes."""
-        missing, side, seconds = self._missing(), FIRST // 2, 0.0
-        while seconds < ENOUGH and side < min(TIMED, self.side, len(self)):
-            side = min(2 * side, len(self))
-            near, far = (points_between(self.points, i, i + side) for i in (0, len(self) - side))
-            # The first time may include preparations.
-            seconds = min(self._seconds(near, far) for _ in range(2))
-        size = sum(self._label(*place).size for place in missing)
-        return Work(len(missing), size, seconds / side**2 * size / self.dtype.itemsize)
-
-    def _seconds(self, near: Points, far: Points) -> float:
-        """How long a block takes."""
-        start = time.perf_counter()
-        with torch.no_grad():
-            float(self.kernel(near, far)[0, 0])
-        return time.perf_counter() - start
+        labels = [self._label(*place) for place in self._missing()]
+        # A tile on the diagonal is symmetric, so half of it is computed.
+        entries = sum(label.shape[0] * label.shape[1] / (2 if label.place[0] == label.place[1] else 1)
+                      for label in labels)
+        seconds = entries * seconds_each(self.kernel, self.points, self.side) if labels else 0.0
+        return Work(len(labels), sum(label.size for label in labels), seconds)
 
     def build(self, progress: bool | None = None) -> None:
         """Computes the tiles that are missing, and returns when all are there.
@@ -179,9 +173,12 @@ class Tiles(Triangle):
         """Removes tiles that are damaged or of no use any more, and what killed workers left; says how many tiles.
 
         Workers should not build meanwhile.
+
+        Raises:
+            UnsafeFile: If a folder is where a tile has to be; all else is mended before that is said.
         """
         labels = {label.name: label for label in (self._label(*place) for place in self.places)}
-        removed = 0
+        removed, folders = 0, []
         for name in self._names():
             own = OWN.fullmatch(name)
             if own is None:
@@ -196,9 +193,15 @@ class Tiles(Triangle):
                     continue
             except (StoreCorrupt, UnsafeFile):
                 pass
-            with disk_errors(self.folder / name, 0):
-                os.unlink(self.folder / name)
+            path = self.folder / name
+            if path.is_dir() and not path.is_symlink():
+                folders.append(path)
+                continue
+            with disk_errors(path, 0):
+                os.unlink(path)
             removed += 1
+        if folders:
+            raise in_the_way(folders[0])
         return removed
 
     def leading(self, count: int) -> Leading:
