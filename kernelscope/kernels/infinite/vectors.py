@@ -88,7 +88,7 @@ class OfVectors(ClosedForm):
         # Roots of many layers would drift in single precision, and there are few of them.
         a = a.double()
         given = torch.zeros_like(a) if self.net.keeps else a.square()
-        return self.net.own(Covariances(a, a, given, self.net.keeps, torch.zeros_like(a),
+        return self.net.own(Covariances(a, a, given, self.net.keeps, torch.zeros_like(a) if self._tangent else None,
                                         Layout(0, False, False), d, self._standard))
 
     def _wanted(self, c: Covariances) -> Tensor:
