@@ -14,8 +14,10 @@ from ...data.points import Points
 from ...errors import DataError, OutOfBudget
 from ...progress import counting
 from ..base import Kernel
+from ..distances import units
 from ..tiling import pieces
 from ..vectors import checked, common
+from .affine import Conv
 from .covariances import Beside, Covariances, Side
 from .graph import checked_pattern
 from .inputs import of_pairs, of_themselves
@@ -24,6 +26,7 @@ from .masks import checked_mask
 from .residual import Residual
 from .serial import Both, Serial
 from .stages import Plan, planned
+from .vectors import OPPOSITE
 
 #: How many numbers of double precision each pair of pixels takes while layers are followed.
 BUFFERS = 10
@@ -50,7 +53,7 @@ class Band:
     side: Side
     own: Tensor  # both kernels of each point with itself, with shape (2, n)
 
-    def part(self, some: slice) -> Band:
+    def part(self, some: slice | Tensor) -> Band:
         """Some of them."""
         return Band(self.x[some], self.beside.part(some), self.side.part(some), self.own[:, some])
 
@@ -126,19 +129,31 @@ class OfImages(Kernel):
     def _block(self, near: Band, far: Band, same: bool) -> Tensor:
         """Both kernels of some points with others, or with themselves."""
         dtype = common(near.x, far.x)
-        plan = self._planned(near.x, near.beside)
-        if plan is not None:
-            c = plan.pairs(near.x.to(dtype), far.x.to(dtype), near.side, far.side, same, self.which == "ntk")
-        else:
-            # Behind poolings, what near-duplicates lack would be rounding.
-            working = dtype if self._lacking and not self.net.paired else torch.float64
-            x, z = (band.x.to(working) for band in (near, far))
-            c = self.net(of_pairs(x, z, near.beside, far.beside, self.net.paired, self._lacking, self.which == "ntk",
-                                  self._standard), near.side, far.side)
-        block = _stacked(c).to(dtype)
+        block = self._followed(near, far, same, torch.float64 if self._collinear(near.x, far.x) else dtype).to(dtype)
+        if dtype != torch.float64:
+            # Angles near a straight one lose digits, as what cosines lack to 1 is rounded.
+            for k, some in opposite(near.x, far.x):
+                one = near.part(torch.tensor([k], device=near.x.device))
+                block[:, k, some] = self._followed(one, far.part(some), False, torch.float64)[:, 0].to(dtype)
         if same:
             block = block.triu(1) + block.triu(1).mT + torch.diag_embed(near.own.to(block))
         return block
+
+    def _followed(self, near: Band, far: Band, same: bool, dtype: torch.dtype) -> Tensor:
+        """Both kernels, followed through the layers; of one set with itself the upper triangle, at least."""
+        plan = self._planned(near.x, near.beside)
+        if plan is not None:
+            return _stacked(plan.pairs(near.x.to(dtype), far.x.to(dtype), near.side, far.side, same,
+                                       self.which == "ntk"))
+        # Behind poolings, what near-duplicates lack would be rounding.
+        working = dtype if self._lacking and not self.net.paired else torch.float64
+        x, z = (band.x.to(working) for band in (near, far))
+        return _stacked(self.net(of_pairs(x, z, near.beside, far.beside, self.net.paired, self._lacking,
+                                          self.which == "ntk", self._standard), near.side, far.side))
+
+    def _collinear(self, x: Tensor, z: Tensor) -> bool:
+        """Whether weights see numbers of either sign one by one, which are equal or opposite."""
+        return x.shape[1] == 1 and sees_pixels_alone(self.net) and bool((x.amin() < 0) | (z.amin() < 0))
 
     def _band(self, points: Points, rows: slice) -> Band:
         """Some points, prepared; few at a time, since each has as many covariances with itself as a pair has."""
@@ -206,6 +221,26 @@ def stays_exact(net: Layer) -> bool:
         case Residual():
             return stays_exact(net.branch) and stays_exact(net.skip)
     return net.keeps or net.paired
+
+
+def sees_pixels_alone(net: Layer) -> bool:
+    """Whether the first weights see one pixel each."""
+    match net:
+        case Serial():
+            return bool(net.layers) and sees_pixels_alone(net.layers[0])
+        case Residual():
+            return sees_pixels_alone(net.branch) or sees_pixels_alone(net.skip)
+        case Conv():
+            return net.side == 1 or isinstance(net.side, tuple) and set(net.side) == {1}
+    return True
+
+
+def opposite(x: Tensor, z: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """The points on the left that are nearly opposite to some on the right, each with the numbers of these."""
+    one, other = (units(points.flatten(1))[0] for points in (x, z))
+    there = one @ other.mT < OPPOSITE - 1
+    for k in there.any(1).nonzero()[:, 0].tolist():
+        yield k, there[k].nonzero()[:, 0]
 
 
 def _through_the_first(layers: tuple[Layer, ...]) -> Iterator[Layer]:
