@@ -114,6 +114,7 @@ class OfImages(Kernel):
             far = self._band(right, wide)
             for high in pieces(0, wide.stop if halved else len(left), size):
                 near = far if halved and high == wide else self._band(left, high)
+                check_shapes(near.x, far.x)
                 side = self._side_of_a_tile(near, far)
                 for rows in pieces(high.start, high.stop, side):
                     one = near.part(_within(rows, high))
@@ -241,6 +242,21 @@ def opposite(x: Tensor, z: Tensor) -> Iterator[tuple[int, Tensor]]:
     there = one @ other.mT < OPPOSITE - 1
     for k in there.any(1).nonzero()[:, 0].tolist():
         yield k, there[k].nonzero()[:, 0]
+
+
+def check_shapes(x: Tensor, z: Tensor) -> None:
+    """Whether points have the same channels and pixels.
+
+    Raises:
+        DataError: If they have not.
+    """
+    if x.shape[1:] != z.shape[1:]:
+        raise DataError(
+            "A kernel compares points of one size: images of shape (n, channels, h, w), or sequences of shape (n, "
+            f"channels, length), with as many channels and pixels on both sides. Those of x have shape "
+            f"{tuple(x.shape[1:])}, those of z {tuple(z.shape[1:])}. Crop or pad them, and where images have one "
+            "channel, keep its axis: x[:, None]."
+        )
 
 
 def _through_the_first(layers: tuple[Layer, ...]) -> Iterator[Layer]:
