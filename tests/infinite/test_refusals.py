@@ -132,6 +132,17 @@ def test_points_with_one_axis_of_pixels_are_sequences():
     assert convolutional(1).nngp(IMAGES[:, 0]).shape == (3, 3)
 
 
+@pytest.mark.parametrize("affine", [lambda: Dense(10.0), lambda: Conv(3, 10.0)], ids=["fc", "cnn"])
+def test_kernels_beyond_their_precision_say_so(affine):
+    end = [] if type(affine()) is Dense else [Flatten()]
+    points = IMAGES if end else X
+    net = Serial(*[layer for _ in range(62) for layer in (affine(), ReLU())], *end, Dense())
+    assert bool(net.ntk(points).isfinite().all())
+    for call in (net.ntk, net.nngp, net.ntk.diagonal, net.both, lambda x: net.ntk(x, x[:2])):
+        with pytest.raises(NonFiniteError, match=r"float32 can hold.*x\.double\(\).*W_std=2\*\*0\.5"):
+            call(points.float())
+
+
 def test_memory_that_is_too_small_for_two_points_is_refused():
     kernel = convolutional(1, "gap").ntk
     kernel.memory = 1000

@@ -23,6 +23,7 @@ from .graph import checked_pattern
 from .inputs import of_pairs, of_themselves
 from .layer import Layer
 from .masks import checked_mask
+from .overflow import representable
 from .residual import Residual
 from .serial import Both, Serial
 from .stages import Plan, planned
@@ -102,7 +103,7 @@ class OfImages(Kernel):
         found = []
         for rows in pieces(0, len(points), self._band_size(points)):
             band = self._band(points, rows)
-            found.append(band.own[int(self.which == "ntk")].to(band.x.dtype))
+            found.append(representable(band.own[int(self.which == "ntk")].to(band.x.dtype), self.net))
         return torch.cat(found)
 
     # -- inside ------------------------------------------------------------------------------------------------------
@@ -138,7 +139,7 @@ class OfImages(Kernel):
                 block[:, k, some] = self._followed(one, far.part(some), False, torch.float64)[:, 0].to(dtype)
         if same:
             block = block.triu(1) + block.triu(1).mT + torch.diag_embed(near.own.to(block))
-        return block
+        return representable(block, self.net)
 
     def _followed(self, near: Band, far: Band, same: bool, dtype: torch.dtype) -> Tensor:
         """Both kernels, followed through the layers; of one set with itself the upper triangle, at least."""

@@ -13,6 +13,7 @@ from ..distances import Lacks, Steepness, for_distances, lacks, product, root, u
 from ..distances import Side as Vectors
 from .covariances import Covariances, Layout, Side
 from .fused import compiled, of_vectors
+from .overflow import representable
 from .serial import Both, Serial
 from .stages import dense_layers
 
@@ -75,7 +76,7 @@ class OfVectors(ClosedForm):
         if same:
             # Of the point with itself, nothing is lost in a product.
             found.diagonal(dim1=-2, dim2=-1).copy_(self._wanted(left))
-        return found.to(rows.vectors.dtype)
+        return representable(found.to(rows.vectors.dtype), self.net)
 
     def _followed(self, given: Tensor, a: Tensor, b: Tensor, one: Side, other: Side, d: int) -> Tensor:
         """The kernel of all pairs, from their first covariances, or what these lack."""
@@ -93,7 +94,7 @@ class OfVectors(ClosedForm):
     def _diagonal(self, vectors: Tensor) -> Tensor:
         lengths = self._side(vectors, vectors[0] if self.net.keeps else None, True).lengths
         d = vectors.shape[1]
-        return self._wanted(self._own(lengths / math.sqrt(d), d)[0]).to(vectors.dtype)
+        return representable(self._wanted(self._own(lengths / math.sqrt(d), d)[0]).to(vectors.dtype), self.net)
 
     def _own(self, a: Tensor, d: int) -> tuple[Covariances, Side]:
         # Roots of many layers would drift in single precision, and there are few of them.
