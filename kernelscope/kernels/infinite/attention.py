@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ...arguments import as_choice
 from ...errors import DataError
+from ..distances import root
 from .affine import deviation
 from .covariances import Covariances, Side
 from .gathering import gathered
@@ -76,8 +77,7 @@ class SelfAttention(Layer):
             raise DataError(f'{self!r} has no standard parameterisation. Take parameterization="ntk".')
         wide = c.double()
         weights = self._weights(wide)
-        root = wide.layout.diagonal(self._values(wide, weights, weights)).clamp(min=0).sqrt()
-        side = Side(root, weights)
+        side = Side(root(wide.layout.diagonal(self._values(wide, weights, weights))), weights)
         return self(c, side, side), side
 
     def __call__(self, c: Covariances, left: Side, right: Side) -> Covariances:

@@ -62,6 +62,10 @@ class Band:
 class OfImages(Kernel):
     """One of the kernels of a network with convolutions, poolings or attention.
 
+    ``k(x, z)`` of tensors that require a gradient can be differentiated by the points of both sides: layer by layer and
+    as a whole, which needs the room for all pairs at once. Points that come with masks or patterns are not
+    differentiated; derivatives at kinks and at pixels of nought are taken as nought.
+
     Args:
         net: The network.
         which: ``"nngp"`` or ``"ntk"``.
@@ -81,8 +85,11 @@ class OfImages(Kernel):
 
     def both(self, x: Any, z: Any = None) -> Both:
         """Both kernel matrices; without the tangent kernel where it is not this one, then it is the first twice."""
+        z = None if z is x else z
+        if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in (x, z)):
+            return Both(*self._differentiable(x, z))
         left = self.points(x)
-        right = left if z is None or z is x else self.points(z)
+        right = left if z is None else self.points(z)
         total: Tensor | None = None
         with counting(len(left) * len(right), "kernel", "entries") as done:
             for rows, columns, block in self._tiles(left, right):
@@ -105,6 +112,33 @@ class OfImages(Kernel):
             band = self._band(points, rows)
             found.append(representable(band.own[int(self.which == "ntk")].to(band.x.dtype), self.net))
         return torch.cat(found)
+
+    # -- differentiated ----------------------------------------------------------------------------------------------
+
+    def _differentiable(self, x: Any, z: Any) -> Tensor:
+        """Both matrices as a whole, layer by layer, from tensors whose gradients are kept."""
+        near, at = self._kept(x)
+        far, to = (near, at) if z is None else self._kept(z)
+        check_shapes(near, far)
+        dtype = common(near, far)
+        sides = [self.net.own(self._of_themselves(t, beside)) for t, beside in ((near, at), (far, to))]
+        c = self.net(self._of_pairs(near.double(), far.double(), at, to), sides[0][1], sides[1][1])
+        block = _stacked(c)
+        if z is None:
+            # A kink at which a point meets itself is no affair of its own kernel.
+            same = torch.eye(len(near), dtype=torch.bool, device=near.device)
+            block = torch.where(same, _stacked(sides[0][0])[:, None], block)
+        return representable(block.to(dtype), self.net)
+
+    def _kept(self, x: Any) -> tuple[Tensor, Beside]:
+        """All points and what they bring, tensors with their gradients."""
+        if not isinstance(x, Tensor):
+            points = self.points(x)
+            found, beside = read(points, slice(0, len(points)), self.net.patterned)
+        else:
+            found, beside = checked(x), Beside()
+        self._check_pixels(found)
+        return found, beside
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -150,8 +184,7 @@ class OfImages(Kernel):
         # Behind poolings, what near-duplicates lack would be rounding.
         working = dtype if self._lacking and not self.net.paired else torch.float64
         x, z = (band.x.to(working) for band in (near, far))
-        return _stacked(self.net(of_pairs(x, z, near.beside, far.beside, self.net.paired, self._lacking,
-                                          self.which == "ntk", self._standard), near.side, far.side))
+        return _stacked(self.net(self._of_pairs(x, z, near.beside, far.beside), near.side, far.side))
 
     def _collinear(self, x: Tensor, z: Tensor) -> bool:
         """Whether weights see numbers of either sign one by one, which are equal or opposite."""
@@ -160,6 +193,19 @@ class OfImages(Kernel):
     def _band(self, points: Points, rows: slice) -> Band:
         """Some points, prepared; few at a time, since each has as many covariances with itself as a pair has."""
         x, beside = read(points, rows, self.net.patterned)
+        self._check_pixels(x)
+        found, sides = [], []
+        plan = self._planned(x, beside)
+        for some in pieces(0, len(x), max(1, self._room(x, plan))):
+            if plan is not None:
+                c, side = plan.own(x[some].double(), self.which == "ntk")
+            else:
+                c, side = self.net.own(self._of_themselves(x[some], beside.part(some)))
+            found.append(_stacked(c))
+            sides.append(side)
+        return Band(x, beside, joined(sides), torch.cat(found, 1))
+
+    def _check_pixels(self, x: Tensor) -> None:
         shape = tuple(x.shape[2:])
         if x.ndim < 3 or self.net.pixels(shape) != ():
             raise DataError(
@@ -167,17 +213,12 @@ class OfImages(Kernel):
                 f"with Flatten() or GlobalAvgPool(). {tuple(x.shape)} came, for {self.net!r}. Reshape the points, or "
                 "add such a layer before the readout."
             )
-        found, sides = [], []
-        plan = self._planned(x, beside)
-        for some in pieces(0, len(x), max(1, self._room(x, plan))):
-            if plan is not None:
-                c, side = plan.own(x[some].double(), self.which == "ntk")
-            else:
-                c, side = self.net.own(of_themselves(x[some].double(), beside.part(some), self.net.paired,
-                                                     self._lacking, self.which == "ntk", self._standard))
-            found.append(_stacked(c))
-            sides.append(side)
-        return Band(x, beside, joined(sides), torch.cat(found, 1))
+
+    def _of_themselves(self, x: Tensor, beside: Beside) -> Covariances:
+        return of_themselves(x.double(), beside, self.net.paired, self._lacking, self.which == "ntk", self._standard)
+
+    def _of_pairs(self, x: Tensor, z: Tensor, at: Beside, to: Beside) -> Covariances:
+        return of_pairs(x, z, at, to, self.net.paired, self._lacking, self.which == "ntk", self._standard)
 
     def _band_size(self, points: Points) -> int:
         """How many points make a band: fewer where much has to be known of each."""
