@@ -33,7 +33,7 @@ class SelfAttention(Layer):
     r"""Attention of all positions to all, :math:`y = \sigma_{OV}\, \zeta(\sigma_{QK} Q Q^\top / d)\, V O + \sigma_b c`.
 
     Sequences and images are taken alike, the pixels of an image in one row. Positions that a mask leaves out are not
-    attended to.
+    attended to. The layer has kernels alone: ``net.torch(...)`` cannot build it.
 
     Args:
         zeta: What becomes of the comparisons of a position with all: ``"softmax"``, which makes them add up to one,
