@@ -29,16 +29,17 @@ from .serial import Both, Serial
 from .stages import Plan, planned
 from .vectors import OPPOSITE
 
-#: How many numbers of double precision each pair of pixels takes while layers are followed.
-BUFFERS = 10
+#: How many numbers of double precision each pair of pixels takes while layers are followed, and a pixel of each point
+#: while compiled code prepares it.
+BUFFERS, FIELDS = 34, 60
 
 #: How many bytes are worked on at once on a processor; more does not stay in its caches.
-CACHE = 32 * 2**20
+CACHE = 96 * 2**20
 
 #: How many points make a band, whose own covariances are computed together with those of the others.
 BAND = 512
 
-#: How many pairs compiled code takes at once, at least.
+#: How many pairs compiled code takes at once, at least, where there is room for them.
 MANY = 256
 
 #: The names by which points bring more than values.
@@ -196,7 +197,7 @@ class OfImages(Kernel):
         self._check_pixels(x)
         found, sides = [], []
         plan = self._planned(x, beside)
-        for some in pieces(0, len(x), max(1, self._room(x, plan))):
+        for some in pieces(0, len(x), self._room(x, plan, own=True)):
             if plan is not None:
                 c, side = plan.own(x[some].double(), self.which == "ntk")
             else:
@@ -222,34 +223,38 @@ class OfImages(Kernel):
 
     def _band_size(self, points: Points) -> int:
         """How many points make a band: fewer where much has to be known of each."""
-        if not self.net.remembers:
-            return BAND
-        x, _ = read(points, slice(0, 1), self.net.patterned)
+        x, beside = read(points, slice(0, 1), self.net.patterned)
+        pixels = x[0].numel() // x.shape[1] if x.ndim > 2 else 1
         # Of two bands, each of which is copied when its parts are joined.
-        each = 4 * 8 * self.net.remembers * (x[0].numel() // x.shape[1] if x.ndim > 2 else 1) ** 2
-        return min(BAND, max(1, self.memory // each))
+        each = 4 * 8 * (self.net.remembers * pixels**2 + self.net.notes * pixels + x[0].numel())
+        if self._planned(x, beside) is not None:
+            each += 8 * FIELDS * pixels
+        # Half is left for what is computed of them.
+        return min(BAND, max(1, self.memory // 2 // each))
 
     def _planned(self, x: Tensor, beside: Beside) -> Plan | None:
         """How the points are followed in compiled code, if they are."""
         plain = beside.mask is None and beside.pattern is None
         return planned(self.net, x) if plain else None
 
-    def _room(self, x: Tensor, plan: Plan | None) -> int:
-        """For how many pairs of points there is room at a time."""
+    def _room(self, x: Tensor, plan: Plan | None, own: bool = False) -> int:
+        """For how many pairs of points there is room at a time, or for how many points with themselves."""
         pixels = x[0, 0].numel()
-        if plan is not None:
-            # Few pairs would leave threads without work.
-            return max(MANY, min(self.memory, CACHE) // plan.room(tuple(x.shape[2:])))
-        each = BUFFERS * 8 * pixels ** (2 if self.net.paired else 1)
+        if plan is not None and (plan.paired or not own):
+            each = plan.room(tuple(x.shape[2:]))
+        else:
+            each = 8 * (BUFFERS * pixels ** (2 if self.net.paired else 1) + 2 * self.net.notes * pixels)
         if each > self.memory:
             raise OutOfBudget(
                 f"Two points of {pixels} pixels need {as_words(each)} at a time, and memory allows "
                 f"{as_words(self.memory)}. Raise memory, or make the points smaller."
             )
-        return min(self.memory, CACHE) // each if each < CACHE else self.memory // each
+        # Half of it is for bands; few pairs would leave threads without work.
+        most = max(1, self.memory // 2 // each)
+        return min(max(MANY if plan is not None else 1, CACHE // each), most) if each < CACHE else most
 
     def _side_of_a_tile(self, near: Band, far: Band) -> int:
-        return max(1, int(self._room(near.x, self._planned(near.x, near.beside)) ** 0.5))
+        return int(self._room(near.x, self._planned(near.x, near.beside)) ** 0.5)
 
     @property
     def _standard(self) -> bool:

@@ -89,6 +89,7 @@ class Serial(Layer):
         self.paired = any(layer.paired for layer in layers)
         self.patterned = any(layer.patterned for layer in layers)
         self.remembers = sum(layer.remembers for layer in layers)
+        self.notes = sum(layer.notes for layer in layers)
         self.keeps = all(layer.keeps for layer in layers)
         self.flattens = any(layer.flattens for layer in layers)
         self.centered = bool(layers) and layers[-1].centered
