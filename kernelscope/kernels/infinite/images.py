@@ -14,20 +14,16 @@ from ...data.points import Points
 from ...errors import DataError, OutOfBudget
 from ...progress import counting
 from ..base import Kernel
-from ..distances import units
 from ..tiling import pieces
 from ..vectors import checked, common
-from .affine import Conv
 from .covariances import Beside, Covariances, Side
+from .exactness import opposite, sees_pixels_alone, stays_exact
 from .graph import checked_pattern
 from .inputs import of_pairs, of_themselves
-from .layer import Layer
 from .masks import checked_mask
 from .overflow import representable
-from .residual import Residual
 from .serial import Both, Serial
 from .stages import Plan, planned
-from .vectors import OPPOSITE
 
 #: How many numbers of double precision each pair of pixels takes while layers are followed, and a pixel of each point
 #: while compiled code prepares it.
@@ -261,36 +257,6 @@ class OfImages(Kernel):
         return self.net.parameterization == "standard"
 
 
-def stays_exact(net: Layer) -> bool:
-    """Whether every layer up to the first pooling keeps what covariances lack, so that single precision suffices."""
-    match net:
-        case Serial():
-            return all(stays_exact(layer) for layer in _through_the_first(net.layers))
-        case Residual():
-            return stays_exact(net.branch) and stays_exact(net.skip)
-    return net.keeps or net.paired
-
-
-def sees_pixels_alone(net: Layer) -> bool:
-    """Whether the first weights see one pixel each."""
-    match net:
-        case Serial():
-            return bool(net.layers) and sees_pixels_alone(net.layers[0])
-        case Residual():
-            return sees_pixels_alone(net.branch) or sees_pixels_alone(net.skip)
-        case Conv():
-            return net.side == 1 or isinstance(net.side, tuple) and set(net.side) == {1}
-    return True
-
-
-def opposite(x: Tensor, z: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """The points on the left that are nearly opposite to some on the right, each with the numbers of these."""
-    one, other = (units(points.flatten(1))[0] for points in (x, z))
-    there = one @ other.mT < OPPOSITE - 1
-    for k in there.any(1).nonzero()[:, 0].tolist():
-        yield k, there[k].nonzero()[:, 0]
-
-
 def check_shapes(x: Tensor, z: Tensor) -> None:
     """Whether points have the same channels and pixels.
 
@@ -304,14 +270,6 @@ def check_shapes(x: Tensor, z: Tensor) -> None:
             f"{tuple(x.shape[1:])}, those of z {tuple(z.shape[1:])}. Crop or pad them, and where images have one "
             "channel, keep its axis: x[:, None]."
         )
-
-
-def _through_the_first(layers: tuple[Layer, ...]) -> Iterator[Layer]:
-    """Layers up to the first that does not keep what covariances lack, and this one."""
-    for layer in layers:
-        yield layer
-        if not layer.keeps:
-            return
 
 
 def read(points: Points, rows: slice, patterned: bool) -> tuple[Tensor, Beside]:
