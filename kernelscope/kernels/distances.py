@@ -35,7 +35,7 @@ class Side(NamedTuple):
     squares: Tensor
     lengths: Tensor
 
-    def part(self, some: slice) -> Side:
+    def part(self, some: slice | Tensor) -> Side:
         """Some of the vectors."""
         return Side(*(values[some] for values in self))
 

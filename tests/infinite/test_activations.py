@@ -1,6 +1,7 @@
 """Means over two normal values: the formulas of activations against integrals in many digits, and their errors."""
 
 import math
+import re
 import warnings
 
 import numpy as np
@@ -197,6 +198,64 @@ def test_a_kink_is_warned_of():
         Elementwise(torch.tanh, 25)
 
 
+def mean_squares(function, variance):
+    """Those of a function and of its derivative, by a sum over very many nodes."""
+    nodes = torch.linspace(-12, 12, 200_001, dtype=torch.float64)
+    weights = torch.softmax(-nodes.square() / 2, 0)
+    u = math.sqrt(variance) * nodes
+    return (float((weights * part.square()).sum()) for part in (function(u), slope(function, u)))
+
+
+@pytest.mark.parametrize("variance", [0.01, 1.0, 3.0, 10.0, 30.0, 100.0, 1e4])
+@pytest.mark.parametrize("function", [torch.tanh, F.silu, torch.sigmoid, lambda u: torch.sin(3 * u)],
+                         ids=["tanh", "silu", "sigmoid", "sin"])
+def test_at_every_variance_integration_is_right_or_says_that_it_is_not(function, variance):
+    value, squared = mean_squares(function, variance)
+    net = Serial(Dense(), Elementwise(function), Dense())
+    point = torch.tensor([[variance]], dtype=torch.float64).sqrt()
+    if net.layers[1].error(variance) > 0.1:
+        assert variance >= 10
+        with pytest.raises(DataError, match=rf"off by .* variance {re.escape(f'{variance:.4g}')}:"):
+            net.ntk(point)
+        return
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        off = abs(float(net.ntk(point)) / (value + variance * squared) - 1)
+    assert len(said) <= 1
+    assert off < (0.1 if said else 1e-3)
+
+
+def test_a_wave_too_fast_for_the_terms_is_refused_and_not_taken_for_another():
+    for rate in (20, 50, 100, 300, 1000, 3000):
+        with pytest.warns(UserWarning, match="off by"):
+            layer = Elementwise(lambda u, rate=rate: torch.sin(rate * u))
+        with pytest.raises(DataError, match="off by .* variance 1:"):
+            Serial(Dense(), layer, Dense()).ntk(X / X.norm(dim=1, keepdim=True) * 5**0.5)
+
+
+def test_what_grows_beyond_the_grid_is_refused():
+    layer = Elementwise(lambda u: u.exp())
+    true = Serial(Dense(), Exp(), Dense()).ntk(X)
+    assert_close(Serial(Dense(), layer, Dense()).ntk(X), true, 1e-10, scale=float(true.max()))
+    with pytest.raises(DataError, match="off by"):
+        Serial(Dense(), layer, Dense()).nngp(torch.full((1, 1), 10.0, dtype=torch.float64))
+
+
+def test_more_terms_are_right_at_larger_variances():
+    value, squared = mean_squares(torch.tanh, 10.0)
+    found = Serial(Dense(), Elementwise(torch.tanh, 400), Dense()).ntk(torch.full((1, 1), 10.0**0.5).double())
+    assert abs(float(found) / (value + 10 * squared) - 1) < 1e-6
+
+
+def test_a_layer_says_once_what_it_leaves_out():
+    net = Serial(Dense(2.5), Elementwise(torch.tanh), Dense())
+    with pytest.warns(UserWarning, match="off by") as said:
+        net.ntk(torch.ones(600, 1))
+    assert len(said) == 1
+    # Any other warning would be an error.
+    net.ntk(torch.ones(600, 1))
+
+
 @pytest.mark.parametrize(("function", "words"), [(3, "a function of a tensor"), (lambda u: u.sum(), "shape"),
                                                  (lambda u: 1.0, "1.0 came")], ids=["number", "sum", "float"])
 def test_what_is_no_elementwise_function_is_refused(function, words):
@@ -204,7 +263,7 @@ def test_what_is_no_elementwise_function_is_refused(function, words):
         Elementwise(function)
 
 
-@pytest.mark.parametrize("degree", [1, 151, 2.5, True])
+@pytest.mark.parametrize("degree", [1, 501, 2.5, True])
 def test_a_degree_that_cannot_be_is_refused(degree):
     with pytest.raises(DataError, match="degree"):
         Elementwise(torch.tanh, degree)

@@ -6,9 +6,12 @@ import torch.nn.functional as F
 
 from kernelscope.kernels.infinite import (
     Abs,
+    AvgPool,
     Conv,
     Dense,
+    Dropout,
     Flatten,
+    GlobalAvgPool,
     LayerNorm,
     LeakyReLU,
     ReLU,
@@ -88,6 +91,43 @@ def test_pooled_stages_are_as_exact_for_images_that_differ(depth):
     assert error(net, x[:2]) < CLOSE
     # Where windows of near-duplicates are taken together, what their covariances lack is lost with the last digits.
     assert error(net, x) < 1e-4
+
+
+def opposite(x):
+    """Points, their opposites, and what is more or less nearly opposite to them."""
+    return torch.cat([x, *(-x[:3] + off * noise(x[:3].shape, k) for k, off in enumerate((0.0, 1e-4, 1e-2, 0.1, 0.3)))])
+
+
+def share(net, x):
+    """The largest error of both kernels, relative to the roots of the diagonal."""
+    found = []
+    for single, double in zip(net.both(x), net.both(x.double()), strict=True):
+        root = double.diagonal().sqrt()
+        found.append(float(((single - double).abs() / (root[:, None] * root)).max()))
+    return max(found)
+
+
+@pytest.mark.parametrize("net", [
+    *(fully_connected(depth, activation, activation.mean**-0.5, 0.05) for depth in (1, 3, 10)
+      for activation in (ReLU(), LeakyReLU(0.2), Abs())),
+    fully_connected(1), Serial(Dense(ROOT), LayerNorm(), ReLU(), Dropout(0.8), Dense(ROOT))], ids=str)
+def test_opposite_vectors(net):
+    x = noise((10, 30), 0)
+    assert share(net, opposite(x)) < CLOSE
+    assert share(net, torch.cat([x, -x * (1 + 1e-3 * noise((10, 1), 1))])) < CLOSE
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("net", [
+    convolutional(1), convolutional(3), convolutional(1, "gap"), myrtle(5),
+    Serial(Dense(ROOT), ReLU(), Conv(3, ROOT), ReLU(), Flatten(), Dense()),
+    Serial(Conv(1, ROOT), ReLU(), AvgPool(2), Conv(3), ReLU(), GlobalAvgPool(), Dense()),
+    Serial(Residual(Dense(ROOT), skip=Conv(3)), LayerNorm(), ReLU(), Flatten(), Dense())], ids=str)
+def test_opposite_images(net, channels):
+    x = noise((4, channels, 8, 8), 0)
+    assert share(net, opposite(x)) < CLOSE
+    if channels == 1:
+        assert share(net, x) < CLOSE
 
 
 def usual(x, depth):

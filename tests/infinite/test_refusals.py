@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import kernelscope as ks
 from kernelscope.errors import DataError, NonFiniteError, OutOfBudget
 from kernelscope.kernels.infinite import (
     AvgPool,
@@ -71,6 +72,13 @@ def test_networks_that_cannot_be_are_refused(make, words):
     (fully_connected(1), (X, X), None, "one tensor"),
     (convolutional(1), X, None, r"shape \(n, channels, h, w\)"),
     (convolutional(1), IMAGES, IMAGES[:, :1], "one size"),
+    (convolutional(1), IMAGES[:, 0], IMAGES[:, :1], r"shape \(n, channels, h, w\).* \(6, 4\), .* \(1, 6, 4\)"),
+    (convolutional(1), IMAGES[:, :1], IMAGES[:, 0], r"keep its axis"),
+    (convolutional(1), IMAGES, IMAGES.mT, r"\(2, 6, 4\), .* \(2, 4, 6\)"),
+    (convolutional(1, "gap"), IMAGES, IMAGES[..., :3], r"\(2, 6, 4\), .* \(2, 6, 3\)"),
+    (convolutional(1), IMAGES, IMAGES.reshape(3, 4, 4, 3), r"one size"),
+    (convolutional(1), IMAGES[0], IMAGES, r"one size"),
+    (Serial(Conv((3, 3)), Flatten(), Dense()), IMAGES[:, 0], None, r"\(3, 3\) .* 1 direction.*\(n, channels, h, w\)"),
     (convolutional(1), IMAGES[:0], None, "at least one"),
     (convolutional(1), {"x": IMAGES, "other": IMAGES}, None, "tensors came"),
     (convolutional(1), (IMAGES, IMAGES, IMAGES), None, "tensors came"),
@@ -109,6 +117,30 @@ def test_whole_numbers_and_half_precision_are_read_in_single_precision(net, x):
         assert found.dtype == torch.float32
         assert_close(found, net.ntk(points.double()), 1e-5)
     assert_close(net.ntk(np.asarray(x)), net.ntk(x), 1e-15)
+
+
+def test_a_machine_for_images_asks_for_their_channel():
+    images = golden.points((12, 1, 6, 6))
+    machine = ks.fit(convolutional(1).nngp, images, golden.points((12,)), ridge=0.1, progress=False)
+    assert machine(images).shape == (12,)
+    for some in (images[:, 0], images[:6, 0]):
+        with pytest.raises(DataError, match=r"keep its axis"):
+            machine(some)
+
+
+def test_points_with_one_axis_of_pixels_are_sequences():
+    assert convolutional(1).nngp(IMAGES[:, 0]).shape == (3, 3)
+
+
+@pytest.mark.parametrize("affine", [lambda: Dense(10.0), lambda: Conv(3, 10.0)], ids=["fc", "cnn"])
+def test_kernels_beyond_their_precision_say_so(affine):
+    end = [] if type(affine()) is Dense else [Flatten()]
+    points = IMAGES if end else X
+    net = Serial(*[layer for _ in range(62) for layer in (affine(), ReLU())], *end, Dense())
+    assert bool(net.ntk(points).isfinite().all())
+    for call in (net.ntk, net.nngp, net.ntk.diagonal, net.both, lambda x: net.ntk(x, x[:2])):
+        with pytest.raises(NonFiniteError, match=r"float32 can hold.*x\.double\(\).*W_std=2\*\*0\.5"):
+            call(points.float())
 
 
 def test_memory_that_is_too_small_for_two_points_is_refused():

@@ -386,7 +386,7 @@ def test_a_machine_is_fitted_on_sequences_with_masks():
 def test_little_memory_is_a_matter_of_time_alone(name):
     net, make = INSTANCES[name]
     points = make(N, torch.float64, torch.device("cpu"))
-    small = OfImages(net, "ntk", memory=80 * LENGTH**2)
+    small = OfImages(net, "ntk", memory=272 * LENGTH**2)
     assert small._band_size(small.points(points)) < N
     for found, true in zip(small.both(points), net.both(points), strict=True):
         assert_close(found, true, 1e-13)

@@ -129,6 +129,7 @@ def test_every_layer_keeps_its_numbers_in_words(name):
     assert network_in_words(other) == words
 
 
+@pytest.mark.filterwarnings("ignore:Elementwise.softsign.*off by")
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_function_with_a_name_can_be_integrated_and_made_again(name):
     layer = Elementwise(FUNCTIONS[name], 100)

@@ -21,7 +21,7 @@ from .finite import Applied, Shape, Widths
 from .layer import Layer, Single
 
 
-class Activation(Single):
+class Activation(Layer):
     """A function of each value."""
 
     @abstractmethod
@@ -43,7 +43,7 @@ class Dual(NamedTuple):
     slope: Tensor
 
 
-class InClosedForm(Activation):
+class InClosedForm(Activation, Single):
     """An activation whose means are a formula of the covariance and the two variances."""
 
     @abstractmethod

@@ -26,12 +26,13 @@ from torch import Tensor
 from ..distances import root
 from .activations import Activation, real
 from .covariances import Covariances
+from .layer import Single
 
 #: Below which angle a sum of powers is more exact than a difference, and its terms after the first, theta^3 / 3.
 SMALL, TERMS = 0.5, [(-1) ** k * 3 * (2 * k + 2) / math.factorial(2 * k + 3) for k in range(1, 8)]
 
 
-class HalfLines(Activation):
+class HalfLines(Activation, Single):
     r"""A slope for negative values and one for positive ones.
 
     Args:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ...arguments import as_choice
 from ...errors import DataError
+from ..distances import root
 from .affine import deviation
 from .covariances import Covariances, Side
 from .gathering import gathered
@@ -32,7 +33,7 @@ class SelfAttention(Layer):
     r"""Attention of all positions to all, :math:`y = \sigma_{OV}\, \zeta(\sigma_{QK} Q Q^\top / d)\, V O + \sigma_b c`.
 
     Sequences and images are taken alike, the pixels of an image in one row. Positions that a mask leaves out are not
-    attended to.
+    attended to. The layer has kernels alone: ``net.torch(...)`` cannot build it.
 
     Args:
         zeta: What becomes of the comparisons of a position with all: ``"softmax"``, which makes them add up to one,
@@ -76,8 +77,7 @@ class SelfAttention(Layer):
             raise DataError(f'{self!r} has no standard parameterisation. Take parameterization="ntk".')
         wide = c.double()
         weights = self._weights(wide)
-        root = wide.layout.diagonal(self._values(wide, weights, weights)).clamp(min=0).sqrt()
-        side = Side(root, weights)
+        side = Side(root(wide.layout.diagonal(self._values(wide, weights, weights))), weights)
         return self(c, side, side), side
 
     def __call__(self, c: Covariances, left: Side, right: Side) -> Covariances:

@@ -143,6 +143,11 @@ def global_mean(x: Tensor) -> Tensor:
     return x.flatten(2).mean(2) if x.ndim > 2 else x
 
 
+def global_sum(x: Tensor) -> Tensor:
+    """The sum of all pixels, where there are any."""
+    return x.flatten(2).sum(2) if x.ndim > 2 else x
+
+
 def flattened(x: Tensor) -> Tensor:
     """One row of values for each point."""
     return x.flatten(1)

@@ -30,7 +30,8 @@ class Aggregate(Single):
 
     Graphs come as the values of their nodes, with shape (n, channels, nodes), and their patterns beside them, with
     shape (n, nodes, nodes): ``(x, pattern)``, or by name ``{"x": x, "pattern": pattern}``. Graphs of several sizes are
-    filled up with nodes of any values, which a ``"mask"`` of shape (n, nodes) leaves out again.
+    filled up with nodes of any values, which a ``"mask"`` of shape (n, nodes) leaves out again. The layer has
+    kernels alone: ``net.torch(...)`` cannot build it, as a module would need the patterns beside its inputs.
 
     Example:
         >>> import torch

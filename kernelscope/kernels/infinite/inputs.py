@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..distances import root
 from .covariances import Beside, Covariances, Layout
 
 
@@ -33,7 +34,7 @@ def of_pairs(x: Tensor, z: Tensor, x_beside: Beside, z_beside: Beside, paired: b
 def _begun(x: Tensor, z: Tensor, x_beside: Beside, z_beside: Beside, layout: Layout, lacking: bool, tangent: bool,
            standard: bool) -> Covariances:
     channels = x.shape[1]
-    a, b = (points.square().sum(1).div(channels).sqrt() for points in (x, z))
+    a, b = (root(points.square().sum(1).div(channels)) for points in (x, z))
     given = _lacks(x, z, a, b, layout) if lacking else _products(x, z, layout)
     return Covariances(a, b, given, lacking, torch.zeros_like(given) if tangent else None, layout, channels, standard,
                        x_beside, z_beside)
@@ -49,7 +50,7 @@ def _products(x: Tensor, z: Tensor, layout: Layout) -> Tensor:
 
 def _lacks(x: Tensor, z: Tensor, a: Tensor, b: Tensor, layout: Layout) -> Tensor:
     r"""What products lack to those of the lengths, :math:`\tfrac12 ab\, |x/a - z/b|^2` over channels."""
-    u, v = (points / torch.where(root > 0, root, 1.0)[:, None] for points, root in ((x, a), (z, b)))
+    u, v = (points / torch.where(size > 0, size, 1.0)[:, None] for points, size in ((x, a), (z, b)))
     total = (layout.left(u[:, 0]) - layout.right(v[:, 0])).square()
     for c in range(1, x.shape[1]):
         total += (layout.left(u[:, c]) - layout.right(v[:, c])).square()

@@ -26,6 +26,7 @@ class Layer(ABC):
         fills: Whether it may make something of nought, so that masks are applied after it.
         patterned: Whether it asks for the patterns of graphs.
         remembers: How many numbers it has to know of a point for each pair of its pixels.
+        notes: How many it has to know for each pixel.
     """
 
     spatial: bool = False
@@ -36,6 +37,7 @@ class Layer(ABC):
     fills: bool = True
     patterned: bool = False
     remembers: int = 0
+    notes: int = 0
 
     @abstractmethod
     def own(self, c: Covariances) -> tuple[Covariances, Side]:

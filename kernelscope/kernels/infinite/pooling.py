@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ...errors import DataError
 from .affine import each, sides
 from .covariances import Covariances, Layout
-from .finite import Applied, Shape, Widths, averaged, flattened, global_mean
+from .finite import Applied, Shape, Widths, averaged, flattened, global_mean, global_sum
 from .layer import Single
 from .masks import any_place, joined_places, shares
 
@@ -128,6 +128,9 @@ class GlobalSumPool(_Global):
         >>> GlobalSumPool()
         GlobalSumPool()
     """
+
+    def finite(self, before: Shape, widths: Widths) -> tuple[nn.Module, Shape]:
+        return Applied(global_sum, repr(self)), Shape(before.channels, ())
 
     def _weighted(self, c: Covariances) -> Covariances:
         return c

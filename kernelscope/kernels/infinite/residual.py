@@ -49,6 +49,7 @@ class Residual(Layer):
                             "Flatten or GlobalAvgPool after it.")
         self.spatial, self.paired = any(part.spatial for part in both), any(part.paired for part in both)
         self.patterned, self.remembers = any(part.patterned for part in both), sum(part.remembers for part in both)
+        self.notes = sum(part.notes for part in both)
         self.keeps, self.centered = all(part.keeps for part in both), self.skip.centered
 
     def own(self, c: Covariances) -> tuple[Covariances, Side]:

@@ -22,7 +22,7 @@ from .affine import Dense
 from .covariances import Covariances, Side
 from .finite import Applied, Shape, Widths, flattened
 from .layer import Layer
-from .pooling import AvgPool, Flatten, GlobalAvgPool
+from .pooling import AvgPool, Flatten, GlobalAvgPool, GlobalSumPool
 
 if TYPE_CHECKING:
     from .kernels import Infinite
@@ -89,6 +89,7 @@ class Serial(Layer):
         self.paired = any(layer.paired for layer in layers)
         self.patterned = any(layer.patterned for layer in layers)
         self.remembers = sum(layer.remembers for layer in layers)
+        self.notes = sum(layer.notes for layer in layers)
         self.keeps = all(layer.keeps for layer in layers)
         self.flattens = any(layer.flattens for layer in layers)
         self.centered = bool(layers) and layers[-1].centered
@@ -118,7 +119,8 @@ class Serial(Layer):
         r"""A random network of this architecture and of finite width.
 
         Over seeds its outputs have mean nought and, the closer the wider it is, the covariance ``nngp`` (exactly where
-        there is one hidden layer); ``Tangent`` of it tends to ``ntk``, for each seed.
+        there is one hidden layer); ``Tangent`` of it tends to ``ntk``, for each seed. :class:`SelfAttention` and
+        :class:`Aggregate` have kernels alone, and are refused here.
 
         Args:
             width: How many channels every hidden layer has; without it each has its own ``width``, as the ``ntk`` of
@@ -146,7 +148,8 @@ class Serial(Layer):
         """
         self.normal(False)
         readout = max((k for k, layer in enumerate(self.layers) if isinstance(layer, Dense)), default=-1)
-        if readout < 0 or not all(isinstance(layer, AvgPool | GlobalAvgPool) for layer in self.layers[readout + 1:]):
+        if readout < 0 or not all(isinstance(layer, AvgPool | GlobalAvgPool | GlobalSumPool)
+                                  for layer in self.layers[readout + 1:]):
             raise DataError("The outputs of a finite network are those of its readout, the last Dense or Conv, after "
                             f"which come only poolings; {self!r} has none, or other layers after it. Add Dense().")
         sizes = [as_count(size, "inputs", 1) for size in (inputs if isinstance(inputs, Sequence) else [inputs])]

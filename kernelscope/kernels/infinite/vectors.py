@@ -9,12 +9,16 @@ import torch
 from torch import Tensor
 
 from ..closed_form import ClosedForm
+from ..distances import Lacks, Steepness, for_distances, lacks, product, root, units
 from ..distances import Side as Vectors
-from ..distances import Steepness, for_distances, lacks, product, root, units
 from .covariances import Covariances, Layout, Side
 from .fused import compiled, of_vectors
+from .overflow import representable
 from .serial import Both, Serial
 from .stages import dense_layers
+
+#: What a cosine exceeds -1 by where single precision loses digits of the angle, since what it lacks to 1 is rounded.
+OPPOSITE = 1e-2
 
 
 class OfVectors(ClosedForm):
@@ -56,39 +60,47 @@ class OfVectors(ClosedForm):
 
     def _block(self, rows: Vectors, columns: Vectors, same: bool, out: Tensor | None = None) -> Tensor:
         d = rows.vectors.shape[1]
-        if self.net.keeps:
-            a, b = rows.lengths / math.sqrt(d), columns.lengths / math.sqrt(d)
-            given = a[:, None] * b * lacks(rows, columns, self._steepness, same, out).lack
-        else:
-            a, b, given = rows.lengths / math.sqrt(d), columns.lengths / math.sqrt(d), product(rows, columns, None) / d
+        a, b = rows.lengths / math.sqrt(d), columns.lengths / math.sqrt(d)
         (left, one), (_, other) = self._own(a, d), self._own(b, d)
-        plan = dense_layers(self.net)
-        if plan is None or given.requires_grad or not compiled(given.device):
-            c = Covariances(a, b, given, self.net.keeps, torch.zeros_like(given) if self._tangent else None,
-                            Layout(0, False, True), d, self._standard)
-            c = self.net(c, one, other)
+        if not self.net.keeps:
+            found = self._followed(product(rows, columns, None) / d, a, b, one, other, d)
         else:
-            layers, readout = plan
-            value, tangent = of_vectors(layers, given, a, b, self._tangent)
-            sides = [Side(side.root, None, side.inner[2 * len(layers):]) for side in (one, other)]
-            a, b = (side.inner[2 * len(layers) - 1].root.to(value) for side in (one, other))
-            c = readout(Covariances(a, b, value, False, tangent, Layout(0, False, True), d), *sides)
-        found = self._wanted(c)
+            cosines = lacks(rows, columns, self._steepness, same, out)
+            again = _opposite(cosines)
+            found = self._followed(a[:, None] * b * cosines.lack, a, b, one, other, d)
+            if len(again):
+                near, far = a[again].double(), b.double()
+                wide = lacks(_wide(rows.part(again), True), _wide(columns, False), self._steepness, False).lack
+                found[..., again, :] = self._followed(near[:, None] * far * wide, near, far, one.part(again), other,
+                                                      d).to(found)
         if same:
             # Of the point with itself, nothing is lost in a product.
             found.diagonal(dim1=-2, dim2=-1).copy_(self._wanted(left))
-        return found.to(rows.vectors.dtype)
+        return representable(found.to(rows.vectors.dtype), self.net)
+
+    def _followed(self, given: Tensor, a: Tensor, b: Tensor, one: Side, other: Side, d: int) -> Tensor:
+        """The kernel of all pairs, from their first covariances, or what these lack."""
+        plan = dense_layers(self.net)
+        if plan is None or given.requires_grad or not compiled(given.device):
+            return self._wanted(self.net(
+                Covariances(a, b, given, self.net.keeps, torch.zeros_like(given) if self._tangent else None,
+                            Layout(0, False, True), d, self._standard), one, other))
+        layers, readout = plan
+        value, tangent = of_vectors(layers, given, a, b, self._tangent)
+        sides = [Side(side.root, None, side.inner[2 * len(layers):]) for side in (one, other)]
+        a, b = (side.inner[2 * len(layers) - 1].root.to(value) for side in (one, other))
+        return self._wanted(readout(Covariances(a, b, value, False, tangent, Layout(0, False, True), d), *sides))
 
     def _diagonal(self, vectors: Tensor) -> Tensor:
         lengths = self._side(vectors, vectors[0] if self.net.keeps else None, True).lengths
         d = vectors.shape[1]
-        return self._wanted(self._own(lengths / math.sqrt(d), d)[0]).to(vectors.dtype)
+        return representable(self._wanted(self._own(lengths / math.sqrt(d), d)[0]).to(vectors.dtype), self.net)
 
     def _own(self, a: Tensor, d: int) -> tuple[Covariances, Side]:
         # Roots of many layers would drift in single precision, and there are few of them.
         a = a.double()
         given = torch.zeros_like(a) if self.net.keeps else a.square()
-        return self.net.own(Covariances(a, a, given, self.net.keeps, torch.zeros_like(a),
+        return self.net.own(Covariances(a, a, given, self.net.keeps, torch.zeros_like(a) if self._tangent else None,
                                         Layout(0, False, False), d, self._standard))
 
     def _wanted(self, c: Covariances) -> Tensor:
@@ -104,3 +116,16 @@ class OfVectors(ClosedForm):
     @property
     def _standard(self) -> bool:
         return self.net.parameterization == "standard"
+
+
+def _opposite(cosines: Lacks) -> Tensor:
+    """The rows in which a pair is so nearly opposite that single precision would lose digits of its angle."""
+    if cosines.lack.dtype == torch.float64 or cosines.lack.requires_grad:
+        return torch.empty(0, dtype=torch.long, device=cosines.lack.device)
+    return (cosines.excess.amin(1) < OPPOSITE).nonzero()[:, 0]
+
+
+def _wide(side: Vectors, left: bool) -> Vectors:
+    """Unit vectors in double precision, in which their lengths are 1 again."""
+    u, lengths = units(side.vectors.double())
+    return for_distances(u, torch.zeros_like(u[0]), 1.0, left)._replace(lengths=lengths)

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ...errors import DataError
+from ..distances import root
 from .covariances import Covariances, Layout
 
 
@@ -66,7 +67,7 @@ class Window:
         one_sided = Layout(c.layout.spatial, False, False)
         for k in range(c.layout.spatial):
             lack = sum_of(moved(lack, c.layout.axes[k], self, k)) / self.sides[k]
-            alpha, beta = (_root(sum_of(moved(side.square(), one_sided.axes[k], self, k)) / self.sides[k])
+            alpha, beta = (root(sum_of(moved(side.square(), one_sided.axes[k], self, k)) / self.sides[k])
                            for side in (a, b))
             gap = torch.zeros_like(lack)
             for one, other in zip(moved(a, one_sided.axes[k], self, k), moved(b, one_sided.axes[k], self, k),
@@ -113,10 +114,6 @@ def sum_of(parts: Iterator[Tensor]) -> Tensor:
     for part in parts:
         total += part
     return total
-
-
-def _root(q: Tensor) -> Tensor:
-    return q.clamp(min=0).sqrt()
 
 
 def _over(part: Tensor, whole: Tensor) -> Tensor:
