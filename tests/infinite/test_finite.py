@@ -219,7 +219,6 @@ def test_outputs_with_dropout_have_the_variance_of_the_process():
     (lambda: fully_connected(1).torch(0, inputs=3), "width"),
     (lambda: fully_connected(1).torch(8, inputs=0), "inputs"),
     (lambda: fully_connected(1).torch(8, inputs="3"), "inputs"),
-    (lambda: fully_connected(1).torch(8, inputs=None), "inputs"),
     (lambda: fully_connected(1).torch(8, inputs=(3, 2.5)), "inputs"),
     (lambda: fully_connected(1).torch(8, inputs=3, outputs=2.5), "outputs"),
     (lambda: fully_connected(1).torch(8, inputs=3, seed=-1), "seed"),
@@ -227,3 +226,12 @@ def test_outputs_with_dropout_have_the_variance_of_the_process():
 def test_what_makes_no_module_is_refused(make, words):
     with pytest.raises(DataError, match=words):
         make()
+
+
+def test_a_network_without_a_shape_is_made_at_its_first_call():
+    net, x = Serial(Conv(3), ReLU(), GlobalAvgPool(), Dense()), torch.ones(2, 3, 5, 5, dtype=torch.float64)
+    waiting, there = net.torch(8, seed=3), net.torch(8, x, seed=3)
+    assert "made at its first call" in repr(waiting)
+    torch.testing.assert_close(waiting(x), there.double()(x))
+    assert len(list(waiting.parameters())) == len(list(there.parameters()))
+    torch.testing.assert_close(waiting(2 * x), there(2 * x))

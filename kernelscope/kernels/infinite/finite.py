@@ -86,6 +86,29 @@ class Affine(nn.Module):
         return f"{self.weight.shape[1]} channels, {self.weight.shape[0]} units"
 
 
+class Waiting(nn.Module):
+    """A network that is made when it is called first, of the shape that its points have then.
+
+    Args:
+        make: From the shape of a point to the network.
+        words: What it will be.
+    """
+
+    def __init__(self, make: Callable[[tuple[int, ...]], nn.Module], words: str):
+        super().__init__()
+        self.make, self.words = make, words
+        self.made: nn.Module | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The outputs, with shape (n, outputs)."""
+        if self.made is None:
+            self.made = self.make(tuple(x.shape[1:])).to(x)
+        return self.made(x)
+
+    def extra_repr(self) -> str:
+        return "" if self.made is not None else f"{self.words}, made at its first call"
+
+
 class Applied(nn.Module):
     """A function without parameters.
 

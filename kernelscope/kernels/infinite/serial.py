@@ -20,7 +20,7 @@ from ...arguments import as_choice, as_count, as_seed, what_came
 from ...errors import DataError
 from .affine import Dense
 from .covariances import Covariances, Side
-from .finite import Applied, Shape, Widths, flattened
+from .finite import Applied, Shape, Waiting, Widths, flattened
 from .layer import Layer
 from .pooling import AvgPool, Flatten, GlobalAvgPool, GlobalSumPool
 
@@ -114,7 +114,7 @@ class Serial(Layer):
         """Both kernel matrices from one pass, each with shape (n, m)."""
         return self._kernel("ntk").both(x, z)
 
-    def torch(self, width: int | None = None, *, inputs: int | Sequence[int], outputs: int = 1,
+    def torch(self, width: int | None = None, inputs: int | Sequence[int] | Tensor | None = None, outputs: int = 1,
               seed: int | Generator = 0) -> nn.Module:
         r"""A random network of this architecture and of finite width.
 
@@ -126,7 +126,7 @@ class Serial(Layer):
             width: How many channels every hidden layer has; without it each has its own ``width``, as the ``ntk`` of
                 the standard parameterisation supposes.
             inputs: The length of the vectors that come in, or the shape (channels, h, w) or (channels, length) of
-                points with pixels.
+                points with pixels; or such points. Without it the module is made when it is called first.
             outputs: How many outputs the readout has, the last ``Dense`` or ``Conv``.
             seed: Where the random numbers begin, or a generator of them.
 
@@ -146,6 +146,10 @@ class Serial(Layer):
               (2): Affine(64 channels, 1 units)
             )
         """
+        if inputs is None:
+            return Waiting(lambda shape: self.torch(width, shape, outputs, seed), repr(self))
+        if isinstance(inputs, Tensor):
+            inputs = tuple(inputs.shape[1:])
         self.normal(False)
         readout = max((k for k, layer in enumerate(self.layers) if isinstance(layer, Dense)), default=-1)
         if readout < 0 or not all(isinstance(layer, AvgPool | GlobalAvgPool | GlobalSumPool)
