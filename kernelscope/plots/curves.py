@@ -74,7 +74,7 @@ def draw_curves(result: LearningCurves, ax: Axes, theme: Theme, *, measure: str 
     ax.set_ylabel("error, share of the variance" if measure == "error" else "test points told wrong")
     _name(ax, high, ends)
     ax.grid(True, which="major", color=theme.rule, linewidth=0.6)
-    ax.set_title(in_lines(conclusion(result, measure), "; ", 78), parse_math=False)
+    ax.set_title(in_lines(conclusion(result, measure), "; ", 66), parse_math=False)
 
 
 def conclusion(result: LearningCurves, measure: str) -> str:
