@@ -60,7 +60,8 @@ class Store:
         self._lock = lock
         self._verify = verify
         self._unsure = False
-        self._turn = threading.Lock()
+        # A writer that Ctrl-C met as it took its turn takes it again to keep what it has.
+        self._turn = threading.RLock()
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], kind: str, meta: dict[str, Any], overwrite: bool = False) -> Self:
