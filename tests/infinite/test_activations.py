@@ -172,7 +172,8 @@ def test_integration_of_a_polynomial_is_exact_with_one_term_more_than_its_degree
     assert off(Monomial(3), 4) < 1e-13
 
 
-@pytest.mark.parametrize("function", [torch.tanh, F.silu, F.softplus, torch.sigmoid, nn.Softplus(), nn.Tanh()], ids=str)
+@pytest.mark.parametrize("function", [torch.tanh, F.silu, F.softplus, torch.sigmoid, nn.Softplus(), nn.Tanh()],
+                         ids=["tanh", "silu", "softplus", "sigmoid", "Softplus", "Tanh"])
 def test_common_activations_are_integrated_to_four_digits_or_better(function):
     net, finer = (fully_connected(2, Elementwise(function, degree), 1.2, 0.1) for degree in (50, 120))
     for one, other in zip(net.both(X, Z), finer.both(X, Z), strict=True):
