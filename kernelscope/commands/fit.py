@@ -155,12 +155,15 @@ def _ridge(options: argparse.Namespace, kernel: Kernel, x: Tensor) -> float:
             raise DataError(f"{name} is a number from 0 on; {value} came. Write {name} 1e-4.")
     if options.ridge is not None:
         return float(options.ridge)
-    mean = kernel.diagonal(x).double().mean()
-    if not bool(mean.isfinite()):
+    try:
+        mean = float(kernel.diagonal(x).double().mean())
+    except NonFiniteError:
+        mean = float("inf")
+    if not mean < float("inf"):
         raise NonFiniteError(f"The kernel of the samples with themselves is NaN or infinite: numbers as large as "
                              f"{float(x.abs().max()):.1e} are too large for {options.kernel}. Save them smaller, "
                              "x / abs(x).max().")
-    return float((NOISE if options.noise is None else options.noise) * mean / len(x))
+    return (NOISE if options.noise is None else options.noise) * mean / len(x)
 
 
 def _described(options: argparse.Namespace, samples: Samples, validation: tuple[Tensor, Tensor] | None, kernel: Kernel,
