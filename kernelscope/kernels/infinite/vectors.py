@@ -30,14 +30,14 @@ class OfVectors(ClosedForm):
         memory: About how much products may use, a number of bytes or a size such as ``"1GB"``.
     """
 
-    _buffers = 16
-
     #: How fast the kernel falls with the squared distance of unit vectors.
     _steepness = Steepness(1 / 2, 1 / 2)
 
     def __init__(self, net: Serial, which: str, memory: int | str = "1GB"):
         super().__init__(memory)
         self.net, self.which = net, which
+        # One pass through all layers leaves little beside what comes in and what goes out.
+        self._buffers = 6 if dense_layers(net) is not None and compiled(torch.device("cpu")) else 16
 
     def __repr__(self) -> str:
         return f"{self.net!r}.{self.which}"
