@@ -9,13 +9,11 @@ kernel and the nearest training sample.
 """
 
 import argparse
-import platform
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+from provenance import provenance
 from wide.cost import estimate
 from wide.digits import SHIFTS, augmented, split, with_shifts
 from wide.networks import both_kernels, nearest, nulls
@@ -82,11 +80,9 @@ def main() -> None:
         "mean squared error as a share of that of the best constant; a power law is a line in logarithms, and its "
         "exponent has the interval of orders and test points drawn again."
     )
-    page = ks.Report("How errors of infinite-width kernels fall with data", [lead, *items], provenance={
-        "study": "analysis/infinite_width_scaling.py", "commit": commit(), "seed": SEED, "torch": torch.__version__,
-        "machine": f"{(t := torch.get_num_threads())} thread{'s' * (t > 1)}, {platform.machine()}",
-        "test digits": first.tests, "minutes": round((time.perf_counter() - begun) / 60, 1),
-    })
+    page = ks.Report("How errors of infinite-width kernels fall with data", [lead, *items], provenance=provenance(
+        __file__, **{"seed": SEED, "test digits": first.tests,
+                     "minutes": round((time.perf_counter() - begun) / 60, 1)}))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     print(page.save(options.output))
 
@@ -155,13 +151,6 @@ def photographs(sizes: Sizes) -> list:
 def told(found: ks.LearningCurves) -> None:
     """Prints curves while others are made."""
     print(found, found.table().to_string(index=False), found.check(), sep="\n", flush=True)
-
-
-def commit() -> str:
-    """The state of the project that made the page."""
-    found = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=Path(__file__).parent, capture_output=True,
-                           text=True, check=False)
-    return found.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

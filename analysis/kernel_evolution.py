@@ -11,25 +11,17 @@ kernel of each time is asked for the regression it would have given, beside the 
 
 import argparse
 import copy
-import platform
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from provenance import provenance
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss, one_hot
 
 import kernelscope as ks
 
 SEED = 0
-
-
-def commit() -> str:
-    """The state of the project that made the page."""
-    found = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=Path(__file__).parent, capture_output=True,
-                           text=True, check=False)
-    return found.stdout.strip() or "unknown"
 
 
 def recorded(model: nn.Module, x: Tensor, y: Tensor, loss: Callable[..., Tensor], steps: int, batch: int | None = None,
@@ -182,10 +174,7 @@ def main() -> None:
         "pixels as they are it need not.",
         ("Linear layers, whitened digits", linear["whitened"]),
         ("Linear layers, pixels", linear["pixels"]),
-    ], provenance={
-        "study": "analysis/kernel_evolution.py", "commit": commit(), "seed": SEED, "torch": torch.__version__,
-        "machine": f"{(t := torch.get_num_threads())} thread{'s' * (t > 1)}, {platform.machine()}",
-    })
+    ], provenance=provenance(__file__, seed=SEED))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     print(page.save(options.output))
 

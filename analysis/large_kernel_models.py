@@ -9,23 +9,14 @@ fitted to the last digit of its objective, and its error measured on windows of 
 """
 
 import argparse
-import platform
-import subprocess
 from pathlib import Path
 
-import torch
+from provenance import provenance
 
 import kernelscope as ks
 
 WINDOW, RIDGE, SEED = 7, 1e-6, 0
 SAMPLES, CENTERS = [1_000, 3_000, 10_000, 30_000, 100_000, 400_000], [100, 300, 1_000, 3_000]
-
-
-def commit() -> str:
-    """The state of the project that made the page."""
-    found = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=Path(__file__).parent, capture_output=True,
-                           text=True, check=False)
-    return found.stdout.strip() or "unknown"
 
 
 def main() -> None:
@@ -50,10 +41,7 @@ def main() -> None:
         "middle. An error of 1 is that of always answering the mean color of all pixels. Training and test windows "
         "share no pixel."
     )
-    page = ks.Report("Large kernel models", [lead, *results], provenance={
-        "study": "analysis/large_kernel_models.py", "commit": commit(), "seed": SEED, "torch": torch.__version__,
-        "machine": f"{(t := torch.get_num_threads())} thread{'s' * (t > 1)}, {platform.machine()}",
-    })
+    page = ks.Report("Large kernel models", [lead, *results], provenance=provenance(__file__, seed=SEED))
     print(page.save(options.output))
 
 

@@ -8,22 +8,13 @@ digits that were left out. The null stands beside them: the distance in pixels, 
 """
 
 import argparse
-import platform
-import subprocess
 from pathlib import Path
 
-import torch
 from learned.outside import far, near
 from learned.unlearnable import unlearnable
+from provenance import provenance
 
 import kernelscope as ks
-
-
-def commit() -> str:
-    """The state of the project that made the page."""
-    found = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=Path(__file__).parent, capture_output=True,
-                           text=True, check=False)
-    return found.stdout.strip() or "unknown"
 
 
 def lead(named: dict[str, object]) -> str:
@@ -49,10 +40,7 @@ def main() -> None:
             table = result.to_frame().round(4).to_string(max_rows=20)
             print(item[0], result, table, result.check(), sep="\n", flush=True)
     summed = lead(dict(item for item in items if not isinstance(item, str)))
-    page = ks.Report("What a network could not learn, and what is outside of it", [summed, *items], provenance={
-        "study": "analysis/null_space_ood.py", "commit": commit(), "torch": torch.__version__,
-        "machine": f"{(t := torch.get_num_threads())} thread{'s' * (t > 1)}, {platform.machine()}",
-    })
+    page = ks.Report("What a network could not learn, and what is outside of it", [summed, *items], provenance=provenance(__file__))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     print(page.save(options.output))
 

@@ -11,12 +11,11 @@ against 200 networks trained anew, on digits, on a curve and on two moons.
 import argparse
 import itertools
 import math
-import platform
-import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
+from provenance import provenance
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
@@ -24,13 +23,6 @@ import kernelscope as ks
 
 SEED, SEEDS, BATCH, TIME = 0, 200, 16, 8.0
 RATES = [0.025, 0.05, 0.1, 0.2, 0.4]
-
-
-def commit() -> str:
-    """The state of the project that made the page."""
-    found = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=Path(__file__).parent, capture_output=True,
-                           text=True, check=False)
-    return found.stdout.strip() or "unknown"
 
 
 def network(*widths: int, scale: float = 1.0) -> nn.Module:
@@ -223,10 +215,7 @@ def main() -> None:
         "The path kernel adds up the tangent kernel along a run, and is symmetric and positive; its mean over runs has "
         "a standard error for each entry. Points are sorted by class.",
         ("The expected path kernel of two moons", kernel),
-    ], provenance={
-        "study": "analysis/stochastic_domingos.py", "commit": commit(), "seed": SEED, "torch": torch.__version__,
-        "machine": f"{(t := torch.get_num_threads())} thread{'s' * (t > 1)}, {platform.machine()}",
-    })
+    ], provenance=provenance(__file__, seed=SEED))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     print(page.save(options.output))
 
