@@ -40,7 +40,8 @@ def main() -> None:
             table = result.to_frame().round(4).to_string(max_rows=20)
             print(item[0], result, table, result.check(), sep="\n", flush=True)
     summed = lead(dict(item for item in items if not isinstance(item, str)))
-    page = ks.Report("What a network could not learn, and what is outside of it", [summed, *items], provenance=provenance(__file__))
+    page = ks.Report("What a network could not learn, and what is outside of it", [summed, *items],
+                     provenance=provenance(__file__))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     print(page.save(options.output))
 

@@ -13,5 +13,6 @@ def provenance(study: str, **more: Any) -> dict[str, Any]:
     found = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=Path(__file__).parent, capture_output=True,
                            text=True, check=False)
     threads = torch.get_num_threads()
+    machine = f"{threads} thread{'s' * (threads > 1)}, {platform.machine()}"
     return {"study": f"analysis/{Path(study).name}", "commit": found.stdout.strip() or "unknown",
-            "torch": torch.__version__, "machine": f"{threads} thread{'s' * (threads > 1)}, {platform.machine()}"} | more
+            "torch": torch.__version__, "machine": machine} | more

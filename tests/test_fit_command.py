@@ -182,10 +182,12 @@ def test_a_killed_command_goes_on_to_the_same_machine(here, capsys, processes):
     words = ["more.npz", "--kernel", "cnn2", "--ridge", "1e-8", "-o"]
     at_once = ks.KernelMachine.load(answer(capsys, *words, "one")["machine"])
     kills = 0
-    for seconds in (5.0, 7.0, 9.0, 12.0, 15.0, 20.0):
+    for tiles in (1, 2, 3):
         begun = subprocess.Popen(command(*words, "two", processes=processes), cwd=here, env=environment(),
                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(seconds)
+        # The more tiles it has written, the later it is killed.
+        while begun.poll() is None and len(list((here / "two.work").rglob("*.tile"))) < tiles:
+            time.sleep(0.01)
         # Where one of several is killed, torchrun ends the others.
         if begun.poll() is None:
             kills += killed(begun.pid, processes)

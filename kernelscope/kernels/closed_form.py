@@ -54,6 +54,8 @@ class ClosedForm(Kernel):
         found: Tensor | None = None
         for rows, columns, block in self._tiles(left, right):
             if found is None:
+                if block.shape[-2:] == (len(left), len(right)):
+                    return block
                 found = block.new_empty(*block.shape[:-2], len(left), len(right))
             found[..., rows, columns] = block
         assert found is not None
@@ -203,9 +205,10 @@ class ClosedForm(Kernel):
                 near = far if halved and high == wide else read(left, high)
                 dtype = common(near, far)
                 far2 = flat(far).to(near.device, dtype)
-                if memory is None:
-                    memory, center = far2.new_empty(cut.rows * cut.columns), self._center(far2)
                 with torch.no_grad():
+                    if memory is None:
+                        memory = far2.new_empty(min(cut.rows, len(left)) * min(cut.columns, len(right)))
+                        center = self._center(far2)
                     all_rows = self._side(flat(near).to(dtype), center, True)
                     all_columns = self._side(far2, center, False)
                 for rows in pieces(high.start, high.stop, cut.rows):

@@ -15,6 +15,10 @@ from ..errors import OutOfBudget
 #: The sides of a tile on a processor, of a tile of a symmetric matrix, and of one on a GPU.
 TILE, SQUARE, LARGE = (512, 1024), (512, 512), (4096, 4096)
 
+#: Those of points of so many numbers that their products take longer than all that is done with them: what begins and
+#: ends with each tile counts for more than what stays in the cache.
+LONG, LONG_SQUARE, NUMBERS = (2048, 2048), (1024, 1024), 512
+
 #: How many bytes a tile and what is computed of it fill on a processor: about what its caches hold.
 CACHE = 8 * 2**20
 
@@ -50,7 +54,7 @@ def planned(count: int, d: int, size: int, buffers: int, memory: int, sides: tup
     """
     point = COPIES * (d + 2) * size
     rows, columns = sides
-    room = memory // 2 if sides == LARGE else min(memory // 2, CACHE)
+    room = min(memory // 2, CACHE) if sides in (TILE, SQUARE) else memory // 2
     while buffers * size * rows * columns > room and columns > LEAST:
         # The tiles of a symmetric matrix are square, so that each has its mirror image.
         rows, columns = (columns // 2, columns // 2) if rows == columns else (rows, columns // 2)

@@ -15,8 +15,10 @@ from kernelscope.errors import DataError
 from kernelscope.kernels.infinite import fused
 from kernelscope.kernels.infinite.fused import Affine, Stage, reference
 from kernelscope.kernels.infinite.fused.angles import polynomials, turned
+from kernelscope.kernels.infinite.passes import CLOSE, leading
 from tests.infinite import pixels
 from tests.infinite.golden import matrix
+from tests.laws import assert_close
 
 ROOT = Path(__file__).parents[2]
 RELU, WIDE, LEAKY, ABS = Affine(3, 2.0, 0.0, 0.0, 1.0), Affine(5, 1.5, 0.3, 0.0, 1.0), \
@@ -51,6 +53,9 @@ GOLDEN = {
          [0.014892768331618799, 0.015297367279233098]],
     ),
 }
+
+
+NUMBA = pytest.mark.skipif(find_spec("numba") is None, reason="is so of the compiled loops")
 
 
 def programs():
@@ -111,15 +116,70 @@ def test_without_pooling_the_kernel_is_the_mean_over_equal_pixels(program, layer
             assert float(found[a, b]) == pytest.approx(mean, rel=1e-12, abs=1e-14)
 
 
-@PROGRAMS
 @pytest.mark.parametrize("layers", [NETWORKS["wide"], NETWORKS["abs"]], ids=["wide", "abs"])
-def test_a_vector_is_an_image_of_one_pixel(program, layers):
+def test_a_vector_is_an_image_of_one_pixel(layers):
     x, z = images(40)[..., :1, :1], images(1500, seed=1)[..., :1, :1]
     a, b = (t[:, :, 0, 0].square().mean(1).sqrt() for t in (x, z))
     lack = torch.outer(a, b) - x[:, :, 0, 0] @ z[:, :, 0, 0].T / 3
     true = reference.of_pixels([layer.alone for layer in layers], x, z)
-    for found, expected in zip(program.of_vectors(layers, lack, a, b), true, strict=True):
+    for found, expected in zip(fused.of_vectors(layers, lack, a, b), true, strict=True):
         assert far(found, expected) <= 1e-12
+
+
+def mixed(n, seed):
+    """Vectors of many lengths that have much in common, and their near-duplicates, opposites and noughts."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 300, generator=generator, dtype=torch.float64) + 3 * torch.ones(300)
+    x[::5] -= 3
+    x[1::7] = -x[0] * torch.linspace(1, 2, len(x[1::7]))[:, None] + 1e-3 * x[1::7]
+    x[2::7] = x[0] + 1e-5 * x[2::7]
+    x[3] = 0
+    return x * torch.logspace(-3, 3, n)[:, None]
+
+
+@NUMBA
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32])
+@pytest.mark.parametrize("layers", [NETWORKS["wide"], NETWORKS["abs"], (RELU,)], ids=["wide", "abs", "relu"])
+@pytest.mark.parametrize("shared", [True, False])
+def test_units_go_from_products_to_the_readout(layers, kind, shared):
+    x, z = mixed(30, 0).to(kind), mixed(1100, 1).to(kind)
+    alone = [layer.alone for layer in layers]
+    true = reference.of_pixels(alone, *(t.double()[..., None, None] for t in (x, z)))
+    directions = leading(z) if shared else torch.zeros(4, 300)
+    near, far_side = (fused.units(t, directions) for t in (x, z))
+    w, b, r, s, e = 1.5, 0.2, 0.7, 1.1, 0.4
+    K, T = fused.of_units(layers, (w, b, r, s, e), near, far_side, CLOSE)
+    roots = [reference.of_variances(alone, t.double().square().mean(1)[:, None, None]).end[:, 0, 0] for t in (x, z)]
+    scale = torch.outer(*roots)
+    limit = 1e-13 if kind == torch.float64 else 1e-6 if shared else 2e-6
+    for found, expected in ((K, w * true[0] + b), (T, r * true[1] + s * true[0] + e)):
+        assert found.dtype == kind
+        assert float(((found - expected).abs() / (scale + 1)).max()) <= limit
+    alone = fused.of_units(layers, (w, b, r, s, e), near, far_side, CLOSE, tangent=False)
+    assert torch.equal(alone[0], K)
+
+
+@NUMBA
+@pytest.mark.parametrize("size", [1e-14, 1e14])
+def test_units_of_any_length(size):
+    x = torch.nn.functional.normalize(mixed(20, 0), dim=1) * torch.linspace(1, 2, 20)[:, None]
+    found, true = (fused.of_units((RELU,), (1.0, 0.0, 1.0, 0.0, 0.0), u, u, CLOSE) for u in (
+        fused.units((size * x).float(), leading(x)), fused.units(x, leading(x))))
+    assert float((found.double() / size**2 - true).abs().max()) <= 1e-6 / 300
+
+
+def test_leading_directions_are_those_that_points_share():
+    x = mixed(100, 0)
+    e = leading(x)
+    there = e.square().sum(1) > 0
+    assert int(there.sum()) in (1, 2, 3, 4)
+    assert_close(e[there] @ e[there].T, torch.eye(int(there.sum()), dtype=torch.float64), 1e-12)
+    u = torch.nn.functional.normalize(x, dim=1)
+    assert float((u - u @ e.T @ e).square().sum() / u.square().sum()) < 0.2
+    # One point has one direction, and points of nought have none.
+    assert leading(x[:1]).shape == (4, 300)
+    assert_close(leading(x[:1])[0].abs(), u[0].abs(), 1e-12)
+    assert float(leading(0 * x).abs().max()) == 0
 
 
 @PROGRAMS
@@ -127,7 +187,7 @@ def test_tangent_kernels_are_left_out_where_they_are_not_wanted(program):
     x, i = images(2), torch.tensor([0, 1])
     stage, a = Stage((RELU,), 2), torch.ones(2, dtype=torch.float64)
     for call in (lambda t: program.of_images(stage, x, x, i, i, t), lambda t: program.of_pixels((RELU,), x, x, t),
-                 lambda t: program.of_vectors((RELU,), torch.eye(2, dtype=torch.float64), a, a, t)):
+                 lambda t: fused.of_vectors((RELU,), torch.eye(2, dtype=torch.float64), a, a, t)):
         assert call(False)[1] is None
         assert torch.equal(call(False)[0], call(True)[0])
     K, T = program.of_images(stage, x, x, i, i)
@@ -181,12 +241,12 @@ def test_single_precision_keeps_its_digits_between_nearly_equal_images(program):
         assert float(((narrow - wide).abs() / wide).max()) <= 2e-6
 
 
-@pytest.mark.skipif(find_spec("numba") is None, reason="is so of the compiled loops")
+@NUMBA
 def test_rounding_does_not_repeat_in_every_layer():
     layers, unit = (RELU.alone,) * 30, torch.nn.functional.normalize(images(8)[..., 0, 0], dim=1)
-    a = torch.linspace(1, 2, 8, dtype=torch.float64)
-    lack = torch.outer(a, a) * (unit[:, None] - unit).square().sum(2) / 2
-    narrow, wide = (fused.of_vectors(layers, lack.to(t), a.to(t), a.to(t)) for t in (torch.float32, torch.float64))
+    x = torch.linspace(1, 2, 8, dtype=torch.float64)[:, None] * unit
+    narrow, wide = (fused.of_units(layers, (1.0, 0.0, 1.0, 0.0, 0.0), u, u, CLOSE)
+                    for u in (fused.units(x.to(t), torch.zeros(4, 3)) for t in (torch.float32, torch.float64)))
     for found, true in zip(narrow, wide, strict=True):
         assert float(((found - true) / true).abs().max()) <= 1e-6
 

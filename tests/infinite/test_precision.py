@@ -1,5 +1,7 @@
 """Single precision is as exact as it can be where points are near-duplicates, at which the usual recursion fails."""
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -65,6 +67,19 @@ def error(net, x):
 def test_fully_connected(depth, activation, bias):
     net = fully_connected(depth, activation, activation.mean**-0.5, bias)
     assert error(net, vectors()) < (DEEP if depth > 10 else CLOSE)
+
+
+@pytest.mark.skipif(find_spec("numba") is None, reason="plain torch sums products in single precision")
+def test_windows_of_photographs():
+    from sklearn.datasets import load_sample_images
+
+    pixels = torch.tensor(load_sample_images().images[1]) / 255.0
+    pixels = pixels - pixels.mean((0, 1))
+    # Long vectors of which many are nearly one color, so that sums of their products are rounded in one direction.
+    x = pixels.unfold(0, 32, 25).unfold(1, 32, 25).reshape(-1, 3 * 32 * 32)
+    net = fully_connected(3)
+    for single, double in zip(net.both(x), net.both(x.double()), strict=True):
+        assert float((single - double).abs().max() / double.max()) < 5e-7
 
 
 @pytest.mark.parametrize("bias", [0.0, 0.05])

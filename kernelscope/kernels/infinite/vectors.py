@@ -8,12 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..closed_form import ClosedForm
+from ...data.points import Points
+from ..closed_form import TAPE, ClosedForm
 from ..distances import Lacks, Steepness, for_distances, lacks, product, root, units
 from ..distances import Side as Vectors
+from ..tiling import LONG, LONG_SQUARE, NUMBERS, SQUARE, Cut
+from ..vectors import read
 from .covariances import Covariances, Layout, Side
-from .fused import compiled, of_vectors
+from .fused import Units, compiled, of_vectors
+from .fused import units as as_units
 from .overflow import representable
+from .passes import leading, passed
 from .serial import Both, Serial
 from .stages import dense_layers
 
@@ -35,9 +40,9 @@ class OfVectors(ClosedForm):
 
     def __init__(self, net: Serial, which: str, memory: int | str = "1GB"):
         super().__init__(memory)
-        self.net, self.which = net, which
+        self.net, self.which, self._plan = net, which, dense_layers(net)
         # One pass through all layers leaves little beside what comes in and what goes out.
-        self._buffers = 6 if dense_layers(net) is not None and compiled(torch.device("cpu")) else 16
+        self._buffers = 4 if self._plan is not None and compiled(torch.device("cpu")) else 16
 
     def __repr__(self) -> str:
         return f"{self.net!r}.{self.which}"
@@ -48,9 +53,13 @@ class OfVectors(ClosedForm):
         return Both(nngp, ntk)
 
     def _center(self, vectors: Tensor) -> Tensor | None:
-        return units(vectors)[0].mean(0) if self.net.keeps else None
+        if not self.net.keeps:
+            return None
+        return leading(vectors) if self._at_once(vectors.device) else units(vectors)[0].mean(0)
 
-    def _side(self, vectors: Tensor, center: Tensor | None, left: bool) -> Vectors:
+    def _side(self, vectors: Tensor, center: Tensor | None, left: bool) -> Any:
+        if center is not None and self._at_once(vectors.device):
+            return as_units(vectors, center)
         if center is not None:
             u, lengths = units(vectors)
             return for_distances(u, center, 1.0, left)._replace(lengths=lengths)
@@ -58,8 +67,10 @@ class OfVectors(ClosedForm):
         squares = wide.square().sum(1)
         return Vectors(vectors, wide, squares, root(squares))
 
-    def _block(self, rows: Vectors, columns: Vectors, same: bool, out: Tensor | None = None) -> Tensor:
+    def _block(self, rows: Any, columns: Any, same: bool, out: Tensor | None = None) -> Tensor:
         d = rows.vectors.shape[1]
+        if isinstance(rows, Units):
+            return self._passed(rows, columns, same, d, out)
         a, b = rows.lengths / math.sqrt(d), columns.lengths / math.sqrt(d)
         (left, one), (_, other) = self._own(a, d), self._own(b, d)
         if not self.net.keeps:
@@ -80,7 +91,7 @@ class OfVectors(ClosedForm):
 
     def _followed(self, given: Tensor, a: Tensor, b: Tensor, one: Side, other: Side, d: int) -> Tensor:
         """The kernel of all pairs, from their first covariances, or what these lack."""
-        plan = dense_layers(self.net)
+        plan = self._plan
         if plan is None or given.requires_grad or not compiled(given.device):
             return self._wanted(self.net(
                 Covariances(a, b, given, self.net.keeps, torch.zeros_like(given) if self._tangent else None,
@@ -91,9 +102,21 @@ class OfVectors(ClosedForm):
         a, b = (side.inner[2 * len(layers) - 1].root.to(value) for side in (one, other))
         return self._wanted(readout(Covariances(a, b, value, False, tangent, Layout(0, False, True), d), *sides))
 
+    def _passed(self, near: Units, far: Units, same: bool, d: int, out: Tensor | None) -> Tensor:
+        """The kernel of all pairs of units in one pass."""
+        assert self._plan is not None
+        found = passed(self._plan, self.which, near, far, out)
+        if same:
+            found.diagonal(dim1=-2, dim2=-1).copy_(self._wanted(self._own(near.roots, d)[0]))
+        return representable(found, self.net)
+
+    def _cut(self, left: Points, right: Points, sides: tuple[int, int], buffers: int) -> Cut:
+        if buffers < TAPE and self._plan is not None and read(left, slice(0, 1)).numel() >= NUMBERS:
+            sides = LONG_SQUARE if sides == SQUARE else LONG
+        return super()._cut(left, right, sides, buffers)
+
     def _diagonal(self, vectors: Tensor) -> Tensor:
-        lengths = self._side(vectors, vectors[0] if self.net.keeps else None, True).lengths
-        d = vectors.shape[1]
+        lengths, d = torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64), vectors.shape[1]
         return representable(self._wanted(self._own(lengths / math.sqrt(d), d)[0]).to(vectors.dtype), self.net)
 
     def _own(self, a: Tensor, d: int) -> tuple[Covariances, Side]:
@@ -108,6 +131,10 @@ class OfVectors(ClosedForm):
             return c.value
         assert c.tangent is not None
         return c.tangent if self.which == "ntk" else torch.stack([c.value, c.tangent])
+
+    def _at_once(self, device: torch.device) -> bool:
+        """Whether one pass takes products to kernels, through which no gradient goes."""
+        return self._plan is not None and device.type == "cpu" and compiled(device) and not torch.is_grad_enabled()
 
     @property
     def _tangent(self) -> bool:

@@ -21,9 +21,11 @@ from torch import Tensor
 
 from ....arguments import as_count
 from ....errors import DataError
-from .stage import Affine, Stage
+from . import reference
+from .stage import Affine, Stage, Units
 
-__all__ = ["Affine", "Stage", "compiled", "of_covariances", "of_images", "of_pixels", "of_vectors"]
+__all__ = ["Affine", "Stage", "Units", "compiled", "of_covariances", "of_images", "of_pixels", "of_units",
+           "of_vectors", "units"]
 
 
 def of_images(stage: Stage, x: Tensor, z: Tensor, i: Tensor, j: Tensor,
@@ -139,6 +141,8 @@ def of_vectors(layers: Sequence[Affine], lack: Tensor, a: Tensor, b: Tensor,
                tangent: bool = True) -> tuple[Tensor, Tensor | None]:
     """Kernels of all pairs of vectors for dense layers, from the deficits of their covariances.
 
+    It is made for a GPU; on a processor ``of_units`` is.
+
     Args:
         layers: The layers, taken as dense ones.
         lack: :math:`a_i b_j - K^0_{ij}`, not negative, with shape :math:`(n, m)`; may be overwritten.
@@ -166,7 +170,61 @@ def of_vectors(layers: Sequence[Affine], lack: Tensor, a: Tensor, b: Tensor,
         raise DataError(f"Deficits are float32 or float64, not {lack.dtype}. Convert them with .float().")
     _check_layers(layers)
     with torch.no_grad():
-        return _program(lack.device).of_vectors(layers, lack, a, b, tangent)
+        return (_program(lack.device) if lack.is_cuda else reference).of_vectors(layers, lack, a, b, tangent)
+
+
+def units(vectors: Tensor, directions: Tensor) -> Units:
+    """Vectors as units, for ``of_units``.
+
+    Args:
+        vectors: The vectors, in float32 or float64, with shape :math:`(n, d)`.
+        directions: Four directions that many of them share, orthonormal or nought, with shape :math:`(4, d)`.
+
+    Example:
+        >>> import torch
+        >>> u = units(torch.tensor([[3.0, 4.0]]), torch.eye(4)[:, :2])
+        >>> u.scales, u.coordinates, u.squares
+        (tensor([0.2000]), tensor([[0.6000, 0.8000, 0.0000, 0.0000]]), tensor([0.]))
+    """
+    from . import processor
+
+    with torch.no_grad():
+        return processor.units(vectors, directions)
+
+
+def of_units(layers: Sequence[Affine], readout: Sequence[float], near: Units, far: Units, close: float,
+             tangent: bool = True, out: Tensor | None = None) -> Tensor:
+    r"""Kernels of all pairs of vectors for dense layers, from units to the readout in one pass, on a processor.
+
+    What a cosine lacks to 1 is :math:`|p - q|^2 / 2`, of which rounding leaves little as a difference of products. So
+    units are split into coordinates in a few directions that many share, which are subtracted, and what these leave,
+    whose products are small where vectors are much alike; and pairs that are still too close to parallel or opposite
+    for that are computed from their difference or their sum.
+
+    Args:
+        layers: The layers, taken as dense ones; at least one.
+        readout: Of the layers after them, :math:`w, b, r, s, e`, by which kernels are :math:`w K + b` and
+            :math:`r T + s K + e`.
+        near: The units of the rows.
+        far: Those of the columns, in the same precision.
+        close: Below what share of the mean of both squares half a squared distance is taken from a difference.
+        tangent: Whether T is wanted.
+        out: Memory for what is returned.
+
+    Returns:
+        K and T, or K alone, with shape :math:`(2, n, m)` or :math:`(1, n, m)`, in the precision of the units.
+
+    Example:
+        >>> import torch
+        >>> u = units(torch.eye(2), torch.zeros(4, 2))
+        >>> K, T = of_units((Affine(1, 2.0, 0.0, 0.0, 1.0),), (1.0, 0.0, 1.0, 1.0, 0.0), u, u, 1e-3)
+        >>> round(K[0, 0].item(), 6), round(K[0, 1].item(), 6)
+        (0.5, 0.159155)
+    """
+    from . import processor
+
+    with torch.no_grad():
+        return processor.of_units(layers, readout, near, far, close, tangent, out)
 
 
 def compiled(device: torch.device) -> bool:
@@ -184,7 +242,6 @@ def _program(device: torch.device) -> ModuleType:
     if device.type == "cpu" and find_spec("numba") is not None:
         from . import processor
         return processor
-    from . import reference
     return reference
 
 

@@ -89,10 +89,14 @@ def half_lack(lack, gap, p, q, layer):
 
 
 @njit(**WITHIN)
-def activated(D, T, k, u, both, inner, layer, angle, bend, tangent):
-    """What the activation makes of deficits, in units of both roots, and of tangent kernels; written to place k."""
-    mean, turn, half, one = layer[2], layer[3], layer[9], layer[10]
-    y = where_above(u, half, one - u, u)
+def activated(D, T, k, u, rest, both, inner, layer, angle, bend, tangent):
+    """What the activation makes of deficits, in units of both roots, and of tangent kernels; written to place k.
+
+    The squared cosine of half the angle, ``rest``, is given beside the squared sine u, since one of both has digits
+    that the difference of the other to 1 has not.
+    """
+    mean, turn, half = layer[2], layer[3], layer[9]
+    y = where_above(u, half, rest, u)
     turned = root(y) * turn
     lack = where_above(u, half, y * layer[5] + layer[4], y * (mean + mean))
     store(D, k, both * (lack - turned * y * polynomial(y, bend)))
@@ -132,11 +136,11 @@ def layered(D, T, newD, newT, step, n, side, a, b, size, layer, angle, bend, fre
         if tangent and not fresh:
             # Around an image there are sums but no pixels, of which the roots are nought.
             inner = where_above(P, zero, inner + window_sum(T, k, step, side) * share, both)
-        activated(newD, newT, k, u, both, inner, layer, angle, bend, tangent)
+        activated(newD, newT, k, u, one - u, both, inner, layer, angle, bend, tangent)
 
 
 @njit(**WITHIN)
-def layered_alone(D, T, n, a, P, p, b, size, layer, angle, bend, fresh, tangent):
+def layered_alone(D, T, n, a, P, p, b, size, layer, angle, bend, tangent):
     """One dense layer on n numbers of a row, in place: for one vector and others.
 
     Deficits are relative to both roots here, and taps to the roots P: numbers that are the same in all layers would be
@@ -149,9 +153,27 @@ def layered_alone(D, T, n, a, P, p, b, size, layer, angle, bend, fresh, tangent)
         d, e, both = c - a, q - p, Q * P
         u = limited((half * a) * c * load(D, k) + (d * d + e * e * layer[1]) * layer[8], layer)
         inner = both * (one - u - u)
-        if tangent and not fresh:
+        if tangent:
             inner = inner + load(T, k) * share
-        activated(D, T, k, u, inverse, inner, layer, angle, bend, tangent)
+        activated(D, T, k, u, one - u, inverse, inner, layer, angle, bend, tangent)
+
+
+@njit(**WITHIN)
+def first_alone(D, T, n, short, a, P, p, b, size, layer, angle, bend, tangent):
+    r"""The first dense layer on n numbers of a row, in place, where T brings what deficits lack to 2, E = 2 - D.
+
+    The squared cosine of half the angle has digits of its own by it, for vectors that are nearly opposite: it is
+    :math:`(1 - a c + v p q + a c E) / 2`, in which v is the variance of the biases and :math:`1 - a c` is a sum too, of
+    what each of both taps is short of 1; ``short`` and the first row of b are that.
+    """
+    half, one = layer[9], layer[10]
+    inverse = one / layer[2] if layer[2] > layer[7] else layer[7]
+    for k in range(0, n, lanes_of(D)):
+        less, c, Q, q = load(b, k), load(b, size + k), load(b, 2 * size + k), load(b, 3 * size + k)
+        d, e, both = c - a, q - p, Q * P
+        u = limited((half * a) * c * load(D, k) + (d * d + e * e * layer[1]) * layer[8], layer)
+        rest = limited(((less + short * (one - less)) + q * p * layer[1] + c * a * load(T, k)) * half, layer)
+        activated(D, T, k, u, rest, inverse, both * (rest - u), layer, angle, bend, tangent)
 
 
 @njit(**CALLED)

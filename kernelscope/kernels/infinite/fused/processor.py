@@ -17,10 +17,20 @@ from torch.nn.functional import avg_pool2d, pad
 
 from . import lines, slices
 from .angles import polynomials
-from .stage import Affine, Sides, Stage, constants, fields, of_points, of_variances
+from .stage import Affine, Sides, Stage, Units, constants, fields, of_points, of_variances
 
 #: How many pairs, and how many images of either side, are prepared together.
 PAIRS, IMAGES = 1024, 64
+
+#: How many places of vectors are multiplied together.
+PLACES = 128
+
+#: Between which squared length and its inverse vectors are multiplied as they are.
+LEAST = 1e-15
+
+#: Up to what cosines lack to 1 they are taken from differences, whatever directions leave of both: the square of that is
+#: a difference in double precision, which is exact enough in single precision and less so in double.
+ALIKE = {torch.float32: 2e-6, torch.float64: 1e-4}
 
 #: How many shares of the work each thread takes, one after the other, so that all end at about the same time.
 SHARES = 4
@@ -52,22 +62,62 @@ def of_pixels(layers: Sequence[Affine], x: Tensor, z: Tensor, tangent: bool = Tr
     return torch.from_numpy(K), torch.from_numpy(T) if tangent else None
 
 
-def of_vectors(layers: Sequence[Affine], lack: Tensor, a: Tensor, b: Tensor,
-               tangent: bool = True) -> tuple[Tensor, Tensor | None]:
+def units(vectors: Tensor, directions: Tensor) -> Units:
+    """As the package's function of that name."""
+    vectors, directions = vectors.contiguous(), directions.to(vectors).contiguous()
+    squares, along = _placed(vectors, directions)
+    roots = (squares / vectors.shape[1]).sqrt()
+    if squares.numel() and not LEAST < float(squares.max()) < 1 / LEAST:
+        # Products of vectors as they are would be beyond what numbers can hold.
+        vectors = vectors * torch.where(squares > 0, squares.rsqrt(), 0.0)[:, None].to(vectors)
+        squares, along = _placed(vectors, directions)
+    p = torch.where(squares > 0, squares.rsqrt(), 0.0).to(vectors).double()
+    # Scales are rounded, and directions not quite orthogonal: what these leave is that of both as they are.
+    coordinates, wide = along * p[:, None], directions.double()
+    rest = squares * p.square() - 2 * coordinates.square().sum(1) + (coordinates @ (wide @ wide.T) * coordinates).sum(1)
+    return Units(vectors, p.to(vectors), along.to(vectors), coordinates.to(vectors), rest.clamp(min=0).to(vectors),
+                 roots, directions)
+
+
+def of_units(layers: Sequence[Affine], readout: Sequence[float], near: Units, far: Units, close: float,
+             tangent: bool = True, out: Tensor | None = None) -> Tensor:
     """As the package's function of that name."""
     layers = [layer.alone for layer in layers]
-    told = _constants(layers, lack.dtype)
-    (rows, near_end), (columns, far_end) = (_alone(layers, root, lack.dtype) for root in (a, b))
-    K = lack.contiguous()
-    T = torch.zeros_like(K) if tangent else K[:1]
-    k, t = K.numpy(), T.numpy()
+    if out is None:
+        out = near.vectors.new_empty(1 + tangent, len(near.vectors), len(far.vectors))
+    K, T = out[0], out[-1]
+    _products(near, far, K)
+    told = _constants(layers, K.dtype)
+    (rows, near_end), (columns, far_end) = (_alone(layers, side.roots, K.dtype) for side in (near, far))
+    (u, p, own, rest), (v, q, other, beyond) = (
+        [part.numpy() for part in (side.vectors, side.scales, side.coordinates, side.squares)] for side in (near, far))
+    k, t, other = K.numpy(), T.numpy(), np.ascontiguousarray(other.T)
+    kind = k.dtype.type
+    numbers, least = tuple(kind(number) for number in readout), kind(ALIKE[K.dtype])
 
     def work(begin: int, end: int) -> None:
-        lines.of_vectors(k, t, rows, columns, near_end, far_end, begin, end, told.layers, len(layers), tangent,
-                         told.angle, told.bend)
+        lines.of_units(k, t, u, v, p, q, own, other, rest, beyond, rows, columns, near_end, far_end, begin, end,
+                       kind(close), least, told.layers, len(layers), tangent, told.angle, told.bend, numbers)
 
-    _shared_out(len(K), work)
-    return K, T if tangent else None
+    _shared_out(len(k), work)
+    return out
+
+
+def _placed(vectors: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared lengths and products with directions, in double precision."""
+    x, e = vectors.numpy(), directions.double().numpy()
+    squares, along = np.empty(len(x)), np.empty((len(x), len(e)))
+    _shared_out(len(x), lambda begin, end: lines.placed(x, e, squares, along, begin, end))
+    return torch.from_numpy(squares), torch.from_numpy(along)
+
+
+def _products(near: Units, far: Units, out: Tensor) -> None:
+    """Products of what directions leave, some places of all at a time: long sums would be rounded more."""
+    for first in range(0, near.vectors.shape[1], PLACES):
+        some = slice(first, first + PLACES)
+        a, b = (torch.addmm(side.vectors[:, some], side.along, side.directions[:, some], alpha=-1)
+                for side in (near, far))
+        torch.addmm(out, a, b.T, beta=1 if first else 0, out=out)
 
 
 class Constants(NamedTuple):
@@ -107,10 +157,10 @@ def _flat(layers: Sequence[Affine], x: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 def _alone(layers: Sequence[Affine], root: Tensor, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
     """Fields of vectors, with shape (1 + 3 L, n) and room behind each, and their last roots."""
-    sides = of_variances(layers, root.double().square()[:, None, None])
-    each = torch.stack((sides.taps * sides.inverse, sides.roots, sides.inverse), 2).flatten(1)
-    first = torch.where(root > 0, root.double().reciprocal(), 0.0)
-    told = torch.cat((first[:, None], each), 1).T.to(dtype)
+    sides = of_variances(layers, root.square()[:, None, None])
+    taps = sides.taps * sides.inverse
+    each = torch.stack((taps, sides.roots, sides.inverse), 2).flatten(1)
+    told = torch.cat((1 - each[:, :1], each), 1).T.to(dtype)
     return pad(told.contiguous(), (0, slices.BEYOND)).numpy(), sides.end[:, 0, 0].to(dtype).numpy()
 
 

@@ -98,6 +98,33 @@ class Sides(NamedTuple):
     end: Tensor
 
 
+class Units(NamedTuple):
+    """Vectors of one side as units p u, for layers that see no pixels, and what they are in some directions e.
+
+    Attributes:
+        vectors: u, with shape (n, d).
+        scales: p, nought for a vector of length nought, (n,).
+        along: The products u e, (n, 4).
+        coordinates: Those of units, p u e, (n, 4).
+        squares: The squared lengths of what directions leave of units, (n,).
+        roots: The roots of the variances of the input, in double precision, (n,).
+        directions: e, orthonormal or nought, and the same for both sides, (4, d).
+    """
+
+    vectors: Tensor
+    scales: Tensor
+    along: Tensor
+    coordinates: Tensor
+    squares: Tensor
+    roots: Tensor
+    directions: Tensor
+
+    def part(self, some: slice | Tensor) -> Units:
+        """Some of the vectors."""
+        parts = {name: values[some] for name, values in self._asdict().items() if name != "directions"}
+        return self._replace(**parts)
+
+
 def of_points(layers: Sequence[Affine], x: Tensor) -> Sides:
     """What images bring, with shape (n, channels, H, W), in their own precision."""
     wide = x.double()
