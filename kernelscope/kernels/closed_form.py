@@ -26,6 +26,9 @@ from .vectors import checked, common, flat, read
 #: How many numbers each entry takes while it is differentiated.
 TAPE = 16
 
+#: How many rows are mirrored at a time.
+MIRRORED = 256
+
 
 class ClosedForm(Kernel):
     r"""A kernel that is a formula of two vectors; points of any shape are read as vectors.
@@ -229,8 +232,17 @@ class ClosedForm(Kernel):
             out = memory[:shape[0] * shape[1]].view(shape)
             block = (self._slope if slope else self._block)(rows, columns, same, out)
             # A product of a matrix with its transpose may be symmetric only up to rounding.
-            return block.triu_().add_(block.triu(1).mT) if same else block
+            return _mirrored(block) if same else block
 
     def _slope(self, rows: Side, columns: Side, same: bool, out: Tensor) -> Tensor:
         """The derivative by the bandwidth, of a kernel that has one."""
         raise NotImplementedError
+
+
+def _mirrored(block: Tensor) -> Tensor:
+    """A square matrix, whose entries below the diagonal become those above it, in pieces that stay in the cache."""
+    for some in pieces(0, block.shape[-1], MIRRORED):
+        corner = block[..., some, some]
+        corner.copy_(corner.triu() + corner.triu(1).mT)
+        block[..., some.stop:, some] = block[..., some, some.stop:].mT
+    return block

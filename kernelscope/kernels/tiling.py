@@ -15,9 +15,9 @@ from ..errors import OutOfBudget
 #: The sides of a tile on a processor, of a tile of a symmetric matrix, and of one on a GPU.
 TILE, SQUARE, LARGE = (512, 1024), (512, 512), (4096, 4096)
 
-#: Those of points of so many numbers that their products take longer than all that is done with them: what begins and
-#: ends with each tile counts for more than what stays in the cache.
-LONG, LONG_SQUARE, NUMBERS = (2048, 2048), (1024, 1024), 512
+#: The sides for points of so many numbers that their products take longer than all that is done with them: what begins
+#: and ends with each tile counts for more than what stays in the cache.
+LONG, NUMBERS = (2048, 2048), 512
 
 #: How many bytes a tile and what is computed of it fill on a processor: about what its caches hold.
 CACHE = 8 * 2**20

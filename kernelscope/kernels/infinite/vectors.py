@@ -12,7 +12,7 @@ from ...data.points import Points
 from ..closed_form import TAPE, ClosedForm
 from ..distances import Lacks, Steepness, for_distances, lacks, product, root, units
 from ..distances import Side as Vectors
-from ..tiling import LONG, LONG_SQUARE, NUMBERS, SQUARE, Cut
+from ..tiling import LONG, NUMBERS, Cut
 from ..vectors import read
 from .covariances import Covariances, Layout, Side
 from .fused import Units, compiled, of_vectors
@@ -112,7 +112,7 @@ class OfVectors(ClosedForm):
 
     def _cut(self, left: Points, right: Points, sides: tuple[int, int], buffers: int) -> Cut:
         if buffers < TAPE and self._plan is not None and read(left, slice(0, 1)).numel() >= NUMBERS:
-            sides = LONG_SQUARE if sides == SQUARE else LONG
+            sides = LONG
         return super()._cut(left, right, sides, buffers)
 
     def _diagonal(self, vectors: Tensor) -> Tensor:

@@ -28,8 +28,8 @@ PLACES = 128
 #: Between which squared length and its inverse vectors are multiplied as they are.
 LEAST = 1e-15
 
-#: Up to what cosines lack to 1 they are taken from differences, whatever directions leave of both: the square of that is
-#: a difference in double precision, which is exact enough in single precision and less so in double.
+#: Up to what cosines lack to 1 they are taken from differences, whatever directions leave of both: the square of that
+#: is a difference in double precision, which is exact enough in single precision and less so in double.
 ALIKE = {torch.float32: 2e-6, torch.float64: 1e-4}
 
 #: How many shares of the work each thread takes, one after the other, so that all end at about the same time.
