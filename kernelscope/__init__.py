@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from .diagnostics.separation import Separation, separation
     from .diagnostics.spectra import Spectrum
     from .diagnostics.spectrum import spectrum
+    from .diagnostics.trade_offs import TradeOffs, trade_offs
     from .gaussian.posterior import posterior
     from .gaussian.result import Posterior
     from .machine.fit import fit
@@ -62,11 +63,11 @@ __version__ = "0.1.0"
 __all__ = ["Agreement", "Coverage", "Decomposition", "Eigenlearning", "Ensemble", "Expected", "Explanation",
            "GradientScores", "KernelDistances", "KernelEvolution", "KernelMachine", "KernelOperator", "LearningCurves",
            "MemoryWeights", "NullSpace", "Orders", "PathKernel", "Posterior", "Predictions", "Report", "Reservoir",
-           "Run", "Scaling", "Separation", "Spectrum", "Tiles", "agreement", "coverage", "data", "decompose",
-           "eigenlearning", "ensemble", "errors", "evolution", "expected", "explain", "features", "fit",
+           "Run", "Scaling", "Separation", "Spectrum", "Tiles", "TradeOffs", "agreement", "coverage", "data",
+           "decompose", "eigenlearning", "ensemble", "errors", "evolution", "expected", "explain", "features", "fit",
            "gradient_scores", "integrations", "kernel_distances", "kernel_of_run", "kernels", "learning_curves", "load",
            "memory_weights", "null_space", "orders", "path_kernel", "posterior", "predictions", "record", "reservoir",
-           "scaling", "separation", "sklearn", "solvers", "spectrum"]
+           "scaling", "separation", "sklearn", "solvers", "spectrum", "trade_offs"]
 
 _HOMES = {
     "Agreement": "diagnostics.agreement",
@@ -95,6 +96,7 @@ _HOMES = {
     "Separation": "diagnostics.separation",
     "Spectrum": "diagnostics.spectra",
     "Tiles": "tiles.tiles",
+    "TradeOffs": "diagnostics.trade_offs",
     "agreement": "diagnostics.agreement",
     "coverage": "diagnostics.coverage.coverage",
     "decompose": "decomposition.exact",
@@ -120,6 +122,7 @@ _HOMES = {
     "scaling": "diagnostics.scaling",
     "separation": "diagnostics.separation",
     "spectrum": "diagnostics.spectrum",
+    "trade_offs": "diagnostics.trade_offs",
 }
 
 

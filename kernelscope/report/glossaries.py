@@ -161,6 +161,7 @@ HEADINGS = {
     "Scaling": "More centers, more data",
     "Separation": "Which score knows what is unknown",
     "Spectrum": "The spectrum of a kernel",
+    "TradeOffs": "What it costs to be good",
 }
 
 

@@ -29,6 +29,7 @@ from ..diagnostics.scaling import Scaling
 from ..diagnostics.scores import GradientScores
 from ..diagnostics.separation import Separation
 from ..diagnostics.spectra import Spectrum
+from ..diagnostics.trade_offs import TradeOffs
 from ..result import Result
 from .album import Album
 from .balance import sheet
@@ -173,6 +174,6 @@ SECTIONS: dict[type, tuple[str, View]] = {
     Coverage: ("drawings.html", covered),
     Separation: ("drawings.html", separated),
     **dict.fromkeys((Eigenlearning, Ensemble, Expected, KernelDistances, MemoryWeights, Orders, PathKernel, Predictions,
-                     Reservoir, Spectrum), ("drawings.html", noise)),
+                     Reservoir, Spectrum, TradeOffs), ("drawings.html", noise)),
     Result: ("result.html", anything),
 }
