@@ -45,7 +45,7 @@ def test_it_is_kept_drawn_and_put_on_a_page(tmp_path):
     assert again.said() == result.said()
     assert torch.equal(again.values.nan_to_num(), result.values.nan_to_num())
     ax = result.plot()
-    assert "large has the best accuracy, 0.87, with 100 parameters" in ax.get_title("left")
+    assert "large has the best accuracy, 0.87; it takes 100 parameters" in ax.get_title("left")
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["small", "large", "head"]
     page = ks.Report("Costs", [result]).html()
     assert "What it costs to be good" in page

@@ -111,7 +111,12 @@ class TradeOffs(Result):
         return f"{float(self.means[place]):.4g}" + ("" if math.isnan(off) else f" ± {off:.2g}")
 
     def _taken(self, place: int) -> str:
-        return f"{float(self.costs[place]):,.6g} {self.cost}"
+        return f"{amount(float(self.costs[place]))} {self.cost}"
+
+
+def amount(value: float) -> str:
+    """A cost as it is read: whole from a thousand on."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def trade_offs(points: Sequence[tuple[str, float, float | Sequence[float]]], *, cost: str, measure: str,

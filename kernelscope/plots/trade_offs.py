@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..diagnostics.trade_offs import TradeOffs
+from ..diagnostics.trade_offs import TradeOffs, amount
 from . import drawing
 from .curves import LOOKS
 from .style import in_lines, plain
@@ -36,7 +36,7 @@ def draw_trade_offs(result: TradeOffs, ax: Axes, theme: Theme) -> None:
         ax.annotate(plain(name, 40), (0.01, value), (0, 2), xycoords=("axes fraction", "data"),
                     textcoords="offset points", color=theme.muted, fontsize="x-small")
     ax.set_xscale("log")
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: amount(value)))
     if float(means.min()) > 0 and float(means.max() / means.min()) > WIDE:
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
@@ -50,8 +50,8 @@ def draw_trade_offs(result: TradeOffs, ax: Axes, theme: Theme) -> None:
 def conclusion(result: TradeOffs) -> str:
     """What the drawing shows, in words."""
     best, cheap = result.best, result.cheapest
-    text = (f"{plain(result.methods[best], 34)} has the best {result.measure}, {float(result.means[best]):.3g}, with "
-            f"{float(result.costs[best]):,.6g} {result.cost}")
+    text = (f"{plain(result.methods[best], 34)} has the best {plain(result.measure, 24)}, "
+            f"{float(result.means[best]):.3g}; it takes {amount(float(result.costs[best]))} {plain(result.cost, 30)}")
     if cheap == best:
         return text
     times = float(result.costs[best] / result.costs[cheap])

@@ -22,6 +22,7 @@ from ..diagnostics.scaling import Scaling
 from ..diagnostics.scores import GradientScores
 from ..diagnostics.separation import Separation
 from ..diagnostics.spectra import Spectrum
+from ..diagnostics.trade_offs import TradeOffs
 from ..result import Result
 
 GLOSSARY = (
@@ -128,6 +129,12 @@ COVERAGE_GLOSSARY = (
     ("null", "A score that needs no network: the distance to the nearest training sample in raw inputs."),
 )
 
+TRADE_OFF_GLOSSARY = (
+    ("standard error", "How far a mean over seeds is off, as their spread tells: the standard deviation over the root of "
+                       "their number. It is drawn as a bar."),
+    ("level", "Within one standard error of the best mean."),
+)
+
 #: The words of each kind of results, in the order of the page.
 GLOSSARIES = (
     ((Explanation, Decomposition), GLOSSARY),
@@ -138,6 +145,7 @@ GLOSSARIES = (
     ((Coverage, Separation), COVERAGE_GLOSSARY),
     ((Scaling,), SCALING_GLOSSARY),
     ((LearningCurves,), CURVES_GLOSSARY),
+    ((TradeOffs,), TRADE_OFF_GLOSSARY),
 )
 
 HEADINGS = {
