@@ -130,8 +130,8 @@ COVERAGE_GLOSSARY = (
 )
 
 TRADE_OFF_GLOSSARY = (
-    ("standard error", "How far a mean over seeds is off, as their spread tells: the standard deviation over the root of "
-                       "their number. It is drawn as a bar."),
+    ("standard error", "How far a mean over seeds is off, as their spread tells: the standard deviation over the root "
+                       "of their number. It is drawn as a bar."),
     ("level", "Within one standard error of the best mean."),
 )
 
