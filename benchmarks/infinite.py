@@ -59,7 +59,7 @@ class Case:
 CASES = [
     Case("myrtle:5", "Myrtle-5, 32 x 32 x 3", (32, 32, 3), 80, (8,), 3, 40),
     Case("myrtle:10", "Myrtle-10, 32 x 32 x 3", (32, 32, 3), 56, (8,), 3, 40),
-    Case("fc:3", "three hidden layers, 3,072 numbers", (3072,), 2000, (1000, 2000), 200, 2),
+    Case("fc:3", "three hidden layers, 3,072 numbers", (3072,), 4000, (1000, 2000, 4000), 200, 2),
     Case("flat:5", "five convolutions, flattened, 32 x 32 x 3", (32, 32, 3), 200, (50, 100), 20, 2),
     Case("gap:3", "three convolutions, mean of pixels, 8 x 8 x 3", (8, 8, 3), 200, (10, 20, 40), 10, 1),
 ]

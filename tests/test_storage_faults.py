@@ -399,6 +399,31 @@ def test_control_c_at_any_moment_leaves_a_whole_store(tmp_path, tries):
             store.truncate(min(3, len(found)))
 
 
+class Pressed:
+    """A lock whose holder is interrupted just after it took it, before its block has begun; once."""
+
+    def __init__(self, lock):
+        self.lock, self.pressed = lock, False
+
+    def __enter__(self):
+        assert self.lock.acquire(timeout=5), "a writer waits for itself"
+        if not self.pressed:
+            self.pressed = True
+            raise KeyboardInterrupt
+
+    def __exit__(self, *_):
+        self.lock.release()
+
+
+def test_control_c_as_a_writer_takes_its_turn_does_not_make_it_wait_for_itself(tmp_path):
+    with Store.create(tmp_path / "store", "run", {}) as store:
+        store._turn = Pressed(store._turn)
+        with pytest.raises(KeyboardInterrupt):
+            store.append(number(0), {"step": 0})
+        store.append(number(1), {"step": 1})
+    assert state(Store.open(tmp_path / "store"))[1] == [(1, 1)]
+
+
 # Power
 
 

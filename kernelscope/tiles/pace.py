@@ -17,7 +17,7 @@ from ..kernels.base import Kernel
 
 #: The sides of the blocks that are timed, the first and the last; and after how many seconds a larger one would tell no
 #: more.
-FIRST, TIMED, ENOUGH = 8, 128, 0.05
+FIRST, TIMED, ENOUGH = 8, 512, 0.05
 
 #: The sides of tiles that are chosen from.
 SMALLEST, LARGEST = 64, 1024
