@@ -38,7 +38,8 @@ PAIRS: tuple[type[Sum] | type[Product], ...] = (Sum, Product)
 WHICH = ("nngp", "ntk")
 
 #: The names of all of them.
-KNOWN = {"Scaled", "Network", "FeatureKernel", *(pair.__name__ for pair in PAIRS), *(kind.__name__ for kind in FORMULAS)}
+KNOWN = {"Scaled", "Network", "FeatureKernel",
+         *(pair.__name__ for pair in PAIRS), *(kind.__name__ for kind in FORMULAS)}
 
 
 def described(kernel: Kernel) -> dict[str, Any] | None:
