@@ -1,12 +1,17 @@
 """Feature maps: from points to vectors whose products are kernels."""
 
 from .arc_cosine import ArcCosineFeatures, rectified
+from .balancing import Balanced, balance
 from .base import FeatureMap
 from .composed import Preconditioned, Sum
 from .gradient import GradientFeatures
 from .positive import PositiveFeatures
 from .projected import Projected, ProjectionError
 from .random import RandomFourier, cosines
+from .spectra import Spectrum
+from .spectrum_fitting import fit_spectrum
+from .universal import UniversalRandomFeatures
 
-__all__ = ["ArcCosineFeatures", "FeatureMap", "GradientFeatures", "PositiveFeatures", "Preconditioned", "Projected",
-           "ProjectionError", "RandomFourier", "Sum", "cosines", "rectified"]
+__all__ = ["ArcCosineFeatures", "Balanced", "FeatureMap", "GradientFeatures", "PositiveFeatures", "Preconditioned",
+           "Projected", "ProjectionError", "RandomFourier", "Spectrum", "Sum", "UniversalRandomFeatures", "balance",
+           "cosines", "fit_spectrum", "rectified"]
