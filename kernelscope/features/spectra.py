@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -41,8 +42,8 @@ class Spectrum:
         DataError: If there are not as many of each, or a frequency is not positive.
 
     Example:
-        >>> EXACT["sin"](torch.tensor([0.0, math.pi / 2])).round()
-        tensor([0., 1.])
+        >>> EXACT["sin"](torch.tensor([math.pi / 6, math.pi / 2]))
+        tensor([0.5000, 1.0000])
         >>> EXACT["sin"]
         Spectrum(sin: 1 frequency up to 1, constant 0, slope 0)
     """
@@ -94,6 +95,36 @@ class Spectrum:
                         tuple(self.amplitudes[k] for k in kept), tuple(self.phases[k] for k in kept), self.name)
 
 
+def relu_spectrum(radius: float, terms: int) -> Spectrum:
+    r"""The ReLU on :math:`|z| \le R` as its Fourier series.
+
+    .. math:: \max(0, z) = \frac R4 + \frac z2 - \frac{2R}{\pi^2} \sum_{k = 1, 3, \ldots} \frac{\cos(k \pi z / R)}{k^2}
+
+    Args:
+        radius: The radius R.
+        terms: How many odd k.
+
+    Example:
+        >>> relu_spectrum(1.0, 1000)(torch.tensor([0.25, 0.5]))
+        tensor([0.2500, 0.5000])
+    """
+    radius, terms = as_positive(radius, "radius"), as_count(terms, "terms", 1)
+    odd = [2 * k + 1 for k in range(terms)]
+    return Spectrum(radius / 4, 0.5, tuple(k * math.pi / radius for k in odd),
+                    tuple(-2 * radius / (math.pi * k) ** 2 for k in odd), (0.0,) * terms, "relu")
+
+
+def _numbers(values: Any, name: str) -> tuple[float, ...]:
+    if isinstance(values, Tensor):
+        values = values.tolist()
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise DataError(f"{name} must be a list of numbers; {what_came(values)} came. Pass for example {name}=(1.0,).")
+    found = tuple(float(value) if isinstance(value, Real) else math.nan for value in values)
+    if not all(math.isfinite(value) for value in found):
+        raise DataError(f"Each of {name} must be a finite number. Leave the others out.")
+    return found
+
+
 #: Activations that are a few waves, exactly.
 EXACT = {
     "cos": Spectrum(0.0, 0.0, (1.0,), (1.0,), (0.0,), "cos"),
@@ -108,33 +139,3 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh, "sigmoid": torch.sigmoid, "erf": lambda z: torch.erf(z / math.sqrt(2)),
     "softplus": F.softplus, "gelu": F.gelu, "silu": F.silu, "relu": torch.relu,
 }
-
-
-def relu_spectrum(radius: float, terms: int) -> Spectrum:
-    r"""The ReLU on :math:`|z| \le R` as its Fourier series.
-
-    .. math:: \max(0, z) = \frac R4 + \frac z2 - \frac{2R}{\pi^2} \sum_{k = 1, 3, \ldots} \frac{\cos(k \pi z / R)}{k^2}
-
-    Args:
-        radius: The radius R.
-        terms: How many odd k.
-
-    Example:
-        >>> relu_spectrum(1.0, 1000)(torch.tensor([-1.0, 0.0, 0.5])).round(decimals=3)
-        tensor([0.0000, 0.0000, 0.5000])
-    """
-    radius, terms = as_positive(radius, "radius"), as_count(terms, "terms", 1)
-    odd = [2 * k + 1 for k in range(terms)]
-    return Spectrum(radius / 4, 0.5, tuple(k * math.pi / radius for k in odd),
-                    tuple(-2 * radius / (math.pi * k) ** 2 for k in odd), (0.0,) * terms, "relu")
-
-
-def _numbers(values: Any, name: str) -> tuple[float, ...]:
-    if isinstance(values, Tensor):
-        values = values.tolist()
-    if not isinstance(values, Sequence) or isinstance(values, str):
-        raise DataError(f"{name} must be a list of numbers; {what_came(values)} came. Pass for example {name}=(1.0,).")
-    found = tuple(float(value) if isinstance(value, int | float) else math.nan for value in values)
-    if not all(math.isfinite(value) for value in found):
-        raise DataError(f"Each of {name} must be a finite number. Leave the others out.")
-    return found

@@ -279,11 +279,8 @@ class _Waves:
             torch.tensor(part, dtype=torch.float64)
             for part in (spectrum.frequencies, spectrum.amplitudes, spectrum.phases))
         steep = self.kappa * lengths[0] * lengths[1]
-        if isinstance(A, str):
-            self.rho, logs = best_rho(steep, d), log_variance_factor(steep, d)
-        else:
-            self.rho = torch.full_like(steep, 1 + 8 * A)
-            logs = d / 2 * ((1 + self.rho).square() / (4 * self.rho)).log() + 2 * steep / self.rho.sqrt()
+        self.rho = best_rho(steep, d) if isinstance(A, str) else torch.full_like(steep, 1 + 8 * A)
+        logs = d / 2 * ((1 + self.rho).square() / (4 * self.rho)).log() + 2 * steep / self.rho.sqrt()
         self.A = (self.rho - 1) / 8
         real, other = lengths if positive == "inputs" else lengths[::-1]
         #: The square of what real vectors are multiplied by.

@@ -62,7 +62,7 @@ def described(kernel: Kernel) -> dict[str, Any] | None:
         net = network_in_words(kernel.net)
         return None if net is None else {"kernel": "Network", "which": kernel.which, "net": net,
                                          "memory": kernel.memory}
-    if kind is FeatureKernel:
+    if isinstance(kernel, FeatureKernel) and kind is FeatureKernel:
         left = map_in_words(kernel.left)
         right = left if kernel.right is None else map_in_words(kernel.right)
         return None if left is None or right is None else {

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from inspect import signature
 from typing import Any
 
-from ..features import ArcCosineFeatures, FeatureMap, PositiveFeatures, RandomFourier
+from ..features import (
+    ArcCosineFeatures,
+    FeatureMap,
+    PositiveFeatures,
+    RandomFourier,
+    Spectrum,
+    UniversalRandomFeatures,
+)
 from ..features import Sum as SideBySide
+from ..features.universal import Tower
 
 #: Maps that are plain numbers: each is made from its arguments, which it keeps under their names.
 MAPS: tuple[type[FeatureMap], ...] = (RandomFourier, ArcCosineFeatures, PositiveFeatures)
@@ -22,6 +31,10 @@ def map_in_words(features: FeatureMap) -> dict[str, Any] | None:
     if type(features) is SideBySide:
         left, right = map_in_words(features.left), map_in_words(features.right)
         return None if left is None or right is None else {"features": "Sum", "left": left, "right": right}
+    if isinstance(features, Tower):
+        both = features.features
+        arguments = {name: getattr(both, name) for name in signature(type(both)).parameters if name != "activation"}
+        return {"features": "Tower", "side": features.side, "spectrum": asdict(both.spectrum), "arguments": arguments}
     if type(features) not in MAPS:
         return None
     kind = type(features)
@@ -42,8 +55,18 @@ ArcCosineFeatures(4, order=0, kind='orthogonal', seed=0)
     match words:
         case {"features": "Sum", "left": left, "right": right, **rest} if not rest:
             return SideBySide(map_from(left), map_from(right))
-        case {"features": str(name), **arguments}:
-            for kind in MAPS:
-                if kind.__name__ == name and set(arguments) <= set(signature(kind).parameters):
-                    return kind(**arguments)
+        case {"features": "Tower", "side": str(side), "spectrum": dict(spectrum), "arguments": dict(both)}:
+            return Tower(_universal(spectrum, both), side)
+        case {"features": str(name)}:
+            make: Any = next((kind for kind in MAPS if kind.__name__ == name), None)
+            arguments = {key: value for key, value in words.items() if key != "features"}
+            if make is not None and set(arguments) <= set(signature(make).parameters):
+                return make(**arguments)
     raise LookupError("no map has this description")
+
+
+def _universal(spectrum: dict[str, Any], arguments: dict[str, Any]) -> UniversalRandomFeatures:
+    for words, kind in ((spectrum, Spectrum), (arguments, UniversalRandomFeatures)):
+        if not set(words) <= set(signature(kind).parameters) - {"activation"}:
+            raise LookupError("no map has this description")
+    return UniversalRandomFeatures(Spectrum(**spectrum), **arguments)

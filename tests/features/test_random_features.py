@@ -232,7 +232,7 @@ def test_the_second_moment_of_a_product_of_two_ReLU():
 
 
 def test_products_of_ReLU_features_are_no_layer_of_ReLU_neurons():
-    x, w = points(200, 8, scale=1), points(100, 8, seed=2, scale=1)
+    x, w = points(200, 16, scale=1), points(100, 16, seed=2, scale=1)
     neurons, products = (x @ w.T).relu(), ArcCosine(1)(x, w) / 2
     best = (neurons * products).sum() / products.square().sum()
     assert float((neurons - best * products).norm() / neurons.norm()) > 0.5
@@ -268,7 +268,7 @@ def test_features_are_positive_and_bounded_for_positive_A():
 
 
 def test_the_best_A_varies_least():
-    x = points(30, 4, scale=0.8)
+    x = torch.nn.functional.normalize(points(30, 4), dim=1)
     best = PositiveFeatures(16, "best", kind="independent").fitted(x)
     assert best.fitted(points()) is best
 
@@ -281,7 +281,10 @@ def test_the_best_A_varies_least():
 
 
 def test_vectors_that_are_too_long_are_named():
-    x = 60 * torch.ones(1, 3)
-    with pytest.raises(NonFiniteError, match=r"A feature would be e\^\d+, which torch.float32 cannot hold"):
-        PositiveFeatures(500).phi(x)
-    assert PositiveFeatures(500, gaussian=True).phi(x).isfinite().all()
+    features = PositiveFeatures(5)
+    # The exponent g.x - |x|^2 / 2 is largest at x = g.
+    x = features.directions(250)
+    with pytest.raises(NonFiniteError, match=r"A feature would be e\^1\d\d, which torch.float32 cannot hold"):
+        features.phi(x.float())
+    assert features.phi(x).isfinite().all()
+    assert PositiveFeatures(5, gaussian=True).phi(x.float()).isfinite().all()
