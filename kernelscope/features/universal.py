@@ -31,7 +31,7 @@ from ..errors import DataError
 from .balancing import layer_of
 from .base import FeatureMap
 from .directions import KINDS, directions
-from .moments import best_rho, log_absolute_moment, log_moment, log_variance_factor
+from .moments import best_rho, log_absolute_moment, log_moment
 from .of_vectors import check_vectors, exponential, rows_of
 from .spectra import ACTIVATIONS, Spectrum
 from .spectrum_fitting import fit_spectrum, spectrum_of
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
 #: Which side is real: its features are positive, and there is one for each direction.
 SIDES = ("inputs", "parameters")
+
+#: By how much root mean square lengths may be stretched, since variances are those of the longest vectors.
+STRETCHES = (1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0)
 
 #: What to do about an exponential that is too large.
 REMEDY = "Balance the layer (balance), plan for their lengths, or fit the features of parameters instead."
@@ -128,13 +131,16 @@ class UniversalRandomFeatures:
         """
         rows, W, b = layer_of(x, W, b)
         d = rows.shape[1]
-        lengths = tuple(max(float(side.square().sum(1).mean().sqrt()), 1e-12) for side in (rows, W))
-        pairs = 1 if as_choice(positive, "positive", SIDES) == "inputs" else 2
-        directions_there_are = max(1, as_count(size, "size", 1) // pairs)
-        spectrum = fit_spectrum(activation, rows @ W.T + b, min(as_count(terms, "terms", 1), directions_there_are),
-                                log_variances=lambda kappa: _log_excess(kappa * lengths[0] * lengths[1], d),
-                                features=directions_there_are)
-        return cls(spectrum, size, d, lengths, positive, "best", kind, seed)
+        z = rows @ W.T + b
+        inside = as_choice(positive, "positive", SIDES) == "inputs"
+        count = max(1, as_count(size, "size", 1) // (1 if inside else 2))
+        squares = [side.square().sum(1).clamp(min=1e-24) for side in ((rows, W) if inside else (W, rows))]
+        slow = math.pi / max(1.1 * float(z.abs().max()), 1e-12)
+        stretch = min(STRETCHES, key=lambda s: float(_mean_log_excess(torch.tensor([slow]), squares, s, d)))
+        spectrum = fit_spectrum(activation, z, min(as_count(terms, "terms", 1), count), features=count,
+                                log_variances=lambda kappa: _mean_log_excess(kappa, squares, stretch, d))
+        lengths = [stretch * float(side.mean().sqrt()) for side in squares]
+        return cls(spectrum, size, d, lengths if inside else lengths[::-1], positive, "best", kind, seed)
 
     def __repr__(self) -> str:
         words = repr(self.spectrum).removeprefix("Spectrum(").split(",")[0].removesuffix(")")
@@ -341,9 +347,18 @@ def _shared(size: int, pair: int, logs: Tensor) -> Tensor:
     return found.long() + 1
 
 
-def _log_excess(steep: Tensor, d: int) -> Tensor:
-    r""":math:`\ln(V - 1)`, the variance of a complex feature whose mean has length 1."""
-    return _log_less_one(log_variance_factor(steep, d))
+def _mean_log_excess(kappa: Tensor, squares: list[Tensor], stretch: float, d: int) -> Tensor:
+    r""":math:`\ln(V - 1)` for the mean of V over all pairs of vectors, where features are made for stretched lengths.
+
+    V is a product of a number for each side, and its mean that of the means.
+    """
+    real, other = (float(side.mean()) * stretch**2 for side in squares)
+    kappa = kappa.double()[:, None]
+    rho = best_rho(kappa * math.sqrt(real * other), d)
+    tau2 = kappa * (other / real * rho).sqrt()
+    sides = [torch.logsumexp(exponents, 1) - math.log(exponents.shape[1]) for exponents in (
+        tau2 / rho * squares[0].to(kappa), kappa.square() / tau2 * squares[1].to(kappa))]
+    return _log_less_one(d / 2 * ((1 + rho).square() / (4 * rho)).log()[:, 0] + sides[0] + sides[1])
 
 
 def _log_less_one(logs: Tensor) -> Tensor:
