@@ -5,6 +5,7 @@ from .balancing import Balanced, balance
 from .base import FeatureMap
 from .composed import Preconditioned, Sum
 from .gradient import GradientFeatures
+from .planning import LayerPlan, plan_layer
 from .positive import PositiveFeatures
 from .projected import Projected, ProjectionError
 from .random import RandomFourier, cosines
@@ -12,6 +13,6 @@ from .spectra import Spectrum
 from .spectrum_fitting import fit_spectrum
 from .universal import UniversalRandomFeatures
 
-__all__ = ["ArcCosineFeatures", "Balanced", "FeatureMap", "GradientFeatures", "PositiveFeatures", "Preconditioned",
-           "Projected", "ProjectionError", "RandomFourier", "Spectrum", "Sum", "UniversalRandomFeatures", "balance",
-           "cosines", "fit_spectrum", "rectified"]
+__all__ = ["ArcCosineFeatures", "Balanced", "FeatureMap", "GradientFeatures", "LayerPlan", "PositiveFeatures",
+           "Preconditioned", "Projected", "ProjectionError", "RandomFourier", "Spectrum", "Sum",
+           "UniversalRandomFeatures", "balance", "cosines", "fit_spectrum", "plan_layer", "rectified"]

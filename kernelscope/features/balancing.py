@@ -49,6 +49,15 @@ class Balanced:
         r"""Balanced inputs :math:`T (x - \mu)`, with shape (\*, r)."""
         return (x - self.center.to(x)) @ self.transform.to(x).T
 
+    def kept(self, rank: int) -> Balanced:
+        """The same with the longest directions alone, as ``balance`` with this rank makes it."""
+        if not 1 <= as_count(rank, "rank", 1) < len(self.transform):
+            return self
+        # Columns are in the order of singular values, which their squared lengths are.
+        share = float(self.weights[:, :rank].square().sum() / self.weights.square().sum())
+        return Balanced(self.center, self.transform[:rank], self.weights[:, :rank], self.bias, self.before,
+                        self.after * share)
+
     def __repr__(self) -> str:
         return (f"Balanced({len(self.transform)} of {len(self.center)} directions, |x||w| {self.before:.4g} -> "
                 f"{self.after:.4g})")
@@ -87,7 +96,6 @@ def balance(x: Any, W: Tensor, b: Tensor | None = None, rank: int | None = None)
         raise DataError("All products of centered inputs and weights are 0: the layer is a constant on these points. "
                         "Pass points that differ where weights look.")
     kept = int((S > ROUNDING * S[0]).sum())
-    kept = kept if rank is None else min(kept, as_count(rank, "rank", 1))
     root = S[:kept].sqrt()
     # The singular vectors of all are V = Q Vh^T for W = Q R, so that T = S^{-1/2} V^T W = S^{-1/2} Vh R.
     inner = Vh[:kept]
@@ -95,7 +103,8 @@ def balance(x: Any, W: Tensor, b: Tensor | None = None, rank: int | None = None)
     weights = basis @ (inner.T * root)
     n, l = len(rows), len(W)
     before = math.sqrt(float(rows.square().sum()) / n * float(W.square().sum()) / l)
-    return Balanced(center, transform, weights, b + W @ center, before, float(S[:kept].sum()) / math.sqrt(n * l))
+    found = Balanced(center, transform, weights, b + W @ center, before, float(S[:kept].sum()) / math.sqrt(n * l))
+    return found if rank is None else found.kept(rank)
 
 
 def layer_of(x: Any, W: Any, b: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -188,6 +188,9 @@ def test_fewer_directions_are_the_best_ones():
         assert found.weights.shape == (9, min(rank, 6))
         gap = found.inputs(x) @ found.weights.T + found.bias - x @ W.T - b
         assert abs(float(gap.norm()) - float(values[rank:].norm())) < 1e-10
+        again = balance(x, W, b).kept(rank)
+        assert_close(again.weights, found.weights, 0)
+        assert abs(found.after - float(values[:rank].sum()) / math.sqrt(50 * 9)) < 1e-12 * found.after
     assert repr(balance(x, W, b, rank=2)).startswith("Balanced(2 of 6 directions, |x||w| ")
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kernelscope.errors import DataError, NonFiniteError
-from kernelscope.features import PositiveFeatures, Spectrum, UniversalRandomFeatures, balance
+from kernelscope.features import PositiveFeatures, Spectrum, UniversalRandomFeatures, balance, plan_layer
 from kernelscope.features.fourier import FOURIER
 from kernelscope.features.spectra import ACTIVATIONS, EXACT, relu_spectrum
 from kernelscope.features.universal import SIDES
@@ -305,6 +305,31 @@ def test_waves_that_vary_too_much_are_left_out():
     rest = z.tanh().flatten() - line @ torch.linalg.lstsq(line, z.tanh().flatten()[:, None]).solution[:, 0]
     assert math.isfinite(said)
     assert said > 0.5 * float(rest.norm() / z.tanh().norm())
+
+
+def test_the_best_number_of_directions_is_found_before_any_is_drawn():
+    x, w, b = small_layer()
+    x = x @ torch.diag(torch.tensor([1, 1, 0.6, 0.3, 0.05, 0.02]).double())
+    plan = plan_layer("tanh", 600, x, w, b, kind="independent")
+    assert sorted(plan.tried) == [1, 2, 4, 6]
+    assert plan.predicted_error == min(plan.tried.values())
+    assert "features: relative error" in repr(plan)
+    true = (x @ w.T + b).tanh()
+    found = []
+    for seed in range(10):
+        one = plan_layer("tanh", 600, x, w, b, ranks=[len(plan.layer.transform)], kind="independent", seed=seed)
+        found.append(float((one.inputs(x) @ one.parameters().T - true).norm() / true.norm()))
+    assert 0.75 < plan.predicted_error / math.sqrt(sum(e**2 for e in found) / 10) < 1.33
+    line = torch.stack([torch.ones_like(true).flatten(), (x @ w.T + b).flatten()], 1)
+    rest = true.flatten() - line @ torch.linalg.lstsq(line, true.flatten()[:, None]).solution[:, 0]
+    assert abs(plan.linear_error / float(rest.norm() / true.norm()) - 1) < 1e-10
+
+
+def test_a_layer_of_lines_needs_no_plan():
+    x, w, b = small_layer()
+    plan = plan_layer("identity", 10, x, w, b)
+    assert plan.predicted_error < 1e-10
+    assert_close(plan.inputs(x) @ plan.parameters().T, x @ w.T + b, 1e-10)
 
 
 def test_ReLU_needs_its_range():
