@@ -11,6 +11,7 @@ from kernelscope.features import (
     Preconditioned,
     Projected,
     RandomFourier,
+    UniversalRandomFeatures,
 )
 from kernelscope.kernels import FeatureKernel, Kernel, Tangent
 from tests.networks import inputs, make, vectors
@@ -102,6 +103,9 @@ FEATURES = {
     "random exponentials": lambda *on: (PositiveFeatures(9, A=0.1, gaussian=True), plain),
     "random waves beside steps": lambda *on: (
         RandomFourier(6, kernel="cauchy", kind="independent") + ArcCosineFeatures(5, order=0), plain),
+    "universal features of inputs": lambda *on: (UniversalRandomFeatures("tanh", 40, 4).inputs, plain),
+    "universal features of weights": lambda *on: (
+        UniversalRandomFeatures("cos", 6, 4, positive="parameters").parameters, plain),
     "a composition of everything": lambda *on: (
         Projected(Preconditioned(Waves() + Waves(), torch.linspace(-1, 1, 8)), 6), plain),
 }
@@ -126,6 +130,7 @@ KERNELS = {
         FeatureKernel(Waves(), Preconditioned(Waves(), torch.arange(4.0)), outputs="full"), plain),
     "products of projected gradients": lambda *on: (FeatureKernel(Projected(perceptron_features(*on), 20)), plain),
     "products of random waves": lambda *on: (FeatureKernel(RandomFourier(12, bandwidth=2.0)), plain),
+    "products of inputs and weights": lambda *on: (UniversalRandomFeatures("tanh", 40, 4).kernel, plain),
     "tangent": lambda *on: (tangent(*on), plain),
     "tangent by pairs of outputs": lambda *on: (tangent(*on, outputs="full"), plain),
     "tangent in little memory": lambda *on: (tangent(*on, memory=20_000), plain),

@@ -33,7 +33,7 @@ class FourierIntegral(NamedTuple):
         constant: The constant :math:`c_0`.
         slope: The slope :math:`c_1`.
         wave: Which wave :math:`\omega` is: ``"cosine"``, ``"sine"`` or ``"lack"``.
-        density: The function h.
+        height: The function h; times :math:`e^{2 \pi \xi r}`, with the half-width r of the strip, if that is finite.
         last: A frequency beyond which the rest is below every precision.
         strip: The half-width of the strip of complex numbers :math:`|\mathrm{Im}\, z| < r` in which f is analytic.
     """
@@ -41,7 +41,7 @@ class FourierIntegral(NamedTuple):
     constant: float
     slope: float
     wave: str
-    density: Callable[[Tensor], Tensor]
+    height: Callable[[Tensor], Tensor]
     last: float
     strip: float
 
@@ -51,6 +51,10 @@ class FourierIntegral(NamedTuple):
         angles = 2 * math.pi * xi * z.double()[..., None]
         waves = {"cosine": angles.cos, "sine": angles.sin, "lack": lambda: 2 * (angles / 2).sin().square()}[self.wave]()
         return self.constant + self.slope * z.double() + waves @ (weights * self.density(xi))
+
+    def density(self, xi: Tensor) -> Tensor:
+        """The function h."""
+        return self.height(xi) if self.strip == math.inf else self.height(xi) * (-2 * math.pi * self.strip * xi).exp()
 
     def nodes(self, count: int, first: float = 0.0) -> tuple[Tensor, Tensor]:
         """Frequencies in cycles from ``first`` on, and the weights of a quadrature over them."""
@@ -100,15 +104,15 @@ class FourierIntegral(NamedTuple):
         total = 0.0
         for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
             xi = low + (high - low) / 2 * (x + 1)
-            terms = self.density(xi).abs().log() + 2 * math.pi * xi * r
-            total += float((weights * terms.exp()).nan_to_num().sum()) * (high - low) / 2
+            # What falls and what grows are beyond all numbers long before their product is small.
+            left = r if self.strip == math.inf else r - self.strip
+            total += float(weights @ (self.height(xi).abs() * (2 * math.pi * xi * left).exp())) * (high - low) / 2
         return total**2
 
 
-def _over_sinh(xi: Tensor, height: float, rate: float, power: int = 0) -> Tensor:
-    r""":math:`h \xi^p / \sinh(\rho \xi)` without overflow."""
-    decay = (-rate * xi).exp()
-    return height * xi**power * 2 * decay / (1 - decay.square())
+def _over_sinh(xi: Tensor, factor: float, rate: float, power: int = 0) -> Tensor:
+    r""":math:`c\, \xi^p e^{\rho \xi} / \sinh(\rho \xi)`, which stays finite."""
+    return factor * xi**power * 2 / -torch.expm1(-2 * rate * xi)
 
 
 _PI2 = math.pi**2
@@ -117,7 +121,8 @@ _PI2 = math.pi**2
 FOURIER = {
     "gaussian": FourierIntegral(0.0, 0.0, "cosine", lambda xi: 2 * math.sqrt(2 * math.pi) * (
         -2 * _PI2 * xi.square()).exp(), 1.4, math.inf),
-    "sech": FourierIntegral(0.0, 0.0, "cosine", lambda xi: 2 * math.pi / (_PI2 * xi).cosh(), 4.0, math.pi / 2),
+    "sech": FourierIntegral(0.0, 0.0, "cosine", lambda xi: 4 * math.pi / (1 + (-2 * _PI2 * xi).exp()), 4.0,
+                            math.pi / 2),
     "sech2": FourierIntegral(0.0, 0.0, "cosine", lambda xi: _over_sinh(xi, 4 * _PI2, _PI2, 1), 4.2, math.pi / 2),
     "tanh": FourierIntegral(0.0, 0.0, "sine", lambda xi: _over_sinh(xi, 2 * math.pi, _PI2), 4.0, math.pi / 2),
     "sigmoid": FourierIntegral(0.5, 0.0, "sine", lambda xi: _over_sinh(xi, 2 * math.pi, 2 * _PI2), 2.0, math.pi),
@@ -126,8 +131,8 @@ FOURIER = {
     "softplus": FourierIntegral(math.log(2), 0.5, "lack", lambda xi: _over_sinh(xi, 1.0, 2 * _PI2, -1), 2.0, math.pi),
     "gelu": FourierIntegral(0.0, 0.5, "lack", lambda xi: (1 + 4 * _PI2 * xi.square()) * (
         -2 * _PI2 * xi.square()).exp() / (2 * _PI2 * xi.square()), 1.5, math.inf),
-    "silu": FourierIntegral(0.0, 0.5, "lack", lambda xi: 2 * _PI2 * (2 * _PI2 * xi).cosh() / (
-        2 * _PI2 * xi).sinh().square(), 2.2, math.pi),
+    "silu": FourierIntegral(0.0, 0.5, "lack", lambda xi: 4 * _PI2 * (1 + (-4 * _PI2 * xi).exp()) / torch.expm1(
+        -4 * _PI2 * xi).square(), 2.2, math.pi),
 }
 
 

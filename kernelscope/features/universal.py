@@ -99,6 +99,9 @@ class UniversalRandomFeatures:
             raise DataError(f"activation must be a name or a Spectrum; {what_came(activation)} came. Pass for example "
                             '"tanh", or fit_spectrum(function, z).')
         self.spectrum = activation.without_small()
+        if not (self.spectrum.frequencies or self.spectrum.slope or self.spectrum.constant):
+            raise DataError("The activation is 0 everywhere, and has no features. Pass a Spectrum with waves, a slope "
+                            "or a constant.")
         self.waves = _Waves(self.spectrum, self.dimension, self.lengths, self.positive, self.A, self.size)
         self.counts = tuple(self.waves.counts.tolist())
         self.inputs = Tower(self, "inputs")

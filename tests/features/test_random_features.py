@@ -199,6 +199,28 @@ def test_rectified_directions_are_the_arc_cosine_kernel_on_average(order, kind):
     assert ((mean - 1.2 * true).abs() > chance).any()
 
 
+def test_the_error_falls_as_the_root_of_their_number():
+    x, z = points(10, 8, scale=1), points(10, 8, seed=2, scale=1)
+    sizes = torch.tensor([64, 256, 1024, 4096])
+    for make, true in ((lambda p, s: ArcCosineFeatures(p, kind="independent", seed=s), ArcCosine(1)(x, z)),
+                       (lambda p, s: RandomFourier(p, 2.0, kind="independent", seed=s), Gaussian(2.0)(x, z))):
+        logs = torch.tensor([sum(float((make(p, s).inner(x, z) - true).square().sum()) for s in range(20))
+                             for p in sizes.tolist()]).log() / 2
+        steps = sizes.log2() - sizes.log2().mean()
+        slope = float(steps @ logs / steps.square().sum()) / math.log(2)
+        assert -0.56 < slope < -0.44
+
+
+def test_the_product_of_error_functions_of_random_directions():
+    """E erf(g.x) erf(g.z), the kernel of a hidden layer of error functions."""
+    x, z = points(4), points(3, seed=2)
+    g = directions(400_000, 3, "independent")
+    terms = torch.erf(x @ g.T)[:, None] * torch.erf(z @ g.T)
+    lengths = [(1 + 2 * side.square().sum(1)).sqrt() for side in (x, z)]
+    true = 2 / math.pi * torch.asin(2 * x @ z.T / (lengths[0][:, None] * lengths[1]))
+    assert ((terms.mean(2) - true).abs() < 4 * terms.std(2) / math.sqrt(len(g))).all()
+
+
 def test_both_sides_must_share_their_directions():
     x = points(4)
     mean = torch.stack([FeatureKernel(ArcCosineFeatures(40, seed=s), ArcCosineFeatures(40, seed=s + 1))(x)

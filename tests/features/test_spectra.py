@@ -74,6 +74,13 @@ def test_the_strip_ends_where_the_function_has_a_pole(name, strip):
     assert integral.least_second_moment(strip - 0.01, 0.02) > 2 * integral.least_second_moment(strip - 0.2, 0.02)
 
 
+@pytest.mark.parametrize("gap", [1e-2, 1e-4])
+def test_near_its_edge_the_second_moment_grows_as_the_square_of_what_is_left(gap):
+    """Far out 2 pi / sinh(pi^2 xi) is 4 pi e^{-pi^2 xi}, whose integral times e^{2 pi xi r} is 2 / (pi / 2 - r)."""
+    found = math.sqrt(FOURIER["tanh"].least_second_moment(math.pi / 2 - gap, 0.05))
+    assert abs(found * gap / 2 - 1) < 2 * gap
+
+
 def test_a_second_moment_is_the_square_of_the_integral():
     """sech: the integral of 2 pi sech(pi^2 xi) cosh(2 pi xi r) is 2 / cos(r), less that of e^{-2 pi xi r}."""
     x, w = gauss_legendre(200)

@@ -348,6 +348,7 @@ def test_ReLU_needs_its_range():
     (lambda: UniversalRandomFeatures("cos", 8, D, lengths=1.0), "lengths must be two numbers"),
     (lambda: UniversalRandomFeatures("cos", 8, D, lengths=(1, 0)), "the length of weights must be a positive number"),
     (lambda: UniversalRandomFeatures(torch.cos, 8, D), "activation must be a name or a Spectrum"),
+    (lambda: UniversalRandomFeatures(Spectrum(), 8, D), "The activation is 0 everywhere"),
     (lambda: UniversalRandomFeatures("swish", 8, D), 'name must be "cos"'),
     (lambda: make("cos", 8).kernel(X[:, :3], W), "features are of 8 coordinates, with nothing beside"),
     (lambda: make("cos", 8).parameters.of(W, B[:3]), "one bias for each vector at most"),
