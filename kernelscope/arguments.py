@@ -5,6 +5,7 @@ A path, a yes or no, a count, a place among several: what is asked of them is th
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable
 from numbers import Real
@@ -118,6 +119,18 @@ def as_part(value: Any, name: str, such_as: str) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < 1:
         raise DataError(f"{name} must be a number between 0 and 1; {what_came(value)} came. Pass for example "
+                        f"{name}={such_as}.")
+    return float(value)
+
+
+def as_positive(value: Any, name: str, such_as: str = "1.0") -> float:
+    """A number above 0, and finite.
+
+    Raises:
+        DataError: If it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
+        raise DataError(f"{name} must be a positive number; {what_came(value)} came. Pass for example "
                         f"{name}={such_as}.")
     return float(value)
 

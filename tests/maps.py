@@ -3,7 +3,16 @@
 import torch
 import torch.nn.functional as F
 
-from kernelscope.features import FeatureMap, GradientFeatures, Preconditioned, Projected
+from kernelscope.features import (
+    ArcCosineFeatures,
+    FeatureMap,
+    GradientFeatures,
+    PositiveFeatures,
+    Preconditioned,
+    Projected,
+    RandomFourier,
+    UniversalRandomFeatures,
+)
 from kernelscope.kernels import FeatureKernel, Kernel, Tangent
 from tests.networks import inputs, make, vectors
 
@@ -89,6 +98,14 @@ FEATURES = {
     "with a scale": lambda *on: (Preconditioned(Waves(), torch.tensor([1.0, -2.0, 0.0, 0.5])), plain),
     "gradients with a scale": lambda *on: (
         Preconditioned(perceptron_features(*on, memory=20_000), torch.linspace(0.1, 2, 51)), plain),
+    "random waves": lambda *on: (RandomFourier(12, bandwidth=2.0), plain),
+    "rectified directions": lambda *on: (ArcCosineFeatures(7), plain),
+    "random exponentials": lambda *on: (PositiveFeatures(9, A=0.1, gaussian=True), plain),
+    "random waves beside steps": lambda *on: (
+        RandomFourier(6, kernel="cauchy", kind="independent") + ArcCosineFeatures(5, order=0), plain),
+    "universal features of inputs": lambda *on: (UniversalRandomFeatures("tanh", 40, 4).inputs, plain),
+    "universal features of weights": lambda *on: (
+        UniversalRandomFeatures("cos", 6, 4, positive="parameters").parameters, plain),
     "a composition of everything": lambda *on: (
         Projected(Preconditioned(Waves() + Waves(), torch.linspace(-1, 1, 8)), 6), plain),
 }
@@ -112,6 +129,8 @@ KERNELS = {
     "products of two maps by pairs of outputs": lambda *on: (
         FeatureKernel(Waves(), Preconditioned(Waves(), torch.arange(4.0)), outputs="full"), plain),
     "products of projected gradients": lambda *on: (FeatureKernel(Projected(perceptron_features(*on), 20)), plain),
+    "products of random waves": lambda *on: (FeatureKernel(RandomFourier(12, bandwidth=2.0)), plain),
+    "products of inputs and weights": lambda *on: (UniversalRandomFeatures("tanh", 40, 4).kernel, plain),
     "tangent": lambda *on: (tangent(*on), plain),
     "tangent by pairs of outputs": lambda *on: (tangent(*on, outputs="full"), plain),
     "tangent in little memory": lambda *on: (tangent(*on, memory=20_000), plain),

@@ -22,6 +22,9 @@ KINDS = ("independent", "orthogonal", "structured", "unscaled", "sobol")
 #: The least number that is mapped to a normal one, since nought would be infinite.
 LEAST = 1e-12
 
+#: The least size of Hadamard matrices: signs alone are too few to be spread evenly in few dimensions.
+WIDE = 64
+
 
 def directions(count: int, d: int, kind: str = "orthogonal", seed: int | torch.Generator = 0) -> Tensor:
     """Rows of random numbers, drawn with a generator of their own.
@@ -30,8 +33,9 @@ def directions(count: int, d: int, kind: str = "orthogonal", seed: int | torch.G
         count: How many rows.
         d: The numbers of each.
         kind: ``"independent"``; ``"orthogonal"``, in blocks of d rows; ``"structured"``, products of Hadamard matrices
-            and signs whose rows get independent lengths; ``"unscaled"``, the same with rows of one length, which are
-            not quite normal but vary least; or ``"sobol"``, a sequence that fills space evenly, for few dimensions.
+            and signs whose rows get independent lengths, normal up to about 1/d; ``"unscaled"``, the same with rows of
+            one length, which are less normal but vary least; or ``"sobol"``, a sequence that fills space evenly, for
+            few dimensions. Of Hadamard matrices, the next power of two is taken, and at least 64.
         seed: Which ones; or a generator to draw with.
 
     Returns:
@@ -48,14 +52,12 @@ def directions(count: int, d: int, kind: str = "orthogonal", seed: int | torch.G
         return _sobol(count, d, draw)
     if kind == "independent":
         return _normal((count, d), draw)
-    blocks = -(-count // d)
-    if kind == "orthogonal":
-        rows = torch.cat([_orthogonal(d, draw) for _ in range(blocks)])[:count]
-    else:
-        rows = torch.cat([_hadamard(d, draw) for _ in range(-(-count // (2 ** max(0, (d - 1).bit_length()))))])[:count]
-        if kind == "unscaled":
-            return rows * math.sqrt(d)
-    return rows * _normal((count, d), draw).norm(dim=1, keepdim=True)
+    size = d if kind == "orthogonal" else max(2 ** (d - 1).bit_length(), WIDE)
+    block = _orthogonal if kind == "orthogonal" else _hadamard
+    rows = torch.cat([block(size, draw) for _ in range(-(-count // size))])[:count]
+    lengths = math.sqrt(size) if kind == "unscaled" else _normal((count, size), draw).norm(dim=1, keepdim=True)
+    # Coordinates of a normal vector are a normal vector, also the first few of a padded one.
+    return (rows * lengths)[:, :d]
 
 
 def _normal(shape: tuple[int, ...], draw: torch.Generator) -> Tensor:
@@ -69,15 +71,13 @@ def _orthogonal(d: int, draw: torch.Generator) -> Tensor:
     return q * r.diagonal().sign()
 
 
-def _hadamard(d: int, draw: torch.Generator) -> Tensor:
-    """Rows H D H D H D of length 1 in the next power of two, of which the first d columns are taken and rescaled."""
-    size = 2 ** max(0, (d - 1).bit_length())
+def _hadamard(size: int, draw: torch.Generator) -> Tensor:
+    """Rows H D H D H D of length 1, where the size is a power of two."""
     rows = torch.eye(size, dtype=torch.float64)
     for _ in range(3):
         signs = torch.randint(0, 2, (size,), generator=draw).double() * 2 - 1
         rows = _transformed(rows * signs) / math.sqrt(size)
-    part = rows[:, :d]
-    return part / part.norm(dim=1, keepdim=True)
+    return rows
 
 
 def _transformed(rows: Tensor) -> Tensor:

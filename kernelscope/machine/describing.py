@@ -1,7 +1,7 @@
 """Kernels as plain words, from which they can be made again.
 
 A kernel that is a formula is its name and its numbers; sums, products and multiples of such kernels are made of theirs,
-and the kernels of a network of infinite width of its layers.
+the kernels of a network of infinite width of its layers, and those of random features of their maps.
 Only what stands in the table is ever made: a file gives names and numbers, never code.
 """
 
@@ -19,7 +19,9 @@ from ..kernels.base import Kernel, Product, Scaled, Sum
 from ..kernels.dot_product import Cosine, Polynomial
 from ..kernels.infinite.images import OfImages
 from ..kernels.infinite.vectors import OfVectors
+from ..kernels.of_features import FeatureKernel
 from ..kernels.stationary import Cauchy, Dispersal, Gaussian, Laplacian, Matern, RationalQuadratic
+from .describing_features import map_from, map_in_words
 from .describing_networks import network_in_words, serial_from
 
 #: Kernels that are a formula: each is made from its arguments, which it keeps under their names.
@@ -36,7 +38,8 @@ PAIRS: tuple[type[Sum] | type[Product], ...] = (Sum, Product)
 WHICH = ("nngp", "ntk")
 
 #: The names of all of them.
-KNOWN = {"Scaled", "Network", *(pair.__name__ for pair in PAIRS), *(kind.__name__ for kind in FORMULAS)}
+KNOWN = {"Scaled", "Network", "FeatureKernel",
+         *(pair.__name__ for pair in PAIRS), *(kind.__name__ for kind in FORMULAS)}
 
 
 def described(kernel: Kernel) -> dict[str, Any] | None:
@@ -59,6 +62,12 @@ def described(kernel: Kernel) -> dict[str, Any] | None:
         net = network_in_words(kernel.net)
         return None if net is None else {"kernel": "Network", "which": kernel.which, "net": net,
                                          "memory": kernel.memory}
+    if isinstance(kernel, FeatureKernel) and kind is FeatureKernel:
+        left = map_in_words(kernel.left)
+        right = left if kernel.right is None else map_in_words(kernel.right)
+        return None if left is None or right is None else {
+            "kernel": "FeatureKernel", "left": left, "right": None if kernel.right is None else right,
+            "outputs": kernel.outputs}
     if kind not in FORMULAS:
         return None
     return {"kernel": kind.__name__} | {name: _plain(getattr(kernel, name)) for name in signature(kind).parameters}
@@ -91,6 +100,8 @@ def rebuilt(words: Any, where: str) -> Kernel:
                     network = getattr(serial_from(net), which)
                     network.memory = as_bytes(memory)
                     return network
+            case {"kernel": "FeatureKernel", "left": left, "right": right, "outputs": str(outputs), **rest} if not rest:
+                return FeatureKernel(map_from(left), None if right is None else map_from(right), outputs)
             case {"kernel": str(name)}:
                 make: Any = next(kind for kind in FORMULAS if kind.__name__ == name)
                 arguments = {key: value for key, value in words.items() if key != "kernel"}
