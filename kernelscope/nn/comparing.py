@@ -66,6 +66,11 @@ class Comparison:
                 self.scores[name] += float((values - z).square().sum())
 
     @property
+    def name(self) -> str:
+        """What the score is."""
+        return "accuracy" if self.classes else "R²"
+
+    @property
     def error(self) -> float:
         """The root mean square difference of answers, as a share of how much those of the network vary."""
         spread = self.squares - float(torch.as_tensor(self.sums).square().sum()) / max(self.count, 1)
@@ -90,3 +95,10 @@ class Comparison:
         total, squares = self.targets
         spread = squares - float(torch.as_tensor(total).square().sum()) / self.scored
         return 1 - self.scores[which] / spread if spread > 0 else float("nan")
+
+
+def are_classes(labels: Tensor | None, outputs: Tensor, logits: bool) -> bool:
+    """Whether outputs are logits of classes: by whole numbers as targets; without targets where there are several."""
+    if labels is not None:
+        return not labels.is_floating_point()
+    return logits and outputs.shape[-1] > 1

@@ -1,8 +1,9 @@
 r"""Blocks of a network that are a function of one row each: Linear, activation, Linear, and what stands for them.
 
 Blocks are found by the types of modules, not by the name of a model: a run of a ``Sequential``; a module whose children
-are two linear layers and an activation (the ``mlp`` of GPT-2 and ViT); ``intermediate`` and ``output.dense`` of BERT and
-its kin; PyTorch's own transformer layers; and as a black box the gated ones (``gate_proj``, ``up_proj``, ``down_proj``).
+are two linear layers and an activation (the ``mlp`` of GPT-2 and ViT); ``intermediate`` and ``output.dense`` of BERT
+and its kin; PyTorch's own transformer layers; and as a black box the gated ones (``gate_proj``, ``up_proj``,
+``down_proj``).
 Whether a block is what it looks like is seen on data, see :func:`mistaken`.
 """
 

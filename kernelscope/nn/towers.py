@@ -64,7 +64,7 @@ class Rectified(nn.Module):
 
 
 class Fourier(nn.Module):
-    r"""Features :math:`\sqrt{2/m}\, (\cos g \cdot x, \sin g \cdot x)`, whose products are on average the Gaussian kernel.
+    r"""Features :math:`\sqrt{2/m}\, (\cos g \cdot x, \sin g \cdot x)`: on average, the Gaussian kernel.
 
     Args:
         rows: The directions g, with shape (m/2, d); divided by the bandwidth.
