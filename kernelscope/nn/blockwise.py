@@ -18,7 +18,7 @@ from .bundled import BundledLayer
 from .choosing import Plan, Spread, layer_for
 from .closed_form import chosen_ridge, on_cpu, without_features
 from .comparing import Comparison, are_classes
-from .finding import Block, find_blocks, mistaken, part, put
+from .finding import Block, Passed, find_blocks, mistaken, part, put
 from .towers import Neurons
 from .watching import BATCH, Seen, answered, batches, mask_of, watched
 
@@ -71,8 +71,9 @@ def blockwise(model: nn.Module, reader: nn.Module, points: Points, labels: Tenso
         for block, each in zip(group, new, strict=True):
             _replace(bundled, block, each.layer)
         fitted += new
-    return _returned(model, bundled), _report(reader, bundled, blocks, fitted, held, truth, plan, left, words,
-                                              "layerwise" if feedback else "ffn")
+    report = _report(reader, bundled, blocks, fitted, held, truth, plan, left, words,
+                     "layerwise" if feedback else "ffn")
+    return _returned(model, bundled), report
 
 
 def reader_of(model: nn.Module) -> nn.Module:
@@ -96,7 +97,7 @@ def _returned(model: nn.Module, bundled: nn.Module) -> nn.Module:
 def _replace(model: nn.Module, block: Block, layer: BundledLayer) -> None:
     put(model, block.entry, layer)
     for name in block.chain[1:]:
-        put(model, name, nn.Identity())
+        put(model, name, Passed())
 
 
 def _mistakes(reader: nn.Module, blocks: list[Block], points: Points) -> dict[str, str]:

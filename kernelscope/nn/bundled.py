@@ -267,7 +267,6 @@ class BundledModel(nn.Module):
         try:
             meta, tensors = store.meta, store.read(0)
             own = {name.removeprefix("layer."): value for name, value in tensors.items() if name.startswith("layer.")}
-            # Each is made of its own tensors, and filled with the rest by the strict loading below.
             towers = [_tower(kind, own, f"towers.{i}.") for i, kind in enumerate(meta["towers"])]
             layer = BundledLayer(own["mean"], own["scale"], towers, len(own["constant"]), bool(meta["skip"]))
             layer.load_state_dict(own)
@@ -289,4 +288,5 @@ class BundledModel(nn.Module):
 
 
 def _tower(kind: str, tensors: dict[str, Tensor], prefix: str) -> Rectified | Fourier:
-    return KEPT[kind](tensors[f"{prefix}rows"])
+    rows, shift = tensors[f"{prefix}rows"], tensors.get(f"{prefix}shift")
+    return Rectified(rows, shift) if KEPT[kind] is Rectified else Fourier(rows)

@@ -58,6 +58,13 @@ class Block:
         return self.chain[-1]
 
 
+class Passed(nn.Identity):
+    """What stands where a layer was that is part of another now; code that looks for its weight finds none."""
+
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+
+
 def find_blocks(model: nn.Module) -> list[Block]:
     """The blocks of a network, in the order in which its modules are named.
 

@@ -44,12 +44,12 @@ class Rectified(nn.Module):
     """
 
     rows: Tensor
-    shift: Tensor
+    shift: Tensor | None
 
     def __init__(self, rows: Tensor, shift: Tensor | None = None):
         super().__init__()
         self.register_buffer("rows", rows.detach().clone())
-        self.register_buffer("shift", rows.new_zeros(len(rows)) if shift is None else shift.detach().clone())
+        self.register_buffer("shift", None if shift is None else shift.detach().clone())
 
     @property
     def size(self) -> int:
@@ -149,8 +149,6 @@ def drawn(kind: str, features: int, d: int, draw: torch.Generator, *, rows: str 
             raise DataError(f"Fourier features are pairs of a cosine and a sine, so their number is even; {features} "
                             f"were asked for. Pass features={features + 1}.")
         return Fourier(directions(features // 2, d, rows, draw) / bandwidth)
-    if not shift:
-        return Rectified(directions(features, d, rows, draw))
-    # A constant is one more input.
-    wide = directions(features, d + 1, rows, draw)
-    return Rectified(wide[:, :d], shift * wide[:, d])
+    found = directions(features, d, rows, draw)
+    # A constant is one more input, which has its own random numbers so that those of the others stay orthogonal.
+    return Rectified(found, shift * directions(features, 1, "independent", draw)[:, 0] if shift else None)

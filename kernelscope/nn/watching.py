@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..data.points import Part, Points
 from ..errors import DataError, ModelError
 from ..nested import mapped
-from .finding import Block, part
+from .finding import Block, Passed, part
 
 #: How many points go through a network at a time.
 BATCH = 64
@@ -73,7 +73,7 @@ def watched(model: nn.Module, blocks: Sequence[Block]) -> Iterator[Seen]:
     for block in blocks:
         # A block that was replaced has one module, in the place of its first.
         last = part(model, block.exit)
-        last = part(model, block.entry) if isinstance(last, nn.Identity) else last
+        last = part(model, block.entry) if isinstance(last, Passed) else last
         handles.append(part(model, block.entry).register_forward_pre_hook(
             lambda _, args, kwargs, name=block.name: seen.enter(name, [*args, *kwargs.values()]), with_kwargs=True))
         handles.append(last.register_forward_hook(lambda _, args, found, name=block.name: seen.leave(name, found)))
