@@ -4,5 +4,7 @@ from .bundle_report import BundleReport
 from .bundled import BundledLayer, BundledModel
 from .bundling import bundle
 from .finding import Block, find_blocks
+from .keeping_blocks import load_blocks, save_blocks
 
-__all__ = ["Block", "BundleReport", "BundledLayer", "BundledModel", "bundle", "find_blocks"]
+__all__ = ["Block", "BundleReport", "BundledLayer", "BundledModel", "bundle", "find_blocks", "load_blocks",
+           "save_blocks"]

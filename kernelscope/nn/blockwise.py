@@ -73,7 +73,7 @@ def blockwise(model: nn.Module, reader: nn.Module, points: Points, labels: Tenso
         fitted += new
     report = _report(reader, bundled, blocks, fitted, held, truth, plan, left, words,
                      "layerwise" if feedback else "ffn")
-    return _returned(model, bundled), report
+    return in_modes_of(model, bundled), report
 
 
 def reader_of(model: nn.Module) -> nn.Module:
@@ -86,7 +86,7 @@ def reader_of(model: nn.Module) -> nn.Module:
     return copied
 
 
-def _returned(model: nn.Module, bundled: nn.Module) -> nn.Module:
+def in_modes_of(model: nn.Module, bundled: nn.Module) -> nn.Module:
     """The copy in the modes that the model's modules are in."""
     modes = {name: module.training for name, module in getattr(model, "_orig_mod", model).named_modules()}
     for name, module in bundled.named_modules():

@@ -85,8 +85,8 @@ def bundle(model: nn.Module, x: Any, y: Any = None, mode: str = "ffn", features:
               (0): Rectified(64 -> 16)
             )
           )
-          (1): Identity()
-          (2): Identity()
+          (1): Passed()
+          (2): Passed()
         )
         >>> report.parameters_before, report.parameters_after
         (19210, 810)

@@ -29,6 +29,7 @@ from ..diagnostics.scaling import Scaling
 from ..diagnostics.scores import GradientScores
 from ..diagnostics.separation import Separation
 from ..diagnostics.spectra import Spectrum
+from ..nn.bundle_report import BundleReport
 from ..result import Result
 from .album import Album
 from .balance import sheet
@@ -172,7 +173,7 @@ SECTIONS: dict[type, tuple[str, View]] = {
     NullSpace: ("drawings.html", null_space),
     Coverage: ("drawings.html", covered),
     Separation: ("drawings.html", separated),
-    **dict.fromkeys((Eigenlearning, Ensemble, Expected, KernelDistances, MemoryWeights, Orders, PathKernel, Predictions,
-                     Reservoir, Spectrum), ("drawings.html", noise)),
+    **dict.fromkeys((BundleReport, Eigenlearning, Ensemble, Expected, KernelDistances, MemoryWeights, Orders,
+                     PathKernel, Predictions, Reservoir, Spectrum), ("drawings.html", noise)),
     Result: ("result.html", anything),
 }
