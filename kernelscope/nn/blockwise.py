@@ -53,8 +53,7 @@ def blockwise(model: nn.Module, reader: nn.Module, points: Points, labels: Tenso
     if not fit:
         raise DataError(f"{len(points)} point{'s' * (len(points) > 1)} cannot be fitted to and measured on as well. "
                         "Hand in more, or test points.")
-    left = _mistakes(reader, found, points.chosen(fit))
-    blocks = [block for block in found if block.name not in left]
+    blocks, left = _understood(reader, found, points.chosen(fit))
     if not blocks:
         reasons = "; ".join(f"{name}: {why}" for name, why in left.items())
         raise DataError(f'Nothing in {type(model).__name__} can be replaced ({reasons}). Bundle it as a whole with '
@@ -100,15 +99,25 @@ def _replace(model: nn.Module, block: Block, layer: BundledLayer) -> None:
         put(model, name, Passed())
 
 
+def _understood(reader: nn.Module, found: list[Block], points: Points) -> tuple[list[Block], dict[str, str]]:
+    """Blocks that are a function of one row, if need be as black boxes, and why others are not: seen on one batch."""
+    reasons = _mistakes(reader, found, points)
+    boxes = {block.name: Block(block.name, (block.box,)) for block in found
+             if block.name in reasons and block.box is not None}
+    still = _mistakes(reader, list(boxes.values()), points) if boxes else {}
+    blocks = [boxes.get(block.name, block) for block in found if block.name not in reasons or (
+        block.name in boxes and block.name not in still)]
+    return blocks, {name: why for name, why in reasons.items() if name not in boxes or name in still}
+
+
 def _mistakes(reader: nn.Module, blocks: list[Block], points: Points) -> dict[str, str]:
-    """Blocks that are no function of one row of their own, and why: seen on one batch."""
     reasons = {}
     _, given = next(batches(points, range(len(points)), BATCH))
     with watched(reader, blocks) as seen:
         answered(reader, given)
     for block in blocks:
         try:
-            x, y = seen.rows(block.name, mask_of(given))
+            x, y = _rows(seen, block, given)
             why = mistaken(reader, block, x, y)
         except ModelError as error:
             why = str(error)

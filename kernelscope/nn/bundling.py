@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..arguments import as_choice, as_count, as_part, as_seed, as_whole, what_came
+from ..arguments import as_choice, as_count, as_part, as_seed, as_switch, as_whole, what_came
 from ..data.points import Points, as_points
 from ..errors import DataError, ModelError
 from ..features.directions import KINDS
@@ -57,7 +57,8 @@ def bundle(model: nn.Module, x: Any, y: Any = None, mode: str = "ffn", features:
             choice where y came; or a teacher, a network or its outputs as a tensor.
         tower: ``"rectified"`` or ``"fourier"`` random features; or ``"neurons"``, those of the block's own neurons
             that say most about its output, which are kept as they are.
-        skip: Whether there is a linear map beside the features; by default for blocks and not for whole networks.
+        skip: Whether there is a linear map beside the features; by default there is, but not for a whole network that
+            is fitted to labels. Blocks have it free of the ridge; in a whole network it is a part of the kernel.
         ridge: The ridge; without it the one of least generalised cross-validation error.
         test: Points, or a pair of points and targets, to measure on. Without them blocks are measured on points kept
             apart, and a whole network by what it says of each sample when fitted to the others.
@@ -94,7 +95,7 @@ def bundle(model: nn.Module, x: Any, y: Any = None, mode: str = "ffn", features:
     if not isinstance(model, nn.Module):
         raise ModelError(f"A network that is bundled is a torch.nn.Module; {what_came(model)} came. Pass the module.")
     mode, tower = as_choice(mode, "mode", MODES), as_choice(tower, "tower", TOWERS)
-    plan = Plan(_counts(features), tower, mode != "full" if skip is None else bool(skip), checked_ridge(ridge),
+    plan = Plan(_counts(features), tower, None if skip is None else as_switch(skip, "skip"), checked_ridge(ridge),
                  as_seed(seed), as_choice(rows, "rows", KINDS))
     points, labels = as_points(x), _labels(y)
     held = _points_and_labels(test)

@@ -34,7 +34,7 @@ class Plan:
 
     features: list[int]
     tower: str
-    skip: bool
+    skip: bool | None
     ridge: float | None
     seed: int
     rows: str
@@ -84,7 +84,7 @@ def layer_for(reader: nn.Module, block: Block, spread: Spread, plan: Plan, m: in
         tower = by_bandwidth(near, on_cpu(y), m, draw, plan)
     else:
         tower = drawn("rectified", m, x.shape[1], draw, rows=plan.rows, shift=SHIFT)
-    return BundledLayer(mean, scale, [tower.to(x)], y.shape[1], plan.skip)
+    return BundledLayer(mean, scale, [tower.to(x)], y.shape[1], plan.skip is not False)
 
 
 def by_bandwidth(x: Tensor, y: Tensor, m: int, draw: torch.Generator, plan: Plan) -> Fourier:
@@ -95,7 +95,7 @@ def by_bandwidth(x: Tensor, y: Tensor, m: int, draw: torch.Generator, plan: Plan
         draw.set_state(state)
         tower = drawn("fourier", m, x.shape[1], draw, rows=plan.rows, bandwidth=share * x.shape[1] ** 0.5)
         assert isinstance(tower, Fourier)
-        near = BundledLayer(x.new_zeros(x.shape[1]), x.new_ones(()), [tower], y.shape[1], plan.skip)
+        near = BundledLayer(x.new_zeros(x.shape[1]), x.new_ones(()), [tower], y.shape[1], plan.skip is not False)
         path = RidgePath(summed(near.columns(x), y), torch.arange(near.width) >= m)
         error = path.gcv(chosen_ridge(path, plan.ridge))
         if best is None or error < best[0]:

@@ -40,12 +40,14 @@ class Block:
         chain: The names of the modules that make it, in the order in which they are called; one alone is a black box.
         first: The name of its first linear layer; ``None`` for a black box.
         activation: The name of its activation; ``None`` for a black box.
+        box: The name of the module it is all of, which can be taken as a black box if its parts are something else.
     """
 
     name: str
     chain: tuple[str, ...]
     first: str | None = None
     activation: str | None = None
+    box: str | None = None
 
     @property
     def entry(self) -> str:
@@ -77,7 +79,7 @@ def find_blocks(model: nn.Module) -> list[Block]:
     Example:
         >>> model = nn.Sequential(nn.Linear(8, 32), nn.GELU(), nn.Linear(32, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> find_blocks(model)
-        [Block(name='0-2', chain=('0', '1', '2'), first='0', activation='1')]
+        [Block(name='0-2', chain=('0', '1', '2'), first='0', activation='1', box=None)]
     """
     found: list[Block] = []
     taken: set[str] = set()
@@ -225,7 +227,7 @@ def _of_children(path: str, children: dict[str, nn.Module]) -> Iterator[Block]:
     if len(linear) == 2 and _fit(children[linear[0]], children[linear[1]]):
         if len(active) == 1:
             chain = tuple(f"{below}{name}" for name in (linear[0], active[0], linear[1]))
-            yield Block(path or f"{linear[0]}-{linear[1]}", chain, chain[0], chain[1])
+            yield Block(path or f"{linear[0]}-{linear[1]}", chain, chain[0], chain[1], path or None)
         elif path:
             yield Block(path, (path,))
     elif path and len(linear) == 3 and (active or any("gate" in name for name in linear)):

@@ -43,18 +43,19 @@ def whole(reader: nn.Module, points: Points, labels: Tensor | None, targets: Any
         # Rounded as they are kept, so that the next one is chosen for what it will be given.
         towers.append(tower.to(x))
         near = on_cpu(towers[-1](near.to(x)))
-    layer = BundledLayer(mean, scale, towers, wanted.shape[1], plan.skip)
+    by_class = isinstance(fitted_to, str) and fitted_to == "labels"
+    # What a network says is often nearly linear; what its labels are is not.
+    layer = BundledLayer(mean, scale, towers, wanted.shape[1], not by_class if plan.skip is None else plan.skip)
     bundled = BundledModel(layer, 1.0, samples, wanted)
     bundled.ridge = chosen_ridge(bundled.path, plan.ridge)
     layer.assign(bundled.path.coefficients(bundled.ridge))
 
-    by_class = isinstance(fitted_to, str) and fitted_to == "labels"
     linear = RidgePath(summed(_affine(x, layer), wanted), torch.arange(x.shape[1] + 1) == x.shape[1])
     plain = chosen_ridge(linear, None)
     goal: Tensor | None
     if test is None:
         before, after, words, truth = own, bundled.leave_one_out(), "samples left out in turn", labels
-        line, goal = left_out(linear, _affine(x, layer), wanted, plain), wanted
+        line, goal = left_out(linear, _affine(x, layer), wanted, plain), None if by_class else wanted
     else:
         given, words, truth = flat(_inputs(test[0]), x.shape[1]), "test points", test[1]
         before, after = _answers(reader, test[0])[0], bundled(given.to(layer.mean))

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 #: The height of a bar, of which two stand at each place.
 HEIGHT = 0.36
 
+#: How many letters a title has in one line.
+WIDTH = 62
+
 #: Of more blocks as many are drawn.
 MOST = 24
 
@@ -39,7 +42,7 @@ def draw_bundle(result: BundleReport, ax: Axes, theme: Theme) -> None:
     ax.set_xlim(0, 1.25 * max((value for pair in pairs for value in pair if math.isfinite(value)), default=1.0))
     ax.set_xlabel(plain(what[2], 90), parse_math=False)
     ax.legend(frameon=False, fontsize="small", loc="lower right", bbox_to_anchor=(1.0, 0.0))
-    ax.set_title(in_lines(conclusion(result), "; ", 72), parse_math=False)
+    ax.set_title(in_lines(conclusion(result), "; ", WIDTH), parse_math=False)
 
 
 def _bars(result: BundleReport) -> tuple[list[str], list[tuple[float, float]], tuple[str, str, str]]:
@@ -56,4 +59,5 @@ def _bars(result: BundleReport) -> tuple[list[str], list[tuple[float, float]], t
 def conclusion(result: BundleReport) -> str:
     """What the drawing shows, in words."""
     more = f", {MOST} of {len(result.blocks)} blocks" if len(result.blocks) > MOST else ""
-    return with_minus(f"{result.said()}{more}")
+    # What the linear map reaches is seen.
+    return with_minus(f"{result.said().partition(', of a linear map')[0]}{more}")
