@@ -150,7 +150,7 @@ def _rows(seen: Seen, block: Block, given: Part) -> tuple[Tensor, Tensor]:
 def _fitted(reader: nn.Module, source: nn.Module, blocks: list[Block], points: Points, plan: Plan,
             draw: torch.Generator, first: int) -> list[_Fitted]:
     """The new layers of some blocks: one reading for the spread of what they are given, one for the sums."""
-    spreads = {block.name: Spread() for block in blocks}
+    spreads = {block.name: Spread(-(-len(points) // BATCH)) for block in blocks}
     for rows in _passed(reader, source, blocks, points):
         for name, (x, y) in rows.items():
             spreads[name].add(x, y)

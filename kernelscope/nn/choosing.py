@@ -43,11 +43,25 @@ class Plan:
         return self.features[k] if len(self.features) > 1 else self.features[0]
 
 
-class Spread:
-    """The mean and spread of the rows that a block is given, and some of the rows."""
+def spread_over(count: int, most: int) -> Tensor:
+    """Numbers of at most so many of several, spread over all.
 
-    def __init__(self) -> None:
-        self.count, self.squares = 0, 0.0
+    Example:
+        >>> spread_over(9, 4)
+        tensor([0, 2, 4, 6])
+    """
+    return torch.arange(min(count, most)) * count // min(count, most)
+
+
+class Spread:
+    """The mean and spread of the rows that a block is given, and some of the rows.
+
+    Args:
+        times: In how many batches they come.
+    """
+
+    def __init__(self, times: int) -> None:
+        self.times, self.count, self.squares = times, 0, 0.0
         self.sums: Tensor | None = None
         self.held: list[tuple[Tensor, Tensor]] = []
 
@@ -56,8 +70,9 @@ class Spread:
         self.sums = exact.sum(0) if self.sums is None else self.sums + exact.sum(0)
         self.squares += float(exact.square().sum())
         self.count += len(x)
-        if sum(len(some) for some, _ in self.held) < HELD:
-            self.held.append((x, y))
+        # Some of each batch, since points may come sorted.
+        some = spread_over(len(x), -(-HELD // self.times)).to(x.device)
+        self.held.append((x[some], y[some]))
 
     def centre(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """What is subtracted, and what is divided by so that a number has variance 1 on the mean."""
@@ -65,10 +80,10 @@ class Spread:
         mean = self.sums / self.count
         variance = self.squares / self.count / len(mean) - float(mean.square().mean())
         scale = max(variance, 0.0) ** 0.5 or 1.0
-        return mean.to(like), torch.tensor(scale).to(like)
+        return mean.to(like), torch.tensor(scale, dtype=torch.float64).to(like)
 
     def rows(self) -> tuple[Tensor, Tensor]:
-        return torch.cat([x for x, _ in self.held])[:HELD], torch.cat([y for _, y in self.held])[:HELD]
+        return torch.cat([x for x, _ in self.held]), torch.cat([y for _, y in self.held])
 
 
 def layer_for(reader: nn.Module, block: Block, spread: Spread, plan: Plan, m: int, draw: torch.Generator
@@ -79,7 +94,7 @@ def layer_for(reader: nn.Module, block: Block, spread: Spread, plan: Plan, m: in
     near = on_cpu(x - mean) / float(scale)
     tower: Rectified | Fourier | Neurons
     if plan.tower == "neurons":
-        tower = _neurons(reader, block, x, m, mean, scale)
+        tower = _neurons(reader, block, x, m, mean, scale, plan)
     elif plan.tower == "fourier":
         tower = by_bandwidth(near, on_cpu(y), m, draw, plan)
     else:
@@ -104,13 +119,20 @@ def by_bandwidth(x: Tensor, y: Tensor, m: int, draw: torch.Generator, plan: Plan
     return best[1]
 
 
-def _neurons(reader: nn.Module, block: Block, x: Tensor, m: int, mean: Tensor, scale: Tensor) -> Neurons:
+def _neurons(reader: nn.Module, block: Block, x: Tensor, m: int, mean: Tensor, scale: Tensor, plan: Plan) -> Neurons:
     """The neurons of a block that say most about its output: pivots of the hidden layer, by what is made of them."""
     if block.first is None or block.activation is None:
         raise DataError(f"The block {block.name} is a black box without neurons of one kind, so tower=\"neurons\" has "
                         'none to keep. Pass tower="rectified".')
-    first, last = part(reader, block.first), part(reader, block.exit)
+    first, last, activation = (part(reader, name) for name in (block.first, block.exit, block.activation))
+    if isinstance(activation, nn.PReLU) and activation.weight.numel() > 1:
+        raise DataError(f"The neurons of the block {block.name} have an activation each, and a few of them cannot be "
+                        'kept alone. Pass tower="rectified".')
     hidden = on_cpu(composed(reader, block.chain[:-1])(x)) * on_cpu(weight_of(last)).norm(dim=0)
+    if plan.skip is not False:
+        # What a linear map gives, no neuron has to.
+        near = nn.functional.pad(on_cpu(x - mean) / float(scale), (0, 1), value=1.0)
+        hidden = hidden - near @ torch.linalg.lstsq(near, hidden, driver="gelsd").solution
     if m > hidden.shape[1]:
         raise DataError(f"The block {block.name} has {hidden.shape[1]} neurons, and {m} were asked for. Pass fewer "
                         "features.")
@@ -118,4 +140,4 @@ def _neurons(reader: nn.Module, block: Block, x: Tensor, m: int, mean: Tensor, s
     weight = weight_of(first)[picked.to(x.device)]
     bias = x.new_zeros(m) if first.bias is None else first.bias.detach()[picked.to(x.device)]
     # A layer centres what it is given, and its towers see that.
-    return Neurons(weight * scale, bias + weight @ mean, part(reader, block.activation))
+    return Neurons(weight * scale, bias + weight @ mean, activation)

@@ -14,7 +14,7 @@ from ..solvers.ridge import RidgePath
 from .blockwise import reader_of
 from .bundle_report import BundleReport
 from .bundled import BundledLayer, BundledModel, flat
-from .choosing import HELD, Plan, by_bandwidth
+from .choosing import HELD, Plan, by_bandwidth, spread_over
 from .closed_form import chosen_ridge, left_out, on_cpu, summed
 from .comparing import Comparison, are_classes
 from .towers import Fourier, Rectified, drawn
@@ -58,7 +58,7 @@ def whole(reader: nn.Module, points: Points, labels: Tensor | None, targets: Any
         line, goal = left_out(linear, _affine(x, layer), wanted, plain), None if by_class else wanted
     else:
         given, words, truth = flat(_inputs(test[0]), x.shape[1]), "test points", test[1]
-        before, after = _answers(reader, test[0])[0], bundled(given.to(layer.mean))
+        before, after = _answers(reader, test[0])[0], layer(given.to(layer.mean))
         line = _affine(given, layer) @ linear.coefficients(plain)
         goal = before if isinstance(fitted_to, str) and not by_class else None
     result, other, off, far = Comparison(classes), Comparison(classes), Comparison(False), Comparison(False)
@@ -68,6 +68,7 @@ def whole(reader: nn.Module, points: Points, labels: Tensor | None, targets: Any
         off.add(goal, after)
         far.add(goal, line)
     numbers = sum(p.numel() for p in reader.parameters())
+    bundled.to(next((p.device for p in reader.parameters()), torch.device("cpu")))
     return bundled, BundleReport(
         mode="full", tower=plan.tower, blocks=["the whole network"], features=[layer.size], ridges=[bundled.ridge],
         errors=torch.tensor([off.error]), linear=torch.tensor([far.error]), accumulated=torch.tensor([off.error]),
@@ -83,8 +84,9 @@ def _tower(x: Tensor, y: Tensor, m: int, draw: torch.Generator, plan: Plan, k: i
     """The next tower, for what the one before gives in double precision."""
     if plan.tower == "fourier":
         # Features have length 1, inputs the root of their number.
-        size = float(x.square().sum(1).mean()) ** 0.5 if k else x.shape[1] ** 0.5
-        return by_bandwidth(x[:HELD] * (x.shape[1] ** 0.5 / size), y[:HELD], m, draw, plan)
+        stretch = (x.shape[1] / float(x.square().sum(1).mean())) ** 0.5 if k else 1.0
+        some = spread_over(len(x), HELD)
+        return Fourier(stretch * by_bandwidth(stretch * x[some], y[some], m, draw, plan).rows)
     return drawn("rectified", m, x.shape[1], draw, rows=plan.rows)
 
 
@@ -93,7 +95,7 @@ def _centre(x: Tensor) -> tuple[Tensor, Tensor]:
     exact = on_cpu(x)
     mean = exact.mean(0)
     scale = float((exact - mean).square().mean()) ** 0.5 or 1.0
-    return mean.to(x), torch.tensor(scale).to(x)
+    return mean.to(x), torch.tensor(scale, dtype=torch.float64).to(x)
 
 
 def _affine(x: Tensor, layer: BundledLayer) -> Tensor:

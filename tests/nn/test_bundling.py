@@ -125,6 +125,18 @@ def test_single_precision_is_fitted_in_double():
     assert torch.allclose(rounded(x.float()).double(), exact(x), atol=1e-4)
 
 
+@pytest.mark.parametrize("mode", ["ffn", "layerwise", "full"])
+@pytest.mark.parametrize("tower", ["rectified", "fourier", "neurons"])
+def test_what_is_bundled_stays_where_the_model_is(device, mode, tower):
+    if (mode, tower) == ("full", "neurons"):
+        pytest.skip("no neurons to keep")
+    model, x = network().to(device), points()
+    bundled, report = bundle(model, x, mode=mode, tower=tower, features=8)
+    assert {value.device.type for value in bundled.state_dict().values()} == {device.type}
+    assert bundled(x.to(device)).device.type == device.type
+    assert report.error < 0.5
+
+
 def test_later_blocks_make_up_for_earlier_ones():
     train, test = digits("train"), digits("test")
     model = trained(nn.GELU, (128, 128, 128))

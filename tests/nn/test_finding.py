@@ -93,6 +93,27 @@ def test_the_layers_of_torch_are_found():
     assert [block.name for block in find_blocks(model)] == ["layers.0.linear1-linear2", "layers.1.linear1-linear2"]
 
 
+class Padded(nn.Module):
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.embed, self.encoder, self.head = nn.Embedding(9, 8), nn.TransformerEncoder(layer, 2), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.encoder(self.embed(x), src_key_padding_mask=x == 0)[:, 0])
+
+
+def test_the_layers_of_torch_are_replaced_off_their_fast_path():
+    model, x = Padded().eval(), torch.randint(1, 9, (60, 5))
+    x[:, 4] = 0
+    bundled, report = bundle(model, x, features=64)
+    assert len(report.blocks) == 2
+    with torch.no_grad():
+        fast = bundled(x)
+    assert torch.allclose(fast, bundled(x), atol=1e-5)
+    assert float((fast - model(x)).detach().norm() / model(x).detach().norm()) < 0.3
+
+
 @pytest.mark.parametrize("mode", ["ffn", "layerwise"])
 def test_all_of_them_are_replaced(mode):
     model = Residual(Feed(), Functional(), Gated()).double()
