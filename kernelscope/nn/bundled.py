@@ -34,6 +34,10 @@ from .towers import Fourier, Neurons, Rectified
 KEPT: dict[str, type[Rectified] | type[Fourier]] = {"Rectified": Rectified, "Fourier": Fourier}
 
 
+#: How far parameters may be from what was solved for, as a share of it.
+CLOSE = 1e-5
+
+
 class BundledLayer(nn.Module):
     r"""The layer :math:`M^T \Phi(x) + L^T \tilde x + c` on the last axis, with :math:`\tilde x = (x - \mu) / s`.
 
@@ -89,6 +93,11 @@ class BundledLayer(nn.Module):
         self.constant.copy_(theta[-1])
         if self.skip is not None:
             self.skip.copy_(theta[self.size:-1])
+
+    def coefficients(self) -> Tensor:
+        """The parameters as the coefficients of the columns, with shape (p, c)."""
+        linear = [] if self.skip is None else [self.skip]
+        return torch.cat([self.weight, *linear, self.constant[None]]).detach()
 
     def exact(self) -> BundledLayer:
         """The same layer in double precision on the CPU: its own rounded directions, so that it is the same map."""
@@ -199,7 +208,7 @@ class BundledModel(nn.Module):
 
     def machine(self) -> KernelMachine:
         """The same function as a kernel machine: one coefficient for each sample and output, and the constant."""
-        theta = self.path.coefficients(self.ridge)
+        theta = self._solved()
         alpha = (self.targets - self._columns() @ theta) / (len(self.samples) * self.ridge)
         return KernelMachine(self.kernel, self.samples, alpha, theta[-1])
 
@@ -213,7 +222,12 @@ class BundledModel(nn.Module):
         return self.machine().contributions(x, memory)
 
     def leave_one_out(self) -> Tensor:
-        """What the network fitted to all other samples says of each, with shape (n, c); exact, without a refit."""
+        """What the network fitted to all other samples says of each, with shape (n, c); exact, without a refit.
+
+        Raises:
+            DataError: If its parameters were changed since they were solved for; so do the others.
+        """
+        self._solved()
         return left_out(self.path, self._columns(), self.targets, self.ridge)
 
     def without(self, rows: Any) -> BundledModel:
@@ -227,6 +241,7 @@ class BundledModel(nn.Module):
         Raises:
             DataError: If none would be left.
         """
+        self._solved()
         gone = rows_of(rows, len(self.samples))
         stays = torch.ones(len(self.samples), dtype=torch.bool)
         stays[gone] = False
@@ -274,8 +289,22 @@ class BundledModel(nn.Module):
         except (KeyError, IndexError, TypeError, RuntimeError) as error:
             raise StoreCorrupt(f"{path} lacks a part of a bundled network ({error}). Save it again.") from error
 
+    def load_state_dict(self, *args: Any, **options: Any) -> Any:
+        # Other directions have other columns.
+        self.__dict__.pop("path", None)
+        return super().load_state_dict(*args, **options)
+
     def extra_repr(self) -> str:
         return f"{self.trainable_parameters:,} parameters, {len(self.samples):,} samples, ridge {self.ridge:.2g}"
+
+    def _solved(self) -> Tensor:
+        """The coefficients, with shape (p, c), where the parameters are what was solved for."""
+        theta, held = self.path.coefficients(self.ridge), self.layer.coefficients()
+        close = max(CLOSE, 8 * torch.finfo(held.dtype).eps)
+        if not float((on_cpu(held) - theta).norm()) <= close * float(theta.norm()):
+            raise DataError("The parameters of this network are no longer what was solved for: they were trained, or "
+                            "loaded from another one. What samples add is known of the solution alone; bundle again.")
+        return theta
 
     def _columns(self) -> Tensor:
         """The columns of the samples in double precision."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -103,9 +103,10 @@ def answered(model: nn.Module, given: Part) -> tuple[Tensor, bool]:
     found = model(*args, **kwargs)
     logits = True
     if not isinstance(found, Tensor):
-        name = next((name for name in NAMED if getattr(found, name, None) is not None), None)
+        named = found if isinstance(found, Mapping) else {name: getattr(found, name, None) for name in NAMED}
+        name = next((name for name in NAMED if named.get(name) is not None), None)
         logits = NAMED.get(name or "", True)
-        found = getattr(found, name) if name else found[0] if isinstance(found, tuple) and found else found
+        found = named[name] if name else found[0] if isinstance(found, tuple) and found else found
     if not isinstance(found, Tensor) or found.ndim == 0:
         raise DataError(f"A network that is bundled gives a tensor, or logits by name; a {type(found).__name__} came. "
                         "Wrap it in a module whose forward returns the tensor you mean.")

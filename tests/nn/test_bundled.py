@@ -118,6 +118,34 @@ def test_a_state_dictionary_carries_the_directions():
     assert torch.equal(other(x), model(x))
 
 
+def test_parameters_that_were_trained_on_are_no_machine():
+    x, model, _ = bundled()
+    assert model.machine() is not None
+    with torch.no_grad():
+        model.layer.weight[0] += 1.0
+    for ask in (lambda: model.contributions(x), model.leave_one_out, lambda: model.without(0)):
+        with pytest.raises(DataError, match="no longer what was solved for"):
+            ask()
+
+
+def test_directions_that_were_loaded_are_the_ones_that_are_asked():
+    x, model, _ = bundled()
+    _, other, _ = bundled(seed=1)
+    other.leave_one_out()
+    other.load_state_dict(model.state_dict())
+    other.ridge = model.ridge
+    assert torch.allclose(other.leave_one_out(), model.leave_one_out(), atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_network_in_any_precision_is_its_machine(dtype):
+    x = points(60).to(dtype)
+    model, _ = bundle(network().to(dtype), x, mode="full", features=16)
+    gap = (model.machine()(x) - model(x)).detach().abs().max() / model(x).detach().abs().max()
+    assert float(gap) < {torch.float32: 1e-5, torch.float64: 1e-11}[dtype]
+    assert model.contributions(x[:3]).check().ok
+
+
 def test_another_folder_is_refused(tmp_path):
     with ks.storage.Store.create(tmp_path / "net", kind="bundled", meta={"towers": ["Linear"]}) as store:
         store.append({"layer.mean": torch.zeros(2)})

@@ -270,6 +270,28 @@ def test_a_network_that_gives_infinite_values_is_refused():
             bundle(model, points(), mode=mode, features=8)
 
 
+class Wrapped(nn.Module):
+    def __init__(self, model, wrap):
+        super().__init__()
+        self.model, self.wrap = model, wrap
+
+    def forward(self, x):
+        return self.wrap(self.model(x))
+
+
+@pytest.mark.parametrize("wrap", [lambda y: {"loss": None, "logits": y}, lambda y: (y, None), lambda y: y])
+def test_outputs_may_come_with_others(wrap):
+    bundled, report = bundle(Wrapped(network(), wrap), points(), features=8)
+    assert report.agreement > 0.8
+    whole, _ = bundle(Wrapped(network(), wrap), points(), mode="full", features=8)
+    assert whole(points()).shape == (80, 3)
+
+
+def test_what_is_in_no_tensor_is_refused():
+    with pytest.raises(DataError, match="gives a tensor, or logits by name; a list came"):
+        bundle(Wrapped(network(), lambda y: [y]), points(), features=8)
+
+
 def test_what_is_no_module_is_refused():
     with pytest.raises(ModelError, match="a torch.nn.Module; a function came"):
         bundle(lambda x: x, points())
