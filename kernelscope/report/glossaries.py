@@ -23,6 +23,7 @@ from ..diagnostics.scores import GradientScores
 from ..diagnostics.separation import Separation
 from ..diagnostics.spectra import Spectrum
 from ..diagnostics.trade_offs import TradeOffs
+from ..nn.bundle_report import BundleReport
 from ..result import Result
 
 GLOSSARY = (
@@ -135,6 +136,16 @@ TRADE_OFF_GLOSSARY = (
     ("level", "Within one standard error of the best mean."),
 )
 
+BUNDLE_GLOSSARY = (
+    ("block", "A part of a network that is a function of one row: a linear layer, an activation, a linear layer."),
+    ("features", "Fixed functions of what a block is given: of random directions, or some of its own neurons. Only the "
+                 "matrix behind them is fitted, by ridge regression."),
+    ("accumulated error", "How far a block’s output is from the original’s in the bundled network, with what the "
+                          "blocks before it did to its input."),
+    ("linear map", "The best linear function of the same inputs, fitted to the same rows. Features that are no better "
+                   "are not worth having."),
+)
+
 #: The words of each kind of results, in the order of the page.
 GLOSSARIES = (
     ((Explanation, Decomposition), GLOSSARY),
@@ -146,10 +157,12 @@ GLOSSARIES = (
     ((Scaling,), SCALING_GLOSSARY),
     ((LearningCurves,), CURVES_GLOSSARY),
     ((TradeOffs,), TRADE_OFF_GLOSSARY),
+    ((BundleReport,), BUNDLE_GLOSSARY),
 )
 
 HEADINGS = {
     "Agreement": "Prediction and measurement",
+    "BundleReport": "A network, bundled",
     "Coverage": "Inside or outside of what was learned",
     "Decomposition": "The ledger",
     "Eigenlearning": "The error that is expected",

@@ -30,6 +30,7 @@ from ..diagnostics.scores import GradientScores
 from ..diagnostics.separation import Separation
 from ..diagnostics.spectra import Spectrum
 from ..diagnostics.trade_offs import TradeOffs
+from ..nn.bundle_report import BundleReport
 from ..result import Result
 from .album import Album
 from .balance import sheet
@@ -173,7 +174,7 @@ SECTIONS: dict[type, tuple[str, View]] = {
     NullSpace: ("drawings.html", null_space),
     Coverage: ("drawings.html", covered),
     Separation: ("drawings.html", separated),
-    **dict.fromkeys((Eigenlearning, Ensemble, Expected, KernelDistances, MemoryWeights, Orders, PathKernel, Predictions,
-                     Reservoir, Spectrum, TradeOffs), ("drawings.html", noise)),
+    **dict.fromkeys((BundleReport, Eigenlearning, Ensemble, Expected, KernelDistances, MemoryWeights, Orders,
+                     PathKernel, Predictions, Reservoir, Spectrum, TradeOffs), ("drawings.html", noise)),
     Result: ("result.html", anything),
 }
