@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from ..nn.bundle_report import BundleReport
+from ..nn.bundles.bundle_report import BundleReport
 from ..text import with_minus
 from . import drawing
 from .style import in_lines, plain

@@ -30,7 +30,7 @@ from ..diagnostics.scores import GradientScores
 from ..diagnostics.separation import Separation
 from ..diagnostics.spectra import Spectrum
 from ..diagnostics.trade_offs import TradeOffs
-from ..nn.bundle_report import BundleReport
+from ..nn.bundles.bundle_report import BundleReport
 from ..result import Result
 from .album import Album
 from .balance import sheet

@@ -2,7 +2,7 @@ import torch
 from torch import nn
 
 from kernelscope.nn import bundle
-from kernelscope.nn.choosing import Spread
+from kernelscope.nn.bundles.choosing import Spread
 from tests.nn.small import network, points
 
 

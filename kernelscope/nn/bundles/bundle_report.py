@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ..result import Check, CheckRow, Result
-from ..text import with_minus
+from ...result import Check, CheckRow, Result
+from ...text import with_minus
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data.points import Part, Points
-from ..errors import DataError, ModelError
-from ..nested import mapped
+from ...data.points import Part, Points
+from ...errors import DataError, ModelError
+from ...nested import mapped
 from .finding import Block, Passed, part
 
 #: How many points go through a network at a time.

@@ -8,8 +8,8 @@ import torch
 from scipy.linalg import qr
 from torch import Tensor, nn
 
-from ..errors import DataError
-from ..solvers.ridge import RidgePath
+from ...errors import DataError
+from ...solvers.ridge import RidgePath
 from .bundled import BundledLayer
 from .closed_form import chosen_ridge, on_cpu, summed
 from .finding import Block, composed, part, weight_of

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arguments import what_came
-from ..errors import DataError
-from ..solvers.ridge import NormalEquations, RidgePath
+from ...arguments import what_came
+from ...errors import DataError
+from ...solvers.ridge import NormalEquations, RidgePath
 
 #: The ridges that are tried, as shares of the mean eigenvalue of the columns.
 SHARES = tuple(10.0 ** (k / 2) for k in range(-20, 5))

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..arguments import as_choice, as_count, as_part, as_seed, as_switch, as_whole, what_came
-from ..data.points import Points, as_points
-from ..errors import DataError, ModelError
-from ..features.directions import KINDS
-from ..network import undisturbed
+from ...arguments import as_choice, as_count, as_part, as_seed, as_switch, as_whole, what_came
+from ...data.points import Points, as_points
+from ...errors import DataError, ModelError
+from ...features.directions import KINDS
+from ...network import undisturbed
 from .blockwise import blockwise, reader_of
 from .bundle_report import BundleReport
 from .choosing import TOWERS, Plan

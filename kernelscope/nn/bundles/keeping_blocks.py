@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..arguments import as_path, as_switch, what_came
-from ..errors import DataError, ModelError, StoreCorrupt
-from ..storage import Store
+from ...arguments import as_path, as_switch, what_came
+from ...errors import DataError, ModelError, StoreCorrupt
+from ...storage import Store
 from .blockwise import in_modes_of, reader_of
 from .bundled import KEPT, BundledLayer
 from .finding import Passed, find_blocks, part, put

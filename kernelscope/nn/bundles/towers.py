@@ -22,9 +22,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..arguments import as_choice
-from ..errors import DataError
-from ..features.directions import directions
+from ...arguments import as_choice
+from ...errors import DataError
+from ...features.directions import directions
 
 #: The kinds of towers that are drawn.
 KINDS = ("rectified", "fourier")

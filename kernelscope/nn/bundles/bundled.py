@@ -18,15 +18,15 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from ..arguments import as_path, as_switch
-from ..errors import DataError, StoreCorrupt
-from ..features.base import FeatureMap
-from ..kernels.of_features import FeatureKernel
-from ..machine.contributions import Contributions
-from ..machine.machine import KernelMachine
-from ..result import rows_of
-from ..solvers.ridge import RidgePath
-from ..storage import Store
+from ...arguments import as_path, as_switch
+from ...errors import DataError, StoreCorrupt
+from ...features.base import FeatureMap
+from ...kernels.of_features import FeatureKernel
+from ...machine.contributions import Contributions
+from ...machine.machine import KernelMachine
+from ...result import rows_of
+from ...solvers.ridge import RidgePath
+from ...storage import Store
 from .closed_form import left_out, less, on_cpu, summed
 from .towers import Fourier, Neurons, Rectified
 

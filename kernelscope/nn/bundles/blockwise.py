@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..data.points import Part, Points
-from ..errors import DataError, ModelError, NonFiniteError
-from ..network import Network
-from ..solvers.ridge import NormalEquations, RidgePath
+from ...data.points import Part, Points
+from ...errors import DataError, ModelError, NonFiniteError
+from ...network import Network
+from ...solvers.ridge import NormalEquations, RidgePath
 from .bundle_report import BundleReport
 from .bundled import BundledLayer
 from .choosing import Plan, Spread, layer_for

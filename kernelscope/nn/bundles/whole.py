@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..arguments import as_choice
-from ..data.points import Points
-from ..errors import DataError, NonFiniteError
-from ..solvers.ridge import RidgePath
+from ...arguments import as_choice
+from ...data.points import Points
+from ...errors import DataError, NonFiniteError
+from ...solvers.ridge import RidgePath
 from .blockwise import reader_of
 from .bundle_report import BundleReport
 from .bundled import BundledLayer, BundledModel, flat

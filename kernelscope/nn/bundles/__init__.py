@@ -1,0 +1,1 @@
+"""Networks bundled in closed form, block by block or as a whole."""
