@@ -55,7 +55,6 @@ class AnalyticPlan:
         counts: How many pairs of features each gets.
         rho: 1 + 8 A of each, with shape (K,).
         tau: The scale of each, with shape (K,).
-        kappa_r: The strongest frequency times the lengths of an input and a neuron, as root mean squares.
         predicted: The relative error to expect.
     """
 
@@ -71,7 +70,6 @@ class AnalyticPlan:
     counts: list[int]
     rho: Tensor
     tau: Tensor
-    kappa_r: float
     predicted: float
 
 
@@ -118,7 +116,7 @@ def analytic_plan(weights: Tensor, bias: Tensor, x: Tensor, activation: Activati
     z = near @ thin.T + shifts
     outputs = activation(z)
     pairs, d = features // 2, max(1, thin.shape[1])
-    reach = BEYOND * float(z.abs().max().clamp(min=1e-6))
+    reach = _reach(z)
     kappas = torch.arange(1, FREQUENCIES + 1, dtype=x.dtype) * math.pi / reach
     long, wide = near.square().sum(1), thin.square().sum(1)
     r = float((long.mean() * wide.mean()).sqrt())
@@ -143,7 +141,18 @@ def analytic_plan(weights: Tensor, bias: Tensor, x: Tensor, activation: Activati
     scale = outputs.square().mean().clamp(min=1e-300)
     predicted = float((((outputs - fitted).square() + variance).mean() / scale).sqrt())
     return AnalyticPlan(balance, mean, thin, shifts, constant, slope, kappas, amplitudes, phases, counts, rho, tau,
-                        float(kappas.max()) * r if len(kappas) else 0.0, predicted)
+                        predicted)
+
+
+def strength(weights: Tensor, bias: Tensor, x: Tensor) -> float:
+    r""":math:`\kappa r`: the lowest frequency times the lengths of balanced inputs and weights, as root mean squares.
+
+    An analytic conversion needs some :math:`e^{2 \kappa r}` features for each of the lowest frequency.
+    """
+    centred = x - x.mean(0)
+    balance, thin = balanced(centred, weights)
+    long, wide = (centred @ balance.T).square().sum(1).mean(), thin.square().sum(1).mean()
+    return float((long * wide).sqrt()) * math.pi / _reach(x @ weights.T + bias)
 
 
 def best_rho(kappa_r: float, d: int) -> float:
@@ -236,6 +245,11 @@ def _spectrum(z: Tensor, outputs: Tensor, kappas: Tensor, moments: Tensor,
         shares = wanted / wanted.sum()
     phases = torch.atan2(found[3::2], found[2::2])
     return float(found[0]), float(found[1]), sizes, phases, shares
+
+
+def _reach(z: Tensor) -> float:
+    """Half the period of a spectrum for what was seen."""
+    return BEYOND * float(z.abs().max().clamp(min=1e-6))
 
 
 def _counts(shares: Tensor, pairs: int) -> list[int]:

@@ -1,0 +1,77 @@
+"""What a converted layer is measured against: the floor of all m features, and simpler layers of the same size."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..solvers.ridge import NormalEquations, RidgePath
+from .activations import Activation
+from .selection import pivots
+
+#: Ridges that are tried, as shares of the mean eigenvalue of what is penalised.
+RIDGES = tuple(10.0**k for k in range(-12, 3))
+
+
+def relative(found: Tensor, outputs: Tensor) -> float:
+    """The length of an error beside that of the outputs; nought if both are."""
+    length, off = float(outputs.norm()), float((found - outputs).norm())
+    return off / length if length else (0.0 if not off else float("inf"))
+
+
+def svd_floor(outputs: Tensor, features: int) -> float:
+    r"""The relative error that no product of m features can go below: :math:`\sqrt{\sum_{k>m} s_k^2 / \sum s_k^2}`.
+
+    Example:
+        >>> round(svd_floor(torch.diag(torch.tensor([4.0, 3.0])), 1), 3)
+        0.6
+    """
+    squares = torch.linalg.svdvals(outputs).square()
+    total = float(squares.sum())
+    return float((squares[features:].sum() / total).sqrt()) if total else 0.0
+
+
+def with_one(x: Tensor) -> Tensor:
+    """Inputs with a constant beside them."""
+    return torch.cat((x, x.new_ones(len(x), 1)), 1)
+
+
+def fitted(penalised: Tensor, free: Tensor, outputs: Tensor, ridge: float | None) -> tuple[Tensor, float, float]:
+    """Coefficients of penalised columns, and of free ones below them, by ridge regression.
+
+    Args:
+        penalised: Features with shape (n, p).
+        free: Features that are not penalised, with shape (n, q).
+        outputs: What is fitted, with shape (n, l).
+        ridge: The ridge; without it the one with the least generalised cross-validation.
+
+    Returns:
+        Coefficients with shape (p + q, l), the ridge, and its generalised cross-validation.
+    """
+    columns = torch.cat((penalised, free), 1)
+    equations = NormalEquations(columns.shape[1], outputs.shape[1], columns.device)
+    equations.add(columns, outputs)
+    path = RidgePath(equations, torch.arange(columns.shape[1]) >= penalised.shape[1])
+    if ridge is None:
+        scale = float(path.spectrum.mean()) / len(columns) if penalised.shape[1] else 1.0
+        ridge = min((share * scale for share in RIDGES), key=path.gcv)
+    return path.coefficients(ridge), ridge, path.gcv(ridge)
+
+
+def linear_map(x: Tensor, outputs: Tensor, unseen: Tensor) -> Tensor:
+    """What a linear map that was fitted to outputs says at unseen inputs."""
+    return with_one(unseen) @ fitted(x[:, :0], with_one(x), outputs, None)[0]
+
+
+def low_rank(x: Tensor, weights: Tensor, bias: Tensor, activation: Activation, rank: int, unseen: Tensor) -> Tensor:
+    """What the layer says whose linear map has the rank that keeps most of what it gave for x."""
+    mean = x.mean(0)
+    _, _, v = torch.linalg.svd((x - mean) @ weights.T, full_matrices=False)
+    keep = v[:rank]
+    return activation((unseen - mean) @ weights.T @ keep.T @ keep + weights @ mean + bias)
+
+
+def narrower(seen: Tensor, count: int, unseen: Tensor) -> Tensor:
+    """What some of the neurons and a linear map after them say of all, from outputs of the layer alone."""
+    kept = pivots(seen, count)
+    return with_one(unseen[:, kept]) @ fitted(seen[:, kept], with_one(seen[:, :0]), seen, None)[0]
