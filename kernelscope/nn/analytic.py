@@ -156,7 +156,7 @@ def strength(weights: Tensor, bias: Tensor, x: Tensor) -> float:
 
 
 def best_rho(kappa_r: float, d: int) -> float:
-    r"""The :math:`\rho = 1 + 8A` with the least second moment: the root of :math:`d(\rho-1)\sqrt\rho = 2\kappa r(1+\rho)`.
+    r"""The :math:`\rho = 1 + 8A` with the least second moment, where :math:`d(\rho-1)\sqrt\rho = 2\kappa r(1+\rho)`.
 
     Example:
         >>> rho = best_rho(2.0, 16)

@@ -53,8 +53,8 @@ class ModeComparison(Result):
             parts.append(f"{count} features {said}, linear map {float(self.baselines['linear map'][i]):.3g}, floor "
                          f"{float(self.baselines['floor'][i]):.3g}")
         refused = f"; refused: {', '.join(self.refused)}" if self.refused else ""
-        return (f"ModeComparison({of['inputs']} -> {of['outputs']} {of['activation'] or 'function'}, {of['held_out']:,} "
-                f"held-out inputs: {'; '.join(parts)}{refused})")
+        return (f"ModeComparison({of['inputs']} -> {of['outputs']} {of['activation'] or 'function'}, "
+                f"{of['held_out']:,} held-out inputs: {'; '.join(parts)}{refused})")
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each mode, baseline and floor, with a column for each number of features."""

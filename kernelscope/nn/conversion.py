@@ -162,7 +162,8 @@ def _inputs(x: Any, name: str, weights: Tensor) -> Tensor:
     """Inputs with shape (n, d), in double precision."""
     if not isinstance(x, Tensor) or x.ndim < 1 or x.shape[-1] != weights.shape[1] or not x.is_floating_point():
         came = f"a tensor of {x.dtype} with shape {tuple(x.shape)}" if isinstance(x, Tensor) else what_came(x)
-        raise DataError(f"{name} must be inputs to the layer, a tensor with shape (*, {weights.shape[1]}); {came} came.")
+        raise DataError(f"{name} must be inputs to the layer, a tensor of floating point with shape "
+                        f"(*, {weights.shape[1]}); {came} came.")
     points = x.detach().reshape(-1, weights.shape[1]).to(weights)
     if not len(points):
         raise DataError(f"{name} has no inputs. Pass some hundreds that are like those the layer will see.")
@@ -190,7 +191,8 @@ def _report(task: Task, layer: SNNKLinear, mode: str, features: int, linear_rel:
         low_rank_rel=relative(low_rank(task.seen, task.weights, task.bias, task.activation, features, task.held),
                               unseen),
         narrower_rel=relative(narrower(task.outputs, count, unseen), unseen),
-        kappa_r=strength(task.weights, task.bias, task.seen), predicted_rel=predicted, outside=float(layer.outside(task.held).double().mean()),
+        kappa_r=strength(task.weights, task.bias, task.seen), predicted_rel=predicted,
+        outside=float(layer.outside(task.held).double().mean()),
         parameters=sum(p.numel() for p in layer.parameters()), multiplications=layer.multiplications,
         r2_per_neuron=torch.where(all_of_it > 0, 1 - left / all_of_it.clamp(min=1e-300), (left == 0).to(left)).cpu(),
         info=facts)
@@ -241,11 +243,12 @@ def _analytic(task: Task, features: int, *, seed: int, kind: str, linear_rel: fl
     """Random features that are right on average, where they promise less error than a linear map."""
     plan = analytic_plan(task.weights, task.bias, task.seen, task.activation, features)
     if plan.predicted > linear_rel + 1e-9:
+        strong = strength(task.weights, task.bias, task.seen)
         raise ConversionRefused(
             f"An analytic conversion with {features} features would be off by {plan.predicted:.3g}, relative to the "
             f"layer's outputs, and a linear map is off by {linear_rel:.3g}: inputs and weights are too long for its "
-            f"frequencies (kappa r = {strength(task.weights, task.bias, task.seen):.2g}; up to about 1 it works). Pass mode=\"ridge\" or mode=\"cur\", "
-            "which are fitted, or more features."
+            f"frequencies (kappa r = {strong:.2g}; up to about 1 it works). Pass "
+            'mode="ridge" or mode="cur", which are fitted, or more features.'
         )
     rows, rates, bases, coefficients = towers(plan, kind, seed)
     layer = _empty(task, 2 * len(rows), "universal", None, len(plan.balance))

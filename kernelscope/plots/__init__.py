@@ -24,8 +24,8 @@ __all__ = ["draw", "drawing", "drawing_of", "svg", "title"]
 Drawing = Callable[..., None]
 
 _drawings: dict[type[Result], Drawing] = {}
-_ROOMS = ("agreement", "coverage", "curves", "ensemble", "evolution", "expected", "ledger", "machines", "memory",
-          "null_spaces", "orders", "path_kernels", "posteriors", "reasons", "scaling", "scores", "spectra")
+_ROOMS = ("agreement", "conversions", "coverage", "curves", "ensemble", "evolution", "expected", "ledger", "machines",
+          "memory", "null_spaces", "orders", "path_kernels", "posteriors", "reasons", "scaling", "scores", "spectra")
 
 
 def drawing(kind: type[Result]) -> Callable[[Drawing], Drawing]:
