@@ -2,8 +2,8 @@ r"""A trained layer :math:`f(Wx + b)` turned into a layer that is a kernel, in c
 
 .. math:: \min_{\Psi, L, c} \frac1n \sum_i |\Phi(x_i)\Psi^T + L x_i + c - f(W x_i + b)|^2 + \lambda |\Psi|^2
 
-With ``ridge`` the tower has random neurons, drawn from the distribution of the layer's own, of which those are kept
-that explain most of what a linear map does not; with ``cur`` some of the layer's own neurons; with ``analytic`` the
+With ``ridge`` the tower has random neurons, mixtures of two of the layer's own each, of which those are kept that
+explain most of what a linear map does not; with ``cur`` some of the layer's own neurons; with ``analytic`` the
 random features that are right on average without any fit.
 
 References:
@@ -27,10 +27,10 @@ from ..errors import ConversionRefused, DataError, NonFiniteError
 from ..features.directions import KINDS, directions
 from .activations import Activation, as_activation
 from .analytic import analytic_plan, strength, towers
-from .baselines import fitted, linear_map, low_rank, narrower, relative, svd_floor, with_one
+from .baselines import fitted, least_squares, linear_map, low_rank, narrower, relative, svd_floor, with_one
 from .layer import SNNKLinear, as_rank
 from .report import ConversionReport
-from .selection import forward_selection, pivots
+from .selection import forward_selection
 
 #: How a layer can be converted.
 MODES = ("ridge", "cur", "analytic", "trainable")
@@ -229,7 +229,11 @@ def _with_rows(task: Task, size: int, name: str, rows: Tensor, shifts: Tensor, r
 def _cur(task: Task, features: int, *, ridge: float | None, rank: int | None,
          **_: Any) -> tuple[SNNKLinear, dict[str, Any]]:
     """Neurons of the layer that stay as they are; the others from them, by ridge regression."""
-    kept = pivots(task.outputs, min(features, len(task.weights)))
+    count = min(features, len(task.weights))
+    kept = _selected(task, task.outputs, count, rank)
+    # Neurons that others explain to the digits are left last, and needed only where all are asked for.
+    others = [j for j in range(len(task.weights)) if j not in set(kept.tolist())]
+    kept = torch.cat((kept, torch.tensor(others[:count - len(kept)], dtype=torch.long)))
     cross, chosen, layer = _with_rows(task, len(kept), "neurons", task.weights[kept], task.bias[kept], ridge, rank)
     layer.coefficients[kept] = torch.eye(len(kept)).to(layer.coefficients)
     layer.constant[kept] = 0
@@ -276,18 +280,24 @@ def _trainable(task: Task, features: int, *, seed: int, kind: str, tower: str | 
 
 def _neurons(task: Task, features: int, seed: int, kind: str, rank: int | None,
              function: Activation | None = None) -> list[tuple[Tensor, Tensor]]:
-    """Random neurons from the normal distribution of the layer's own, of which those are kept that explain most."""
+    """Random mixtures of two of the layer's neurons each, of which those are kept that explain most."""
     function = task.activation if function is None else function
     own = torch.cat((task.weights, task.bias[:, None]), 1)
-    mean = own.mean(0)
     count = max(features, min(DRAWN * features, MOST))
-    mixed = directions(count, len(own), "independent", seed).to(own) / math.sqrt(len(own)) @ (own - mean) + mean
-    some = slice(None) if len(task.seen) <= LOOKED_AT else slice(0, LOOKED_AT)
-    candidates = function(task.seen[some] @ mixed[:, :-1].T + mixed[:, -1])
-    layer = _empty(task, 0, "fourier", rank)
-    _place_skip(task, layer)
-    chosen = forward_selection(candidates, task.outputs[some], _free(layer, task.seen[some]), features)
+    draw = torch.Generator().manual_seed(seed)
+    pairs = torch.randint(len(own), (count, 2), generator=draw).to(own.device)
+    shares = torch.nn.functional.normalize(directions(count, 2, "independent", draw).to(own), dim=1)
+    mixed = (shares[:, :, None] * own[pairs]).sum(1)
+    chosen = _selected(task, function(task.seen[:LOOKED_AT] @ mixed[:, :-1].T + mixed[:, -1]), features, rank)
     return [(mixed[chosen, :-1], mixed[chosen, -1])]
+
+
+def _selected(task: Task, candidates: Tensor, count: int, rank: int | None) -> Tensor:
+    """The columns that explain most of the outputs, beside a linear skip."""
+    layer = _empty(task, 0, "neurons", rank)
+    _place_skip(task, layer)
+    some = slice(0, LOOKED_AT)
+    return forward_selection(candidates[some], task.outputs[some], _free(layer, task.seen[some]), count)
 
 
 def _rectified(task: Task, features: int, seed: int, kind: str, rank: int | None) -> list[tuple[Tensor, Tensor]]:
@@ -320,7 +330,7 @@ def _empty(task: Task, features: int, tower: str, rank: int | None, inner: int |
 def _place_skip(task: Task, layer: SNNKLinear) -> None:
     """For a skip of small rank the directions of inputs that say most of the outputs: reduced-rank regression."""
     if layer.skip_rank:
-        theta = fitted(task.seen[:, :0], with_one(task.seen), task.outputs, None)[0]
+        theta = least_squares(with_one(task.seen), task.outputs)
         said = (task.seen - task.seen.mean(0)) @ theta[:-1]
         _, _, v = torch.linalg.svd(said, full_matrices=False)
         rows = v[:layer.skip_rank] @ theta[:-1].T
