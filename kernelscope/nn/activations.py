@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -55,7 +56,9 @@ def as_activation(value: Any) -> tuple[str | None, Activation]:
         return value, ACTIVATIONS[value]
     if isinstance(value, nn.Module):
         name = _name_of(value)
-        return (name, ACTIVATIONS[name]) if name is not None else (None, value)
+        # A module with parameters, such as PReLU, stays the user's: what a layer moves and keeps is a copy.
+        own = copy.deepcopy(value).eval().requires_grad_(False) if name is None else ACTIVATIONS[name]
+        return name, own
     if callable(value) and not isinstance(value, type):
         try:
             name = _SAME.get(value)
@@ -70,11 +73,11 @@ def as_activation(value: Any) -> tuple[str | None, Activation]:
 
 def _name_of(module: nn.Module) -> str | None:
     """The name of the function that a module of torch is."""
-    match module:
-        case nn.GELU():
-            return "gelu" if module.approximate == "none" else "gelu_tanh"
-        case nn.Softplus():
-            return "softplus" if module.beta == 1 and module.threshold == 20 else None
+    # What is derived from one of them may be another function.
+    if type(module) is nn.GELU:
+        return "gelu" if module.approximate == "none" else "gelu_tanh"
+    if type(module) is nn.Softplus:
+        return "softplus" if module.beta == 1 and module.threshold == 20 else None
     known: dict[type[nn.Module], str] = {nn.Tanh: "tanh", nn.ReLU: "relu", nn.SiLU: "silu", nn.Sigmoid: "sigmoid",
                                          nn.Identity: "identity"}
     return known.get(type(module))

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..features.directions import directions
 from .activations import Activation
+from .baselines import directions_of
 
 #: How many frequencies a spectrum has, and by how much its period exceeds what was seen.
 FREQUENCIES, BEYOND = 8, 1.1
@@ -33,6 +34,9 @@ CAP = 8.0
 
 #: Directions whose share is below this are round-off.
 NOUGHT = 1e-10
+
+#: Below which share of the largest eigenvalue columns of a spectrum are sums of each other.
+SMALLEST = 1e-13
 
 #: How often shares of features and amplitudes are found from each other.
 ROUNDS = 12
@@ -91,7 +95,7 @@ def balanced(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         >>> torch.allclose((x @ balance.T) @ thin.T, x @ w.T)
         True
     """
-    _, s, v = torch.linalg.svd(x @ weights.T, full_matrices=False)
+    s, v = directions_of(x, weights)
     keep = s > NOUGHT * s[:1].clamp(min=1e-300)
     root = s[keep].sqrt()
     return (v[keep] @ weights) / root[:, None], v[keep].T * root
@@ -234,8 +238,10 @@ def _spectrum(z: Tensor, outputs: Tensor, kappas: Tensor, moments: Tensor,
     found, sizes = cross, kappas
     for _ in range(ROUNDS):
         each = moments / (2 * (pairs * shares).clamp(min=1e-12))
-        penalty = torch.cat((gram.new_zeros(2), each.repeat_interleave(2)))
-        found = torch.linalg.lstsq(gram + penalty.diag(), cross[:, None], driver="gelsd").solution[:, 0]
+        system = gram + torch.cat((gram.new_zeros(2), each.repeat_interleave(2))).diag()
+        # Penalties differ by many powers of ten: with a diagonal of ones none of them hides the constant.
+        size = system.diagonal().sqrt().clamp(min=1e-150)
+        found = torch.linalg.pinv(system / size[:, None] / size, hermitian=True, rtol=SMALLEST) @ (cross / size) / size
         sizes = torch.hypot(found[2::2], found[3::2])
         wanted = sizes * moments.sqrt()
         if not len(kappas) or float(wanted.sum()) <= NOUGHT:

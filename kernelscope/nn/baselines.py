@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..solvers.ridge import NormalEquations, RidgePath
 from .activations import Activation
-from .selection import pivots
+from .selection import LOOKED_AT, forward_selection
 
 #: Ridges that are tried, as shares of the mean eigenvalue of what is penalised.
 RIDGES = tuple(10.0**k for k in range(-12, 3))
@@ -48,12 +48,17 @@ def fitted(penalised: Tensor, free: Tensor, outputs: Tensor, ridge: float | None
     Returns:
         Coefficients with shape (p + q, l), the ridge, and its generalised cross-validation.
     """
+    if not penalised.shape[1]:
+        theta = least_squares(free, outputs)
+        share = 1 - int(torch.linalg.matrix_rank(free)) / len(free)
+        left = float((free @ theta - outputs).square().sum()) / len(free)
+        return theta, 0.0, left / share**2 if share > 0 else float("inf")
     columns = torch.cat((penalised, free), 1)
     equations = NormalEquations(columns.shape[1], outputs.shape[1], columns.device)
     equations.add(columns, outputs)
     path = RidgePath(equations, torch.arange(columns.shape[1]) >= penalised.shape[1])
     if ridge is None:
-        scale = float(path.spectrum.mean()) / len(columns) if penalised.shape[1] else 1.0
+        scale = float(path.spectrum.mean()) / len(columns)
         ridge = min((share * scale for share in RIDGES), key=path.gcv)
     return path.coefficients(ridge), ridge, path.gcv(ridge)
 
@@ -71,12 +76,18 @@ def linear_map(x: Tensor, outputs: Tensor, unseen: Tensor) -> Tensor:
 def low_rank(x: Tensor, weights: Tensor, bias: Tensor, activation: Activation, rank: int, unseen: Tensor) -> Tensor:
     """What the layer says whose linear map has the rank that keeps most of what it gave for x."""
     mean = x.mean(0)
-    _, _, v = torch.linalg.svd((x - mean) @ weights.T, full_matrices=False)
-    keep = v[:rank]
+    keep = directions_of(x - mean, weights)[1][:rank]
     return activation((unseen - mean) @ weights.T @ keep.T @ keep + weights @ mean + bias)
+
+
+def directions_of(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Singular values of X W^T, with shape (k,), and its right singular vectors, with shape (k, l), without n rows."""
+    _, triangle = torch.linalg.qr(x)
+    _, s, v = torch.linalg.svd(triangle @ weights.T, full_matrices=False)
+    return s, v
 
 
 def narrower(seen: Tensor, count: int, unseen: Tensor) -> Tensor:
     """What some of the neurons and a linear map after them say of all, from outputs of the layer alone."""
-    kept = pivots(seen, count)
+    kept = forward_selection(seen[:LOOKED_AT], seen[:LOOKED_AT], with_one(seen[:LOOKED_AT, :0]), count)
     return with_one(unseen[:, kept]) @ fitted(seen[:, kept], with_one(seen[:, :0]), seen, None)[0]

@@ -101,12 +101,8 @@ def compare_modes(linear: nn.Module, activation: Any, x: Tensor, features: Seque
         >>> compare_modes(nn.Linear(6, 40), "tanh", torch.randn(300, 6), features=[8]).to_frame().shape
         (8, 2)
     """
-    if isinstance(features, str) or not isinstance(features, Sequence) or not features:
-        raise DataError(f"features must be numbers of features; {what_came(features)} came. Pass for example [16, 32].")
-    if isinstance(modes, str) or not isinstance(modes, Sequence) or not modes:
-        raise DataError(f"modes must be some of {', '.join(MODES)}, in a list; {what_came(modes)} came.")
-    counts = [as_count(count, "features", 1) for count in features]
-    names = [as_choice(mode, "modes", MODES) for mode in modes]
+    counts = [as_count(count, "features", 1) for count in _several(features, "features", "[16, 32]")]
+    names = [as_choice(mode, "modes", MODES) for mode in _several(modes, "modes", '["ridge", "cur"]')]
     errors = torch.full((len(names), len(counts)), float("nan"), dtype=torch.float64)
     baselines = {name: torch.full((len(counts),), float("nan"), dtype=torch.float64) for name in BASELINES}
     refused: dict[str, str] = {}
@@ -129,3 +125,10 @@ def compare_modes(linear: nn.Module, activation: Any, x: Tensor, features: Seque
     return ModeComparison(names, counts, errors, baselines, refused,
                           {"inputs": report.inputs, "outputs": report.outputs, "activation": report.activation,
                            "held_out": report.held_out, "fitted": report.fitted})
+
+
+def _several(values: Any, name: str, such_as: str) -> Sequence[Any]:
+    if not isinstance(values, list | tuple | range) or not values:
+        raise DataError(f"{name} must be a list with something in it; {what_came(values)} came. Pass for example "
+                        f"{name}={such_as}.")
+    return values

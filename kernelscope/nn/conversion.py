@@ -13,7 +13,6 @@ References:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
@@ -30,7 +29,7 @@ from .analytic import analytic_plan, strength, towers
 from .baselines import fitted, least_squares, linear_map, low_rank, narrower, relative, svd_floor, with_one
 from .layer import SNNKLinear, as_rank
 from .report import ConversionReport
-from .selection import forward_selection
+from .selection import LOOKED_AT, forward_selection
 
 #: How a layer can be converted.
 MODES = ("ridge", "cur", "analytic", "trainable")
@@ -40,9 +39,6 @@ DRAWN, MOST = 32, 4096
 
 #: Bandwidths that are tried, as shares of the median distance.
 BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
-
-#: From how many inputs the choice among random neurons is made, at most.
-LOOKED_AT = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,10 +109,13 @@ def convert(linear: nn.Module, activation: Any, x_calibration: Tensor, features:
     features, seed, kind = as_count(features, "features", 1), as_seed(seed), as_choice(kind, "kind", KINDS)
     if tower is not None:
         tower = as_choice(tower, "tower", _RIDGE_TOWERS)
-    if ridge is not None and (isinstance(ridge, bool) or not isinstance(ridge, Real) or not ridge >= 0):
-        raise DataError(f"ridge must be a number from 0 on; {what_came(ridge)} came. Leave it out to have it chosen.")
+    ridge = _ridge_of(ridge)
     task = _task(linear, activation, x_calibration, held_out, seed)
     rank = as_rank(skip, task.seen.shape[1])
+    width = task.seen.shape[1] if rank is None else rank
+    if mode in ("ridge", "cur") and len(task.seen) <= width + 1:
+        raise DataError(f"{len(task.seen)} inputs do not tell a linear skip of {width} numbers and a constant apart. "
+                        "Pass more inputs, or a skip of small rank such as skip=8.")
     with torch.no_grad():
         linear_rel = relative(linear_map(task.seen, task.outputs, task.held), task.unseen)
         layer, facts = _MADE[mode](task, features, seed=seed, kind=kind, ridge=ridge, tower=tower, rank=rank,
@@ -126,6 +125,13 @@ def convert(linear: nn.Module, activation: Any, x_calibration: Tensor, features:
         report = _report(task, layer, mode, features, linear_rel, facts | {"seed": seed, "kind": kind})
     weight: Any = linear.weight
     return layer.to(weight.device, weight.dtype), report
+
+
+def _ridge_of(value: Any) -> float | None:
+    """The ridge, if one was given."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value)):
+        raise DataError(f"ridge must be a number from 0 on; {what_came(value)} came. Leave it out to have it chosen.")
+    return None if value is None else float(value)
 
 
 def _task(linear: Any, activation: Any, x: Any, held_out: Any, seed: int) -> Task:
@@ -138,6 +144,8 @@ def _task(linear: Any, activation: Any, x: Any, held_out: Any, seed: int) -> Tas
     bias = getattr(linear, "bias", None)
     shift = weights.new_zeros(len(weights)) if bias is None else bias.detach().double()
     name, function = as_activation(activation)
+    if isinstance(function, nn.Module):
+        function.to(weights)
     seen = _inputs(x, "x_calibration", weights)
     if isinstance(held_out, Tensor):
         held = _inputs(held_out, "held_out", weights)
@@ -207,11 +215,6 @@ def _ridge(task: Task, features: int, *, seed: int, kind: str, ridge: float | No
             tries.append(_with_rows(task, min(features, len(rows) * (1 + (name == "fourier"))), name, rows, shifts,
                                     ridge, rank))
     cross, chosen, layer = min(tries, key=lambda found: found[0])
-    if not math.isfinite(cross) and ridge is None:
-        raise DataError(
-            f"{len(task.seen)} inputs do not tell {features} features and a linear skip of {task.seen.shape[1]} inputs "
-            "apart. Pass more inputs, fewer features, or a skip of small rank such as skip=8."
-        )
     return layer, {"ridge": chosen, "gcv": cross}
 
 

@@ -25,7 +25,7 @@ from ..features.base import FeatureMap
 from ..features.directions import directions
 from ..kernels.of_features import FeatureKernel
 from ..storage import write_atomically
-from .activations import as_activation
+from .activations import Activation, as_activation
 from .towers import TOWERS, Fourier, Neurons, Tower, Universal
 
 if TYPE_CHECKING:
@@ -77,10 +77,10 @@ class SNNKLinear(nn.Module):
             out_features, "out_features", 1)
         self.features = as_count(features, "features")
         self.tower_name = as_choice(tower, "tower", TOWERS)
-        self.activation_name, self._function = as_activation(activation)
+        self.activation_name, function = as_activation(activation)
         self.skip_rank = as_rank(skip, self.in_features)
         self.inner = self.in_features if inner is None else as_count(inner, "inner", 1)
-        self.tower = self._tower()
+        self.tower = self._tower(function)
         self.coefficients = nn.Parameter(torch.zeros(self.out_features, self.tower.size))
         width = self.in_features if self.skip_rank is None else self.skip_rank
         self.skip = nn.Parameter(torch.zeros(self.out_features, width)) if width else None
@@ -202,7 +202,7 @@ class SNNKLinear(nn.Module):
         layer.to(held["coefficients"].dtype).load_state_dict(held)
         return layer
 
-    def _tower(self) -> Tower:
+    def _tower(self, function: Activation) -> Tower:
         d, m = self.in_features, self.features
         match self.tower_name:
             case "fourier":
@@ -210,7 +210,7 @@ class SNNKLinear(nn.Module):
             case "rectified":
                 return Neurons(m, d, torch.relu)
             case "neurons":
-                return Neurons(m, d, self._function)
+                return Neurons(m, d, function)
         return Universal(m, d, self.inner)
 
     def _skipped(self, x: Tensor) -> Tensor:

@@ -115,9 +115,18 @@ class ConversionReport(Result):
         rows.append(CheckRow("floor", "pass" if self.rel_frob >= least - ROUND_OFF else "fail", self.rel_frob, least,
                              f"No {self.features} features go below {self.svd_floor:.3g}, and with a linear skip none "
                              f"below {self.skip_floor:.3g}."))
-        worst = float(self.r2_per_neuron.min())
-        rows.append(CheckRow("neurons", "pass" if worst >= EXPLAINED else "warn", worst, EXPLAINED,
-                             f"Of the neuron that is met worst {worst:.3g} of what it varies by is explained."))
+        missed = int((self.r2_per_neuron < EXPLAINED).sum())
+        rows.append(CheckRow("neurons", "warn" if missed else "pass", float(missed), 0.0,
+                             f"Of {missed} of {self.outputs} neurons less than half of what they vary by is explained; "
+                             f"of the one that is met worst {float(self.r2_per_neuron.min()):.3g}."))
+        before = self.inputs * self.outputs
+        rows.append(CheckRow("size", "pass" if self.multiplications < before else "warn", float(self.multiplications),
+                             float(before), f"An input takes {self.multiplications:,} multiplications, and {before:,} "
+                             "in the layer itself. A linear skip of small rank, or none, makes them fewer."))
+        rows.append(CheckRow("low rank", "pass" if self.rel_frob <= self.low_rank_rel else "warn", self.rel_frob,
+                             self.low_rank_rel, f"The layer itself with weights of rank {self.features} is off by "
+                             f"{self.low_rank_rel:.3g}, by {self.features * (self.inputs + self.outputs):,} "
+                             "multiplications."))
         rows.append(CheckRow("inputs", "pass" if self.outside <= 0.05 else "warn", self.outside, 0.05,
                              f"{self.outside:.1%} of the held-out inputs are longer or shorter than all that were "
                              "fitted."))

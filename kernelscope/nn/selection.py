@@ -8,22 +8,8 @@ from torch import Tensor
 #: Below which share of the largest a column is a sum of those that were chosen.
 NOUGHT = 1e-8
 
-
-def pivots(columns: Tensor, count: int) -> Tensor:
-    """The columns that a QR factorisation with pivoting takes first, with shape (count,).
-
-    Args:
-        columns: With shape (n, p).
-        count: How many, at most p.
-
-    Example:
-        >>> pivots(torch.tensor([[1.0, 3.0, 3.0], [0.0, 0.0, 1.0]]), 2)
-        tensor([2, 1])
-    """
-    from scipy.linalg import qr
-
-    _, order = qr(columns.double().cpu().numpy(), mode="r", pivoting=True)
-    return torch.as_tensor(order[:count].astype("int64"), device=columns.device)
+#: From how many samples a choice is made, at most.
+LOOKED_AT = 4096
 
 
 def forward_selection(candidates: Tensor, targets: Tensor, free: Tensor, count: int) -> Tensor:

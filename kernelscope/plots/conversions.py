@@ -13,6 +13,7 @@ from .style import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from torch import Tensor
 
     from .style import Theme
 
@@ -45,7 +46,8 @@ def draw_modes(result: ModeComparison, ax: Axes, theme: Theme) -> None:
     from matplotlib.ticker import FuncFormatter, NullLocator
 
     colours = (theme.data, theme.up, theme.down, theme.ink)
-    lines = [(mode, result.errors[i], colours[i % len(colours)], None) for i, mode in enumerate(result.modes)]
+    lines: list[tuple[str, Tensor, str, tuple[float, ...] | None]] = [
+        (mode, result.errors[i], colours[i % len(colours)], None) for i, mode in enumerate(result.modes)]
     lines += [(name, values, theme.muted, DASHES[name]) for name, values in result.baselines.items()]
     for name, values, colour, dashes in lines:
         # A logarithm has no place for nought, which all neurons of a layer reach.
