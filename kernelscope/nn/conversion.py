@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Real
 from typing import Any
 
@@ -26,7 +27,17 @@ from ..errors import ConversionRefused, DataError, NonFiniteError
 from ..features.directions import KINDS, directions
 from .activations import Activation, as_activation
 from .analytic import analytic_plan, strength, towers
-from .baselines import fitted, least_squares, linear_map, low_rank, narrower, relative, svd_floor, with_one
+from .baselines import (
+    directions_of,
+    fitted,
+    least_squares,
+    linear_map,
+    low_rank,
+    narrower,
+    relative,
+    svd_floor,
+    with_one,
+)
 from .layer import SNNKLinear, as_rank
 from .report import ConversionReport
 from .selection import LOOKED_AT, forward_selection
@@ -64,6 +75,13 @@ class Task:
     held: Tensor
     outputs: Tensor
     unseen: Tensor
+
+    @cached_property
+    def reduced_rank(self) -> Tensor:
+        """Directions of inputs by how much a linear map says of the outputs through them, with shape (k, d)."""
+        slopes = least_squares(with_one(self.seen), self.outputs)[:-1].T
+        _, v = directions_of(self.seen - self.seen.mean(0), slopes)
+        return v @ slopes
 
 
 def convert(linear: nn.Module, activation: Any, x_calibration: Tensor, features: int = 64, mode: str = "ridge", *,
@@ -333,10 +351,7 @@ def _empty(task: Task, features: int, tower: str, rank: int | None, inner: int |
 def _place_skip(task: Task, layer: SNNKLinear) -> None:
     """For a skip of small rank the directions of inputs that say most of the outputs: reduced-rank regression."""
     if layer.skip_rank:
-        theta = least_squares(with_one(task.seen), task.outputs)
-        said = (task.seen - task.seen.mean(0)) @ theta[:-1]
-        _, _, v = torch.linalg.svd(said, full_matrices=False)
-        rows = v[:layer.skip_rank] @ theta[:-1].T
+        rows = task.reduced_rank[:layer.skip_rank]
         layer.skip_rows[:len(rows)] = rows
 
 

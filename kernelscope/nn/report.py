@@ -111,7 +111,8 @@ class ConversionReport(Result):
         better = self.rel_frob < self.linear_rel or self.rel_frob <= ROUND_OFF
         rows = [CheckRow("linear", "pass" if better else "warn", self.rel_frob, self.linear_rel,
                          f"The relative error is {self.rel_frob:.3g}, that of a linear map {self.linear_rel:.3g}.")]
-        least = self.svd_floor if self.skip == 0 else 0.0
+        # The constant is a feature more, so that the floor of the features alone does not bind a layer without skip.
+        least = self.skip_floor
         rows.append(CheckRow("floor", "pass" if self.rel_frob >= least - ROUND_OFF else "fail", self.rel_frob, least,
                              f"No {self.features} features go below {self.svd_floor:.3g}, and with a linear skip none "
                              f"below {self.skip_floor:.3g}."))

@@ -46,7 +46,8 @@ def forward_selection(candidates: Tensor, targets: Tensor, free: Tensor, count: 
     chosen: list[int] = []
     found = left[:, :0]
     for _ in range(min(count, left.shape[1])):
-        gains = torch.where(squares > least, shared.square().sum(1) / squares.clamp(min=1e-300), -1.0)
+        explained = torch.linalg.vector_norm(shared, dim=1).square()
+        gains = torch.where(squares > least, explained / squares.clamp(min=1e-300), -1.0)
         gains[chosen] = -1.0
         place = int(gains.argmax())
         if float(gains[place]) < 0:
@@ -57,6 +58,6 @@ def forward_selection(candidates: Tensor, targets: Tensor, free: Tensor, count: 
         column = column / column.norm()
         found = torch.cat((found, column[:, None]), 1)
         along = left.T @ column
-        shared = shared - along[:, None] * (column @ rest)
+        shared.addr_(along, column @ rest, alpha=-1)
         squares = squares - along.square()
     return torch.tensor(chosen, dtype=torch.long)

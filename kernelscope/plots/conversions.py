@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from .style import Theme
 
+#: Errors that are not above it are no part of a drawing.
+SMALLEST = 1e-5
+
 #: How the floors and the baselines are drawn.
 DASHES = {"linear map": (4, 2), "low rank": (1, 1.5), "narrower": (6, 1.5, 1, 1.5), "floor": (2, 1),
           "floor with linear skip": (1, 3)}
@@ -28,7 +31,7 @@ def draw_conversion(result: ConversionReport, ax: Axes, theme: Theme) -> None:
     bars = {name: value for name, value in result.errors().items() if not name.startswith("floor")}
     names = sorted(bars, key=lambda name: bars[name], reverse=True)
     for place, name in enumerate(names):
-        ax.barh(place, bars[name], height=0.6, color=theme.data if name == "this layer" else theme.muted)
+        ax.barh(place, bars[name], height=0.6, color=theme.data if name == "this layer" else theme.rule)
         ax.annotate(f"{bars[name]:.3g}", (bars[name], place), xytext=(4, 0), textcoords="offset points", va="center")
     ax.set_yticks(range(len(names)), names)
     ax.axvline(result.svd_floor, color=theme.down, linewidth=1.2)
@@ -50,8 +53,8 @@ def draw_modes(result: ModeComparison, ax: Axes, theme: Theme) -> None:
         (mode, result.errors[i], colours[i % len(colours)], None) for i, mode in enumerate(result.modes)]
     lines += [(name, values, theme.muted, DASHES[name]) for name, values in result.baselines.items()]
     for name, values, colour, dashes in lines:
-        # A logarithm has no place for nought, which all neurons of a layer reach.
-        there = ((values > 1e-12) & torch.isfinite(values)).nonzero().flatten().tolist()
+        # A logarithm has no place for nought, nor for the round-off that all neurons of a layer reach.
+        there = ((values > SMALLEST) & torch.isfinite(values)).nonzero().flatten().tolist()
         if there:
             ax.plot([result.features[i] for i in there], [float(values[i]) for i in there], color=colour,
                     linewidth=1.1 if dashes else 1.6, marker=None if dashes else "o", markersize=3.5,
@@ -70,11 +73,13 @@ def draw_modes(result: ModeComparison, ax: Axes, theme: Theme) -> None:
 
 
 def conclusion(result: ModeComparison) -> str:
-    """What a comparison shows: the best mode with the most features."""
-    errors = result.errors[:, -1].nan_to_num(nan=float("inf"))
+    """What a comparison shows: the best mode with the most features that do not make up the whole layer."""
+    above = (result.baselines["floor"] > SMALLEST).nonzero().flatten().tolist()
+    place = above[-1] if above else len(result.features) - 1
+    errors = result.errors[:, place].nan_to_num(nan=float("inf"))
     best = int(errors.argmin())
-    linear, floor = (float(result.baselines[name][-1]) for name in ("linear map", "floor"))
+    linear, floor = (float(result.baselines[name][place]) for name in ("linear map", "floor"))
     if not bool(errors[best].isfinite()):
-        return f"with {result.features[-1]:,} features every conversion is refused"
-    return (f"with {result.features[-1]:,} features {result.modes[best]} is off by {float(errors[best]):.3g}; a linear "
-            f"map by {linear:.3g}, the floor is {floor:.3g}")
+        return f"with {result.features[place]:,} features every conversion is refused"
+    return (f"with {result.features[place]:,} features {result.modes[best]} is off by {float(errors[best]):.3g}; a "
+            f"linear map by {linear:.3g}, the floor is {floor:.3g}")
