@@ -46,7 +46,7 @@ def draw_conversion(result: ConversionReport, ax: Axes, theme: Theme) -> None:
 @drawing(ModeComparison)
 def draw_modes(result: ModeComparison, ax: Axes, theme: Theme) -> None:
     """Draws the error of each mode against the number of features, and dashed those of the baselines and floors."""
-    from matplotlib.ticker import FuncFormatter, NullLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     colours = (theme.data, theme.up, theme.down, theme.ink)
     lines: list[tuple[str, Tensor, str, tuple[float, ...] | None]] = [
@@ -64,7 +64,8 @@ def draw_modes(result: ModeComparison, ax: Axes, theme: Theme) -> None:
     ax.set_xticks(result.features, [f"{count:,}" for count in result.features])
     ax.xaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-    ax.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+    ax.yaxis.set_minor_locator(NullLocator())
     ax.set_xlabel("features")
     ax.set_ylabel("relative error, held-out inputs")
     ax.grid(True, which="major", color=theme.rule, linewidth=0.6)
