@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..nn.comparing import ModeComparison
-from ..nn.report import MODE_WORDS, ConversionReport
+from ..nn.layers.comparing import ModeComparison
+from ..nn.layers.report import MODE_WORDS, ConversionReport
 from . import drawing
 from .style import plain
 

@@ -22,8 +22,8 @@ from ..diagnostics.scaling import Scaling
 from ..diagnostics.scores import GradientScores
 from ..diagnostics.separation import Separation
 from ..diagnostics.spectra import Spectrum
-from ..nn.comparing import ModeComparison
-from ..nn.report import ConversionReport
+from ..nn.layers.comparing import ModeComparison
+from ..nn.layers.report import ConversionReport
 from ..result import Result
 
 GLOSSARY = (

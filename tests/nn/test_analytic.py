@@ -6,8 +6,8 @@ from torch import nn
 
 from kernelscope.features.directions import directions
 from kernelscope.nn import SNNKLinear, convert
-from kernelscope.nn.activations import ACTIVATIONS
-from kernelscope.nn.analytic import analytic_plan, balanced, best_rho, strength, towers, variances
+from kernelscope.nn.layers.activations import ACTIVATIONS
+from kernelscope.nn.layers.analytic import analytic_plan, balanced, best_rho, strength, towers, variances
 
 from .test_conversion import small
 

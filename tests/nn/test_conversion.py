@@ -9,9 +9,9 @@ from torch import nn
 import kernelscope as ks
 from kernelscope.errors import ConversionRefused, DataError, NonFiniteError
 from kernelscope.nn import ConversionReport, ModeComparison, SNNKLinear, compare_modes, convert
-from kernelscope.nn.activations import ACTIVATIONS, as_activation
-from kernelscope.nn.baselines import svd_floor
-from kernelscope.nn.selection import forward_selection
+from kernelscope.nn.layers.activations import ACTIVATIONS, as_activation
+from kernelscope.nn.layers.baselines import svd_floor
+from kernelscope.nn.layers.selection import forward_selection
 from kernelscope.result import Result
 
 from .digits_layers import accuracy, trained

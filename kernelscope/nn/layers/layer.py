@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..arguments import as_choice, as_count, as_path, what_came
-from ..errors import DataError, StoreCorrupt
-from ..features.base import FeatureMap
-from ..features.directions import directions
-from ..kernels.of_features import FeatureKernel
-from ..storage import write_atomically
+from ...arguments import as_choice, as_count, as_path, what_came
+from ...errors import DataError, StoreCorrupt
+from ...features.base import FeatureMap
+from ...features.directions import directions
+from ...kernels.of_features import FeatureKernel
+from ...storage import write_atomically
 from .activations import Activation, as_activation
 from .towers import TOWERS, Fourier, Neurons, Tower, Universal
 

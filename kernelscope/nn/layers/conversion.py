@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..arguments import as_choice, as_count, as_part, as_seed, what_came
-from ..errors import ConversionRefused, DataError, NonFiniteError
-from ..features.directions import KINDS, directions
+from ...arguments import as_choice, as_count, as_part, as_seed, what_came
+from ...errors import ConversionRefused, DataError, NonFiniteError
+from ...features.directions import KINDS, directions
 from .activations import Activation, as_activation
 from .analytic import analytic_plan, strength, towers
 from .baselines import (

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..features.directions import directions
+from ...features.directions import directions
 from .activations import Activation
 from .baselines import directions_of
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..arguments import what_came
-from ..errors import DataError
+from ...arguments import what_came
+from ...errors import DataError
 
 Activation = Callable[[Tensor], Tensor]
 

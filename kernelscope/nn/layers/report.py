@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..result import Check, CheckRow, Result
+from ...result import Check, CheckRow, Result
 
 if TYPE_CHECKING:
     import pandas as pd

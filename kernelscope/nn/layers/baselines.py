@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..solvers.ridge import NormalEquations, RidgePath
+from ...solvers.ridge import NormalEquations, RidgePath
 from .activations import Activation
 from .selection import LOOKED_AT, forward_selection
 

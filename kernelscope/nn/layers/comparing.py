@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..arguments import as_choice, as_count, what_came
-from ..errors import ConversionRefused, DataError
-from ..result import Check, CheckRow, Result
+from ...arguments import as_choice, as_count, what_came
+from ...errors import ConversionRefused, DataError
+from ...result import Check, CheckRow, Result
 from .conversion import MODES, convert
 from .report import ConversionReport
 
