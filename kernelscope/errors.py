@@ -62,3 +62,7 @@ class ProcessLost(KernelscopeError):
 
 class OutOfBudget(KernelscopeError):
     """The computation would need more memory or time than it was given."""
+
+
+class ConversionRefused(KernelscopeError):
+    """A layer cannot be converted in the way that was asked for, and the reason is known before it is tried."""

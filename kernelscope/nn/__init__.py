@@ -1,10 +1,14 @@
-"""Layers that are kernels: networks bundled into features that are fixed and matrices that are solved for."""
+"""Layers that are kernels: trained layers as products of features, networks bundled into them, and adapters."""
 
 from .bundles.bundle_report import BundleReport
 from .bundles.bundled import BundledLayer, BundledModel
 from .bundles.bundling import bundle
 from .bundles.finding import Block, find_blocks
 from .bundles.keeping_blocks import load_blocks, save_blocks
+from .layers.comparing import ModeComparison, compare_modes
+from .layers.conversion import convert
+from .layers.layer import SNNKLinear
+from .layers.report import ConversionReport
 
-__all__ = ["Block", "BundleReport", "BundledLayer", "BundledModel", "bundle", "find_blocks", "load_blocks",
-           "save_blocks"]
+__all__ = ["Block", "BundleReport", "BundledLayer", "BundledModel", "ConversionReport", "ModeComparison", "SNNKLinear",
+           "bundle", "compare_modes", "convert", "find_blocks", "load_blocks", "save_blocks"]

@@ -24,6 +24,8 @@ from ..diagnostics.separation import Separation
 from ..diagnostics.spectra import Spectrum
 from ..diagnostics.trade_offs import TradeOffs
 from ..nn.bundles.bundle_report import BundleReport
+from ..nn.layers.comparing import ModeComparison
+from ..nn.layers.report import ConversionReport
 from ..result import Result
 
 GLOSSARY = (
@@ -146,6 +148,21 @@ BUNDLE_GLOSSARY = (
                    "are not worth having."),
 )
 
+LAYER_GLOSSARY = (
+    ("feature", "A fixed function of a layer's inputs. The layer is a sum of features, with coefficients for each of "
+                "its outputs."),
+    ("relative error", "The size of an error, as the root of a sum of squares over inputs and outputs, as a share of "
+                       "that of the outputs themselves. Inputs were held out from the fit."),
+    ("floor", "What no layer of so many features can go below, whatever the features are. A layer with a linear map "
+              "beside its features is bound by the lower of the two floors."),
+    ("linear map, low rank, narrower", "Simpler layers in its place: a linear map by least squares; the layer itself "
+                                       "with weights of small rank; so many of its neurons, and a linear map after "
+                                       "them."),
+    ("ridge, cur, analytic", "Features from random neurons, of which those are kept that explain most; from neurons of "
+                             "the layer itself; and from formulas alone, which is refused where a linear map would do "
+                             "better."),
+)
+
 #: The words of each kind of results, in the order of the page.
 GLOSSARIES = (
     ((Explanation, Decomposition), GLOSSARY),
@@ -158,11 +175,13 @@ GLOSSARIES = (
     ((LearningCurves,), CURVES_GLOSSARY),
     ((TradeOffs,), TRADE_OFF_GLOSSARY),
     ((BundleReport,), BUNDLE_GLOSSARY),
+    ((ConversionReport, ModeComparison), LAYER_GLOSSARY),
 )
 
 HEADINGS = {
     "Agreement": "Prediction and measurement",
     "BundleReport": "A network, bundled",
+    "ConversionReport": "A layer as a sum of features",
     "Coverage": "Inside or outside of what was learned",
     "Decomposition": "The ledger",
     "Eigenlearning": "The error that is expected",
@@ -174,6 +193,7 @@ HEADINGS = {
     "KernelEvolution": "How the kernel moved",
     "LearningCurves": "How errors fall with samples",
     "MemoryWeights": "What an optimizer remembers",
+    "ModeComparison": "Ways to convert a layer",
     "NullSpace": "What it could not learn",
     "Orders": "How fast errors fall",
     "PathKernel": "A kernel of the run",

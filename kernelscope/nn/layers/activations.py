@@ -1,0 +1,83 @@
+"""The functions between two linear maps, by name, so that a layer can say which one it has when it is kept."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...arguments import what_came
+from ...errors import DataError
+
+Activation = Callable[[Tensor], Tensor]
+
+#: Those that have a name.
+ACTIVATIONS: dict[str, Activation] = {
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "gelu": nn.functional.gelu,
+    "gelu_tanh": lambda z: nn.functional.gelu(z, approximate="tanh"),
+    "silu": nn.functional.silu,
+    "sigmoid": torch.sigmoid,
+    "softplus": nn.functional.softplus,
+    "erf": lambda z: torch.erf(z / math.sqrt(2)),
+    "cos": torch.cos,
+    "sin": torch.sin,
+    "gaussian": lambda z: torch.exp(-z.square() / 2),
+    "identity": lambda z: z,
+}
+
+#: The modules and functions of torch that are one of them.
+_SAME: dict[Any, str] = {
+    torch.tanh: "tanh", nn.functional.tanh: "tanh", torch.relu: "relu", nn.functional.relu: "relu",
+    nn.functional.gelu: "gelu", nn.functional.silu: "silu", torch.sigmoid: "sigmoid", nn.functional.sigmoid: "sigmoid",
+    nn.functional.softplus: "softplus", torch.cos: "cos", torch.sin: "sin",
+}
+
+
+def as_activation(value: Any) -> tuple[str | None, Activation]:
+    """An activation with its name, which is ``None`` for a function of the user's own.
+
+    Args:
+        value: A name, a module such as ``torch.nn.GELU()``, or a function of each number of a tensor.
+
+    Raises:
+        DataError: If it is none of these.
+
+    Example:
+        >>> as_activation(nn.GELU(approximate="tanh"))[0], as_activation("relu")[0], as_activation(torch.tanh)[0]
+        ('gelu_tanh', 'relu', 'tanh')
+    """
+    if isinstance(value, str) and value in ACTIVATIONS:
+        return value, ACTIVATIONS[value]
+    if isinstance(value, nn.Module):
+        name = _name_of(value)
+        # A module with parameters, such as PReLU, stays the user's: what a layer moves and keeps is a copy.
+        own = copy.deepcopy(value).eval().requires_grad_(False) if name is None else ACTIVATIONS[name]
+        return name, own
+    if callable(value) and not isinstance(value, type):
+        try:
+            name = _SAME.get(value)
+        except TypeError:  # a function that cannot be a key
+            name = None
+        return name, value
+    raise DataError(
+        f"activation must be one of {', '.join(ACTIVATIONS)}, a module such as torch.nn.GELU(), or a function of a "
+        f'tensor; {what_came(value)} came. Pass for example activation="gelu".'
+    )
+
+
+def _name_of(module: nn.Module) -> str | None:
+    """The name of the function that a module of torch is."""
+    # What is derived from one of them may be another function.
+    if type(module) is nn.GELU:
+        return "gelu" if module.approximate == "none" else "gelu_tanh"
+    if type(module) is nn.Softplus:
+        return "softplus" if module.beta == 1 and module.threshold == 20 else None
+    known: dict[type[nn.Module], str] = {nn.Tanh: "tanh", nn.ReLU: "relu", nn.SiLU: "silu", nn.Sigmoid: "sigmoid",
+                                         nn.Identity: "identity"}
+    return known.get(type(module))

@@ -1,0 +1,93 @@
+"""What a converted layer is measured against: the floor of all m features, and simpler layers of the same size."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...solvers.ridge import NormalEquations, RidgePath
+from .activations import Activation
+from .selection import LOOKED_AT, forward_selection
+
+#: Ridges that are tried, as shares of the mean eigenvalue of what is penalised.
+RIDGES = tuple(10.0**k for k in range(-12, 3))
+
+
+def relative(found: Tensor, outputs: Tensor) -> float:
+    """The length of an error beside that of the outputs; nought if both are."""
+    length, off = float(outputs.norm()), float((found - outputs).norm())
+    return off / length if length else (0.0 if not off else float("inf"))
+
+
+def svd_floor(outputs: Tensor, features: int) -> float:
+    r"""The relative error that no product of m features can go below: :math:`\sqrt{\sum_{k>m} s_k^2 / \sum s_k^2}`.
+
+    Example:
+        >>> round(svd_floor(torch.diag(torch.tensor([4.0, 3.0])), 1), 3)
+        0.6
+    """
+    squares = torch.linalg.svdvals(outputs).square()
+    total = float(squares.sum())
+    return float((squares[features:].sum() / total).sqrt()) if total else 0.0
+
+
+def with_one(x: Tensor) -> Tensor:
+    """Inputs with a constant beside them."""
+    return torch.cat((x, x.new_ones(len(x), 1)), 1)
+
+
+def fitted(penalised: Tensor, free: Tensor, outputs: Tensor, ridge: float | None) -> tuple[Tensor, float, float]:
+    """Coefficients of penalised columns, and of free ones below them, by ridge regression.
+
+    Args:
+        penalised: Features with shape (n, p).
+        free: Features that are not penalised, with shape (n, q).
+        outputs: What is fitted, with shape (n, l).
+        ridge: The ridge; without it the one with the least generalised cross-validation.
+
+    Returns:
+        Coefficients with shape (p + q, l), the ridge, and its generalised cross-validation.
+    """
+    if not penalised.shape[1]:
+        theta = least_squares(free, outputs)
+        share = 1 - int(torch.linalg.matrix_rank(free)) / len(free)
+        left = float((free @ theta - outputs).square().sum()) / len(free)
+        return theta, 0.0, left / share**2 if share > 0 else float("inf")
+    columns = torch.cat((penalised, free), 1)
+    equations = NormalEquations(columns.shape[1], outputs.shape[1], columns.device)
+    equations.add(columns, outputs)
+    path = RidgePath(equations, torch.arange(columns.shape[1]) >= penalised.shape[1])
+    if ridge is None:
+        scale = float(path.spectrum.mean()) / len(columns)
+        ridge = min((share * scale for share in RIDGES), key=path.gcv)
+    return path.coefficients(ridge), ridge, path.gcv(ridge)
+
+
+def least_squares(columns: Tensor, outputs: Tensor) -> Tensor:
+    """The coefficients of least squares, of which the shortest where columns are sums of each other."""
+    return torch.linalg.pinv(columns, rtol=1e-10) @ outputs
+
+
+def linear_map(x: Tensor, outputs: Tensor, unseen: Tensor) -> Tensor:
+    """What a linear map that was fitted to outputs says at unseen inputs."""
+    return with_one(unseen) @ least_squares(with_one(x), outputs)
+
+
+def low_rank(x: Tensor, weights: Tensor, bias: Tensor, activation: Activation, rank: int, unseen: Tensor) -> Tensor:
+    """What the layer says whose linear map has the rank that keeps most of what it gave for x."""
+    mean = x.mean(0)
+    keep = directions_of(x - mean, weights)[1][:rank]
+    return activation((unseen - mean) @ weights.T @ keep.T @ keep + weights @ mean + bias)
+
+
+def directions_of(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Singular values of X W^T, with shape (k,), and its right singular vectors, with shape (k, l), without n rows."""
+    _, triangle = torch.linalg.qr(x)
+    _, s, v = torch.linalg.svd(triangle @ weights.T, full_matrices=False)
+    return s, v
+
+
+def narrower(seen: Tensor, count: int, unseen: Tensor) -> Tensor:
+    """What some of the neurons and a linear map after them say of all, from outputs of the layer alone."""
+    kept = forward_selection(seen[:LOOKED_AT], seen[:LOOKED_AT], with_one(seen[:LOOKED_AT, :0]), count)
+    return with_one(unseen[:, kept]) @ fitted(seen[:, kept], with_one(seen[:, :0]), seen, None)[0]

@@ -1,0 +1,369 @@
+r"""A trained layer :math:`f(Wx + b)` turned into a layer that is a kernel, in closed form, and how good it is.
+
+.. math:: \min_{\Psi, L, c} \frac1n \sum_i |\Phi(x_i)\Psi^T + L x_i + c - f(W x_i + b)|^2 + \lambda |\Psi|^2
+
+With ``ridge`` the tower has random neurons, mixtures of two of the layer's own each, of which those are kept that
+explain most of what a linear map does not; with ``cur`` some of the layer's own neurons; with ``analytic`` the
+random features that are right on average without any fit.
+
+References:
+    | Scalable Neural Network Kernels (Sehanobish et al., 2024)
+    | CUR matrix decompositions for improved data analysis (Mahoney and Drineas, 2009)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...arguments import as_choice, as_count, as_part, as_seed, what_came
+from ...errors import ConversionRefused, DataError, NonFiniteError
+from ...features.directions import KINDS, directions
+from .activations import Activation, as_activation
+from .analytic import analytic_plan, strength, towers
+from .baselines import (
+    directions_of,
+    fitted,
+    least_squares,
+    linear_map,
+    low_rank,
+    narrower,
+    relative,
+    svd_floor,
+    with_one,
+)
+from .layer import SNNKLinear, as_rank
+from .report import ConversionReport
+from .selection import LOOKED_AT, forward_selection
+
+#: How a layer can be converted.
+MODES = ("ridge", "cur", "analytic", "trainable")
+
+#: How many random neurons are drawn for each that is kept, and at most.
+DRAWN, MOST = 32, 4096
+
+#: Bandwidths that are tried, as shares of the median distance.
+BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A layer to convert, with inputs that are fitted and inputs that are held out, in double precision.
+
+    Attributes:
+        weights: W with shape (l, d).
+        bias: b with shape (l,).
+        activation: The function f.
+        name: Its name, if it has one.
+        seen: Inputs that are fitted, with shape (n, d).
+        held: Inputs that are held out, with shape (k, d).
+        outputs: The layer's outputs at those fitted, with shape (n, l).
+        unseen: Its outputs at those held out, with shape (k, l).
+    """
+
+    weights: Tensor
+    bias: Tensor
+    activation: Activation
+    name: str | None
+    seen: Tensor
+    held: Tensor
+    outputs: Tensor
+    unseen: Tensor
+
+    @cached_property
+    def reduced_rank(self) -> Tensor:
+        """Directions of inputs by how much a linear map says of the outputs through them, with shape (k, d)."""
+        slopes = least_squares(with_one(self.seen), self.outputs)[:-1].T
+        _, v = directions_of(self.seen - self.seen.mean(0), slopes)
+        return v @ slopes
+
+
+def convert(linear: nn.Module, activation: Any, x_calibration: Tensor, features: int = 64, mode: str = "ridge", *,
+            seed: int = 0, kind: str = "orthogonal", held_out: float | Tensor = 0.25, ridge: float | None = None,
+            tower: str | None = None, skip: bool | int = True) -> tuple[SNNKLinear, ConversionReport]:
+    r"""Converts a trained layer :math:`f(Wx + b)` and measures the result on inputs that it was not fitted to.
+
+    Args:
+        linear: The linear map: a ``torch.nn.Linear``, or a layer with ``weight`` with shape (l, d) and ``bias``.
+        activation: The function after it: a name, a module or a function.
+        x_calibration: Inputs to the layer, with shape (*, d).
+        features: How many features m.
+        mode: ``"ridge"``, random neurons with coefficients by ridge regression; ``"cur"``, neurons of the layer itself
+            that stay as they are, the others by ridge regression on them; ``"analytic"``, random features that are
+            right on average; or ``"trainable"``, random features and coefficients that are not fitted at all.
+        seed: Which random numbers.
+        kind: How directions are drawn, see ``features.directions``.
+        held_out: The share of the inputs that is held out; or further inputs, which are held out instead.
+        ridge: The ridge; without it the one with the least generalised cross-validation.
+        tower: In ``ridge`` mode ``"neurons"``, ``"rectified"`` or ``"fourier"``; without it the one with the least
+            generalised cross-validation.
+        skip: In ``ridge`` and ``cur`` mode whether there is a linear map beside the features, or its rank. One of full
+            rank takes as many multiplications as the layer itself.
+
+    Returns:
+        The layer, on the device and in the digits of ``linear``, and its :class:`ConversionReport`.
+
+    Raises:
+        DataError: If an argument is none that can be taken, or there are too few inputs.
+        NonFiniteError: If inputs or outputs are not finite.
+        ConversionRefused: If an analytic conversion would be worse than a linear map.
+
+    References:
+        | Scalable Neural Network Kernels (Sehanobish et al., 2024)
+
+    Example:
+        >>> x = torch.randn(400, 6)
+        >>> layer, report = convert(nn.Linear(6, 40), "tanh", x, features=8)
+        >>> layer(x).shape, report.rel_frob < report.linear_rel
+        (torch.Size([400, 40]), True)
+    """
+    mode = as_choice(mode, "mode", MODES)
+    features, seed, kind = as_count(features, "features", 1), as_seed(seed), as_choice(kind, "kind", KINDS)
+    if tower is not None:
+        tower = as_choice(tower, "tower", _RIDGE_TOWERS)
+    ridge = _ridge_of(ridge)
+    task = _task(linear, activation, x_calibration, held_out, seed)
+    rank = as_rank(skip, task.seen.shape[1])
+    width = task.seen.shape[1] if rank is None else rank
+    if mode in ("ridge", "cur") and len(task.seen) <= width + 1:
+        raise DataError(f"{len(task.seen)} inputs do not tell a linear skip of {width} numbers and a constant apart. "
+                        "Pass more inputs, or a skip of small rank such as skip=8.")
+    with torch.no_grad():
+        linear_rel = relative(linear_map(task.seen, task.outputs, task.held), task.unseen)
+        layer, facts = _MADE[mode](task, features, seed=seed, kind=kind, ridge=ridge, tower=tower, rank=rank,
+                                   linear_rel=linear_rel)
+        lengths = task.seen.norm(dim=1)
+        layer.norms.copy_(torch.stack((lengths.min(), lengths.max())))
+        report = _report(task, layer, mode, features, linear_rel, facts | {"seed": seed, "kind": kind})
+    weight: Any = linear.weight
+    return layer.to(weight.device, weight.dtype), report
+
+
+def _ridge_of(value: Any) -> float | None:
+    """The ridge, if one was given."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value)):
+        raise DataError(f"ridge must be a number from 0 on; {what_came(value)} came. Leave it out to have it chosen.")
+    return None if value is None else float(value)
+
+
+def _task(linear: Any, activation: Any, x: Any, held_out: Any, seed: int) -> Task:
+    """The arguments as they are meant."""
+    weight = getattr(linear, "weight", None)
+    if not isinstance(weight, Tensor) or weight.ndim != 2:
+        raise DataError(f"linear must have weight with shape (l, d), as torch.nn.Linear has; {what_came(linear)} came. "
+                        "Pass the linear map alone, and the function after it as activation.")
+    weights = weight.detach().double()
+    bias = getattr(linear, "bias", None)
+    shift = weights.new_zeros(len(weights)) if bias is None else bias.detach().double()
+    name, function = as_activation(activation)
+    if isinstance(function, nn.Module):
+        function.to(weights)
+    seen = _inputs(x, "x_calibration", weights)
+    if isinstance(held_out, Tensor):
+        held = _inputs(held_out, "held_out", weights)
+    else:
+        count = round(as_part(held_out, "held_out", "0.25") * len(seen))
+        if count < 1 or len(seen) - count < 2:
+            raise DataError(f"x_calibration has {len(seen)} inputs, of which {count} would be held out. Pass more.")
+        order = torch.randperm(len(seen), generator=torch.Generator().manual_seed(seed)).to(seen.device)
+        held, seen = seen[order[:count]], seen[order[count:]]
+    with torch.no_grad():
+        outputs, unseen = (function(part @ weights.T + shift) for part in (seen, held))
+    if outputs.shape != (len(seen), len(weights)):
+        raise DataError(f"activation must be a function of each number; from shape {(len(seen), len(weights))} it made "
+                        f"{tuple(outputs.shape)}.")
+    if not bool(outputs.isfinite().all() and unseen.isfinite().all()):
+        raise NonFiniteError("The layer's outputs at these inputs are not all finite. Look at the inputs, the weights "
+                             "and the activation.")
+    return Task(weights, shift, function, name, seen, held, outputs, unseen)
+
+
+def _inputs(x: Any, name: str, weights: Tensor) -> Tensor:
+    """Inputs with shape (n, d), in double precision."""
+    if not isinstance(x, Tensor) or x.ndim < 1 or x.shape[-1] != weights.shape[1] or not x.is_floating_point():
+        came = f"a tensor of {x.dtype} with shape {tuple(x.shape)}" if isinstance(x, Tensor) else what_came(x)
+        raise DataError(f"{name} must be inputs to the layer, a tensor of floating point with shape "
+                        f"(*, {weights.shape[1]}); {came} came.")
+    points = x.detach().reshape(-1, weights.shape[1]).to(weights)
+    if not len(points):
+        raise DataError(f"{name} has no inputs. Pass some hundreds that are like those the layer will see.")
+    if not bool(points.isfinite().all()):
+        raise NonFiniteError(f"{name} has numbers that are not finite. Leave such inputs out.")
+    return points
+
+
+def _report(task: Task, layer: SNNKLinear, mode: str, features: int, linear_rel: float,
+            facts: dict[str, Any]) -> ConversionReport:
+    """Errors on what was held out, beside those of the baselines."""
+    found, unseen = layer(task.held), task.unseen
+    centred = unseen - unseen.mean(0)
+    left, all_of_it = (found - unseen).square().sum(0), centred.square().sum(0)
+    count = min(features, len(task.weights))
+    predicted = facts.pop("predicted", None)
+    without = unseen - linear_map(task.held, unseen, task.held)
+    residual = torch.linalg.svdvals(without).square()[features:].sum().sqrt() / unseen.norm().clamp(min=1e-300)
+    return ConversionReport(
+        mode=mode, tower=layer.tower_name, activation=task.name, features=features, inputs=layer.in_features,
+        outputs=layer.out_features, skip=-1 if layer.skip_rank is None else layer.skip_rank,
+        fitted=len(task.seen), held_out=len(task.held), rel_frob=relative(found, unseen),
+        rel_max=float((found - unseen).abs().max() / unseen.abs().max().clamp(min=1e-300)),
+        svd_floor=svd_floor(unseen, features), skip_floor=float(residual), linear_rel=linear_rel,
+        low_rank_rel=relative(low_rank(task.seen, task.weights, task.bias, task.activation, features, task.held),
+                              unseen),
+        narrower_rel=relative(narrower(task.outputs, count, unseen), unseen),
+        kappa_r=strength(task.weights, task.bias, task.seen), predicted_rel=predicted,
+        outside=float(layer.outside(task.held).double().mean()),
+        parameters=sum(p.numel() for p in layer.parameters()), multiplications=layer.multiplications,
+        r2_per_neuron=torch.where(all_of_it > 0, 1 - left / all_of_it.clamp(min=1e-300), (left == 0).to(left)).cpu(),
+        info=facts)
+
+
+def _ridge(task: Task, features: int, *, seed: int, kind: str, ridge: float | None, tower: str | None,
+           rank: int | None, **_: Any) -> tuple[SNNKLinear, dict[str, Any]]:
+    """Random neurons or waves; the kind of tower, the bandwidth and the ridge with the least cross-validation."""
+    tries: list[tuple[float, float, SNNKLinear]] = []
+    for name in _RIDGE_TOWERS if tower is None else (tower,):
+        for rows, shifts in _RIDGE_TOWERS[name](task, features, seed, kind, rank):
+            tries.append(_with_rows(task, min(features, len(rows) * (1 + (name == "fourier"))), name, rows, shifts,
+                                    ridge, rank))
+    cross, chosen, layer = min(tries, key=lambda found: found[0])
+    return layer, {"ridge": chosen, "gcv": cross}
+
+
+def _with_rows(task: Task, size: int, name: str, rows: Tensor, shifts: Tensor, ridge: float | None,
+               rank: int | None) -> tuple[float, float, SNNKLinear]:
+    """A layer with these rows, fitted: its cross-validation, its ridge and itself."""
+    layer = _empty(task, size, name, rank)
+    layer.tower.place(rows, shifts)
+    _place_skip(task, layer)
+    theta, chosen, cross = fitted(layer.tower(task.seen), _free(layer, task.seen), task.outputs, ridge)
+    _place(layer, theta)
+    return cross, chosen, layer
+
+
+def _cur(task: Task, features: int, *, ridge: float | None, rank: int | None,
+         **_: Any) -> tuple[SNNKLinear, dict[str, Any]]:
+    """Neurons of the layer that stay as they are; the others from them, by ridge regression."""
+    count = min(features, len(task.weights))
+    kept = _selected(task, task.outputs, count, rank)
+    # Neurons that others explain to the digits are left last, and needed only where all are asked for.
+    others = [j for j in range(len(task.weights)) if j not in set(kept.tolist())]
+    kept = torch.cat((kept, torch.tensor(others[:count - len(kept)], dtype=torch.long)))
+    cross, chosen, layer = _with_rows(task, len(kept), "neurons", task.weights[kept], task.bias[kept], ridge, rank)
+    layer.coefficients[kept] = torch.eye(len(kept)).to(layer.coefficients)
+    layer.constant[kept] = 0
+    if layer.skip is not None:
+        layer.skip[kept] = 0
+    return layer, {"ridge": chosen, "gcv": cross, "neurons": kept.tolist()}
+
+
+def _analytic(task: Task, features: int, *, seed: int, kind: str, linear_rel: float,
+              **_: Any) -> tuple[SNNKLinear, dict[str, Any]]:
+    """Random features that are right on average, where they promise less error than a linear map."""
+    plan = analytic_plan(task.weights, task.bias, task.seen, task.activation, features)
+    if plan.predicted > linear_rel + 1e-9:
+        strong = strength(task.weights, task.bias, task.seen)
+        raise ConversionRefused(
+            f"An analytic conversion with {features} features would be off by {plan.predicted:.3g}, relative to the "
+            f"layer's outputs, and a linear map is off by {linear_rel:.3g}: inputs and weights are too long for its "
+            f"frequencies (kappa r = {strong:.2g}; up to about 1 it works). Pass "
+            'mode="ridge" or mode="cur", which are fitted, or more features.'
+        )
+    rows, rates, bases, coefficients = towers(plan, kind, seed)
+    layer = _empty(task, 2 * len(rows), "universal", None, len(plan.balance))
+    tower: Any = layer.tower
+    tower.place(rows, rows.new_zeros(len(rows)))
+    tower.balance.copy_(plan.balance)
+    tower.offset.copy_(-plan.balance @ plan.mean)
+    tower.rates.copy_(rates)
+    tower.bases.copy_(bases)
+    assert layer.skip is not None
+    layer.coefficients.copy_(coefficients)
+    layer.skip.copy_(plan.slope * task.weights)
+    layer.constant.copy_(plan.constant + plan.slope * task.bias)
+    return layer, {"predicted": plan.predicted, "frequencies": plan.frequencies.tolist(), "pairs": plan.counts}
+
+
+def _trainable(task: Task, features: int, *, seed: int, kind: str, tower: str | None, rank: int | None,
+               **_: Any) -> tuple[SNNKLinear, dict[str, Any]]:
+    """Random features and coefficients, of the layer's shape."""
+    activation = task.activation if task.name is None else task.name
+    layer = SNNKLinear(task.seen.shape[1], len(task.weights), features, tower=tower or "neurons",
+                       activation=activation, skip=True if rank is None else rank, seed=seed, kind=kind)
+    return layer.to(task.weights), {}
+
+
+def _neurons(task: Task, features: int, seed: int, kind: str, rank: int | None,
+             function: Activation | None = None) -> list[tuple[Tensor, Tensor]]:
+    """Random mixtures of two of the layer's neurons each, of which those are kept that explain most."""
+    function = task.activation if function is None else function
+    own = torch.cat((task.weights, task.bias[:, None]), 1)
+    count = max(features, min(DRAWN * features, MOST))
+    draw = torch.Generator().manual_seed(seed)
+    pairs = torch.randint(len(own), (count, 2), generator=draw).to(own.device)
+    shares = torch.nn.functional.normalize(directions(count, 2, "independent", draw).to(own), dim=1)
+    mixed = (shares[:, :, None] * own[pairs]).sum(1)
+    chosen = _selected(task, function(task.seen[:LOOKED_AT] @ mixed[:, :-1].T + mixed[:, -1]), features, rank)
+    return [(mixed[chosen, :-1], mixed[chosen, -1])]
+
+
+def _selected(task: Task, candidates: Tensor, count: int, rank: int | None) -> Tensor:
+    """The columns that explain most of the outputs, beside a linear skip."""
+    layer = _empty(task, 0, "neurons", rank)
+    _place_skip(task, layer)
+    some = slice(0, LOOKED_AT)
+    return forward_selection(candidates[some], task.outputs[some], _free(layer, task.seen[some]), count)
+
+
+def _rectified(task: Task, features: int, seed: int, kind: str, rank: int | None) -> list[tuple[Tensor, Tensor]]:
+    return _neurons(task, features, seed, kind, rank, torch.relu)
+
+
+def _fourier(task: Task, features: int, seed: int, kind: str, rank: int | None) -> list[tuple[Tensor, Tensor]]:
+    """Random waves of some bandwidths."""
+    some = task.seen[:500]
+    median = torch.pdist(some).median() if len(some) > 1 else some.new_ones(())
+    rows = directions(-(-features // 2), task.seen.shape[1], kind, seed).to(task.seen)
+    return [(rows / (share * median.clamp(min=1e-300)), rows.new_zeros(len(rows))) for share in BANDWIDTHS]
+
+
+_RIDGE_TOWERS: dict[str, Callable[..., list[tuple[Tensor, Tensor]]]] = {
+    "neurons": _neurons, "rectified": _rectified, "fourier": _fourier}
+
+_MADE: dict[str, Callable[..., tuple[SNNKLinear, dict[str, Any]]]] = {
+    "ridge": _ridge, "cur": _cur, "analytic": _analytic, "trainable": _trainable}
+
+
+def _empty(task: Task, features: int, tower: str, rank: int | None, inner: int | None = None) -> SNNKLinear:
+    """A layer of the shape of the one to convert, in double precision."""
+    activation = task.activation if task.name is None else task.name
+    layer = SNNKLinear(task.seen.shape[1], len(task.weights), features, tower=tower, activation=activation,
+                       skip=True if rank is None else rank, inner=inner)
+    return layer.to(task.weights)
+
+
+def _place_skip(task: Task, layer: SNNKLinear) -> None:
+    """For a skip of small rank the directions of inputs that say most of the outputs: reduced-rank regression."""
+    if layer.skip_rank:
+        rows = task.reduced_rank[:layer.skip_rank]
+        layer.skip_rows[:len(rows)] = rows
+
+
+def _free(layer: SNNKLinear, x: Tensor) -> Tensor:
+    """The columns that are not penalised: those of the skip and the constant."""
+    return with_one(x[:, :0] if layer.skip is None else layer._skipped(x))
+
+
+def _place(layer: SNNKLinear, theta: Tensor) -> None:
+    """Puts fitted coefficients into a layer."""
+    size = layer.tower.size
+    layer.coefficients.copy_(theta[:size].T)
+    if layer.skip is not None:
+        layer.skip.copy_(theta[size:-1].T)
+    layer.constant.copy_(theta[-1])
