@@ -43,6 +43,7 @@ from .reading import (
     digest_of,
     look_over,
     points_and_targets,
+    validation_of,
 )
 from .watching import Errors, Telling
 
@@ -174,7 +175,7 @@ def _task(k: Kernel, x: Any, y: Any, centers: Any, ridge: Any, intercept: bool, 
     kernel = usable(k, None)
     points, targets = points_and_targets(kernel, x, y)
     w = checked_weights(weights, len(points))
-    others = _validation(kernel, validation, targets)
+    others = validation_of(kernel, validation, targets)
     digest = hashlib.sha256() if fingerprint else None
     look_over(kernel, points, digest)
     kernel = usable(kernel, points)
@@ -229,18 +230,6 @@ def _told(errors: Errors) -> tuple[str, str]:
     digest = hashlib.sha256()
     look_over(errors.kernel, errors.x, digest)
     return digest.hexdigest(), digest_of(errors.y)
-
-
-def _validation(kernel: Kernel, given: Any, targets: Tensor) -> tuple[Points, Tensor] | None:
-    if given is None:
-        return None
-    x, y = given if isinstance(given, tuple | list) and len(given) == 2 else (given, None)
-    points, found = points_and_targets(kernel, x, y)
-    if found.shape[1:] != targets.shape[1:]:
-        raise DataError(f"Validation targets have shape {tuple(found.shape)}, and those to fit {tuple(targets.shape)}. "
-                        "Pass targets of the same outputs.")
-    look_over(kernel, points, None)
-    return points, found
 
 
 def _build(problem: Problem, say: Callable[[str], None], progress: bool | None) -> None:

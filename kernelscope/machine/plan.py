@@ -274,12 +274,12 @@ def _rates(problem: Problem) -> tuple[float, float]:
     while seconds < ENOUGH and side < SIDE:
         side *= 2
         x, z = points_between(problem.x, 0, side), points_between(problem.z, 0, side)
-        seconds = _seconds(lambda: problem.kernel(x, z))  # noqa: B023
+        seconds = seconds_of(lambda: problem.kernel(x, z))  # noqa: B023
     a = torch.ones(PRODUCT, PRODUCT, dtype=problem.y.dtype, device=problem.y.device)
-    return seconds / (len(x) * len(z)), _seconds(lambda: a @ a) / (2.0 * PRODUCT**3)
+    return seconds / (len(x) * len(z)), seconds_of(lambda: a @ a) / (2.0 * PRODUCT**3)
 
 
-def _seconds(work: Callable[[], torch.Tensor]) -> float:
+def seconds_of(work: Callable[[], torch.Tensor]) -> float:
     """The shorter of two times, since the first one may include preparations."""
     taken = []
     for _ in range(2):

@@ -25,7 +25,7 @@ Drawing = Callable[..., None]
 
 _drawings: dict[type[Result], Drawing] = {}
 _ROOMS = ("agreement", "coverage", "curves", "ensemble", "evolution", "expected", "ledger", "machines", "memory",
-          "null_spaces", "orders", "path_kernels", "posteriors", "reasons", "scaling", "scores", "spectra")
+          "null_spaces", "orders", "path_kernels", "posteriors", "reasons", "ridges", "scaling", "scores", "spectra")
 
 
 def drawing(kind: type[Result]) -> Callable[[Drawing], Drawing]:
