@@ -54,8 +54,8 @@ class LeaveOneOut(Result):
     def summary(self) -> str:
         """The answer in one sentence."""
         fitted = float((self.targets - self.fitted).square().mean())
-        return (f"LeaveOneOut(samples={len(self):,}, outputs={self.values.shape[1]}, error {self.error:.4g} without the "
-                f"sample, {fitted:.4g} with it, leverages {float(self.leverages.min()):.2g} to "
+        return (f"LeaveOneOut(samples={len(self):,}, outputs={self.values.shape[1]}, error {self.error:.4g} "
+                f"without the sample, {fitted:.4g} with it, leverages {float(self.leverages.min()):.2g} to "
                 f"{float(self.leverages.max()):.2g})")
 
     def to_frame(self) -> pd.DataFrame:

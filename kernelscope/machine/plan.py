@@ -144,8 +144,8 @@ def planned(problem: Problem, solver: Solver | str | None, words: str, said: str
         _check_room(problem, {repr(solver): cost})
         return solver, _plan(problem, words, None, solver, cost, "as asked for")
     if solver is not None and (not isinstance(solver, str) or solver not in NAMES):
-        raise DataError(f"solver must be {', '.join(map(repr, NAMES))}, a solver of ks.solvers, or None to choose one; "
-                        f"{what_came(solver)} came. Leave it out if in doubt.")
+        raise DataError(f"solver must be {', '.join(map(repr, NAMES))}, 'primal' for features, a solver of ks.solvers, "
+                        f"or None to choose one; {what_came(solver)} came. Leave it out if in doubt.")
     choices = SQUARE if problem.square and is_solid(problem) else CHOICES
     names = NAMES[solver] if solver is not None else tuple(choices)
     if problem.tiles is not None or (solver == "cg" and choices is SQUARE):

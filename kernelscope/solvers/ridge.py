@@ -61,7 +61,7 @@ class NormalEquations:
 
     def copy(self) -> NormalEquations:
         """The same sums, to which samples can be added without changing these."""
-        other = NormalEquations(*self.cross.shape, device=self.cross.device)
+        other = NormalEquations(len(self.gram), len(self.squares), self.cross.device)
         other.gram, other.cross, other.squares = self.gram.clone(), self.cross.clone(), self.squares.clone()
         other.count, other.weight = self.count, self.weight
         return other
