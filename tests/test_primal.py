@@ -238,10 +238,25 @@ def test_with_validation_its_error_chooses():
     assert machine.ridge == ridges[errors.index(min(errors))]
 
 
-def test_gcv_that_says_nothing_takes_the_largest_ridge_and_says_so():
-    machine = fit(Bent(2 * N), ridge=[0.0, 1e-300])
-    assert machine.ridge == 1e-300
-    assert "GCV says nothing" in machine.gcv.notes[0]
+@both
+def test_generalised_cross_validation_of_features_that_pass_through_all_samples_is_its_limit(intercept):
+    wide = Bent(2 * N)
+    phi = wide.phi(X) - intercept * wide.phi(X).mean(0)
+    K, y = phi @ phi.T, Y - intercept * Y.mean(0)
+    for ridge in (0.0, 1e-30, 1e-14, 1e-8, 1e-2):
+        values, modes = torch.linalg.eigh(K)
+        values, modes = values[int(intercept):], modes[:, int(intercept):]
+        inverse = 1 / (values + N * ridge)
+        true = float((modes @ (inverse[:, None] * (modes.T @ y))).square().mean()) / float(inverse.sum() / N) ** 2
+        assert fit(wide, ridge=ridge, intercept=intercept).gcv.gcv.item() == pytest.approx(true, rel=1e-4)
+
+
+def test_one_sample_and_a_constant_leave_nothing_to_choose_by():
+    machine = fit(x=X[:1], y=Y[:1], ridge=[1e-3, 1.0], intercept=True)
+    assert bool(machine.gcv.gcv.isinf().all())
+    assert_close(machine(X2), Y[:1].expand(15, C))
+    with pytest.raises(DataError, match="1 of 1 samples alone"):
+        machine.leave_one_out()
 
 
 def test_a_ridge_at_the_end_of_those_that_were_tried_asks_for_more():
@@ -285,9 +300,37 @@ def test_leave_one_out_of_weight_nought_is_the_value_itself():
     assert machine.gcv.gcv.tolist() == pytest.approx(gone.gcv.gcv.tolist())
 
 
-def test_samples_that_alone_decide_are_refused():
-    with pytest.raises(DataError, match="40 of 40 samples alone decide"):
-        fit(Bent(2 * N), ridge=0.0).leave_one_out()
+@every
+@both
+@pytest.mark.parametrize("ridge", [0.0, 1e-12, 1e-5, 1e-1])
+def test_leave_one_out_values_of_more_features_than_samples_are_those_of_refits(weights, intercept, ridge):
+    wide = Bent(2 * N)
+    found = fit(wide, weights=weights, intercept=intercept, ridge=ridge).leave_one_out()
+    for i in range(0, N, 5):
+        w = None if weights is None else weights[left(i)]
+        refit = fit(wide, X[left(i)], Y[left(i)], weights=w, intercept=intercept, ridge=ridge)
+        assert_close(found.values[i:i + 1], refit(X[i:i + 1]), 1e-5)
+
+
+def test_a_sample_that_alone_decides_is_refused():
+    class Own(Bent):
+        def phi(self, x):
+            values = super().phi(x)
+            values[:, 0] = values[:, 0] * (values[:, 0] == MAP.phi(X)[7, 0])
+            return values
+
+    with pytest.raises(DataError, match="1 of 40 samples alone decide"):
+        fit(Own(), ridge=0.0).leave_one_out()
+    assert fit(Own(), ridge=1e-2).leave_one_out().check().ok
+
+
+def test_a_sample_beside_which_all_others_are_small_can_be_taken_away():
+    class Loud(Bent):
+        def phi(self, x):
+            values = super().phi(x)
+            return values * (1 + 1e7 * (values[:, :1] == MAP.phi(X)[7, :1]))
+
+    assert_close(fit(Loud()).without(7).coefficients, fit(Loud(), X[left(7)], Y[left(7)]).coefficients, 1e-9)
 
 
 @every

@@ -106,16 +106,17 @@ def planned_features(features: FeatureMap, samples: Samples, ridges: tuple[float
 
 def _seconds_of_point(features: FeatureMap, points: Points) -> tuple[Tensor, float]:
     """The features of some points, and the seconds that those of one take."""
-    side, seconds = FIRST // 2, 0.0
-    while seconds < ENOUGH and side < SIDE and side < len(points):
-        side *= 2
+    side = FIRST
+    while True:
         some = points_between(points, 0, side)
         start = time.perf_counter()
         values = features.phi(some)
         # Work on a GPU is done when its answer is there.
         float(values.sum())
         seconds = time.perf_counter() - start
-    return values, seconds / len(some)
+        if seconds > ENOUGH or side >= min(SIDE, len(points)):
+            return values, seconds / len(some)
+        side *= 2
 
 
 def _errors(path: RidgePath, ridges: tuple[float, ...], features: FeatureMap, constant: bool, points: Points,

@@ -35,6 +35,9 @@ from .samples import Samples, equations_of, places_of, rows_of
 #: The memory that questions about samples keep to.
 MEMORY = 10**9
 
+#: Below which share of the sums those of the samples that are left are taken anew.
+SMALL = 1e-2
+
 
 class FeatureMachine:
     r"""The function :math:`f(x) = \langle\phi(x), \theta\rangle + b`, as :func:`kernelscope.fit` makes it.
@@ -58,7 +61,8 @@ class FeatureMachine:
         >>> class Powers(ks.features.FeatureMap):
         ...     size = 4
         ...     def phi(self, x):
-        ...         return x ** torch.arange(4, dtype=x.dtype)
+        ...         points = self.points(x)
+        ...         return points.part(0, len(points)).args[0] ** torch.arange(4, dtype=torch.float64)
         >>> x = torch.linspace(-1, 1, 50, dtype=torch.float64)[:, None]
         >>> machine = ks.fit(Powers(), x, x[:, 0] ** 3, ridge=[1e-6, 1e-3, 1.0], progress=False)
         >>> machine
@@ -178,12 +182,14 @@ class FeatureMachine:
         left = samples.chosen([place for place in range(len(samples)) if place not in gone])
         if left.weights is not None and not bool((left.weights > 0).any()):
             raise DataError("All samples with a weight were named, and nothing is left to fit. Name fewer.")
-        if 2 * len(places) > len(samples):
-            equations = equations_of(left, self.features, self.constant, self.memory)
-        else:
-            equations = self.path.equations.copy()
+        equations = self.path.equations.copy()
+        size = float(equations.gram.trace())
+        if 2 * len(places) <= len(samples):
             for p, y, w in samples.chosen(places).rows(self.features, self.constant, self.memory):
                 equations.add(p, y, w, sign=-1)
+        # What is small beside what was taken away has lost its digits.
+        if 2 * len(places) > len(samples) or float(equations.gram.trace()) < SMALL * size:
+            equations = equations_of(left, self.features, self.constant, self.memory)
         return self._again(equations, left)
 
     @torch.no_grad()

@@ -25,7 +25,7 @@ class Ridges(Result):
         degrees: The effective number of coefficients of each, with shape (r,).
         residual: The error on the samples themselves, weighted as they are, with shape (r,).
         gcv: Generalised cross-validation, :math:`\text{residual} / (1 - \text{degrees} / n)^2`, with shape (r,);
-            infinite where there are as many coefficients as samples.
+            its limit where features pass through all samples.
         validation: The error on validation points, with shape (r,), if there were some.
         count: The number n of samples.
         seconds: How long the fit took.
@@ -55,12 +55,7 @@ class Ridges(Result):
         measure = gcv if validation is None else validation
         chosen = int(measure.argmin())
         notes = []
-        if len(ridges) > 1 and not bool(measure.isfinite().any()):
-            # Nothing tells them apart, and the largest ridge is the farthest from interpolation.
-            chosen = ridges.index(max(ridges))
-            notes.append("GCV says nothing: with each of these ridges there are as many coefficients as samples. The "
-                         "largest was taken; pass validation=(x, y), or larger ridges.")
-        elif len(ridges) > 1:
+        if len(ridges) > 1:
             word = "GCV" if validation is None else "The validation error"
             for edge, end, other in ((min(ridges), "smallest", "smaller"), (max(ridges), "largest", "larger")):
                 if ridges[chosen] == edge and edge:

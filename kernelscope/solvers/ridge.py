@@ -18,8 +18,9 @@ from torch import Tensor
 
 from ..errors import DataError
 
-#: Below which share of the largest eigenvalue one of the free columns is taken as nought.
-NOUGHT = 1e-12
+#: Below which share of the largest eigenvalue one is taken as nought; and below which share of the sum of all, before
+#: free columns took theirs.
+NOUGHT, ROUNDING = 1e-12, 1e-14
 
 #: Where a sample's share of its own fitted value is so near one, nothing can be said of it without the sample.
 ALONE = 1e-10
@@ -88,7 +89,33 @@ class RidgePath:
         shared = inverse @ gram[free][:, ~free]
         rest = gram[~free][:, ~free] - gram[~free][:, free] @ shared
         values, modes = torch.linalg.eigh((rest + rest.T) / 2)
-        return inverse, shared, values.clamp(min=0), modes
+        # What rounding leaves of a direction that no sample has would be divided by the ridge.
+        least = torch.maximum(NOUGHT * values.max(), ROUNDING * gram.diagonal()[~free].sum())
+        return inverse, shared, values * (values > least), modes
+
+    @cached_property
+    def _along(self) -> Tensor:
+        """Targets along the modes, with shape (q, c)."""
+        _, shared, _, modes = self._parts
+        free, cross = self.free.to(modes.device), self.equations.cross
+        return modes.T @ (cross[~free] - shared.T @ cross[free])
+
+    @cached_property
+    def _spare(self) -> int:
+        """How many samples there are beyond those that all columns can pass through."""
+        inverse, _, values, _ = self._parts
+        block = self.equations.gram[self.free][:, self.free]
+        return max(0, self.equations.count - round(float((inverse * block).sum())) - int((values > 0).sum()))
+
+    @cached_property
+    def _least(self) -> Tensor:
+        """The sum of squares that is left of each target without a ridge, with shape (c,)."""
+        if not self._spare:
+            return torch.zeros_like(self.equations.squares)
+        inverse, _, values, _ = self._parts
+        cross = self.equations.cross[self.free]
+        explained = (cross * (inverse @ cross)).sum(0) + self._shrunk(0.0) @ self._along.square()
+        return (self.equations.squares - explained).clamp(min=0)
 
     @property
     def spectrum(self) -> Tensor:
@@ -100,8 +127,7 @@ class RidgePath:
         inverse, shared, values, modes = self._parts
         free, cross = self.free.to(modes.device), self.equations.cross
         found = torch.zeros_like(cross)
-        right = cross[~free] - shared.T @ cross[free]
-        found[~free] = modes @ (self._shrunk(values, self._shift(ridge))[:, None] * (modes.T @ right))
+        found[~free] = modes @ (self._shrunk(self._shift(ridge))[:, None] * self._along)
         found[free] = inverse @ cross[free] - shared @ found[~free]
         return found
 
@@ -109,24 +135,32 @@ class RidgePath:
         """The effective number of coefficients: the trace of the matrix that takes targets to fitted values."""
         inverse, _, values, _ = self._parts
         block = self.equations.gram[self.free][:, self.free]
-        return float((values * self._shrunk(values, self._shift(ridge))).sum()) + float((inverse * block).sum())
+        return float((values * self._shrunk(self._shift(ridge))).sum()) + float((inverse * block).sum())
 
     def residual(self, ridge: float) -> Tensor:
         """The mean square that is left of each target, with shape (c,)."""
-        theta = self.coefficients(ridge)
-        gram, cross = self.equations.gram, self.equations.cross
-        left = self.equations.squares - (theta * (2 * cross - gram @ theta)).sum(0)
-        return left.clamp(min=0) / self.equations.weight
+        return (self._least + self._shift(ridge) ** 2 * self._bent(ridge)) / self.equations.weight
 
     def gcv(self, ridge: float) -> float:
-        r"""Generalised cross-validation: what is left, over :math:`(1 - \mathrm{degrees} / n)^2`; infinite for none."""
-        share = 1 - self.degrees(ridge) / self.equations.count
-        return float(self.residual(ridge).sum()) / share**2 if share > 0 else float("inf")
+        r"""Generalised cross-validation: what is left, over :math:`(1 - \mathrm{degrees} / n)^2`.
+
+        Where columns pass through all samples both are nought without a ridge, and their limit is given.
+
+        References:
+            | Generalized cross-validation as a method for choosing a good ridge parameter (Golub et al., 1979)
+        """
+        shift, count = self._shift(ridge), self.equations.count
+        inside = float(self._shrunk(shift).sum())
+        if self._spare:
+            return float(self.residual(ridge).sum()) / ((self._spare + shift * inside) / count) ** 2
+        # The ridge is a factor of both.
+        left = float(self._bent(ridge).sum()) / self.equations.weight
+        return left / (inside / count) ** 2 if inside else float("inf")
 
     def leverage(self, features: Tensor, ridge: float) -> Tensor:
         """How much each sample says of its own fitted value, with shape (n,); its weight has to be multiplied on."""
         beside, apart = self._split(features)
-        return self._own(features, beside) + apart.square() @ self._shrunk(self._parts[2], self._shift(ridge))
+        return self._own(features, beside) + apart.square() @ self._shrunk(self._shift(ridge))
 
     def left_out(self, features: Tensor, targets: Tensor, ridge: float, weights: Tensor | None = None) -> Tensor:
         r"""What would be said of each sample if it had not been fitted to, with shape (n, c).
@@ -134,7 +168,8 @@ class RidgePath:
         .. math:: \frac{p_i \theta' - w_i h_i y_i}{1 - w_i h_i}
 
         with coefficients and leverage for a penalty of :math:`\lambda (W - w_i)`, that of the other samples. So the
-        values are those of a fit to the others with the same :math:`\lambda`.
+        values are those of a fit to the others with the same :math:`\lambda`. Where columns pass through all samples,
+        the limit of a small ridge is among them.
 
         Args:
             features: Features of samples that are among those of the sums, with shape (n, p).
@@ -149,20 +184,27 @@ class RidgePath:
             | The relationship between variable selection and data augmentation and a method for prediction
               (Allen, 1974)
         """
-        _, shared, values, modes = self._parts
-        free, cross = self.free.to(modes.device), self.equations.cross
-        y = targets.to(modes)
-        w = y.new_ones(len(y)) if weights is None else weights.to(y)
+        cross = self.equations.cross[self.free]
         beside, apart = self._split(features)
-        shrunk = self._shrunk(values, ridge * (self.equations.weight - w)[:, None])
-        fitted = beside @ cross[free] + (apart * shrunk) @ (modes.T @ (cross[~free] - shared.T @ cross[free]))
-        own = w * (self._own(features, beside) + (apart.square() * shrunk).sum(1))
-        alone = (1 - own < ALONE).nonzero().flatten()
+        y = targets.to(apart)
+        w = y.new_ones(len(y)) if weights is None else weights.to(y)
+        shrunk = self._shrunk(ridge * (self.equations.weight - w)[:, None])
+        fitted = beside @ cross + (apart * shrunk) @ self._along
+        if self._spare:
+            lack = y - fitted
+            share = 1 - w * (self._own(features, beside) + (apart.square() * shrunk).sum(1))
+            share[share < ALONE] = 0
+        else:
+            # The same two numbers over the ridge, of which nothing is lost where it is small.
+            heavy = shrunk * self._shrunk(0.0)
+            lack = (apart * heavy) @ self._along
+            share = w * (apart.square() * heavy).sum(1)
+        alone = ((share == 0) & (w > 0)).nonzero().flatten()
         if len(alone):
             raise DataError(f"{len(alone)} of {len(y)} samples alone decide what is said of them, so that nothing is "
-                            "known of them without themselves. Use a ridge above nought, or fewer features than "
-                            "samples.")
-        return (fitted - own[:, None] * y) / (1 - own)[:, None]
+                            "known of them without themselves. Use a ridge above nought, or leave out the features "
+                            "that only they have.")
+        return torch.where((w > 0)[:, None], y - lack / share[:, None], fitted)
 
     def duals(self, features: Tensor, targets: Tensor, ridge: float, weights: Tensor | None = None) -> Tensor:
         r"""One coefficient for each sample and target, with shape (n, c): penalised columns are :math:`P^T \alpha`.
@@ -178,13 +220,13 @@ class RidgePath:
             weights: Their weights, with shape (n,).
         """
         _, _, values, modes = self._parts
-        theta, y = self.coefficients(ridge), targets.to(modes)
-        shift = self._shift(ridge)
-        if shift > NOUGHT * float(values.max()):
-            alpha = (y - features.to(y) @ theta) / shift
+        shift, y = self._shift(ridge), targets.to(modes)
+        if self._spare and shift > NOUGHT * float(values.max()):
+            alpha = (y - features.to(y) @ self.coefficients(ridge)) / shift
         else:
-            inside = modes.T @ theta[~self.free.to(theta.device)]
-            alpha = self._split(features)[1] @ (self._shrunk(values, 0.0)[:, None] * inside)
+            # The same, of which nothing is lost where the ridge is small.
+            heavy = self._shrunk(shift) * self._shrunk(0.0)
+            alpha = self._split(features)[1] @ (heavy[:, None] * self._along)
         return alpha if weights is None else alpha * weights.to(alpha)[:, None]
 
     def _split(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -200,7 +242,11 @@ class RidgePath:
     def _shift(self, ridge: float) -> float:
         return ridge * self.equations.weight
 
-    def _shrunk(self, values: Tensor, shift: float | Tensor) -> Tensor:
-        """The inverse of the shifted eigenvalues; nought where both are nought."""
-        shifted = values + shift
-        return torch.where(shifted > NOUGHT * values.max().clamp(min=0), shifted.reciprocal(), 0.0)
+    def _shrunk(self, shift: float | Tensor) -> Tensor:
+        """The inverse of the shifted eigenvalues; nought for directions that no sample has."""
+        values = self._parts[2]
+        return torch.where(values > 0, (values + shift).reciprocal(), 0.0)
+
+    def _bent(self, ridge: float) -> Tensor:
+        """What a ridge adds to the squares that are left of each target, over the square of its shift."""
+        return (self._shrunk(self._shift(ridge)).square() * self._shrunk(0.0)) @ self._along.square()
