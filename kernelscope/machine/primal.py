@@ -145,12 +145,10 @@ class FeatureMachine:
         Raises:
             DataError: If the samples were not kept, or one alone decides what is said of it.
         """
-        found: list[tuple[Tensor, ...]] = []
+        found = []
         for p, y, w in self._rows():
-            fitted = p.double() @ self.path.coefficients(self.ridge)
-            leverage = self.path.leverage(p, self.ridge)
-            found.append((self.path.left_out(p, y, self.ridge, w), fitted, y.double(),
-                          leverage if w is None else w.to(leverage) * leverage))
+            values, fitted, leverages = self.path.looked_at(p, y, self.ridge, w)
+            found.append((values, fitted, y.to(values), leverages))
         return LeaveOneOut(*(torch.cat(parts).cpu() for parts in zip(*found, strict=True)))
 
     @torch.no_grad()

@@ -22,6 +22,8 @@ from ..diagnostics.scaling import Scaling
 from ..diagnostics.scores import GradientScores
 from ..diagnostics.separation import Separation
 from ..diagnostics.spectra import Spectrum
+from ..machine.left_out import LeaveOneOut
+from ..machine.ridges import Ridges
 from ..result import Result
 
 GLOSSARY = (
@@ -128,6 +130,18 @@ COVERAGE_GLOSSARY = (
     ("null", "A score that needs no network: the distance to the nearest training sample in raw inputs."),
 )
 
+RIDGE_GLOSSARY = (
+    ("ridge", "The price of large weights of features: the larger it is, the smoother the function, and the farther "
+              "from its samples."),
+    ("degrees of freedom", "The effective number of weights: how many of them the ridge leaves free."),
+    ("residual", "The mean squared error on the samples themselves."),
+    ("GCV", "Generalised cross-validation: the residual, corrected for the share of degrees of freedom that it used "
+            "up. An estimate of the error on points of the same kind that were not fitted."),
+    ("leverage", "How much of the value at a sample is its own target, from 0 to 1."),
+    ("without the sample", "The value at a sample of the machine that is fitted to all others: exact, by a formula and "
+                           "not by another fit."),
+)
+
 #: The words of each kind of results, in the order of the page.
 GLOSSARIES = (
     ((Explanation, Decomposition), GLOSSARY),
@@ -138,6 +152,7 @@ GLOSSARIES = (
     ((Coverage, Separation), COVERAGE_GLOSSARY),
     ((Scaling,), SCALING_GLOSSARY),
     ((LearningCurves,), CURVES_GLOSSARY),
+    ((Ridges, LeaveOneOut), RIDGE_GLOSSARY),
 )
 
 HEADINGS = {
@@ -152,12 +167,14 @@ HEADINGS = {
     "KernelDistances": "The kernels of two runs",
     "KernelEvolution": "How the kernel moved",
     "LearningCurves": "How errors fall with samples",
+    "LeaveOneOut": "What it says of samples it was not told of",
     "MemoryWeights": "What an optimizer remembers",
     "NullSpace": "What it could not learn",
     "Orders": "How fast errors fall",
     "PathKernel": "A kernel of the run",
     "Predictions": "Foretold and measured",
     "Reservoir": "Residuals that were left alone",
+    "Ridges": "How smooth a function",
     "Scaling": "More centers, more data",
     "Separation": "Which score knows what is unknown",
     "Spectrum": "The spectrum of a kernel",

@@ -184,27 +184,38 @@ class RidgePath:
             | The relationship between variable selection and data augmentation and a method for prediction
               (Allen, 1974)
         """
+        return self.looked_at(features, targets, ridge, weights)[0]
+
+    def looked_at(self, features: Tensor, targets: Tensor, ridge: float,
+                  weights: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """What would be said of each sample without it, what is said of it, and its leverage times its weight."""
         cross = self.equations.cross[self.free]
         beside, apart = self._split(features)
         y = targets.to(apart)
         w = y.new_ones(len(y)) if weights is None else weights.to(y)
-        shrunk = self._shrunk(ridge * (self.equations.weight - w)[:, None])
-        fitted = beside @ cross + (apart * shrunk) @ self._along
+        own, squared = self._own(features, beside), apart.square()
+        base, inverse = beside @ cross, self._shrunk(self._shift(ridge))
+        fitted, leverage = base + apart @ (inverse[:, None] * self._along), w * (own + squared @ inverse)
+        if weights is None:
+            # One penalty is that of all.
+            shrunk = self._shrunk(ridge * (self.equations.weight - 1))
+            others, bent = apart @ (shrunk[:, None] * self._along), squared @ shrunk
+        else:
+            shrunk = self._shrunk(ridge * (self.equations.weight - w)[:, None])
+            others, bent = (apart * shrunk) @ self._along, (squared * shrunk).sum(1)
         if self._spare:
-            lack = y - fitted
-            share = 1 - w * (self._own(features, beside) + (apart.square() * shrunk).sum(1))
+            lack, share = y - base - others, 1 - w * (own + bent)
             share[share < ALONE] = 0
         else:
             # The same two numbers over the ridge, of which nothing is lost where it is small.
             heavy = shrunk * self._shrunk(0.0)
-            lack = (apart * heavy) @ self._along
-            share = w * (apart.square() * heavy).sum(1)
+            lack, share = (apart * heavy) @ self._along, w * (squared * heavy).sum(1)
         alone = ((share == 0) & (w > 0)).nonzero().flatten()
         if len(alone):
             raise DataError(f"{len(alone)} of {len(y)} samples alone decide what is said of them, so that nothing is "
                             "known of them without themselves. Use a ridge above nought, or leave out the features "
                             "that only they have.")
-        return torch.where((w > 0)[:, None], y - lack / share[:, None], fitted)
+        return torch.where((w > 0)[:, None], y - lack / share[:, None], fitted), fitted, leverage
 
     def duals(self, features: Tensor, targets: Tensor, ridge: float, weights: Tensor | None = None) -> Tensor:
         r"""One coefficient for each sample and target, with shape (n, c): penalised columns are :math:`P^T \alpha`.
