@@ -504,6 +504,20 @@ def test_results_print_draw_and_are_kept(tmp_path, validation):
     assert machine.leave_one_out()[:3].values.shape == (3, C)
 
 
+def test_a_page_shows_them_and_explains_its_words():
+    machine = fit(ridge=[1e-3, 1e-1])
+    page = ks.Report("A page", [machine.gcv, machine.leave_one_out()]).html()
+    for words in ("How smooth a function", "What it says of samples it was not told of", "Generalised cross-val"):
+        assert words in page
+
+
+def test_of_many_samples_some_are_drawn(monkeypatch):
+    monkeypatch.setattr("kernelscope.plots.ridges.MOST", 10)
+    ax = fit().leave_one_out().plot()
+    assert len(ax.lines[0].get_xdata()) == 10
+    assert "10 of 40 samples" in ax.get_xlabel()
+
+
 def test_a_fit_says_what_it_will_do_and_what_came_out(capsys):
     fit(ridge=[1e-3, 1e-1], progress=None)
     said = capsys.readouterr().out
@@ -560,7 +574,8 @@ def test_features_that_are_no_numbers_are_told_with_their_point():
 
 
 def test_more_features_than_memory_has_room_for_are_refused():
-    with pytest.raises(OutOfBudget, match="products of 2,000 features need .* and memory allows 50 MB"):
+    words = 'products of 2,000 features need .* and memory allows 50 MB.*of 40 points.*solver="direct"'
+    with pytest.raises(OutOfBudget, match=words):
         fit(Bent(2000), memory="50MB")
 
 

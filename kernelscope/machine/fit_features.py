@@ -24,7 +24,7 @@ from .plan import ENOUGH, FIRST, PRODUCT, SIDE, Plan, seconds_of
 from .primal import FeatureMachine, features_of
 from .reading import checked_ridges, checked_weights, look_over, points_and_targets, read_weights, validation_of
 from .ridges import Ridges
-from .samples import SHARE, Samples, equations_of
+from .samples import EACH, SHARE, Samples, equations_of
 
 #: How many matrices of features by features are held at once, and the multiplications and additions of a
 #: factorisation, in cubes of the number of features.
@@ -90,8 +90,8 @@ def planned_features(features: FeatureMap, samples: Samples, ridges: tuple[float
     if matrices > (1 - SHARE) * memory:
         raise OutOfBudget(
             f"The products of {p:,} features need {as_words(matrices / (1 - SHARE))}, and memory allows "
-            f"{as_words(memory)}. Take fewer features, raise memory, or fit their kernel by "
-            'ks.fit(ks.kernels.FeatureKernel(features), x, y, solver="eigenpro").'
+            f"{as_words(memory)}. Take fewer features, raise memory, or fit their kernel, with a coefficient for each "
+            f'of {n:,} points: ks.fit(features, x, y, solver="{"direct" if n < p else "eigenpro"}").'
         )
     a = like.new_ones(PRODUCT, PRODUCT, dtype=torch.float64)
     rate = seconds_of(lambda: a @ a) / (2.0 * PRODUCT**3)
@@ -100,7 +100,7 @@ def planned_features(features: FeatureMap, samples: Samples, ridges: tuple[float
     words = (f"{features!r}, {n:,} point{'s' * (n > 1)}, {c} output{'s' * (c > 1)}, {name}"
              + (f", {len(ridges)} ridges" if len(ridges) > 1 else ""))
     why = f"{operations:.1e} operations, all ridges from one factorisation of {p:,} columns"
-    return Plan(words, "primal", "primal", why, operations, matrices + SHARE * memory, 1.0,
+    return Plan(words, "primal", "primal", why, operations, matrices + min(SHARE * memory, float(EACH) * n * p), 1.0,
                 n * each + operations * rate)
 
 

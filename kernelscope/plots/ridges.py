@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from .style import Theme
 
+#: How many samples are drawn.
+MOST = 2000
+
 
 @drawing(Ridges)
 def draw_ridges(result: Ridges, ax: Axes, theme: Theme) -> None:
@@ -41,12 +44,15 @@ def draw_ridges(result: Ridges, ax: Axes, theme: Theme) -> None:
 @drawing(LeaveOneOut)
 def draw_left_out(result: LeaveOneOut, ax: Axes, theme: Theme) -> None:
     """Draws how far each sample's value is off with and without the sample."""
-    within, without = ((result.targets - values).square().mean(1).sqrt().tolist()
-                       for values in (result.fitted, result.values))
+    each = -(-len(result) // MOST)
+    some = result[::each]
+    within, without = ((some.targets - values).square().mean(1).sqrt().tolist()
+                       for values in (some.fitted, some.values))
     ax.plot(within, without, "o", ms=3, alpha=0.6, color=theme.data)
     most = max(*within, *without)
     ax.plot([0, most], [0, most], color=theme.rule, zorder=0)
-    ax.set_xlabel("off by, fitted with the sample")
+    thinned = f"; {len(some):,} of {len(result):,} samples are drawn" if each > 1 else ""
+    ax.set_xlabel(f"off by, fitted with the sample{thinned}")
     ax.set_ylabel("off by, without it")
     fitted = float((result.targets - result.fitted).square().mean())
     ax.set_title(f"The mean square is {fitted:.3g} with each sample, and {result.error:.3g} without it")
