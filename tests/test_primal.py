@@ -428,6 +428,54 @@ def test_columns_that_are_free_are_not_penalised_whichever_they_are(weights):
     assert float((w * path.leverage(rows, 0.1)).sum()) == pytest.approx(path.degrees(0.1), rel=1e-9)
 
 
+def by_singular_values(rows, y, ridge, weights, free):
+    """The smallest coefficients of the minimum, by the singular values of what free columns leave."""
+    A, B, s = weights.sqrt()[:, None] * rows, weights.sqrt()[:, None] * y, ridge * weights.sum()
+    back = torch.linalg.pinv(A[:, free], rtol=1e-7)
+    U, S, V = torch.linalg.svd(A[:, ~free] - A[:, free] @ (back @ A[:, ~free]), full_matrices=False)
+    inverse = torch.where(S > 1e-6 * A.norm(), S / (S.square() + s), 0.0)
+    theta = torch.zeros(rows.shape[1], y.shape[1], dtype=y.dtype)
+    theta[~free] = V.T @ (inverse[:, None] * (U.T @ (B - A[:, free] @ (back @ B))))
+    theta[free] = back @ (B - A[:, ~free] @ theta[~free])
+    return theta
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_the_shape_all_numbers_are_those_of_dense_algebra(seed):
+    draw = lambda *choices: choices[int(torch.randint(len(choices), (), generator=generator))]
+    generator = torch.Generator().manual_seed(seed)
+    n, p, ridge, constant = draw(3, 5, 8, 20), draw(2, 4, 8, 20, 30), draw(0.0, 1e-6, 1e-2, 10.0), draw(0, 1)
+    rows, y = random(n, p, seed=seed), random(n, C, seed=seed + 100)
+    if draw(True, False, False):
+        rows[:, -1] = rows[:, 0]
+    w = draw(torch.ones(n, dtype=y.dtype), random(n, seed=seed + 200).abs() + 0.1)
+    if draw(True, False, False):
+        w[1] = 0
+    rows = torch.cat([rows, rows.new_ones(n, constant)], 1)
+    free = torch.arange(p + constant) >= p
+    equations = NormalEquations(p + constant, C)
+    equations.add(rows, y, w)
+    path, some = RidgePath(equations, free), w > 0
+    theta = by_singular_values(rows, y, ridge, w, free)
+    assert_close(rows @ path.coefficients(ridge), rows @ theta, 1e-7)
+    values, fitted, leverages = path.looked_at(rows, y, ridge, w)
+    eye = torch.eye(n, dtype=y.dtype)
+    H = rows @ by_singular_values(rows, eye, ridge, w, free)
+    assert_close(fitted, H @ y, 1e-7)
+    assert_close(leverages, H.diagonal(), 1e-7)
+    assert path.degrees(ridge) == pytest.approx(float(H.trace()), rel=1e-7)
+    error = (w @ (y - H @ y).square()) / w.sum()
+    assert_close(path.residual(ridge), error, 1e-7, scale=1)
+    spare = 1 - float(H.trace()) / int(some.sum())
+    if spare > 1e-3:
+        assert path.gcv(ridge) == pytest.approx(float(error.sum()) / spare**2, rel=1e-6)
+    assert_close(rows[:, ~free].T @ path.duals(rows, y, ridge, w), path.coefficients(ridge)[~free], 1e-7)
+    for i in range(n):
+        others = [j for j in range(n) if j != i]
+        without = by_singular_values(rows[others], y[others], ridge, w[others], free)
+        assert_close(values[i], rows[i] @ without, 1e-6, scale=1 + float(values.abs().max()))
+
+
 def test_samples_that_are_added_and_taken_away_leave_nothing():
     equations = NormalEquations(P, C)
     equations.add(MAP.phi(X), Y, W)

@@ -30,7 +30,7 @@ from .machine import KernelMachine
 from .plan import Plan
 from .reading import centers_of, checked_ridges, look_over, points_and_targets, read_weights
 from .ridges import Ridges
-from .samples import Samples, equations_of, places_of, rows_of
+from .samples import Samples, equations_of, gathered, places_of, rows_of
 
 #: The memory that questions about samples keep to.
 MEMORY = 10**9
@@ -90,9 +90,10 @@ class FeatureMachine:
 
     def __call__(self, x: Any) -> Tensor:
         """The values at points, with shape :math:`(q,)` or :math:`(q, c)`, in the precision of the features."""
-        parts = [values @ self.coefficients.to(values) + self.intercept.to(values)
-                 for _, values in rows_of(self.features, self.features.points(x), self.memory)]
-        return torch.cat(parts)
+        points = self.features.points(x)
+        parts = ((values @ self.coefficients.to(values) + self.intercept.to(values),)
+                 for _, values in rows_of(self.features, points, self.memory))
+        return gathered(len(points), parts)[0]
 
     @property
     def ridge(self) -> float:
@@ -145,11 +146,10 @@ class FeatureMachine:
         Raises:
             DataError: If the samples were not kept, or one alone decides what is said of it.
         """
-        found = []
-        for p, y, w in self._rows():
-            values, fitted, leverages = self.path.looked_at(p, y, self.ridge, w)
-            found.append((values, fitted, y.to(values), leverages))
-        return LeaveOneOut(*(torch.cat(parts).cpu() for parts in zip(*found, strict=True)))
+        parts = ((*self.path.looked_at(p, y, self.ridge, w), y.to(self.path.equations.gram))
+                 for p, y, w in self._rows())
+        values, fitted, leverages, targets = (one.cpu() for one in gathered(len(self._known()), parts))
+        return LeaveOneOut(values, fitted, targets, leverages)
 
     @torch.no_grad()
     def leverages(self) -> Tensor:
@@ -158,11 +158,9 @@ class FeatureMachine:
         Raises:
             DataError: If the samples were not kept.
         """
-        found = []
-        for p, _, w in self._rows():
-            leverage = self.path.leverage(p, self.ridge)
-            found.append(leverage if w is None else w.to(leverage) * leverage)
-        return torch.cat(found)
+        parts = ((self.path.leverage(p, self.ridge) * (1.0 if w is None else w.to(self.path.equations.gram)),)
+                 for p, _, w in self._rows())
+        return gathered(len(self._known()), parts)[0]
 
     @torch.no_grad()
     def without(self, rows: Any) -> FeatureMachine:
@@ -235,7 +233,7 @@ class FeatureMachine:
         """
         samples, kernel = self._known(), self.kernel
         centers = centers_of(kernel, samples.points, None, 0, as_bytes(memory))
-        alpha = torch.cat([self.path.duals(p, y, self.ridge, w) for p, y, w in self._rows()])
+        (alpha,) = gathered(len(samples), ((self.path.duals(p, y, self.ridge, w),) for p, y, w in self._rows()))
         return KernelMachine(kernel, centers, alpha[:, 0] if self.single else alpha, self.intercept)
 
     def contributions(self, x: Any, memory: int | str = MEMORY) -> Contributions:

@@ -91,6 +91,24 @@ def rows_of(features: FeatureMap, points: Points, memory: int) -> Iterator[tuple
         yield rows, values
 
 
+def gathered(n: int, parts: Iterator[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Parts of several tensors, each as one with n rows.
+
+    Example:
+        >>> gathered(3, iter([(torch.ones(2),), (torch.zeros(1),)]))
+        (tensor([1., 1., 0.]),)
+    """
+    whole: tuple[Tensor, ...] = ()
+    done = 0
+    for part in parts:
+        # Made beforehand: small tensors that are kept between large ones hold on to memory.
+        whole = whole or tuple(one.new_zeros(n, *one.shape[1:]) for one in part)
+        for place, one in zip(whole, part, strict=True):
+            place[done:done + len(one)] = one
+        done += len(part[0])
+    return whole
+
+
 def with_ones(values: Tensor) -> Tensor:
     """Features and a column of ones."""
     return torch.cat([values, values.new_ones(len(values), 1)], 1)
