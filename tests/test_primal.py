@@ -505,6 +505,8 @@ def test_a_saved_machine_is_the_same_and_knows_samples_that_are_handed_over(tmp_
     assert torch.equal(alone(X2), machine(X2))
     with pytest.raises(DataError, match="came without them"):
         alone.leave_one_out()
+    alone.save(tmp_path / "again")
+    assert torch.equal(ks.FeatureMachine.load(tmp_path / "again", features=Bent())(X2), machine(X2))
 
 
 def test_another_map_or_other_samples_are_refused(tmp_path):
@@ -518,7 +520,7 @@ def test_another_map_or_other_samples_are_refused(tmp_path):
         load(tmp_path / "m", features=Bent(P + 1))
     with pytest.raises(DataError, match="is the map that the machine was fitted with"):
         load(tmp_path / "m", features="Bent")
-    for samples in ((X2, Y2), (X, Y + 1), (X, Y, W)):
+    for samples in ((X2, Y2), (X, Y + 1), (X, Y, W), (X + 1, Y)):
         with pytest.raises(DataError, match="not the samples"):
             load(tmp_path / "m", features=Bent(), samples=samples)
     with pytest.raises(DataError, match="samples are what the machine was fitted to"):
@@ -532,6 +534,7 @@ def test_a_machine_can_be_sent_to_another_process():
     other = pickle.loads(pickle.dumps(machine))
     assert torch.equal(other(X2), machine(X2))
     assert torch.equal(other.at(1.0).coefficients, machine.at(1.0).coefficients)
+    assert torch.equal(other.some_points(), machine.some_points())
 
 
 # -- results ---------------------------------------------------------------------------------------------------------

@@ -21,8 +21,8 @@ from ..result import put_together, taken_apart
 from ..solvers.ridge import NormalEquations, RidgePath
 from ..storage import Store
 from .describing import described, rebuilt
-from .keeping import CLOSE, PROBES, form, named, put
-from .points import in_memory
+from .keeping import CLOSE, form, named, put
+from .points import equal
 from .reading import points_and_targets, read_weights
 from .ridges import Ridges
 from .samples import Samples, rows_of
@@ -40,15 +40,12 @@ SAME = 1e-6
 def save(machine: FeatureMachine, path: str | os.PathLike[str], overwrite: bool) -> Path:
     """Keeps a machine in a folder."""
     folder = as_path(path, "The folder of a machine", '"machines/digits"')
-    equations, samples = machine.path.equations, machine._known()
-    n = len(samples)
-    count = min(PROBES, n)
-    points = in_memory(samples.points.chosen([i * n // count for i in range(count)]))
+    equations, points = machine.path.equations, machine.some_points()
     tensors = {"gram": equations.gram.cpu(), "cross": equations.cross.cpu(), "squares": equations.squares.cpu(),
                "free": machine.path.free, "probe": probe(machine.features, points).cpu()}
     tensors |= {f"centers.{name}": value.cpu() for name, value in named(points).items()}
     meta = {"kernel": described(FeatureKernel(machine.features)), "words": repr(machine.features),
-            "points": form(points), "count": equations.count, "samples": n, "weight": equations.weight,
+            "points": form(points), "count": equations.count, "weight": equations.weight,
             "intercept": machine.constant, "single": machine.single, "unit": machine.unit, "memory": machine.memory,
             "fitting": taken_apart(machine.fitting, "fitting.", tensors)}
     with Store.create(folder, kind=KIND, meta=meta, overwrite=as_switch(overwrite, "overwrite")) as store:
@@ -72,14 +69,13 @@ def load(kind: type[FeatureMachine], path: str | os.PathLike[str], features: Fea
         points, true, free = put(meta["points"], tensors), tensors["probe"], tensors["free"]
         ridges = put_together(meta["fitting"], tensors, str(path))
         settings = {name: meta[name] for name in ("intercept", "single", "unit", "memory")}
-        n = int(meta["samples"])
     except (KeyError, TypeError) as error:
         raise StoreCorrupt(f"{path} lacks a part of a machine ({error}). Save it again.") from error
     if not isinstance(ridges, Ridges):
         raise StoreCorrupt(f"{path} holds a {type(ridges).__name__} where the ridges of a machine should be.")
     _check_features(features, points, true, path)
-    samples = None if given is None else _samples(features, given, settings["unit"], n, equations, path)
-    return kind(features, RidgePath(equations, free), ridges, samples=samples, **settings)
+    samples = None if given is None else _samples(features, given, settings["unit"], equations, points, path)
+    return kind(features, RidgePath(equations, free), ridges, samples=samples, few=points, **settings)
 
 
 def probe(features: FeatureMap, points: Any) -> Tensor:
@@ -113,8 +109,8 @@ def _check_features(features: FeatureMap, points: Any, true: Tensor, path: str |
                         f"differ by {gap:.1e}. Pass the map as it was, with the same parameters.")
 
 
-def _samples(features: FeatureMap, given: Any, unit: float, n: int, equations: NormalEquations,
-             path: str | os.PathLike[str]) -> Samples:
+def _samples(features: FeatureMap, given: Any, unit: float, equations: NormalEquations,
+             few: Any, path: str | os.PathLike[str]) -> Samples:
     if not isinstance(given, tuple | list) or len(given) not in (2, 3):
         raise DataError(f"samples are what the machine was fitted to, (x, y) or (x, y, weights); {what_came(given)} "
                         "came.")
@@ -122,9 +118,10 @@ def _samples(features: FeatureMap, given: Any, unit: float, n: int, equations: N
     weights = read_weights(given[2], len(points)) / unit if len(given) == 3 and given[2] is not None else None
     samples = Samples(points, targets.view(len(points), -1), weights)
     y = samples.targets.double()
-    squares = (torch.ones(len(y), dtype=y.dtype).to(y) if weights is None else weights.to(y)) @ y.square()
-    true = equations.squares.to(squares)
-    if len(points) != n or squares.shape != true.shape or bool(((squares - true).abs() > SAME * true).any()):
-        raise DataError(f"These are not the samples that {path} was fitted to: {n:,} with other targets or weights. "
-                        "Pass them in the order and with the weights of the fit.")
+    w = y.new_ones(len(y)) if weights is None else weights.to(y)
+    squares, true = w @ y.square(), equations.squares.to(y)
+    told = squares.shape == true.shape and not bool(((squares - true).abs() > SAME * true).any())
+    if not told or int((w > 0).sum()) != equations.count or not equal(samples.few, few):
+        raise DataError(f"These are not the samples that {path} was fitted to, {equations.count:,} of them: points, "
+                        "targets or weights differ. Pass them in the order and with the weights of the fit.")
     return samples

@@ -49,6 +49,7 @@ class FeatureMachine:
         intercept: Whether the last column is a constant.
         single: Whether targets have no axis of outputs.
         samples: What the sums are of; ``None`` where that was not kept.
+        few: A few of their points, for a machine without samples, by which its map is known.
         unit: What a weight of one is, in the weights that came.
         memory: About how many bytes the work on samples may use.
 
@@ -74,9 +75,10 @@ class FeatureMachine:
     """
 
     def __init__(self, features: FeatureMap, path: RidgePath, ridges: Ridges, *, intercept: bool = False,
-                 single: bool = False, samples: Samples | None = None, unit: float = 1.0, memory: int = MEMORY):
+                 single: bool = False, samples: Samples | None = None, few: Any = None, unit: float = 1.0,
+                 memory: int = MEMORY):
         self.features, self.path, self.fitting, self.single = features, path, ridges, single
-        self.samples, self.unit, self.memory, self.constant = samples, unit, memory, intercept
+        self.samples, self.few, self.unit, self.memory, self.constant = samples, few, unit, memory, intercept
         theta = path.coefficients(ridges.ridge)
         theta, b = (theta[:-1], theta[-1]) if intercept else (theta, theta.new_zeros(theta.shape[1]))
         self.coefficients, self.intercept = (theta[:, 0], b[0]) if single else (theta, b)
@@ -258,7 +260,6 @@ class FeatureMachine:
 
         Raises:
             StoreExists: If there is something already.
-            DataError: If the machine was loaded without its samples.
         """
         return keeping_features.save(self, path, overwrite)
 
@@ -280,7 +281,11 @@ class FeatureMachine:
 
     def __getstate__(self) -> dict[str, Any]:
         # Points hold the function that reads them, which cannot be sent to another process.
-        return self.__dict__ | {"samples": None}
+        return self.__dict__ | {"samples": None, "few": self.some_points()}
+
+    def some_points(self) -> Any:
+        """A few of the points, as tensors."""
+        return self.few if self.samples is None else self.samples.few
 
     def _known(self) -> Samples:
         if self.samples is None:
@@ -298,7 +303,7 @@ class FeatureMachine:
 
     def _with(self, path: RidgePath, ridges: Ridges, samples: Samples | None) -> FeatureMachine:
         return FeatureMachine(self.features, path, ridges, intercept=self.constant, single=self.single,
-                              samples=samples, unit=self.unit, memory=self.memory)
+                              samples=samples, few=self.few, unit=self.unit, memory=self.memory)
 
 
 def features_of(k: Any) -> FeatureMap:

@@ -14,10 +14,14 @@ from ..data.points import Part, Points
 from ..errors import DataError, NonFiniteError
 from ..features.base import FeatureMap, points_between
 from ..solvers.ridge import NormalEquations
+from .points import in_memory
 
 #: The share of the memory that the features of some points may use, the bytes of one beside its copies in double
 #: precision, and of how many points they are taken at a time at most.
 SHARE, EACH, MOST = 0.25, 32, 4096
+
+#: By how many points a map, or samples, are known again.
+FEW = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +53,13 @@ class Samples:
         numbers = torch.tensor(places, dtype=torch.long)
         return Samples(self.points.chosen(places), self.targets[numbers.to(self.targets.device)],
                        None if self.weights is None else self.weights[numbers])
+
+    @property
+    def few(self) -> Any:
+        """A few of the points, as tensors."""
+        n = len(self)
+        count = min(FEW, n)
+        return in_memory(self.points.chosen([i * n // count for i in range(count)]))
 
     def joined(self, other: Samples) -> Samples:
         """These samples and others after them."""
