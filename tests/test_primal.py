@@ -376,6 +376,19 @@ def test_weights_that_were_left_out_count_as_one():
                  1e-9)
 
 
+def test_whole_numbers_are_joined_with_others_as_they_are():
+    machine = fit(y=Y.round().long()).with_samples(X2, Y2)
+    refit = fit(x=torch.cat([X, X2]), y=torch.cat([Y.round(), Y2]))
+    assert_close(machine.leave_one_out().values, refit.leave_one_out().values, 1e-9)
+
+
+def test_targets_that_are_changed_later_change_nothing():
+    y = Y.clone()
+    machine = fit(y=y)
+    y.zero_()
+    assert_close(machine.leave_one_out().targets, Y)
+
+
 def test_inputs_by_name_can_be_joined():
     class Named(FeatureMap):
         size = P

@@ -60,7 +60,7 @@ def fit_features(k: Any, x: Any, y: Any, ridge: Any, intercept: Any, weights: An
     unit = 1.0 if w is None else float(w.max())
     held = validation_of(kernel, validation, targets)
     look_over(kernel, points, None)
-    samples = Samples(points, targets.view(len(points), -1), None if w is None else w / unit)
+    samples = Samples(points, targets.view(len(points), -1).clone(), None if w is None else w / unit)
     plan = planned_features(features, samples, ridges, constant, room)
     say(repr(plan))
     with telling(progress), counting(len(points), "features", "points") as done:

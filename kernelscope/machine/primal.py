@@ -48,7 +48,8 @@ class FeatureMachine:
         ridges: The ridges that were looked at, and the one to take.
         intercept: Whether the last column is a constant.
         single: Whether targets have no axis of outputs.
-        samples: What the sums are of; ``None`` where that was not kept.
+        samples: What the sums are of, ``None`` where that was not kept. Its points are read again where they are, and
+            are not to be changed.
         few: A few of their points, for a machine without samples, by which its map is known.
         unit: What a weight of one is, in the weights that came.
         memory: About how many bytes the work on samples may use.
@@ -212,7 +213,7 @@ class FeatureMachine:
         w = None if weights is None else read_weights(weights, len(points)) / self.unit
         if w is None and self.unit != 1:
             w = torch.full((len(points),), 1 / self.unit, dtype=torch.float64)
-        more = Samples(points, targets.view(len(points), -1), w)
+        more = Samples(points, targets.view(len(points), -1).clone(), w)
         equations = self.path.equations.copy()
         for p, y2, w2 in more.rows(self.features, self.constant, self.memory):
             equations.add(p, y2, w2)

@@ -68,7 +68,7 @@ class Samples:
             weights = torch.cat([torch.ones(len(one), dtype=torch.float64) if one.weights is None else one.weights
                                  for one in (self, other)])
         return Samples(_joined(self.points, other.points),
-                       torch.cat([self.targets, other.targets.to(self.targets)]), weights)
+                       torch.cat([self.targets, other.targets.to(self.targets.device)]), weights)
 
 
 def equations_of(samples: Samples, features: FeatureMap, intercept: bool, memory: int) -> NormalEquations:
@@ -147,7 +147,7 @@ def _together(one: Any, other: Any, order: Tensor) -> Any:
         return {name: _together(value, other[name], order) for name, value in one.items()}
     if isinstance(one, tuple):
         return tuple(_together(a, b, order) for a, b in zip(one, other, strict=True))
-    return torch.cat([one, other.to(one)])[order.to(one.device)]
+    return torch.cat([one, other.to(one.device)])[order.to(one.device)]
 
 
 def places_of(rows: Any, n: int) -> list[int]:
