@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from .gaussian.result import Posterior
     from .machine.fit import fit
     from .machine.machine import KernelMachine
+    from .machine.primal import FeatureMachine
     from .operator import KernelOperator
     from .report import Report
     from .run.opening import load
@@ -61,9 +62,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = ["Agreement", "Coverage", "Decomposition", "Eigenlearning", "Ensemble", "Expected", "Explanation",
-           "GradientScores", "KernelDistances", "KernelEvolution", "KernelMachine", "KernelOperator", "LearningCurves",
-           "MemoryWeights", "NullSpace", "Orders", "PathKernel", "Posterior", "Predictions", "Report", "Reservoir",
-           "Run", "Scaling", "Separation", "Spectrum", "Tiles", "TradeOffs", "agreement", "coverage", "data",
+           "FeatureMachine", "GradientScores", "KernelDistances", "KernelEvolution", "KernelMachine", "KernelOperator",
+           "LearningCurves", "MemoryWeights", "NullSpace", "Orders", "PathKernel", "Posterior", "Predictions", "Report",
+           "Reservoir", "Run", "Scaling", "Separation", "Spectrum", "Tiles", "TradeOffs", "agreement", "coverage", "data",
            "decompose", "eigenlearning", "ensemble", "errors", "evolution", "expected", "explain", "features", "fit",
            "gradient_scores", "integrations", "kernel_distances", "kernel_of_run", "kernels", "learning_curves", "load",
            "memory_weights", "nn", "null_space", "orders", "path_kernel", "posterior", "predictions", "record",
@@ -77,6 +78,7 @@ _HOMES = {
     "Ensemble": "decomposition.stochastic.ensemble",
     "Expected": "decomposition.stochastic.result",
     "Explanation": "decomposition.explanation",
+    "FeatureMachine": "machine.primal",
     "GradientScores": "diagnostics.scores",
     "KernelDistances": "diagnostics.evolution.between",
     "KernelEvolution": "diagnostics.evolution.result",

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor
@@ -21,21 +21,23 @@ from torch import Tensor
 from .. import __version__
 from ..arguments import as_count, as_seed, as_switch, what_came
 from ..budget import as_bytes
-from ..data.points import Points
 from ..errors import DataError, NonFiniteError, OutOfBudget
-from ..features.base import points_between
+from ..features.base import FeatureMap, points_between
 from ..kernels.base import Kernel
+from ..kernels.of_features import FeatureKernel
 from ..progress import telling
 from ..solvers import Loss, Newton, Problem, Solution, Solver, shared
 from ..tiles import Leading, Tiles
 from .checking import closed, look_at, usable, within
 from .checkpoint import Checkpoint
 from .describing import described
+from .fit_features import fit_features
 from .fitting import Fitting
 from .keeping import probe
 from .machine import KernelMachine
 from .matrix import opened
 from .plan import Plan, minimising, planned
+from .primal import FeatureMachine
 from .reading import (
     centers_of,
     checked_ridges,
@@ -43,6 +45,7 @@ from .reading import (
     digest_of,
     look_over,
     points_and_targets,
+    validation_of,
 )
 from .watching import Errors, Telling
 
@@ -56,19 +59,53 @@ CLOSE = {torch.float64: 1e-6, torch.float32: 1e-3}
 WATCHED, EACH = 1000, 20
 
 
+class Options(TypedDict, total=False):
+    """What a fit may be told beside kernel, points, targets and solver."""
+
+    centers: Any
+    ridge: float | Sequence[float]
+    intercept: bool
+    weights: Any
+    validation: Any
+    checkpoint: str | os.PathLike[str] | None
+    memory: int | str
+    seed: int
+    progress: bool | None
+    distributed: bool
+    loss: str | Loss | None
+    tiles: str | os.PathLike[str] | Tiles | Leading | None
+    patience: int | None
+
+
+@overload
+def fit(k: FeatureMap, x: Any, y: Any = None, *, solver: Literal["primal"] | None = None,
+        **options: Unpack[Options]) -> FeatureMachine: ...
+
+
+@overload
+def fit(k: Kernel | FeatureMap, x: Any, y: Any = None, *, solver: Literal["primal"],
+        **options: Unpack[Options]) -> FeatureMachine: ...
+
+
+@overload
+def fit(k: Kernel | FeatureMap, x: Any, y: Any = None, *, solver: Solver | str | None = None,
+        **options: Unpack[Options]) -> KernelMachine: ...
+
+
 @torch.no_grad()
-def fit(k: Kernel, x: Any, y: Any = None, *, centers: Any = None, ridge: float | Sequence[float] = 0.0,
+def fit(k: Kernel | FeatureMap, x: Any, y: Any = None, *, centers: Any = None, ridge: float | Sequence[float] = 0.0,
         intercept: bool = False, solver: Solver | str | None = None, weights: Any = None, validation: Any = None,
         checkpoint: str | os.PathLike[str] | None = None, memory: int | str = "1GB", seed: int = 0,
         progress: bool | None = None, distributed: bool = False, loss: str | Loss | None = None,
         tiles: str | os.PathLike[str] | Tiles | Leading | None = None,
-        patience: int | None = None) -> KernelMachine:
+        patience: int | None = None) -> KernelMachine | FeatureMachine:
     r"""Fits a kernel machine; prints first what it will do and why, then how far it is.
 
     The machine is computed where the points are and in their precision; for more digits pass ``x.double()``.
 
     Args:
-        k: The kernel. One whose bandwidth is left open gets the median distance of the points.
+        k: The kernel. One whose bandwidth is left open gets the median distance of the points. Or a map of features,
+            whose p weights are solved for in one pass over however many points.
         x: The points, n of them: a tensor, an array, the path of an ``.npy`` file, a data set, or a loader that does
             not shuffle; what does not fit in memory is read in parts.
         y: Their targets, with shape (n,) or (n, c); without them x gives both, as ``(x, y)`` or as a data set does.
@@ -76,10 +113,12 @@ def fit(k: Kernel, x: Any, y: Any = None, *, centers: Any = None, ridge: float |
         centers: ``None`` for all points, a number p of them drawn at random, or points of your own.
         ridge: :math:`\lambda`, from 0 on; or several, which are fitted in the same passes. The machine is then the one
             with the smallest validation error, or of the first without validation; ``machine.at(ridge)`` gives each.
+            Of features it is without validation the one with the smallest GCV, and any other can be asked for.
         intercept: Whether a constant is fitted, which costs nothing in :math:`\|f\|_H`.
         solver: ``"direct"``, ``"cg"``, ``"eigenpro"``, a solver of ``ks.solvers``; or ``None`` to take the one with
             the fewest operations that fits into memory. With all points as centers and a ridge above rounding,
-            ``"cg"`` is :class:`~kernelscope.solvers.PCG`.
+            ``"cg"`` is :class:`~kernelscope.solvers.PCG`. ``"primal"`` solves for the weights of the features of a
+            kernel, as is done for a map anyway; it has no centers, tiles and checkpoints, and takes the squared loss.
         weights: The weight of each point, with shape (n,); only their ratios matter.
         validation: Points and targets to measure the error on, ``(x, y)``; by the loss that the solver minimises.
         checkpoint: A folder to keep in where the fit stands. The same call goes on from there, after a crash or after
@@ -102,7 +141,8 @@ def fit(k: Kernel, x: Any, y: Any = None, *, centers: Any = None, ridge: float |
             validation points some are looked at. If not given, the validation error ends nothing.
 
     Returns:
-        The machine. Its values have shape (q,) for targets of shape (n,), and (q, c) for (n, c).
+        The machine, of features a :class:`~kernelscope.machine.primal.FeatureMachine`. Its values have shape (q,) for
+        targets of shape (n,), and (q, c) for (n, c).
 
     Raises:
         DataError: If shapes, numbers or the kernel cannot be used; said before the work begins.
@@ -120,8 +160,13 @@ def fit(k: Kernel, x: Any, y: Any = None, *, centers: Any = None, ridge: float |
         >>> bool((machine(x) - x[:, 0].sin()).abs().max() < 1e-2)
         True
     """
-    solver = minimising(solver, loss)
     start, quiet = time.monotonic(), progress is not None and not as_switch(progress, "progress")
+    if isinstance(solver, str) and solver == "primal" or solver is None and isinstance(k, FeatureMap):
+        return fit_features(k, x, y, ridge, intercept, weights, validation, memory,
+                            (lambda line: None) if quiet else _print, progress, centers=centers, checkpoint=checkpoint,
+                            distributed=distributed, loss=loss, tiles=tiles, patience=patience)
+    k = FeatureKernel(k) if isinstance(k, FeatureMap) else k
+    solver = minimising(solver, loss)
     task = _task(k, x, y, centers, ridge, intercept, weights, validation, _patient(patience, validation),
                  as_bytes(memory), as_seed(seed), checkpoint is not None, as_switch(distributed, "distributed"),
                  solver.loss if isinstance(solver, Solver) else None, tiles)
@@ -174,7 +219,7 @@ def _task(k: Kernel, x: Any, y: Any, centers: Any, ridge: Any, intercept: bool, 
     kernel = usable(k, None)
     points, targets = points_and_targets(kernel, x, y)
     w = checked_weights(weights, len(points))
-    others = _validation(kernel, validation, targets)
+    others = validation_of(kernel, validation, targets)
     digest = hashlib.sha256() if fingerprint else None
     look_over(kernel, points, digest)
     kernel = usable(kernel, points)
@@ -229,18 +274,6 @@ def _told(errors: Errors) -> tuple[str, str]:
     digest = hashlib.sha256()
     look_over(errors.kernel, errors.x, digest)
     return digest.hexdigest(), digest_of(errors.y)
-
-
-def _validation(kernel: Kernel, given: Any, targets: Tensor) -> tuple[Points, Tensor] | None:
-    if given is None:
-        return None
-    x, y = given if isinstance(given, tuple | list) and len(given) == 2 else (given, None)
-    points, found = points_and_targets(kernel, x, y)
-    if found.shape[1:] != targets.shape[1:]:
-        raise DataError(f"Validation targets have shape {tuple(found.shape)}, and those to fit {tuple(targets.shape)}. "
-                        "Pass targets of the same outputs.")
-    look_over(kernel, points, None)
-    return points, found
 
 
 def _build(problem: Problem, say: Callable[[str], None], progress: bool | None) -> None:

@@ -31,10 +31,10 @@ PROBES, CLOSE = 32, {torch.float64: 1e-8}
 def save(machine: KernelMachine, path: str | os.PathLike[str], overwrite: bool) -> Path:
     """Keeps a machine in a folder."""
     tensors = {"coefficients": machine.coefficients.cpu(), "intercept": machine.intercept.cpu()}
-    tensors |= {f"centers.{name}": value.cpu() for name, value in _named(machine.centers).items()}
+    tensors |= {f"centers.{name}": value.cpu() for name, value in named(machine.centers).items()}
     tensors["probe"] = probe(machine.kernel, machine.centers).cpu()
     said = None if machine.fitting is None else taken_apart(machine.fitting, "fitting.", tensors)
-    meta = {"kernel": described(machine.kernel), "words": repr(machine.kernel), "centers": _form(machine.centers),
+    meta = {"kernel": described(machine.kernel), "words": repr(machine.kernel), "centers": form(machine.centers),
             "fitting": said}
     folder = as_path(path, "The folder of a machine", '"machines/digits"')
     with Store.create(folder, kind="machine", meta=meta, overwrite=as_switch(overwrite, "overwrite")) as store:
@@ -59,7 +59,7 @@ def load(kind: type[KernelMachine], path: str | os.PathLike[str], kernel: Kernel
         raise DataError(f"{path} was saved with {meta.get('words')}, and {kernel!r} came. Leave kernel out: the "
                         "machine knows its own.")
     try:
-        centers = _put(meta["centers"], tensors)
+        centers = put(meta["centers"], tensors)
         fitting = None if meta["fitting"] is None else put_together(meta["fitting"], tensors, str(path))
         coefficients, intercept, true = tensors["coefficients"], tensors["intercept"], tensors["probe"]
     except (KeyError, TypeError) as error:
@@ -91,20 +91,22 @@ def _check_kernel(kernel: Kernel, centers: Any, true: Tensor, path: str | os.Pat
         )
 
 
-def _named(centers: Any) -> dict[str, Tensor]:
+def named(centers: Any) -> dict[str, Tensor]:
+    """The tensors of centers by their names."""
     if isinstance(centers, Tensor):
         return {"0": centers}
     return centers if isinstance(centers, dict) else {str(i): value for i, value in enumerate(centers)}
 
 
-def _form(centers: Any) -> str | int | list[str]:
+def form(centers: Any) -> str | int | list[str]:
     """How the tensors of centers belong together: one, several, or several by name."""
     if isinstance(centers, Tensor):
         return "tensor"
     return sorted(centers) if isinstance(centers, dict) else len(centers)
 
 
-def _put(form: Any, tensors: dict[str, Tensor]) -> Any:
+def put(form: Any, tensors: dict[str, Tensor]) -> Any:
+    """Centers from their tensors."""
     if form == "tensor":
         return tensors["centers.0"]
     if isinstance(form, list):

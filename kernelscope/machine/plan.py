@@ -144,8 +144,8 @@ def planned(problem: Problem, solver: Solver | str | None, words: str, said: str
         _check_room(problem, {repr(solver): cost})
         return solver, _plan(problem, words, None, solver, cost, "as asked for")
     if solver is not None and (not isinstance(solver, str) or solver not in NAMES):
-        raise DataError(f"solver must be {', '.join(map(repr, NAMES))}, a solver of ks.solvers, or None to choose one; "
-                        f"{what_came(solver)} came. Leave it out if in doubt.")
+        raise DataError(f"solver must be {', '.join(map(repr, NAMES))}, 'primal' for features, a solver of ks.solvers, "
+                        f"or None to choose one; {what_came(solver)} came. Leave it out if in doubt.")
     choices = SQUARE if problem.square and is_solid(problem) else CHOICES
     names = NAMES[solver] if solver is not None else tuple(choices)
     if problem.tiles is not None or (solver == "cg" and choices is SQUARE):
@@ -274,12 +274,12 @@ def _rates(problem: Problem) -> tuple[float, float]:
     while seconds < ENOUGH and side < SIDE:
         side *= 2
         x, z = points_between(problem.x, 0, side), points_between(problem.z, 0, side)
-        seconds = _seconds(lambda: problem.kernel(x, z))  # noqa: B023
+        seconds = seconds_of(lambda: problem.kernel(x, z))  # noqa: B023
     a = torch.ones(PRODUCT, PRODUCT, dtype=problem.y.dtype, device=problem.y.device)
-    return seconds / (len(x) * len(z)), _seconds(lambda: a @ a) / (2.0 * PRODUCT**3)
+    return seconds / (len(x) * len(z)), seconds_of(lambda: a @ a) / (2.0 * PRODUCT**3)
 
 
-def _seconds(work: Callable[[], torch.Tensor]) -> float:
+def seconds_of(work: Callable[[], torch.Tensor]) -> float:
     """The shorter of two times, since the first one may include preparations."""
     taken = []
     for _ in range(2):

@@ -66,6 +66,23 @@ def checked_targets(y: Tensor, n: int) -> Tensor:
     return y
 
 
+def validation_of(kernel: Kernel, given: Any, targets: Tensor) -> tuple[Points, Tensor] | None:
+    """Points and targets to measure an error on, looked over.
+
+    Raises:
+        DataError: If their targets are not of the outputs that are fitted.
+    """
+    if given is None:
+        return None
+    x, y = given if isinstance(given, tuple | list) and len(given) == 2 else (given, None)
+    points, found = points_and_targets(kernel, x, y)
+    if found.shape[1:] != targets.shape[1:]:
+        raise DataError(f"Validation targets have shape {tuple(found.shape)}, and those to fit {tuple(targets.shape)}. "
+                        "Pass targets of the same outputs.")
+    look_over(kernel, points, None)
+    return points, found
+
+
 def checked_weights(weights: Any, n: int) -> Tensor | None:
     """Weights divided by their mean, with shape (n,) in float64; ``None`` where all are the same.
 
@@ -75,6 +92,21 @@ def checked_weights(weights: Any, n: int) -> Tensor | None:
     """
     if weights is None:
         return None
+    w = read_weights(weights, n)
+    if not bool((w > 0).any()):
+        raise DataError("All weights are nought, so nothing is left to fit. Give some points a weight.")
+    # Their sum may be more than a number can be, or less.
+    w = w / w.max()
+    return None if bool((w == w[0]).all()) else w / w.mean()
+
+
+def read_weights(weights: Any, n: int) -> Tensor:
+    """Weights as they are, with shape (n,) in float64.
+
+    Raises:
+        DataError: If there is not one for each point, or one is negative.
+        NonFiniteError: If one is NaN or infinite.
+    """
     try:
         # A column of a table may count its rows in a way of its own.
         read = torch.as_tensor(weights.to_numpy(copy=True) if hasattr(weights, "to_numpy") else weights).detach()
@@ -94,11 +126,7 @@ def checked_weights(weights: Any, n: int) -> Tensor | None:
     if bool((w < 0).any()):
         raise DataError(f"Weight {int((w < 0).nonzero()[0])} is negative, and an error cannot count less than nothing. "
                         "Pass weights from 0 on.")
-    if not bool((w > 0).any()):
-        raise DataError("All weights are nought, so nothing is left to fit. Give some points a weight.")
-    # Their sum may be more than a number can be, or less.
-    w = w / w.max()
-    return None if bool((w == w[0]).all()) else w / w.mean()
+    return w
 
 
 def checked_ridges(ridge: Any) -> tuple[float, ...]:

@@ -25,8 +25,8 @@ Drawing = Callable[..., None]
 
 _drawings: dict[type[Result], Drawing] = {}
 _ROOMS = ("agreement", "bundles", "conversions", "coverage", "curves", "ensemble", "evolution", "expected", "ledger",
-          "machines", "memory", "null_spaces", "orders", "path_kernels", "posteriors", "reasons", "scaling", "scores",
-          "spectra", "trade_offs")
+          "machines", "memory", "null_spaces", "orders", "path_kernels", "posteriors", "reasons", "ridges", "scaling",
+          "scores", "spectra", "trade_offs")
 
 
 def drawing(kind: type[Result]) -> Callable[[Drawing], Drawing]:

@@ -23,6 +23,8 @@ from ..diagnostics.scores import GradientScores
 from ..diagnostics.separation import Separation
 from ..diagnostics.spectra import Spectrum
 from ..diagnostics.trade_offs import TradeOffs
+from ..machine.left_out import LeaveOneOut
+from ..machine.ridges import Ridges
 from ..nn.bundles.bundle_report import BundleReport
 from ..nn.layers.comparing import ModeComparison
 from ..nn.layers.report import ConversionReport
@@ -163,6 +165,18 @@ LAYER_GLOSSARY = (
                              "better."),
 )
 
+RIDGE_GLOSSARY = (
+    ("ridge", "The price of large weights of features: the larger it is, the smoother the function, and the farther "
+              "from its samples."),
+    ("degrees of freedom", "The effective number of weights: how many of them the ridge leaves free."),
+    ("residual", "The mean squared error on the samples themselves."),
+    ("GCV", "Generalised cross-validation: the residual, corrected for the share of degrees of freedom that it used "
+            "up. An estimate of the error on points of the same kind that were not fitted."),
+    ("leverage", "How much of the value at a sample is its own target, from 0 to 1."),
+    ("without the sample", "The value at a sample of the machine that is fitted to all others: exact, by a formula and "
+                           "not by another fit."),
+)
+
 #: The words of each kind of results, in the order of the page.
 GLOSSARIES = (
     ((Explanation, Decomposition), GLOSSARY),
@@ -176,6 +190,7 @@ GLOSSARIES = (
     ((TradeOffs,), TRADE_OFF_GLOSSARY),
     ((BundleReport,), BUNDLE_GLOSSARY),
     ((ConversionReport, ModeComparison), LAYER_GLOSSARY),
+    ((Ridges, LeaveOneOut), RIDGE_GLOSSARY),
 )
 
 HEADINGS = {
@@ -192,6 +207,7 @@ HEADINGS = {
     "KernelDistances": "The kernels of two runs",
     "KernelEvolution": "How the kernel moved",
     "LearningCurves": "How errors fall with samples",
+    "LeaveOneOut": "What it says of samples it was not told of",
     "MemoryWeights": "What an optimizer remembers",
     "ModeComparison": "Ways to convert a layer",
     "NullSpace": "What it could not learn",
@@ -199,6 +215,7 @@ HEADINGS = {
     "PathKernel": "A kernel of the run",
     "Predictions": "Foretold and measured",
     "Reservoir": "Residuals that were left alone",
+    "Ridges": "How smooth a function",
     "Scaling": "More centers, more data",
     "Separation": "Which score knows what is unknown",
     "Spectrum": "The spectrum of a kernel",

@@ -2,10 +2,11 @@ r"""Ridge regression in the space of features: all ridges, and what samples left
 
 With a row :math:`p_i` of features for each sample, coefficients are those that minimise
 
-.. math:: \frac1n \sum_i w_i\, |p_i \theta - y_i|^2 + \lambda \sum_{j \in P} |\theta_j|^2,
+.. math:: \frac1W \sum_i w_i\, |p_i \theta - y_i|^2 + \lambda \sum_{j \in P} |\theta_j|^2, \qquad W = \sum_i w_i,
 
-in which some columns, such as a constant, may be free of the penalty. Samples are read in parts: only the products of
-columns are kept, in double precision, of which the spectrum gives the coefficients for every :math:`\lambda`.
+in which some columns, such as a constant, may be free of the penalty; without weights W is the number of samples.
+Samples are read in parts: only the products of columns are kept, in double precision, of which the spectrum gives the
+coefficients for every :math:`\lambda`.
 """
 
 from __future__ import annotations
@@ -15,8 +16,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-#: Below which share of the largest eigenvalue one of the free columns is taken as nought.
-NOUGHT = 1e-12
+from ..errors import DataError
+
+#: Below which share of the largest eigenvalue one is taken as nought; and below which share of the sum of all, before
+#: free columns took theirs.
+NOUGHT, ROUNDING = 1e-12, 1e-14
+
+#: Where a sample's share of its own fitted value is so near one, nothing can be said of it without the sample.
+ALONE = 1e-10
 
 
 class NormalEquations:
@@ -26,13 +33,14 @@ class NormalEquations:
         gram: Of features with features, with shape (p, p).
         cross: Of features with targets, with shape (p, c).
         squares: Of targets with themselves, with shape (c,).
-        count: How many samples there are.
+        count: How many samples there are; those of weight nought do not count.
+        weight: The sum of their weights.
     """
 
     def __init__(self, p: int, c: int, device: torch.device | str = "cpu"):
         nought = torch.zeros(1, dtype=torch.float64, device=device)
         self.gram, self.cross, self.squares = nought.new_zeros(p, p), nought.new_zeros(p, c), nought.new_zeros(c)
-        self.count = 0
+        self.count, self.weight = 0, 0.0
 
     def add(self, features: Tensor, targets: Tensor, weights: Tensor | None = None, sign: int = 1) -> None:
         """Adds samples, or with ``sign=-1`` takes them away.
@@ -44,11 +52,20 @@ class NormalEquations:
             sign: 1 or -1.
         """
         p, y = features.to(self.gram), targets.to(self.gram)
-        heavy = p if weights is None else p * weights.to(p)[:, None]
+        w = p.new_ones(len(p)) if weights is None else weights.to(p)
+        heavy = p if weights is None else p * w[:, None]
         self.gram.addmm_(heavy.T, p, alpha=sign)
         self.cross.addmm_(heavy.T, y, alpha=sign)
-        self.squares += sign * (y.square() if weights is None else y.square() * weights.to(p)[:, None]).sum(0)
-        self.count += sign * len(p)
+        self.squares += sign * (w @ y.square())
+        self.count += sign * int((w > 0).sum())
+        self.weight += sign * float(w.sum())
+
+    def copy(self) -> NormalEquations:
+        """The same sums, to which samples can be added without changing these."""
+        other = NormalEquations(len(self.gram), len(self.squares), self.cross.device)
+        other.gram, other.cross, other.squares = self.gram.clone(), self.cross.clone(), self.squares.clone()
+        other.count, other.weight = self.count, self.weight
+        return other
 
 
 class RidgePath:
@@ -72,7 +89,33 @@ class RidgePath:
         shared = inverse @ gram[free][:, ~free]
         rest = gram[~free][:, ~free] - gram[~free][:, free] @ shared
         values, modes = torch.linalg.eigh((rest + rest.T) / 2)
-        return inverse, shared, values.clamp(min=0), modes
+        # What rounding leaves of a direction that no sample has would be divided by the ridge.
+        least = torch.maximum(NOUGHT * values.max(), ROUNDING * gram.diagonal()[~free].sum())
+        return inverse, shared, values * (values > least), modes
+
+    @cached_property
+    def _along(self) -> Tensor:
+        """Targets along the modes, with shape (q, c)."""
+        _, shared, _, modes = self._parts
+        free, cross = self.free.to(modes.device), self.equations.cross
+        return modes.T @ (cross[~free] - shared.T @ cross[free])
+
+    @cached_property
+    def _spare(self) -> int:
+        """How many samples there are beyond those that all columns can pass through."""
+        inverse, _, values, _ = self._parts
+        block = self.equations.gram[self.free][:, self.free]
+        return max(0, self.equations.count - round(float((inverse * block).sum())) - int((values > 0).sum()))
+
+    @cached_property
+    def _least(self) -> Tensor:
+        """The sum of squares that is left of each target without a ridge, with shape (c,)."""
+        if not self._spare:
+            return torch.zeros_like(self.equations.squares)
+        inverse, _, values, _ = self._parts
+        cross = self.equations.cross[self.free]
+        explained = (cross * (inverse @ cross)).sum(0) + self._shrunk(0.0) @ self._along.square()
+        return (self.equations.squares - explained).clamp(min=0)
 
     @property
     def spectrum(self) -> Tensor:
@@ -84,8 +127,7 @@ class RidgePath:
         inverse, shared, values, modes = self._parts
         free, cross = self.free.to(modes.device), self.equations.cross
         found = torch.zeros_like(cross)
-        right = cross[~free] - shared.T @ cross[free]
-        found[~free] = modes @ (self._shrunk(values, ridge)[:, None] * (modes.T @ right))
+        found[~free] = modes @ (self._shrunk(self._shift(ridge))[:, None] * self._along)
         found[free] = inverse @ cross[free] - shared @ found[~free]
         return found
 
@@ -93,28 +135,129 @@ class RidgePath:
         """The effective number of coefficients: the trace of the matrix that takes targets to fitted values."""
         inverse, _, values, _ = self._parts
         block = self.equations.gram[self.free][:, self.free]
-        return float((values * self._shrunk(values, ridge)).sum()) + float((inverse * block).sum())
+        return float((values * self._shrunk(self._shift(ridge))).sum()) + float((inverse * block).sum())
 
     def residual(self, ridge: float) -> Tensor:
         """The mean square that is left of each target, with shape (c,)."""
-        theta = self.coefficients(ridge)
-        gram, cross = self.equations.gram, self.equations.cross
-        left = self.equations.squares - (theta * (2 * cross - gram @ theta)).sum(0)
-        return left.clamp(min=0) / self.equations.count
+        return (self._least + self._shift(ridge) ** 2 * self._bent(ridge)) / self.equations.weight
 
     def gcv(self, ridge: float) -> float:
-        r"""Generalised cross-validation: what is left, over :math:`(1 - \mathrm{degrees} / n)^2`; infinite for none."""
-        share = 1 - self.degrees(ridge) / self.equations.count
-        return float(self.residual(ridge).sum()) / share**2 if share > 0 else float("inf")
+        r"""Generalised cross-validation: what is left, over :math:`(1 - \mathrm{degrees} / n)^2`.
+
+        Where columns pass through all samples both are nought without a ridge, and their limit is given.
+
+        References:
+            | Generalized cross-validation as a method for choosing a good ridge parameter (Golub et al., 1979)
+        """
+        shift, count = self._shift(ridge), self.equations.count
+        inside = float(self._shrunk(shift).sum())
+        if self._spare:
+            return float(self.residual(ridge).sum()) / ((self._spare + shift * inside) / count) ** 2
+        # The ridge is a factor of both.
+        left = float(self._bent(ridge).sum()) / self.equations.weight
+        return left / (inside / count) ** 2 if inside else float("inf")
 
     def leverage(self, features: Tensor, ridge: float) -> Tensor:
         """How much each sample says of its own fitted value, with shape (n,); its weight has to be multiplied on."""
-        inverse, shared, values, modes = self._parts
-        p, free = features.to(modes), self.free.to(modes.device)
-        apart = (p[:, ~free] - p[:, free] @ shared) @ modes
-        return (p[:, free] @ inverse * p[:, free]).sum(1) + apart.square() @ self._shrunk(values, ridge)
+        beside, apart = self._split(features)
+        return self._own(features, beside) + apart.square() @ self._shrunk(self._shift(ridge))
 
-    def _shrunk(self, values: Tensor, ridge: float) -> Tensor:
-        """The inverse of the eigenvalues with the ridge; nought where both are nought."""
-        shifted = values + ridge * self.equations.count
-        return torch.where(shifted > NOUGHT * values.max().clamp(min=0), shifted.reciprocal(), 0.0)
+    def left_out(self, features: Tensor, targets: Tensor, ridge: float, weights: Tensor | None = None) -> Tensor:
+        r"""What would be said of each sample if it had not been fitted to, with shape (n, c).
+
+        .. math:: \frac{p_i \theta' - w_i h_i y_i}{1 - w_i h_i}
+
+        with coefficients and leverage for a penalty of :math:`\lambda (W - w_i)`, that of the other samples. So the
+        values are those of a fit to the others with the same :math:`\lambda`. Where columns pass through all samples,
+        the limit of a small ridge is among them.
+
+        Args:
+            features: Features of samples that are among those of the sums, with shape (n, p).
+            targets: Their targets, with shape (n, c).
+            ridge: :math:`\lambda`.
+            weights: Their weights, with shape (n,).
+
+        Raises:
+            DataError: If a sample alone decides what is said of it.
+
+        References:
+            | The relationship between variable selection and data augmentation and a method for prediction
+              (Allen, 1974)
+        """
+        return self.looked_at(features, targets, ridge, weights)[0]
+
+    def looked_at(self, features: Tensor, targets: Tensor, ridge: float,
+                  weights: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """What would be said of each sample without it, what is said of it, and its leverage times its weight."""
+        cross = self.equations.cross[self.free]
+        beside, apart = self._split(features)
+        y = targets.to(apart)
+        w = y.new_ones(len(y)) if weights is None else weights.to(y)
+        own, squared = self._own(features, beside), apart.square()
+        base, inverse = beside @ cross, self._shrunk(self._shift(ridge))
+        fitted, leverage = base + apart @ (inverse[:, None] * self._along), w * (own + squared @ inverse)
+        if weights is None:
+            # One penalty is that of all.
+            shrunk = self._shrunk(ridge * (self.equations.weight - 1))
+            others, bent = apart @ (shrunk[:, None] * self._along), squared @ shrunk
+        else:
+            shrunk = self._shrunk(ridge * (self.equations.weight - w)[:, None])
+            others, bent = (apart * shrunk) @ self._along, (squared * shrunk).sum(1)
+        if self._spare:
+            lack, share = y - base - others, 1 - w * (own + bent)
+            share[share < ALONE] = 0
+        else:
+            # The same two numbers over the ridge, of which nothing is lost where it is small.
+            heavy = shrunk * self._shrunk(0.0)
+            lack, share = (apart * heavy) @ self._along, w * (squared * heavy).sum(1)
+        alone = ((share == 0) & (w > 0)).nonzero().flatten()
+        if len(alone):
+            raise DataError(f"{len(alone)} of {len(y)} samples alone decide what is said of them, so that nothing is "
+                            "known of them without themselves. Use a ridge above nought, or leave out the features "
+                            "that only they have.")
+        return torch.where((w > 0)[:, None], y - lack / share[:, None], fitted), fitted, leverage
+
+    def duals(self, features: Tensor, targets: Tensor, ridge: float, weights: Tensor | None = None) -> Tensor:
+        r"""One coefficient for each sample and target, with shape (n, c): penalised columns are :math:`P^T \alpha`.
+
+        .. math:: \alpha_i = \frac{w_i\, (y_i - p_i \theta)}{W \lambda};
+
+        without a ridge those of the least weighted square.
+
+        Args:
+            features: The features of all samples or of some, with shape (n, p).
+            targets: Their targets, with shape (n, c).
+            ridge: :math:`\lambda`.
+            weights: Their weights, with shape (n,).
+        """
+        _, _, values, modes = self._parts
+        shift, y = self._shift(ridge), targets.to(modes)
+        if self._spare and shift > NOUGHT * float(values.max()):
+            alpha = (y - features.to(y) @ self.coefficients(ridge)) / shift
+        else:
+            # The same, of which nothing is lost where the ridge is small.
+            heavy = self._shrunk(shift) * self._shrunk(0.0)
+            alpha = self._split(features)[1] @ (heavy[:, None] * self._along)
+        return alpha if weights is None else alpha * weights.to(alpha)[:, None]
+
+    def _split(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Features by what free columns say, and what is left of the others, along the modes."""
+        inverse, shared, _, modes = self._parts
+        p, free = features.to(modes), self.free.to(modes.device)
+        return p[:, free] @ inverse, (p[:, ~free] - p[:, free] @ shared) @ modes
+
+    def _own(self, features: Tensor, beside: Tensor) -> Tensor:
+        """What free columns say of each sample's own fitted value."""
+        return (beside * features.to(beside)[:, self.free.to(beside.device)]).sum(1)
+
+    def _shift(self, ridge: float) -> float:
+        return ridge * self.equations.weight
+
+    def _shrunk(self, shift: float | Tensor) -> Tensor:
+        """The inverse of the shifted eigenvalues; nought for directions that no sample has."""
+        values = self._parts[2]
+        return torch.where(values > 0, (values + shift).reciprocal(), 0.0)
+
+    def _bent(self, ridge: float) -> Tensor:
+        """What a ridge adds to the squares that are left of each target, over the square of its shift."""
+        return (self._shrunk(self._shift(ridge)).square() * self._shrunk(0.0)) @ self._along.square()
