@@ -64,10 +64,10 @@ __version__ = "0.1.0"
 __all__ = ["Agreement", "Coverage", "Decomposition", "Eigenlearning", "Ensemble", "Expected", "Explanation",
            "FeatureMachine", "GradientScores", "KernelDistances", "KernelEvolution", "KernelMachine", "KernelOperator",
            "LearningCurves", "MemoryWeights", "NullSpace", "Orders", "PathKernel", "Posterior", "Predictions", "Report",
-           "Reservoir", "Run", "Scaling", "Separation", "Spectrum", "Tiles", "TradeOffs", "agreement", "coverage", "data",
-           "decompose", "eigenlearning", "ensemble", "errors", "evolution", "expected", "explain", "features", "fit",
-           "gradient_scores", "integrations", "kernel_distances", "kernel_of_run", "kernels", "learning_curves", "load",
-           "memory_weights", "nn", "null_space", "orders", "path_kernel", "posterior", "predictions", "record",
+           "Reservoir", "Run", "Scaling", "Separation", "Spectrum", "Tiles", "TradeOffs", "agreement", "coverage",
+           "data", "decompose", "eigenlearning", "ensemble", "errors", "evolution", "expected", "explain", "features",
+           "fit", "gradient_scores", "integrations", "kernel_distances", "kernel_of_run", "kernels", "learning_curves",
+           "load", "memory_weights", "nn", "null_space", "orders", "path_kernel", "posterior", "predictions", "record",
            "reservoir", "scaling", "separation", "sklearn", "solvers", "spectrum", "trade_offs"]
 
 _HOMES = {

@@ -90,7 +90,8 @@ class RidgePath:
         rest = gram[~free][:, ~free] - gram[~free][:, free] @ shared
         values, modes = torch.linalg.eigh((rest + rest.T) / 2)
         # What rounding leaves of a direction that no sample has would be divided by the ridge.
-        least = torch.maximum(NOUGHT * values.max(), ROUNDING * gram.diagonal()[~free].sum())
+        most = values.max() if len(values) else values.sum()
+        least = torch.maximum(NOUGHT * most, ROUNDING * gram.diagonal()[~free].sum())
         return inverse, shared, values * (values > least), modes
 
     @cached_property
@@ -232,7 +233,7 @@ class RidgePath:
         """
         _, _, values, modes = self._parts
         shift, y = self._shift(ridge), targets.to(modes)
-        if self._spare and shift > NOUGHT * float(values.max()):
+        if self._spare and (not len(values) or shift > NOUGHT * float(values.max())):
             alpha = (y - features.to(y) @ self.coefficients(ridge)) / shift
         else:
             # The same, of which nothing is lost where the ridge is small.

@@ -27,7 +27,7 @@ from ...machine.machine import KernelMachine
 from ...result import rows_of
 from ...solvers.ridge import RidgePath
 from ...storage import Store
-from .closed_form import left_out, less, on_cpu, summed
+from .closed_form import less, on_cpu, summed
 from .towers import Fourier, Neurons, Rectified
 
 #: The towers that are kept with a bundled network.
@@ -228,7 +228,7 @@ class BundledModel(nn.Module):
             DataError: If its parameters were changed since they were solved for; so do the others.
         """
         self._solved()
-        return left_out(self.path, self._columns(), self.targets, self.ridge)
+        return self.path.left_out(self._columns(), self.targets, self.ridge)
 
     def without(self, rows: Any) -> BundledModel:
         """The network that is fitted to the other samples, with the same ridge; exact, without reading them again.

@@ -60,26 +60,9 @@ def summed(columns: Tensor, targets: Tensor) -> NormalEquations:
 
 def less(equations: NormalEquations, columns: Tensor, targets: Tensor) -> NormalEquations:
     """The sums without some of their samples."""
-    rest = NormalEquations(*equations.cross.shape)
-    for name in ("gram", "cross", "squares"):
-        setattr(rest, name, getattr(equations, name).clone())
-    rest.count = equations.count
+    rest = equations.copy()
     rest.add(columns, targets, sign=-1)
     return rest
-
-
-def left_out(path: RidgePath, columns: Tensor, targets: Tensor, ridge: float) -> Tensor:
-    r"""What the fit to all other samples says of each, with shape (n, c): exact, by one more pass.
-
-    .. math:: f_{-i}(x_i) = y_i - \frac{y_i - f(x_i)}{1 - h_i}
-
-    The ridge counts a sample less, so that it is that of the mean over the n - 1 others.
-    """
-    n = path.equations.count
-    smaller = ridge * (n - 1) / n
-    fitted = columns @ path.coefficients(smaller)
-    share = 1 - path.leverage(columns, smaller)
-    return targets - (targets - fitted) / share[:, None]
 
 
 def without_features(path: RidgePath) -> Tensor:

@@ -15,7 +15,7 @@ from .blockwise import reader_of
 from .bundle_report import BundleReport
 from .bundled import BundledLayer, BundledModel, flat
 from .choosing import HELD, Plan, by_bandwidth, spread_over
-from .closed_form import chosen_ridge, left_out, on_cpu, summed
+from .closed_form import chosen_ridge, on_cpu, summed
 from .comparing import Comparison, are_classes
 from .towers import Fourier, Rectified, drawn
 from .watching import BATCH, answered, batches
@@ -55,7 +55,7 @@ def whole(reader: nn.Module, points: Points, labels: Tensor | None, targets: Any
     goal: Tensor | None
     if test is None:
         before, after, words, truth = own, bundled.leave_one_out(), "samples left out in turn", labels
-        line, goal = left_out(linear, _affine(x, layer), wanted, plain), None if by_class else wanted
+        line, goal = linear.left_out(_affine(x, layer), wanted, plain), None if by_class else wanted
     else:
         given, words, truth = flat(_inputs(test[0]), x.shape[1]), "test points", test[1]
         before, after = _answers(reader, test[0])[0], layer(given.to(layer.mean))
