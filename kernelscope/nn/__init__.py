@@ -1,0 +1,7 @@
+"""Layers that are kernels: they meet their inputs and their parameters in one product of two feature maps."""
+
+from .adapter import SNNKAdapter
+from .injecting import Injected, inject
+from .keeping_adapters import load_adapters, save_adapters
+
+__all__ = ["Injected", "SNNKAdapter", "inject", "load_adapters", "save_adapters"]
