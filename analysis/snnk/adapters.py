@@ -1,0 +1,174 @@
+"""How few numbers fine-tune a transformer: adapters of random features beside the standard ones.
+
+A small encoder learns words from the language reference and from docstrings of modules, and is then frozen. Its new
+task is to tell from which package of the standard library a passage comes. Every way to fine-tune starts from the same
+encoder, trains the same head beside its own numbers, and sees the same passages in the same order.
+"""
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import kernelscope as ks
+
+from . import text
+from .encoder import Classifier, Encoder, pretrained
+from .rivals import Bottleneck, Shift, appended, frozen, low_rank
+
+#: The way that others are measured against.
+STANDARD = "bottleneck"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Sizes of the study.
+
+    ``reduction`` is the width of the encoder over the hidden neurons of a standard adapter; ``features`` are the sizes
+    of adapters of random features.
+    """
+
+    d: int = 128
+    layers: int = 2
+    heads: int = 4
+    hidden: int = 256
+    length: int = 24
+    words: int = 2000
+    pretraining: int = 800
+    steps: int = 240
+    batch: int = 32
+    most: int = 400
+    held_out: float = 0.3
+    reduction: int = 16
+    features: tuple[int, ...] = (2, 4, 8, 16)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    rates: dict[str, float] = field(default_factory=dict)
+
+
+QUICK = Settings(d=32, hidden=64, words=500, pretraining=20, steps=8, most=40, seeds=(0, 1), features=(2,))
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to fine-tune: its name, what it makes of a model, and the rate at which it learns."""
+
+    name: str
+    place: Callable[[Classifier, int], nn.Module]
+    rate: float
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A pretrained encoder and the passages to fine-tune it with."""
+
+    encoder: Encoder
+    passages: text.Passages
+    classes: tuple[str, ...]
+    loss: float
+
+
+def ground(settings: Settings) -> Ground:
+    """Pretrains an encoder on one domain, and brings the passages of the other."""
+    first = text.reference() + text.modules()
+    words = text.Words(first, settings.words)
+    rows = torch.tensor([row for said in first for row in words.passages(said, settings.length)])
+    passages, classes = text.labelled(words, settings.length)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = Encoder(settings.words, settings.length, settings.d, settings.layers, settings.heads, settings.hidden)
+    loss = pretrained(encoder, rows, settings.pretraining, 64, 2e-3, seed=0)
+    return Ground(encoder, passages, tuple(classes), loss)
+
+
+def ways(settings: Settings) -> list[Way]:
+    """All ways that are compared. Adapters come after the hidden layer of each block, one each."""
+    d, rate = settings.d, lambda name, usual: settings.rates.get(name, usual)
+    after = [f"encoder.blocks.{i}.mlp" for i in range(settings.layers)]
+    linear = [f"encoder.blocks.{i}.attention.{name}" for i in range(settings.layers) for name in ("query", "value")]
+    usual = d // settings.reduction
+
+    def snnk(m: int, form: str) -> Callable[[Classifier, int], nn.Module]:
+        return lambda model, seed: ks.nn.inject(model, after, m, train="head", seed=seed, form=form).model
+
+    found = [Way("head", lambda model, seed: frozen(model, "head"), rate("head", 1e-2)),
+             Way("constant", lambda model, seed: appended(model, after, Shift, d), rate("constant", 1e-2))]
+    found += [Way(f"features m={m}", snnk(m, "added"), rate("features", 1e-2)) for m in settings.features]
+    found += [Way(f"scaled features m={m}", snnk(m, "scaled"), rate("scaled features", 1e-2))
+              for m in settings.features[:1]]
+    found += [Way(f"bottleneck r={r}", lambda model, seed, r=r: appended(model, after, Bottleneck, d, r),
+                  rate("bottleneck", 5e-3)) for r in (1, usual)]
+    found += [Way("low rank r=1", lambda model, seed: low_rank(model, linear, 1), rate("low rank", 1e-2)),
+              Way("everything", lambda model, seed: frozen(model, "encoder", "head"), rate("everything", 1e-3))]
+    return found
+
+
+def fine_tuned(model: nn.Module, train: text.Passages, way: Way, settings: Settings, seed: int) -> nn.Module:
+    """Trains what is not frozen, with Adam and a rate that rises and falls."""
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=way.rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, way.rate, total_steps=settings.steps, pct_start=0.1)
+    draw = torch.Generator().manual_seed(seed)
+    order: list[Tensor] = []
+    for _ in range(settings.steps):
+        if not order:
+            order = list(torch.randperm(len(train.y), generator=draw).split(settings.batch))
+        rows = order.pop()
+        loss = F.cross_entropy(model(train.x[rows]), train.y[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return model
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, test: text.Passages) -> float:
+    """The share of passages whose package is found."""
+    found = torch.cat([model(x).argmax(1) for x in test.x.split(512)])
+    return float((found == test.y).double().mean())
+
+
+def runs(base: Ground, settings: Settings, chosen: list[Way] | None = None) -> pd.DataFrame:
+    """Every way with every seed: one row each, with the numbers trained beside the head."""
+    rows = []
+    for seed in settings.seeds:
+        train, test = base.passages.split(seed, settings.held_out, settings.most)
+        for way in ways(settings) if chosen is None else chosen:
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                start = Classifier(copy.deepcopy(base.encoder), len(base.classes))
+                model = way.place(start, seed)
+            count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+            head = sum(p.numel() for p in start.head.parameters())
+            begun = time.perf_counter()
+            fine_tuned(model, train, way, settings, seed)
+            rows.append({"way": way.name, "seed": seed, "parameters": count - head, "accuracy": accuracy(model, test),
+                         "seconds": time.perf_counter() - begun, "rate": way.rate})
+    return pd.DataFrame(rows)
+
+
+def summary(found: pd.DataFrame, standard: str) -> pd.DataFrame:
+    """One row for each way: its mean accuracy with its standard error over seeds, and the same against a standard.
+
+    Differences are taken seed by seed, as all ways saw the same passages.
+    """
+    table = found.pivot(index="seed", columns="way", values="accuracy")
+    size = found.groupby("way", sort=False)["parameters"].first()
+    rows = []
+    for way in size.index:
+        own, gap = table[way], table[way] - table[standard]
+        rows.append({"way": way, "parameters": int(size[way]),
+                     "times fewer": size[standard] / size[way] if size[way] else float("inf"),
+                     "accuracy": own.mean(), "standard error": own.sem(), "difference": gap.mean(),
+                     "its standard error": gap.sem(), "seconds": found[found["way"] == way]["seconds"].mean()})
+    return pd.DataFrame(rows)
+
+
+def study(settings: Settings) -> tuple[pd.DataFrame, Ground]:
+    """The whole study: the summary of all ways, and what they started from."""
+    base = ground(settings)
+    return summary(runs(base, settings), f"{STANDARD} r={settings.d // settings.reduction}"), base
