@@ -119,12 +119,17 @@ class SNNKAdapter(nn.Module):
         Raises:
             ModelError: Always, with the reason.
         """
-        raise ModelError(
-            "These adapters cannot be merged into the weights beside them: what they add is not linear in their input, "
-            "so that no matrix does the same. Keep the layer, which costs 2 m d products for each input, or use an "
-            "adapter that is linear, such as LoRA."
-        )
+        raise merging_refused()
 
     def extra_repr(self) -> str:
         count = self.psi.numel() + self.vector.numel()
         return f"{self.d}, features={self.features}, form={self.form!r}, {count:,} trainable parameters"
+
+
+def merging_refused() -> ModelError:
+    """Why adapters are not merged into the weights beside them."""
+    return ModelError(
+        "These adapters cannot be merged into the weights beside them: what they add is not linear in their input, so "
+        "that no matrix does the same. Keep the layer, which costs 2 m d products for each input, or use an adapter "
+        "that is linear, such as LoRA."
+    )

@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ..arguments import as_seed, as_switch, what_came
 from ..errors import DataError, ModelError
-from .adapter import SNNKAdapter
+from .adapter import SNNKAdapter, merging_refused
 
 #: The name of an adapter among the children of the layer that it follows.
 CHILD = "snnk_adapter"
@@ -85,8 +85,7 @@ class Injected:
         Raises:
             ModelError: Always, with the reason.
         """
-        raise_for = next(iter(self.adapters.values()), None) or SNNKAdapter(1, 1)
-        raise_for.merge()
+        raise merging_refused()
 
 
 def inject(
@@ -147,7 +146,7 @@ def inject(
     seeds = torch.randint(0, 2**31, (len(names),), generator=draw).tolist()
     made = {}
     for name, own in zip(names, seeds, strict=True):
-        device, dtype = _place(model.get_submodule(name), model)
+        device, dtype = place(model.get_submodule(name), model)
         made[name] = SNNKAdapter(widths[name], features, kind=kind, seed=own, form=form, device=device, dtype=dtype)
     return placed(model if in_place else copy.deepcopy(model), made, trained)
 
@@ -203,7 +202,7 @@ def _fits(name: str, pattern: str, what: str) -> bool:
     return (longer or len(parts) == len(wanted)) and all(map(fnmatchcase, parts, wanted))
 
 
-def _place(layer: nn.Module, model: nn.Module) -> tuple[torch.device, torch.dtype]:
+def place(layer: nn.Module, model: nn.Module) -> tuple[torch.device, torch.dtype]:
     """Where a layer's numbers lie and of which type they are."""
     for module in (layer, model):
         for p in module.parameters():

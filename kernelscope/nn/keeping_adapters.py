@@ -18,7 +18,7 @@ from ..arguments import as_path, as_switch, what_came
 from ..errors import DataError, StoreCorrupt
 from ..storage import Store
 from .adapter import SNNKAdapter
-from .injecting import Injected, placed
+from .injecting import Injected, place, placed
 
 #: How far the size of a frozen parameter may be off: types of fewer digits are let pass, other models are not.
 CLOSE = 1e-2
@@ -99,9 +99,8 @@ def load_adapters(model: nn.Module, path: str | os.PathLike[str], in_place: bool
         for name, value in beside.items():
             model.get_parameter(name).copy_(value)
     for name, adapter in adapters.items():
-        layer = model.get_submodule(name)
-        near = next((p for module in (layer, model) for p in module.parameters()), None)
-        adapter.to(near.device if near is not None else None)
+        device, dtype = place(model.get_submodule(name), model)
+        adapter.to(device, dtype)
     return placed(model, adapters, beside)
 
 

@@ -357,7 +357,7 @@ def test_adapters_of_another_model_are_refused(model, tmp_path):
             load_adapters(other, folder)
     with pytest.raises(DataError, match="torch.nn.Module"):
         load_adapters("model", folder)
-    load_adapters(copy.deepcopy(model).float(), folder)
+    assert load_adapters(copy.deepcopy(model).float(), folder).model(random(1, D).float()).dtype == torch.float32
 
 
 def test_a_damaged_folder_and_removed_adapters_are_refused(model, tmp_path):
