@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import data, errors, features, integrations, kernels, sklearn, solvers
+    from . import data, errors, features, integrations, kernels, nn, sklearn, solvers
     from .decomposition.exact import decompose
     from .decomposition.explaining import explain
     from .decomposition.explanation import Explanation
@@ -65,8 +65,8 @@ __all__ = ["Agreement", "Coverage", "Decomposition", "Eigenlearning", "Ensemble"
            "Run", "Scaling", "Separation", "Spectrum", "Tiles", "agreement", "coverage", "data", "decompose",
            "eigenlearning", "ensemble", "errors", "evolution", "expected", "explain", "features", "fit",
            "gradient_scores", "integrations", "kernel_distances", "kernel_of_run", "kernels", "learning_curves", "load",
-           "memory_weights", "null_space", "orders", "path_kernel", "posterior", "predictions", "record", "reservoir",
-           "scaling", "separation", "sklearn", "solvers", "spectrum"]
+           "memory_weights", "nn", "null_space", "orders", "path_kernel", "posterior", "predictions", "record",
+           "reservoir", "scaling", "separation", "sklearn", "solvers", "spectrum"]
 
 _HOMES = {
     "Agreement": "diagnostics.agreement",

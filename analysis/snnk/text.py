@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 #: Packages of the standard library, whose docstrings are told apart.
-PACKAGES = ("asyncio", "email", "idlelib", "importlib", "logging", "multiprocessing", "tkinter", "unittest", "urllib",
-            "xml")
+PACKAGES = ("asyncio", "email", "idlelib", "importlib", "logging", "tkinter", "unittest", "xml")
 
 #: Numbers of tokens that are no words.
 PADDING, UNKNOWN, MASK, FIRST = 0, 1, 2, 3
