@@ -38,14 +38,14 @@ class Settings:
     heads: int = 4
     hidden: int = 256
     length: int = 24
-    words: int = 2000
-    pretraining: int = 800
-    steps: int = 240
+    words: int = 1000
+    pretraining: int = 1200
+    steps: int = 400
     batch: int = 32
     most: int = 400
     held_out: float = 0.3
     reduction: int = 16
-    features: tuple[int, ...] = (2, 4, 8, 16)
+    features: tuple[int, ...] = (2, 8, 32)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     rates: dict[str, float] = field(default_factory=dict)
 
@@ -81,7 +81,7 @@ def ground(settings: Settings) -> Ground:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         encoder = Encoder(settings.words, settings.length, settings.d, settings.layers, settings.heads, settings.hidden)
-    loss = pretrained(encoder, rows, settings.pretraining, 64, 2e-3, seed=0)
+    loss = pretrained(encoder, rows, settings.pretraining, 32, 3e-3, seed=0)
     return Ground(encoder, passages, tuple(classes), loss)
 
 
@@ -101,9 +101,9 @@ def ways(settings: Settings) -> list[Way]:
     found += [Way(f"scaled features m={m}", snnk(m, "scaled"), rate("scaled features", 1e-2))
               for m in settings.features[:1]]
     found += [Way(f"bottleneck r={r}", lambda model, seed, r=r: appended(model, after, Bottleneck, d, r),
-                  rate("bottleneck", 5e-3)) for r in (1, usual)]
+                  rate("bottleneck", 1e-2)) for r in (1, usual)]
     found += [Way("low rank r=1", lambda model, seed: low_rank(model, linear, 1), rate("low rank", 1e-2)),
-              Way("everything", lambda model, seed: frozen(model, "encoder", "head"), rate("everything", 1e-3))]
+              Way("everything", lambda model, seed: frozen(model, "encoder", "head"), rate("everything", 3e-3))]
     return found
 
 
@@ -140,7 +140,7 @@ def runs(base: Ground, settings: Settings, chosen: list[Way] | None = None) -> p
         for way in ways(settings) if chosen is None else chosen:
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
-                start = Classifier(copy.deepcopy(base.encoder), len(base.classes))
+                start = Classifier(copy.deepcopy(base.encoder), len(base.classes), train.x)
                 model = way.place(start, seed)
             count = sum(p.numel() for p in model.parameters() if p.requires_grad)
             head = sum(p.numel() for p in start.head.parameters())

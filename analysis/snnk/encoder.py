@@ -1,40 +1,37 @@
-"""A small transformer that reads passages, and how it learns words from the words around them."""
+"""A small transformer that reads passages from left to right, and how it learns to guess the next word."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .text import FIRST, MASK, PADDING
-
-#: The share of words that are hidden and have to be found.
-HIDDEN = 0.15
+from .text import PADDING, UNKNOWN
 
 
 class Attention(nn.Module):
-    """Each word looks at the others of its passage."""
+    """Each word looks at those before it."""
 
     def __init__(self, d: int, heads: int):
         super().__init__()
         self.heads = heads
         self.query, self.key, self.value, self.output = (nn.Linear(d, d) for _ in range(4))
 
-    def forward(self, x: Tensor, there: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         q, k, v = (layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
                    for layer in (self.query, self.key, self.value))
-        found = F.scaled_dot_product_attention(q, k, v, attn_mask=there[:, None, None])
+        found = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.output(found.transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
-    """Attention and a layer of hidden neurons, each added to what it reads; adapters come after each."""
+    """Attention and a layer of hidden neurons, each added to what it reads; adapters come after the latter."""
 
     def __init__(self, d: int, heads: int, hidden: int):
         super().__init__()
         self.before, self.attention = nn.LayerNorm(d), Attention(d, heads)
         self.between, self.mlp = nn.LayerNorm(d), nn.Sequential(nn.Linear(d, hidden), nn.GELU(), nn.Linear(hidden, d))
 
-    def forward(self, x: Tensor, there: Tensor) -> Tensor:
-        x = x + self.attention(self.before(x), there)
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.before(x))
         return x + self.mlp(self.between(x))
 
 
@@ -47,39 +44,55 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList(Block(d, heads, hidden) for _ in range(layers))
         self.after = nn.LayerNorm(d)
         for table in (self.words, self.places):
-            nn.init.normal_(table.weight, std=0.02)
+            nn.init.normal_(table.weight, std=d**-0.5)
 
     def forward(self, passages: Tensor) -> Tensor:
-        there = passages != PADDING
         x = self.words(passages) + self.places.weight[:passages.shape[1]]
         for block in self.blocks:
-            x = block(x, there)
+            x = block(x)
         return self.after(x)
 
 
 class Classifier(nn.Module):
-    """An encoder and a linear head on the mean over the words of a passage."""
+    """An encoder and a linear head on the mean over the words of a passage, standardised as it was at the start.
 
-    def __init__(self, encoder: Encoder, classes: int):
+    Args:
+        encoder: The encoder; it becomes a part of this.
+        classes: The number of classes.
+        passages: Those whose means are standardised.
+    """
+
+    center: Tensor
+    scale: Tensor
+
+    def __init__(self, encoder: Encoder, classes: int, passages: Tensor):
         super().__init__()
         self.encoder, self.head = encoder, nn.Linear(encoder.places.embedding_dim, classes)
+        with torch.no_grad():
+            means = torch.cat([self.means(x) for x in passages.split(512)])
+        self.register_buffer("center", means.mean(0))
+        self.register_buffer("scale", means.std(0))
+
+    def means(self, passages: Tensor) -> Tensor:
+        """The mean vectors over the words of passages."""
+        there = (passages != PADDING).to(self.head.weight.dtype)[..., None]
+        return (self.encoder(passages) * there).sum(1) / there.sum(1)
 
     def forward(self, passages: Tensor) -> Tensor:
-        there = (passages != PADDING).to(self.head.weight.dtype)[..., None]
-        return self.head((self.encoder(passages) * there).sum(1) / there.sum(1))
+        return self.head((self.means(passages) - self.center) / self.scale)
 
 
 def pretrained(encoder: Encoder, passages: Tensor, steps: int, batch: int, rate: float, seed: int) -> float:
-    """Lets an encoder find hidden words; the loss over the last tenth of all steps, in nats a word."""
+    """Lets an encoder guess each next known word; the loss over the last tenth of all steps, in nats a word."""
     draw = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
     losses = []
     for _ in range(steps):
         x = passages[torch.randint(0, len(passages), (batch,), generator=draw)]
-        hidden = (torch.rand(x.shape, generator=draw) < HIDDEN) & (x >= FIRST)
-        found = encoder(x.masked_fill(hidden, MASK))[hidden] @ encoder.words.weight.T
-        loss = F.cross_entropy(found, x[hidden])
+        known = x[:, 1:] > UNKNOWN
+        found = encoder(x[:, :-1])[known] @ encoder.words.weight.T
+        loss = F.cross_entropy(found, x[:, 1:][known])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

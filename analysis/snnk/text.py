@@ -19,7 +19,7 @@ from torch import Tensor
 PACKAGES = ("asyncio", "email", "idlelib", "importlib", "logging", "tkinter", "unittest", "xml")
 
 #: Numbers of tokens that are no words.
-PADDING, UNKNOWN, MASK, FIRST = 0, 1, 2, 3
+PADDING, UNKNOWN, FIRST = 0, 1, 2
 
 _TOKEN = re.compile(r"[a-z]+|\d|[^\sa-z\d]")
 
