@@ -1,8 +1,9 @@
 """How few numbers fine-tune a transformer: adapters of random features beside the standard ones.
 
-A small encoder learns words from the language reference and from docstrings of modules, and is then frozen. Its new
-task is to tell from which package of the standard library a passage comes. Every way to fine-tune starts from the same
-encoder, trains the same head beside its own numbers, and sees the same passages in the same order.
+A small transformer learns to guess words of the language reference and of docstrings of modules, and is then frozen.
+There are two new tasks on docstrings of packages, another domain: to tell from which package a passage comes, and to
+guess the next word there. Every way to fine-tune starts from the same network, trains the same head beside its own
+numbers where there is one, and sees the same passages in the same order.
 """
 
 import copy
@@ -12,27 +13,27 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import kernelscope as ks
 
 from . import text
-from .encoder import Classifier, Encoder, pretrained
+from .encoder import Classifier, Encoder, NextWord, mean_loss, pretrained
 from .rivals import Bottleneck, Shift, appended, frozen, low_rank
 
-#: The way that others are measured against.
-STANDARD = "bottleneck"
+#: What networks are fine-tuned for.
+TASKS = ("package", "next word")
 
 
 @dataclass(frozen=True)
 class Settings:
     """Sizes of the study.
 
-    ``reduction`` is the width of the encoder over the hidden neurons of a standard adapter; ``features`` are the sizes
-    of adapters of random features.
+    ``task`` is one of ``TASKS``; ``reduction`` is the width of the encoder over the hidden neurons of a standard
+    adapter; ``features`` are the sizes of adapters of random features.
     """
 
+    task: str = "package"
     d: int = 128
     layers: int = 2
     heads: int = 4
@@ -58,7 +59,7 @@ class Way:
     """A way to fine-tune: its name, what it makes of a model, and the rate at which it learns."""
 
     name: str
-    place: Callable[[Classifier, int], nn.Module]
+    place: Callable[[nn.Module, int], nn.Module]
     rate: float
 
 
@@ -92,8 +93,9 @@ def ways(settings: Settings) -> list[Way]:
     linear = [f"encoder.blocks.{i}.attention.{name}" for i in range(settings.layers) for name in ("query", "value")]
     usual = d // settings.reduction
 
-    def snnk(m: int, form: str) -> Callable[[Classifier, int], nn.Module]:
-        return lambda model, seed: ks.nn.inject(model, after, m, train="head", seed=seed, form=form).model
+    def snnk(m: int, form: str) -> Callable[[nn.Module, int], nn.Module]:
+        train = ["head"] if settings.task == "package" else []
+        return lambda model, seed: ks.nn.inject(model, after, m, train=train, seed=seed, form=form).model
 
     found = [Way("head", lambda model, seed: frozen(model, "head"), rate("head", 1e-2)),
              Way("constant", lambda model, seed: appended(model, after, Shift, d), rate("constant", 1e-2))]
@@ -109,7 +111,10 @@ def ways(settings: Settings) -> list[Way]:
 
 def fine_tuned(model: nn.Module, train: text.Passages, way: Way, settings: Settings, seed: int) -> nn.Module:
     """Trains what is not frozen, with Adam and a rate that rises and falls."""
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=way.rate)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if not trained:
+        return model
+    optimizer = torch.optim.Adam(trained, lr=way.rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, way.rate, total_steps=settings.steps, pct_start=0.1)
     draw = torch.Generator().manual_seed(seed)
     order: list[Tensor] = []
@@ -117,7 +122,7 @@ def fine_tuned(model: nn.Module, train: text.Passages, way: Way, settings: Setti
         if not order:
             order = list(torch.randperm(len(train.y), generator=draw).split(settings.batch))
         rows = order.pop()
-        loss = F.cross_entropy(model(train.x[rows]), train.y[rows])
+        loss = mean_loss(model(train.x[rows]), train.y[rows])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -126,10 +131,17 @@ def fine_tuned(model: nn.Module, train: text.Passages, way: Way, settings: Setti
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, test: text.Passages) -> float:
-    """The share of passages whose package is found."""
-    found = torch.cat([model(x).argmax(1) for x in test.x.split(512)])
-    return float((found == test.y).double().mean())
+def scores(model: nn.Module, test: text.Passages) -> tuple[float, float]:
+    """The share of packages or words that are found, and the loss in nats each."""
+    found = torch.cat([model(x) for x in test.x.split(512)])
+    asked = test.y >= 0
+    return float((found.argmax(-1) == test.y)[asked].double().mean()), float(mean_loss(found, test.y))
+
+
+def started(base: Ground, settings: Settings, train: text.Passages) -> nn.Module:
+    """The network that all ways start from, with a head for the task."""
+    encoder = copy.deepcopy(base.encoder)
+    return Classifier(encoder, len(base.classes), train.x) if settings.task == "package" else NextWord(encoder)
 
 
 def runs(base: Ground, settings: Settings, chosen: list[Way] | None = None) -> pd.DataFrame:
@@ -137,17 +149,21 @@ def runs(base: Ground, settings: Settings, chosen: list[Way] | None = None) -> p
     rows = []
     for seed in settings.seeds:
         train, test = base.passages.split(seed, settings.held_out, settings.most)
+        if settings.task == "next word":
+            train, test = (text.Passages(*text.next_words(side.x), side.source) for side in (train, test))
         for way in ways(settings) if chosen is None else chosen:
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
-                start = Classifier(copy.deepcopy(base.encoder), len(base.classes), train.x)
+                start = started(base, settings, train)
                 model = way.place(start, seed)
             count = sum(p.numel() for p in model.parameters() if p.requires_grad)
-            head = sum(p.numel() for p in start.head.parameters())
+            head = sum(p.numel() for name, p in start.named_parameters() if name.startswith("head."))
             begun = time.perf_counter()
             fine_tuned(model, train, way, settings, seed)
-            rows.append({"way": way.name, "seed": seed, "parameters": count - head, "accuracy": accuracy(model, test),
-                         "seconds": time.perf_counter() - begun, "rate": way.rate})
+            seconds = time.perf_counter() - begun
+            share, loss = scores(model, test)
+            rows.append({"way": way.name, "seed": seed, "parameters": count - head, "accuracy": share, "loss": loss,
+                         "seconds": seconds, "rate": way.rate})
     return pd.DataFrame(rows)
 
 
@@ -164,11 +180,12 @@ def summary(found: pd.DataFrame, standard: str) -> pd.DataFrame:
         rows.append({"way": way, "parameters": int(size[way]),
                      "times fewer": size[standard] / size[way] if size[way] else float("inf"),
                      "accuracy": own.mean(), "standard error": own.sem(), "difference": gap.mean(),
-                     "its standard error": gap.sem(), "seconds": found[found["way"] == way]["seconds"].mean()})
+                     "its standard error": gap.sem(), "loss": found[found["way"] == way]["loss"].mean(),
+                     "seconds": found[found["way"] == way]["seconds"].mean()})
     return pd.DataFrame(rows)
 
 
 def study(settings: Settings) -> tuple[pd.DataFrame, Ground]:
     """The whole study: the summary of all ways, and what they started from."""
     base = ground(settings)
-    return summary(runs(base, settings), f"{STANDARD} r={settings.d // settings.reduction}"), base
+    return summary(runs(base, settings), f"bottleneck r={settings.d // settings.reduction}"), base

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .text import PADDING, UNKNOWN
+from .text import PADDING, next_words
 
 
 class Attention(nn.Module):
@@ -82,17 +82,27 @@ class Classifier(nn.Module):
         return self.head((self.means(passages) - self.center) / self.scale)
 
 
+class NextWord(nn.Module):
+    """An encoder that guesses the next word after each, by its products with the vectors of all words."""
+
+    def __init__(self, encoder: Encoder):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, passages: Tensor) -> Tensor:
+        return self.encoder(passages) @ self.encoder.words.weight.T
+
+
 def pretrained(encoder: Encoder, passages: Tensor, steps: int, batch: int, rate: float, seed: int) -> float:
     """Lets an encoder guess each next known word; the loss over the last tenth of all steps, in nats a word."""
     draw = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(encoder.parameters(), lr=rate, weight_decay=0.01)
+    model = NextWord(encoder)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
     losses = []
     for _ in range(steps):
-        x = passages[torch.randint(0, len(passages), (batch,), generator=draw)]
-        known = x[:, 1:] > UNKNOWN
-        found = encoder(x[:, :-1])[known] @ encoder.words.weight.T
-        loss = F.cross_entropy(found, x[:, 1:][known])
+        x, y = next_words(passages[torch.randint(0, len(passages), (batch,), generator=draw)])
+        loss = mean_loss(model(x), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -100,3 +110,8 @@ def pretrained(encoder: Encoder, passages: Tensor, steps: int, batch: int, rate:
         losses.append(float(loss.detach()))
     last = losses[-max(1, steps // 10):]
     return sum(last) / len(last)
+
+
+def mean_loss(found: Tensor, y: Tensor) -> Tensor:
+    """The cross-entropy of classes or words, over all that are asked for."""
+    return F.cross_entropy(found.flatten(0, -2), y.flatten(), ignore_index=PADDING - 1)

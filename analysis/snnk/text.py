@@ -108,6 +108,12 @@ class Passages:
         return sides[0], sides[1]
 
 
+def next_words(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Passages without their last words, and the word that comes after each: -1 where it is none, or unknown."""
+    after = x[:, 1:]
+    return x[:, :-1], after.masked_fill(after < FIRST, PADDING - 1)
+
+
 def labelled(words: Words, length: int, packages: Iterable[str] = PACKAGES) -> tuple[Passages, list[str]]:
     """Passages of the packages that this Python has, and the names of these packages."""
     x, y, source, names = [], [], [], []
