@@ -41,12 +41,12 @@ class Settings:
     length: int = 24
     words: int = 1000
     pretraining: int = 1200
-    steps: int = 200
+    steps: int = 400
     batch: int = 32
     most: int = 400
     held_out: float = 0.3
     reduction: int = 16
-    features: tuple[int, ...] = (2, 8, 16)
+    features: tuple[int, ...] = (2, 8, 16, 32)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     rates: dict[str, float] = field(default_factory=dict)
 
