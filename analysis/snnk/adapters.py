@@ -9,7 +9,7 @@ numbers where there is one, and sees the same passages in the same order.
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 import torch
@@ -103,7 +103,7 @@ def ways(settings: Settings) -> list[Way]:
     found += [Way(f"scaled features m={m}", snnk(m, "scaled"), rate("scaled features", 1e-2))
               for m in settings.features[:1]]
     found += [Way(f"bottleneck r={r}", lambda model, seed, r=r: appended(model, after, Bottleneck, d, r),
-                  rate("bottleneck", 1e-2)) for r in (1, usual)]
+                  rate("bottleneck", 1e-2)) for r in sorted({1, usual})]
     found += [Way("low rank r=1", lambda model, seed: low_rank(model, linear, 1), rate("low rank", 1e-2)),
               Way("everything", lambda model, seed: frozen(model, "encoder", "head"), rate("everything", 3e-3))]
     return found
@@ -185,7 +185,27 @@ def summary(found: pd.DataFrame, standard: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def study(settings: Settings) -> tuple[pd.DataFrame, Ground]:
-    """The whole study: the summary of all ways, and what they started from."""
+def verdict(table: pd.DataFrame, standard: str) -> str:
+    """Which adapters of random features are as accurate as the standard one, and what else is."""
+    level = table[(table["way"] != standard) & (table["difference"] >= -table["its standard error"])]
+    own = level[level["way"].str.startswith("features")].sort_values("parameters")
+    others = [str(way) for way in level["way"] if "features" not in str(way)]
+    if len(own):
+        best = own.iloc[0]
+        said = (f"{best['way']} is the smallest adapter of random features within one standard error of {standard}: "
+                f"{best['parameters']:,} numbers, {best['times fewer']:.2g} times fewer, and its accuracy is "
+                f"{best['difference']:+.4f} ± {best['its standard error']:.4f} off.")
+    else:
+        said = f"No adapter of random features comes within one standard error of {standard}."
+    return said + (f" So do {', '.join(others)}: the task tells little between ways." if others else "")
+
+
+def study(settings: Settings, tasks: tuple[str, ...] = TASKS) -> tuple[dict[str, pd.DataFrame], Ground]:
+    """The whole study: for each task one row for each way and seed, and what all started from."""
     base = ground(settings)
-    return summary(runs(base, settings), f"bottleneck r={settings.d // settings.reduction}"), base
+    return {task: runs(base, replace(settings, task=task)) for task in tasks}, base
+
+
+def standard(settings: Settings) -> str:
+    """The name of the way that the others are measured against: the adapter of the usual width."""
+    return f"bottleneck r={settings.d // settings.reduction}"
