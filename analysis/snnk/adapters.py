@@ -189,7 +189,8 @@ def verdict(table: pd.DataFrame, standard: str) -> str:
     """Which adapters of random features are as accurate as the standard one, and what else is."""
     level = table[(table["way"] != standard) & (table["difference"] >= -table["its standard error"])]
     own = level[level["way"].str.startswith("features")].sort_values("parameters")
-    others = [str(way) for way in level["way"] if "features" not in str(way)]
+    fewer = level[level["parameters"] < (own["parameters"].min() if len(own) else float("inf"))]
+    others = [str(way) for way in fewer["way"] if "features" not in str(way)]
     if len(own):
         best = own.iloc[0]
         said = (f"{best['way']} is the smallest adapter of random features within one standard error of {standard}: "
@@ -197,7 +198,7 @@ def verdict(table: pd.DataFrame, standard: str) -> str:
                 f"{best['difference']:+.4f} ± {best['its standard error']:.4f} off.")
     else:
         said = f"No adapter of random features comes within one standard error of {standard}."
-    return said + (f" So do {', '.join(others)}: the task tells little between ways." if others else "")
+    return said + (f" So do smaller ones, {', '.join(others)}: the task tells little between ways." if others else "")
 
 
 def study(settings: Settings, tasks: tuple[str, ...] = TASKS) -> tuple[dict[str, pd.DataFrame], Ground]:

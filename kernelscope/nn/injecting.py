@@ -48,7 +48,8 @@ class Injected:
         kept = sum(p.numel() for p in self.model.parameters()) - self.count
         adapters = sum(p.numel() for a in self.adapters.values() for p in a.parameters())
         beside = f" and {self.count - adapters:,} of the model" if self.count > adapters else ""
-        return (f"{len(self.adapters)} adapters with {adapters:,} parameters{beside} are trained; {kept:,} are frozen.")
+        n = len(self.adapters)
+        return f"{n} adapter{'s' * (n != 1)} with {adapters:,} parameters{beside} are trained; {kept:,} are frozen."
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """What is trained: the adapters, and what was named in ``train``, by their names in the model."""
@@ -126,7 +127,7 @@ def inject(
         >>> model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
         >>> injected = inject(model, "0", features=2, train="2")
         >>> injected
-        1 adapters with 48 parameters and 51 of the model are trained; 80 are frozen.
+        1 adapter with 48 parameters and 51 of the model are trained; 80 are frozen.
         >>> x = torch.randn(5, 4)
         >>> torch.equal(injected.model(x), model(x))
         True

@@ -47,7 +47,7 @@ def save_adapters(injected: Injected, path: str | os.PathLike[str], overwrite: b
         >>> injected = inject(model, "0", features=2)
         >>> folder = save_adapters(injected, "adapters/first")
         >>> load_adapters(model, folder)
-        1 adapters with 48 parameters are trained; 131 are frozen.
+        1 adapter with 48 parameters are trained; 131 are frozen.
     """
     if not isinstance(injected, Injected) or not injected.adapters:
         came = "one without adapters" if isinstance(injected, Injected) else what_came(injected)
