@@ -32,6 +32,18 @@ class Injected:
     Attributes:
         model: The model with its adapters, to be trained and used as before.
         adapters: The adapters, by the name of the layer that each follows.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
+        >>> injected = inject(model, ["0", "2"], features=2)
+        >>> injected.adapters["2"], injected.count
+        (SNNKAdapter(3, features=2, form='added', 9 trainable parameters), 57)
+        >>> injected.remove()
+        Sequential(
+          (0): Linear(in_features=4, out_features=16, bias=True)
+          (1): ReLU()
+          (2): Linear(in_features=16, out_features=3, bias=True)
+        )
     """
 
     def __init__(
@@ -39,10 +51,11 @@ class Injected:
         model: nn.Module,
         adapters: dict[str, SNNKAdapter],
         hooks: list[RemovableHandle],
-        frozen: dict[str, bool],
+        before: dict[str, bool],
     ):
         self.model, self.adapters = model, adapters
-        self._hooks, self._frozen = hooks, frozen
+        # Which parameters were trained before.
+        self._hooks, self._before = hooks, before
 
     def __repr__(self) -> str:
         kept = sum(p.numel() for p in self.model.parameters()) - self.count
@@ -76,7 +89,7 @@ class Injected:
             if isinstance(getattr(layer, CHILD, None), SNNKAdapter):
                 delattr(layer, CHILD)
         for name, p in self.model.named_parameters():
-            p.requires_grad_(self._frozen.get(name, p.requires_grad))
+            p.requires_grad_(self._before.get(name, p.requires_grad))
         self.adapters, self._hooks = {}, []
         return self.model
 

@@ -79,6 +79,15 @@ def load_adapters(model: nn.Module, path: str | os.PathLike[str], in_place: bool
     Raises:
         DataError: If the model is another one, by its layers, its shapes or its numbers.
         StoreCorrupt: If the folder lacks something.
+
+    Example:
+        >>> from kernelscope.nn import inject
+        >>> model = nn.Sequential(nn.Linear(4, 16), nn.Tanh())
+        >>> injected = inject(model, "0", features=2)
+        >>> again = load_adapters(model, save_adapters(injected, "adapters/one"))
+        >>> x = torch.randn(3, 4)
+        >>> torch.equal(again.model(x), injected.model(x))
+        True
     """
     if not isinstance(model, nn.Module):
         raise DataError(f"Adapters are placed in a torch.nn.Module; {what_came(model)} came. Pass the model itself.")
