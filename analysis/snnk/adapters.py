@@ -46,7 +46,7 @@ class Settings:
     most: int = 400
     held_out: float = 0.3
     reduction: int = 16
-    features: tuple[int, ...] = (2, 8, 16, 32)
+    features: tuple[int, ...] = (2, 8, 32)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     rates: dict[str, float] = field(default_factory=dict)
 
@@ -88,6 +88,7 @@ def ground(settings: Settings) -> Ground:
 
 def ways(settings: Settings) -> list[Way]:
     """All ways that are compared. Adapters come after the hidden layer of each block, one each."""
+    # Rates are the best, or within the noise of it, on the split of seed 100, of which nothing is reported.
     d, rate = settings.d, lambda name, usual: settings.rates.get(name, usual)
     after = [f"encoder.blocks.{i}.mlp" for i in range(settings.layers)]
     linear = [f"encoder.blocks.{i}.attention.{name}" for i in range(settings.layers) for name in ("query", "value")]
@@ -201,8 +202,11 @@ def verdict(table: pd.DataFrame, standard: str) -> str:
     return said + (f" So do smaller ones, {', '.join(others)}: the task tells little between ways." if others else "")
 
 
-def study(settings: Settings, tasks: tuple[str, ...] = TASKS) -> tuple[dict[str, pd.DataFrame], Ground]:
-    """The whole study: for each task one row for each way and seed, and what all started from."""
+def study(settings: Settings, tasks: tuple[str, ...] = TASKS[:1]) -> tuple[dict[str, pd.DataFrame], Ground]:
+    """The whole study: for each task one row for each way and seed, and what all started from.
+
+    One task takes some minutes on one core; the second, which takes as long, is left out unless it is asked for.
+    """
     base = ground(settings)
     return {task: runs(base, replace(settings, task=task)) for task in tasks}, base
 
