@@ -1,7 +1,7 @@
 """Layers that are kernels: they meet their inputs and their parameters in one product of two feature maps."""
 
-from .adapter import SNNKAdapter
-from .injecting import Injected, inject
-from .keeping_adapters import load_adapters, save_adapters
+from .adapters.adapter import SNNKAdapter
+from .adapters.injecting import Injected, inject
+from .adapters.keeping_adapters import load_adapters, save_adapters
 
 __all__ = ["Injected", "SNNKAdapter", "inject", "load_adapters", "save_adapters"]

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..arguments import as_seed, as_switch, what_came
-from ..errors import DataError, ModelError
+from ...arguments import as_seed, as_switch, what_came
+from ...errors import DataError, ModelError
 from .adapter import SNNKAdapter, merging_refused
 
 #: The name of an adapter among the children of the layer that it follows.

@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..arguments import as_choice, as_count, as_seed, what_came
-from ..errors import DataError, ModelError
-from ..features.directions import KINDS, directions
+from ...arguments import as_choice, as_count, as_seed, what_came
+from ...errors import DataError, ModelError
+from ...features.directions import KINDS, directions
 
 #: What the d numbers beside Psi do: they are added, or they scale what Psi gives, channel by channel.
 FORMS = ("added", "scaled")

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import __version__
-from ..arguments import as_path, as_switch, what_came
-from ..errors import DataError, StoreCorrupt
-from ..storage import Store
+from ... import __version__
+from ...arguments import as_path, as_switch, what_came
+from ...errors import DataError, StoreCorrupt
+from ...storage import Store
 from .adapter import SNNKAdapter
 from .injecting import Injected, place, placed
 
