@@ -1,0 +1,1 @@
+"""Adapters of random features: placed, trained, kept."""
