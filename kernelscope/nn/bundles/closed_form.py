@@ -39,16 +39,16 @@ def chosen_ridge(path: RidgePath, ridge: float | None) -> float:
     if ridge is not None:
         return ridge
     spectrum, n = path.spectrum, path.equations.count
+    free = int(path.free.sum())
+    if free >= n:
+        raise DataError(f"{n} rows are too few for {free} columns that are not penalised (the linear skip and the "
+                        "constant). Hand in more points, or pass skip=False.")
     mean = float(spectrum.mean()) / n
     if not mean > 0:
         # Features that say nothing beside the free columns get no weight, whatever the ridge.
         return 1.0
     errors = {share * mean: path.gcv(share * mean) for share in SHARES}
-    best = min(errors, key=lambda each: errors[each])
-    if errors[best] == float("inf"):
-        raise DataError(f"{n} rows are too few for {int(path.free.sum())} columns that are not penalised (the linear "
-                        "skip and the constant). Hand in more points, or pass skip=False.")
-    return best
+    return min(errors, key=lambda each: errors[each])
 
 
 def summed(columns: Tensor, targets: Tensor) -> NormalEquations:
