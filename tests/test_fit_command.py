@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,6 +24,12 @@ from tests import tiled
 
 ROOT = Path(__file__).parents[1]
 TRAIN, TEST = ks.data.digits("train"), ks.data.digits("test")
+
+
+@pytest.fixture
+def one_side(monkeypatch):
+    """Tiles of one size: it is told by a clock, and sums over tiles of other sizes are rounded otherwise."""
+    monkeypatch.setattr("kernelscope.tiles.tiles.suited", lambda each, count: 128)
 
 
 @pytest.fixture
@@ -106,7 +113,7 @@ def test_labels_need_not_be_numbered_from_nought(here, capsys):
     assert 35 <= share <= 50
 
 
-def test_an_interrupted_command_goes_on_to_the_same_machine(here, capsys, monkeypatch):
+def test_an_interrupted_command_goes_on_to_the_same_machine(here, capsys, monkeypatch, one_side):
     words = ["digits.npz", "--kernel", "cnn1", "--ridge", "1e-5", "-o"]
     at_once = ks.KernelMachine.load(answer(capsys, *words, "one")["machine"])
     heard, passes = Telling.heard, []
@@ -176,18 +183,19 @@ def killed(process, processes):
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="workers are found in /proc")
 @pytest.mark.parametrize("processes", [0, 2])
-def test_a_killed_command_goes_on_to_the_same_machine(here, capsys, processes):
+def test_a_killed_command_goes_on_to_the_same_machine(here, capsys, processes, one_side):
     x, y = TRAIN.x[:1000].reshape(-1, 8, 8).numpy(), TRAIN.y[:1000].numpy()
     np.savez("more.npz", x=x, y=y)
     words = ["more.npz", "--kernel", "cnn2", "--ridge", "1e-8", "-o"]
     at_once = ks.KernelMachine.load(answer(capsys, *words, "one")["machine"])
-    kills = 0
-    for tiles in (1, 2, 3):
-        begun = subprocess.Popen(command(*words, "two", processes=processes), cwd=here, env=environment(),
+    shutil.copytree("one.work/tiles", "kept", ignore=shutil.ignore_patterns("*.tile"))
+    words, kills = [*words, "two", "--tiles", "kept"], 0
+    for tiles in (1, 10, 27):
+        begun = subprocess.Popen(command(*words, processes=processes), cwd=here, env=environment(),
                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         # The more tiles it has written, the later it is killed.
-        while begun.poll() is None and len(list((here / "two.work").rglob("*.tile"))) < tiles:
-            time.sleep(0.01)
+        while begun.poll() is None and len(list((here / "kept").glob("*.tile"))) < tiles:
+            time.sleep(0.001)
         # Where one of several is killed, torchrun ends the others.
         if begun.poll() is None:
             kills += killed(begun.pid, processes)
@@ -196,7 +204,7 @@ def test_a_killed_command_goes_on_to_the_same_machine(here, capsys, processes):
             break
     assert kills
     if not (here / "two").exists():
-        done = subprocess.run(command(*words, "two", processes=processes), cwd=here, env=environment(), timeout=400,
+        done = subprocess.run(command(*words, processes=processes), cwd=here, env=environment(), timeout=400,
                               capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     gone_on = ks.KernelMachine.load(here / "two")

@@ -132,6 +132,17 @@ def test_opposite_vectors(net):
     assert share(net, torch.cat([x, -x * (1 + 1e-3 * noise((10, 1), 1))])) < CLOSE
 
 
+@pytest.mark.skipif(find_spec("numba") is None, reason="plain torch takes a difference to 2")
+@pytest.mark.parametrize("gap", [1e-3, 1e-6, 1e-9])
+@pytest.mark.parametrize("turn", [1.0, 0.7, 3.1])
+def test_the_tangent_kernel_falls_with_the_angle_to_the_opposite(gap, turn):
+    # Of one layer it is -q gap / pi, and there is nothing else of this order.
+    x = turn * torch.tensor([[1.0, 0.0], [0.6, 0.8]], dtype=torch.float64)
+    z = -x + turn * gap * torch.stack([-x[:, 1], x[:, 0]], 1) / turn
+    found = fully_connected(1).ntk(x, z).diagonal()
+    assert torch.allclose(found, torch.full_like(found, -turn**2 * gap / torch.pi), rtol=2 * gap**2 + 1e-6)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("net", [
     convolutional(1), convolutional(3), convolutional(1, "gap"), myrtle(5),

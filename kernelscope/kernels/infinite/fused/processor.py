@@ -158,9 +158,12 @@ def _flat(layers: Sequence[Affine], x: Tensor) -> tuple[np.ndarray, np.ndarray]:
 def _alone(layers: Sequence[Affine], root: Tensor, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
     """Fields of vectors, with shape (1 + 3 L, n) and room behind each, and their last roots."""
     sides = of_variances(layers, root.square()[:, None, None])
-    taps = sides.taps * sides.inverse
-    each = torch.stack((taps, sides.roots, sides.inverse), 2).flatten(1)
-    told = torch.cat((1 - each[:, :1], each), 1).T.to(dtype)
+    taps, roots, inverse = (values[:, :, 0, 0] for values in (sides.taps, sides.roots, sides.inverse))
+    bias = torch.tensor([layer.bias for layer in layers], dtype=torch.float64) * inverse.square()
+    # Taps over roots are 1 without a bias, and what they are short of it is small with a small one: no difference is.
+    taps = torch.where(bias < 1 / 2, (1 - bias).clamp(min=0).sqrt() * (roots > 0), taps * inverse)
+    short = torch.where(bias < 1 / 2, bias / (1 + taps), 1 - taps)
+    told = torch.cat((short[:, :1], torch.stack((taps, roots, inverse), 2).flatten(1)), 1).T.to(dtype)
     return pad(told.contiguous(), (0, slices.BEYOND)).numpy(), sides.end[:, 0, 0].to(dtype).numpy()
 
 
