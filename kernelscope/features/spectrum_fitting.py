@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..arguments import as_choice, as_count, as_positive, what_came
 from ..errors import DataError, NonFiniteError
-from .spectra import ACTIVATIONS, EXACT, LEAST, Spectrum
+from .spectra import ACTIVATIONS, EXACT, LEAST, LineSpectrum
 
 #: How often shares of features and amplitudes are found from each other.
 ROUNDS = 60
@@ -24,7 +24,7 @@ ROUNDS = 60
 MOST = 300.0
 
 
-def spectrum_of(name: str, radius: float | None = None, terms: int = 8) -> Spectrum:
+def spectrum_of(name: str, radius: float | None = None, terms: int = 8) -> LineSpectrum:
     r"""The waves of an activation: exactly for cos, sin and the identity, else on :math:`|z| \le R`.
 
     Args:
@@ -48,7 +48,7 @@ def spectrum_of(name: str, radius: float | None = None, terms: int = 8) -> Spect
 
 
 def fit_spectrum(function: str | Callable[[Tensor], Tensor], z: Tensor, terms: int = 8, *, radius: float | None = None,
-                 log_variances: Callable[[Tensor], Tensor] | None = None, features: int | None = None) -> Spectrum:
+                 log_variances: Callable[[Tensor], Tensor] | None = None, features: int | None = None) -> LineSpectrum:
     r"""The constant, slope and waves that are nearest to a function on given numbers, less what their features vary.
 
     With frequencies :math:`\kappa_k = k \pi / R`, of all functions of this form it has the least
@@ -75,7 +75,7 @@ def fit_spectrum(function: str | Callable[[Tensor], Tensor], z: Tensor, terms: i
         >>> z = torch.linspace(-3, 3, 200)
         >>> found = fit_spectrum("relu", z, terms=6)
         >>> found
-        Spectrum(relu: 6 frequencies up to 5.712, constant 0.82, slope 0.5)
+        LineSpectrum(relu: 6 frequencies up to 5.712, constant 0.82, slope 0.5)
         >>> (found(z) - z.relu()).abs().max() < 0.05
         tensor(True)
     """
@@ -93,7 +93,7 @@ def fit_spectrum(function: str | Callable[[Tensor], Tensor], z: Tensor, terms: i
                          (z[:, None] * kappa).sin()], 1)
     weights = _amplitudes(columns, values.double(), kappa, log_variances, features)
     cosine, sine = weights[2:2 + terms], weights[2 + terms:]
-    return Spectrum(float(weights[0]), float(weights[1]), tuple(kappa.tolist()),
+    return LineSpectrum(float(weights[0]), float(weights[1]), tuple(kappa.tolist()),
                     tuple(torch.hypot(cosine, sine).tolist()), tuple(torch.atan2(-sine, cosine).tolist()),
                     name).without_small()
 
