@@ -34,7 +34,7 @@ from .directions import KINDS, directions
 from .moments import best_rho, log_absolute_moment, log_moment
 from .of_vectors import check_vectors, exponential, rows_of
 from .spectra import ACTIVATIONS, LineSpectrum
-from .spectrum_fitting import fit_spectrum, spectrum_of
+from .spectrum_fitting import BEYOND, fit_spectrum, spectrum_of
 
 if TYPE_CHECKING:
     from ..kernels.of_features import FeatureKernel
@@ -138,7 +138,7 @@ class UniversalRandomFeatures:
         inside = as_choice(positive, "positive", SIDES) == "inputs"
         count = max(1, as_count(size, "size", 1) // (1 if inside else 2))
         squares = [side.square().sum(1).clamp(min=1e-24) for side in ((rows, W) if inside else (W, rows))]
-        slow = math.pi / max(1.1 * float(z.abs().max()), 1e-12)
+        slow = math.pi / max(BEYOND * float(z.abs().max()), 1e-12)
         stretch = min(STRETCHES, key=lambda s: float(_mean_log_excess(torch.tensor([slow]), squares, s, d)))
         spectrum = fit_spectrum(activation, z, min(as_count(terms, "terms", 1), count), features=count,
                                 log_variances=lambda kappa: _mean_log_excess(kappa, squares, stretch, d))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from ...features.spectrum_fitting import BEYOND
 from ...solvers.ridge import NormalEquations, RidgePath
 from .activations import Activation
 from .selection import LOOKED_AT, forward_selection
@@ -85,6 +88,16 @@ def directions_of(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     _, triangle = torch.linalg.qr(x)
     _, s, v = torch.linalg.svd(triangle @ weights.T, full_matrices=False)
     return s, v
+
+
+def strength(weights: Tensor, bias: Tensor, x: Tensor) -> float:
+    r""":math:`\kappa r`: the lowest frequency of what is seen times the lengths of balanced inputs and weights.
+
+    An analytic conversion needs some :math:`e^{2 \kappa r}` features for each of the lowest frequency. The product of
+    lengths is that of :func:`~kernelscope.features.balance`, and nought for a layer that is a constant.
+    """
+    lengths = float(directions_of(x - x.mean(0), weights)[0].sum()) / math.sqrt(len(x) * len(weights))
+    return lengths * math.pi / (BEYOND * float((x @ weights.T + bias).abs().max().clamp(min=1e-6)))
 
 
 def narrower(seen: Tensor, count: int, unseen: Tensor) -> Tensor:
