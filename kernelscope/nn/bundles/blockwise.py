@@ -16,7 +16,7 @@ from ...solvers.ridge import NormalEquations, RidgePath
 from .bundle_report import BundleReport
 from .bundled import BundledLayer
 from .choosing import Plan, Spread, layer_for
-from .closed_form import chosen_ridge, on_cpu, without_features
+from .closed_form import on_cpu, without_features
 from .comparing import Comparison, are_classes
 from .finding import Block, Passed, find_blocks, mistaken, part, put
 from .towers import Neurons
@@ -168,7 +168,7 @@ def _fitted(reader: nn.Module, source: nn.Module, blocks: list[Block], points: P
 
 def _solved(layer: BundledLayer, sums: NormalEquations, asked: float | None) -> _Fitted:
     path = RidgePath(sums, torch.arange(layer.width) >= layer.size)
-    ridge = chosen_ridge(path, asked)
+    ridge = path.best_ridge() if asked is None else asked
     layer.assign(path.coefficients(ridge))
     # The linear map is measured even where it is not built in.
     linear = copy.deepcopy(layer)

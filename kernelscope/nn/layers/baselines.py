@@ -12,9 +12,6 @@ from ...solvers.ridge import NormalEquations, RidgePath
 from .activations import Activation
 from .selection import LOOKED_AT, forward_selection
 
-#: Ridges that are tried, as shares of the mean eigenvalue of what is penalised.
-RIDGES = tuple(10.0**k for k in range(-12, 3))
-
 
 def relative(found: Tensor, outputs: Tensor) -> float:
     """The length of an error beside that of the outputs; nought if both are."""
@@ -60,9 +57,7 @@ def fitted(penalised: Tensor, free: Tensor, outputs: Tensor, ridge: float | None
     equations = NormalEquations(columns.shape[1], outputs.shape[1], columns.device)
     equations.add(columns, outputs)
     path = RidgePath(equations, torch.arange(columns.shape[1]) >= penalised.shape[1])
-    if ridge is None:
-        scale = float(path.spectrum.mean()) / len(columns)
-        ridge = min((share * scale for share in RIDGES), key=path.gcv)
+    ridge = path.best_ridge() if ridge is None else ridge
     return path.coefficients(ridge), ridge, path.gcv(ridge)
 
 
