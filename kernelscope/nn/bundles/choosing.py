@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from ...errors import DataError
 from ...solvers.ridge import RidgePath
+from ..towers import Fourier, Neurons, Rectified, drawn
 from .bundled import BundledLayer
 from .closed_form import on_cpu, summed
 from .finding import Block, composed, part, weight_of
-from .towers import Fourier, Neurons, Rectified, drawn
 
 #: What features may be.
 TOWERS = ("rectified", "fourier", "neurons")

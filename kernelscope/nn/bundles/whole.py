@@ -11,13 +11,13 @@ from ...arguments import as_choice
 from ...data.points import Points
 from ...errors import DataError, NonFiniteError
 from ...solvers.ridge import RidgePath
+from ..towers import Fourier, Rectified, drawn
 from .blockwise import reader_of
 from .bundle_report import BundleReport
 from .bundled import BundledLayer, BundledModel, flat
 from .choosing import HELD, Plan, by_bandwidth, spread_over
 from .closed_form import on_cpu, summed
 from .comparing import Comparison, are_classes
-from .towers import Fourier, Rectified, drawn
 from .watching import BATCH, answered, batches
 
 

@@ -288,7 +288,7 @@ def _analytic(task: Task, features: int, *, seed: int, kind: str, linear_rel: fl
     tower.balance.copy_(near.transform)
     tower.offset.copy_(-near.transform @ near.center)
     if waves.columns:
-        rows, _, heights, _ = waves.rows("inputs", kind, seed)
+        rows, heights = waves.rows("inputs", kind, seed)[::2]
         tower.place(rows, rows.new_zeros(len(rows)))
         tower.bases.copy_(heights[0])
         tower.rates.copy_(heights[1])
