@@ -9,10 +9,10 @@ from .planning import LayerPlan, plan_layer
 from .positive import PositiveFeatures
 from .projected import Projected, ProjectionError
 from .random import RandomFourier, cosines
-from .spectra import Spectrum
+from .spectra import LineSpectrum
 from .spectrum_fitting import fit_spectrum
 from .universal import UniversalRandomFeatures
 
-__all__ = ["ArcCosineFeatures", "Balanced", "FeatureMap", "GradientFeatures", "LayerPlan", "PositiveFeatures",
-           "Preconditioned", "Projected", "ProjectionError", "RandomFourier", "Spectrum", "Sum",
+__all__ = ["ArcCosineFeatures", "Balanced", "FeatureMap", "GradientFeatures", "LayerPlan", "LineSpectrum",
+           "PositiveFeatures", "Preconditioned", "Projected", "ProjectionError", "RandomFourier", "Sum",
            "UniversalRandomFeatures", "balance", "cosines", "fit_spectrum", "plan_layer", "rectified"]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import as_count
-from .spectra import Spectrum
+from .spectra import LineSpectrum
 
 
 class FourierIntegral(NamedTuple):
@@ -62,7 +62,7 @@ class FourierIntegral(NamedTuple):
         half = (self.last - first) / 2
         return first + half * (x + 1), half * weights
 
-    def spectrum(self, terms: int) -> Spectrum:
+    def spectrum(self, terms: int) -> LineSpectrum:
         r"""A quadrature of the integral as a sum of waves.
 
         Args:
@@ -77,7 +77,7 @@ class FourierIntegral(NamedTuple):
         heights = weights * self.density(xi)
         constant = self.constant + (float(heights.sum()) if self.wave == "lack" else 0.0)
         sign, phase = {"cosine": (1, 0.0), "sine": (1, -math.pi / 2), "lack": (-1, 0.0)}[self.wave]
-        return Spectrum(constant, self.slope, tuple((2 * math.pi * xi).tolist()), tuple((sign * heights).tolist()),
+        return LineSpectrum(constant, self.slope, tuple((2 * math.pi * xi).tolist()), tuple((sign * heights).tolist()),
                         (phase,) * terms).without_small(1e-17)
 
     def least_second_moment(self, r: float, first: float = 0.0) -> float:

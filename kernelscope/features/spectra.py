@@ -25,7 +25,7 @@ LEAST = 1e-9
 
 
 @dataclass(frozen=True)
-class Spectrum:
+class LineSpectrum:
     r"""A function of a number as a constant, a slope and waves.
 
     .. math:: f(z) = c_0 + c_1 z + \sum_k a_k \cos(\kappa_k z + \varphi_k)
@@ -45,7 +45,7 @@ class Spectrum:
         >>> EXACT["sin"](torch.tensor([math.pi / 6, math.pi / 2]))
         tensor([0.5000, 1.0000])
         >>> EXACT["sin"]
-        Spectrum(sin: 1 frequency up to 1, constant 0, slope 0)
+        LineSpectrum(sin: 1 frequency up to 1, constant 0, slope 0)
     """
 
     constant: float = 0.0
@@ -72,8 +72,8 @@ class Spectrum:
         count = len(self.frequencies)
         waves = "no waves" if not count else (
             f"{count} frequenc{'y' if count == 1 else 'ies'} up to {max(self.frequencies):.4g}")
-        return (f"Spectrum({'' if self.name is None else self.name + ': '}{waves}, constant {self.constant:.4g}, slope "
-                f"{self.slope:.4g})")
+        return (f"LineSpectrum({'' if self.name is None else self.name + ': '}{waves}, constant {self.constant:.4g}, "
+                f"slope {self.slope:.4g})")
 
     def __call__(self, z: Tensor) -> Tensor:
         """The function, with the shape of z."""
@@ -87,15 +87,15 @@ class Spectrum:
         r"""The sum of absolute amplitudes, :math:`\sum_k |a_k|`."""
         return sum(abs(amplitude) for amplitude in self.amplitudes)
 
-    def without_small(self, least: float = LEAST) -> Spectrum:
+    def without_small(self, least: float = LEAST) -> LineSpectrum:
         """The same without the waves whose amplitude is less than a share of the largest."""
         largest = max((abs(amplitude) for amplitude in self.amplitudes), default=0.0)
         kept = [k for k, amplitude in enumerate(self.amplitudes) if amplitude and abs(amplitude) >= least * largest]
-        return Spectrum(self.constant, self.slope, tuple(self.frequencies[k] for k in kept),
+        return LineSpectrum(self.constant, self.slope, tuple(self.frequencies[k] for k in kept),
                         tuple(self.amplitudes[k] for k in kept), tuple(self.phases[k] for k in kept), self.name)
 
 
-def relu_spectrum(radius: float, terms: int) -> Spectrum:
+def relu_spectrum(radius: float, terms: int) -> LineSpectrum:
     r"""The ReLU on :math:`|z| \le R` as its Fourier series.
 
     .. math:: \max(0, z) = \frac R4 + \frac z2 - \frac{2R}{\pi^2} \sum_{k = 1, 3, \ldots} \frac{\cos(k \pi z / R)}{k^2}
@@ -110,7 +110,7 @@ def relu_spectrum(radius: float, terms: int) -> Spectrum:
     """
     radius, terms = as_positive(radius, "radius"), as_count(terms, "terms", 1)
     odd = [2 * k + 1 for k in range(terms)]
-    return Spectrum(radius / 4, 0.5, tuple(k * math.pi / radius for k in odd),
+    return LineSpectrum(radius / 4, 0.5, tuple(k * math.pi / radius for k in odd),
                     tuple(-2 * radius / (math.pi * k) ** 2 for k in odd), (0.0,) * terms, "relu")
 
 
@@ -127,9 +127,9 @@ def _numbers(values: Any, name: str) -> tuple[float, ...]:
 
 #: Activations that are a few waves, exactly.
 EXACT = {
-    "cos": Spectrum(0.0, 0.0, (1.0,), (1.0,), (0.0,), "cos"),
-    "sin": Spectrum(0.0, 0.0, (1.0,), (1.0,), (-math.pi / 2,), "sin"),
-    "identity": Spectrum(0.0, 1.0, name="identity"),
+    "cos": LineSpectrum(0.0, 0.0, (1.0,), (1.0,), (0.0,), "cos"),
+    "sin": LineSpectrum(0.0, 0.0, (1.0,), (1.0,), (-math.pi / 2,), "sin"),
+    "identity": LineSpectrum(0.0, 1.0, name="identity"),
 }
 
 #: Activations by name, as functions of tensors.

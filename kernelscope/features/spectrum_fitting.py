@@ -15,16 +15,19 @@ from torch import Tensor
 
 from ..arguments import as_choice, as_count, as_positive, what_came
 from ..errors import DataError, NonFiniteError
-from .spectra import ACTIVATIONS, EXACT, LEAST, Spectrum
+from .spectra import ACTIVATIONS, EXACT, LEAST, LineSpectrum
 
 #: How often shares of features and amplitudes are found from each other.
 ROUNDS = 60
+
+#: By how much half a period exceeds the largest number that was seen.
+BEYOND = 1.1
 
 #: Second moments are capped here: their exponential is a number still.
 MOST = 300.0
 
 
-def spectrum_of(name: str, radius: float | None = None, terms: int = 8) -> Spectrum:
+def spectrum_of(name: str, radius: float | None = None, terms: int = 8) -> LineSpectrum:
     r"""The waves of an activation: exactly for cos, sin and the identity, else on :math:`|z| \le R`.
 
     Args:
@@ -48,7 +51,7 @@ def spectrum_of(name: str, radius: float | None = None, terms: int = 8) -> Spect
 
 
 def fit_spectrum(function: str | Callable[[Tensor], Tensor], z: Tensor, terms: int = 8, *, radius: float | None = None,
-                 log_variances: Callable[[Tensor], Tensor] | None = None, features: int | None = None) -> Spectrum:
+                 log_variances: Callable[[Tensor], Tensor] | None = None, features: int | None = None) -> LineSpectrum:
     r"""The constant, slope and waves that are nearest to a function on given numbers, less what their features vary.
 
     With frequencies :math:`\kappa_k = k \pi / R`, of all functions of this form it has the least
@@ -62,7 +65,7 @@ def fit_spectrum(function: str | Callable[[Tensor], Tensor], z: Tensor, terms: i
         function: A name in ``ACTIVATIONS``, or any function of a tensor, also a learned one.
         z: The numbers :math:`w \cdot x + b` where it is needed; a sample of them is enough.
         terms: How many frequencies.
-        radius: The radius R; without it, 1.1 times the largest :math:`|z|`.
+        radius: The radius R; without it, ``BEYOND`` times the largest :math:`|z|`.
         log_variances: From frequencies to :math:`\ln V_k`, such as ``log_variance_factor(kappa * r, d)``; without it,
             nothing is taken off.
         features: How many features m there are, with ``log_variances``.
@@ -75,27 +78,30 @@ def fit_spectrum(function: str | Callable[[Tensor], Tensor], z: Tensor, terms: i
         >>> z = torch.linspace(-3, 3, 200)
         >>> found = fit_spectrum("relu", z, terms=6)
         >>> found
-        Spectrum(relu: 6 frequencies up to 5.712, constant 0.82, slope 0.5)
+        LineSpectrum(relu: 6 frequencies up to 5.712, constant 0.82, slope 0.5)
         >>> (found(z) - z.relu()).abs().max() < 0.05
         tensor(True)
     """
-    z, terms = _range(z), as_count(terms, "terms", 1)
+    place, z, terms = getattr(z, "device", None), _range(z), as_count(terms, "terms", 1)
     name = as_choice(function, "function", ACTIVATIONS) if isinstance(function, str) else None
-    values = (ACTIVATIONS[name] if name is not None else function)(z)  # type: ignore[operator]
+    values = (ACTIVATIONS[name] if name is not None else function)(z.to(place))  # type: ignore[operator]
     if not isinstance(values, Tensor) or values.shape != z.shape or not bool(values.isfinite().all()):
         raise NonFiniteError("The function must give one finite number for each z. Check it there, or leave such z "
                              "out.")
     if (log_variances is None) != (features is None):
         raise DataError("The variance of features takes both log_variances and features. Pass both, or neither.")
-    reach = 1.1 * float(z.abs().max()) if radius is None else as_positive(radius, "radius")
+    reach = BEYOND * float(z.abs().max()) if radius is None else as_positive(radius, "radius")
     kappa = math.pi / reach * torch.arange(1, terms + 1, dtype=torch.float64)
     columns = torch.cat([torch.ones_like(z)[:, None], z[:, None], (z[:, None] * kappa).cos(),
                          (z[:, None] * kappa).sin()], 1)
-    weights = _amplitudes(columns, values.double(), kappa, log_variances, features)
+    values = values.double().cpu()
+    weights = _amplitudes(columns, values, kappa, log_variances, features)
     cosine, sine = weights[2:2 + terms], weights[2 + terms:]
-    return Spectrum(float(weights[0]), float(weights[1]), tuple(kappa.tolist()),
-                    tuple(torch.hypot(cosine, sine).tolist()), tuple(torch.atan2(-sine, cosine).tolist()),
-                    name).without_small()
+    heights = torch.hypot(cosine, sine)
+    # Where a line is all there is, what waves have is rounding.
+    heights = torch.where(heights < LEAST * values.abs().max(), 0.0, heights)
+    return LineSpectrum(float(weights[0]), float(weights[1]), tuple(kappa.tolist()), tuple(heights.tolist()),
+                        tuple(torch.atan2(-sine, cosine).tolist()), name).without_small()
 
 
 def _amplitudes(columns: Tensor, values: Tensor, kappa: Tensor, log_variances: Any, features: int | None) -> Tensor:

@@ -33,8 +33,8 @@ from .base import FeatureMap
 from .directions import KINDS, directions
 from .moments import best_rho, log_absolute_moment, log_moment
 from .of_vectors import check_vectors, exponential, rows_of
-from .spectra import ACTIVATIONS, Spectrum
-from .spectrum_fitting import fit_spectrum, spectrum_of
+from .spectra import ACTIVATIONS, LineSpectrum
+from .spectrum_fitting import BEYOND, fit_spectrum, spectrum_of
 
 if TYPE_CHECKING:
     from ..kernels.of_features import FeatureKernel
@@ -86,7 +86,7 @@ class UniversalRandomFeatures:
         True
     """
 
-    def __init__(self, activation: str | Spectrum, size: int, dimension: int,
+    def __init__(self, activation: str | LineSpectrum, size: int, dimension: int,
                  lengths: Sequence[float] = (1.0, 1.0), positive: str = "inputs", A: float | str = "best",
                  kind: str = "orthogonal", seed: int = 0):
         self.size, self.dimension = as_count(size, "size", 1), as_count(dimension, "dimension", 1)
@@ -95,13 +95,13 @@ class UniversalRandomFeatures:
         self.lengths = _lengths(lengths)
         if isinstance(activation, str):
             activation = spectrum_of(activation, radius=self.lengths[0] * self.lengths[1])
-        if not isinstance(activation, Spectrum):
-            raise DataError(f"activation must be a name or a Spectrum; {what_came(activation)} came. Pass for example "
-                            '"tanh", or fit_spectrum(function, z).')
+        if not isinstance(activation, LineSpectrum):
+            raise DataError(f"activation must be a name or a LineSpectrum; {what_came(activation)} came. Pass for "
+                            'example "tanh", or fit_spectrum(function, z).')
         self.spectrum = activation.without_small()
         if not (self.spectrum.frequencies or self.spectrum.slope or self.spectrum.constant):
-            raise DataError("The activation is 0 everywhere, and has no features. Pass a Spectrum with waves, a slope "
-                            "or a constant.")
+            raise DataError("The activation is 0 everywhere, and has no features. Pass a LineSpectrum with waves, a "
+                            "slope or a constant.")
         self.waves = _Waves(self.spectrum, self.dimension, self.lengths, self.positive, self.A, self.size)
         self.counts = tuple(self.waves.counts.tolist())
         self.inputs = Tower(self, "inputs")
@@ -138,7 +138,7 @@ class UniversalRandomFeatures:
         inside = as_choice(positive, "positive", SIDES) == "inputs"
         count = max(1, as_count(size, "size", 1) // (1 if inside else 2))
         squares = [side.square().sum(1).clamp(min=1e-24) for side in ((rows, W) if inside else (W, rows))]
-        slow = math.pi / max(1.1 * float(z.abs().max()), 1e-12)
+        slow = math.pi / max(BEYOND * float(z.abs().max()), 1e-12)
         stretch = min(STRETCHES, key=lambda s: float(_mean_log_excess(torch.tensor([slow]), squares, s, d)))
         spectrum = fit_spectrum(activation, z, min(as_count(terms, "terms", 1), count), features=count,
                                 log_variances=lambda kappa: _mean_log_excess(kappa, squares, stretch, d))
@@ -146,7 +146,7 @@ class UniversalRandomFeatures:
         return cls(spectrum, size, d, lengths if inside else lengths[::-1], positive, "best", kind, seed)
 
     def __repr__(self) -> str:
-        words = repr(self.spectrum).removeprefix("Spectrum(").split(",")[0].removesuffix(")")
+        words = repr(self.spectrum).removeprefix("LineSpectrum(").split(",")[0].removesuffix(")")
         return (f"UniversalRandomFeatures({words}, {self.size} random features of {self.dimension} coordinates, "
                 f"{self.positive} positive)")
 
@@ -281,7 +281,7 @@ class Tower(FeatureMap):
 class _Waves:
     """The waves of a spectrum with their scales and their numbers of directions."""
 
-    def __init__(self, spectrum: Spectrum, d: int, lengths: tuple[float, float], positive: str, A: float | str,
+    def __init__(self, spectrum: LineSpectrum, d: int, lengths: tuple[float, float], positive: str, A: float | str,
                  size: int):
         self.d, self.lengths, self.positive = d, lengths, positive
         self.kappa, self.amplitudes, self.phases = (

@@ -9,9 +9,9 @@ from typing import Any
 from ..features import (
     ArcCosineFeatures,
     FeatureMap,
+    LineSpectrum,
     PositiveFeatures,
     RandomFourier,
-    Spectrum,
     UniversalRandomFeatures,
 )
 from ..features import Sum as SideBySide
@@ -66,7 +66,7 @@ ArcCosineFeatures(4, order=0, kind='orthogonal', seed=0)
 
 
 def _universal(spectrum: dict[str, Any], arguments: dict[str, Any]) -> UniversalRandomFeatures:
-    for words, kind in ((spectrum, Spectrum), (arguments, UniversalRandomFeatures)):
+    for words, kind in ((spectrum, LineSpectrum), (arguments, UniversalRandomFeatures)):
         if not set(words) <= set(signature(kind).parameters) - {"activation"}:
             raise LookupError("no map has this description")
-    return UniversalRandomFeatures(Spectrum(**spectrum), **arguments)
+    return UniversalRandomFeatures(LineSpectrum(**spectrum), **arguments)

@@ -25,6 +25,9 @@ NOUGHT, ROUNDING = 1e-12, 1e-14
 #: Where a sample's share of its own fitted value is so near one, nothing can be said of it without the sample.
 ALONE = 1e-10
 
+#: The ridges that one is chosen among, as shares of the mean eigenvalue.
+SHARES = tuple(10.0 ** (k / 2) for k in range(-24, 5))
+
 
 class NormalEquations:
     """Products of the columns of features and targets, summed over samples in double precision.
@@ -157,6 +160,21 @@ class RidgePath:
         # The ridge is a factor of both.
         left = float(self._bent(ridge).sum()) / self.equations.weight
         return left / (inside / count) ** 2 if inside else float("inf")
+
+    def best_ridge(self) -> float:
+        """The ridge with the least generalised cross-validation, among shares of the mean eigenvalue.
+
+        Raises:
+            DataError: If there are too few samples for any.
+        """
+        count, free = self.equations.count, int(self.free.sum())
+        if free >= count:
+            raise DataError(f"{count} rows are too few for {free} columns that are not penalised (the linear skip and "
+                            "the constant). Hand in more points, or pass skip=False.")
+        values = self.spectrum
+        mean = float(values.mean()) / self.equations.weight if len(values) else 0.0
+        # Features that say nothing beside the free columns get no weight, whatever the ridge.
+        return min((share * mean for share in SHARES), key=self.gcv) if mean > 0 else 1.0
 
     def leverage(self, features: Tensor, ridge: float) -> Tensor:
         """How much each sample says of its own fitted value, with shape (n,); its weight has to be multiplied on."""

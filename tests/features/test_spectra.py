@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kernelscope.errors import DataError, NonFiniteError
-from kernelscope.features import Spectrum, fit_spectrum
+from kernelscope.features import LineSpectrum, fit_spectrum
 from kernelscope.features.fourier import FOURIER, gauss_legendre
 from kernelscope.features.moments import log_variance_factor
 from kernelscope.features.spectra import ACTIVATIONS, EXACT, relu_spectrum
@@ -139,7 +139,7 @@ def test_the_penalised_fit_is_the_minimum(name, features):
         for _ in range(10):
             shake = lambda part, size=size: tuple((torch.tensor(part).double() * (
                 1 + size * torch.randn(len(part), generator=draw, dtype=torch.float64))).tolist())
-            other = Spectrum(best.constant, best.slope * (1 + size * float(torch.randn(1, generator=draw))),
+            other = LineSpectrum(best.constant, best.slope * (1 + size * float(torch.randn(1, generator=draw))),
                              best.frequencies, shake(best.amplitudes), shake(best.phases))
             assert least <= objective(other, name, logs, features) * (1 + 1e-6)
 
@@ -151,10 +151,10 @@ def test_more_features_afford_more_waves():
 
 
 @pytest.mark.parametrize(("make", "match"), [
-    (lambda: Spectrum(frequencies=(1.0,)), "1 frequencies, 0 amplitudes and 0 phases came"),
-    (lambda: Spectrum(0, 0, (-1.0,), (1.0,), (0.0,)), "Frequencies must be positive; -1 came"),
-    (lambda: Spectrum(math.nan), "Each of constant must be a finite number"),
-    (lambda: Spectrum(0, 0, "1", "2", "3"), "frequencies must be a list of numbers"),
+    (lambda: LineSpectrum(frequencies=(1.0,)), "1 frequencies, 0 amplitudes and 0 phases came"),
+    (lambda: LineSpectrum(0, 0, (-1.0,), (1.0,), (0.0,)), "Frequencies must be positive; -1 came"),
+    (lambda: LineSpectrum(math.nan), "Each of constant must be a finite number"),
+    (lambda: LineSpectrum(0, 0, "1", "2", "3"), "frequencies must be a list of numbers"),
     (lambda: spectrum_of("tanh"), "Pass radius="),
     (lambda: spectrum_of("swish", 1.0), 'name must be "cos"'),
     (lambda: fit_spectrum("tanh", [1.0]), "z must be a tensor"),
@@ -175,5 +175,5 @@ def test_numbers_that_are_none_are_refused():
 
 
 def test_spectra_say_what_they_are():
-    assert repr(Spectrum(1.0, 2.0)) == "Spectrum(no waves, constant 1, slope 2)"
-    assert repr(EXACT["cos"]) == "Spectrum(cos: 1 frequency up to 1, constant 0, slope 0)"
+    assert repr(LineSpectrum(1.0, 2.0)) == "LineSpectrum(no waves, constant 1, slope 2)"
+    assert repr(EXACT["cos"]) == "LineSpectrum(cos: 1 frequency up to 1, constant 0, slope 0)"

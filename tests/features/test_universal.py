@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kernelscope.errors import DataError, NonFiniteError
-from kernelscope.features import PositiveFeatures, Spectrum, UniversalRandomFeatures, balance, plan_layer
+from kernelscope.features import LineSpectrum, PositiveFeatures, UniversalRandomFeatures, balance, plan_layer
 from kernelscope.features.fourier import FOURIER
 from kernelscope.features.spectra import ACTIVATIONS, EXACT, relu_spectrum
 from kernelscope.features.universal import SIDES
@@ -138,7 +138,7 @@ def test_waves_have_directions_by_what_they_vary():
 
 def test_a_slow_wave_is_a_constant():
     for kappa in (1e-2, 1e-6):
-        spectrum = Spectrum(0, 0, (kappa,), (1.0,), (0.3,))
+        spectrum = LineSpectrum(0, 0, (kappa,), (1.0,), (0.3,))
         features = UniversalRandomFeatures(spectrum, 50, D)
         assert features.variance(X, W).max() < 2 * kappa / 50
         assert (features.kernel(X, W) - math.cos(0.3)).abs().max() < 5 * math.sqrt(2 * kappa / 50)
@@ -147,16 +147,16 @@ def test_a_slow_wave_is_a_constant():
 @pytest.mark.parametrize("positive", SIDES)
 def test_a_bias_is_a_phase(positive):
     kappa, shift = 1.3, 0.4
-    one, other = (UniversalRandomFeatures(Spectrum(0, 0, (kappa,), (2.0,), (phase,)), 60, D, positive=positive)
+    one, other = (UniversalRandomFeatures(LineSpectrum(0, 0, (kappa,), (2.0,), (phase,)), 60, D, positive=positive)
                   for phase in (0.1, 0.1 + kappa * shift))
     assert_close(one.kernel(X, (W, B + shift)), other.kernel(X, (W, B)), 1e-12)
-    tall = UniversalRandomFeatures(Spectrum(0, 0, (kappa,), (6.0,), (0.1,)), 60, D, positive=positive)
+    tall = UniversalRandomFeatures(LineSpectrum(0, 0, (kappa,), (6.0,), (0.1,)), 60, D, positive=positive)
     assert_close(tall.kernel(X, (W, B)), 3 * one.kernel(X, (W, B)), 1e-12)
 
 
 @pytest.mark.parametrize("positive", SIDES)
 def test_a_line_is_exact(positive):
-    spectrum = Spectrum(0.7, -1.5)
+    spectrum = LineSpectrum(0.7, -1.5)
     features = UniversalRandomFeatures(spectrum, 40, D, positive=positive)
     assert_close(features.kernel(X, (W, B)), 0.7 - 1.5 * (X @ W.T + B), 1e-14)
     assert features.inputs.size == D + 1
@@ -166,7 +166,7 @@ def test_a_line_is_exact(positive):
 
 
 def test_a_constant_is_one_column():
-    spectrum = Spectrum(2.0, 0.0, (1.0,), (1.0,), (0.0,))
+    spectrum = LineSpectrum(2.0, 0.0, (1.0,), (1.0,), (0.0,))
     features = UniversalRandomFeatures(spectrum, 40, D)
     assert features.inputs.size == features.parameters.size == 41
     assert_close(features.kernel(X, W) - 2, make("cos", 40).kernel(X, W), 1e-12)
@@ -209,7 +209,8 @@ def test_towers_obey_the_laws_of_maps(positive):
 
 @pytest.mark.parametrize("positive", SIDES)
 def test_towers_have_gradients(positive):
-    features = UniversalRandomFeatures(Spectrum(0.2, 0.5, (0.8, 1.6), (1.0, 0.5), (0.0, 1.0)), 8, 3, positive=positive)
+    spectrum = LineSpectrum(0.2, 0.5, (0.8, 1.6), (1.0, 0.5), (0.0, 1.0))
+    features = UniversalRandomFeatures(spectrum, 8, 3, positive=positive)
     x, w, b = unit(2, 3).requires_grad_(), unit(2, 3, 1).requires_grad_(), bias(2).requires_grad_()
     with torch.inference_mode():
         features.inputs.of(x)
@@ -347,8 +348,8 @@ def test_ReLU_needs_its_range():
     (lambda: UniversalRandomFeatures("cos", 8, D, A=-0.2), "A must be \"best\" or a number above -1/8"),
     (lambda: UniversalRandomFeatures("cos", 8, D, lengths=1.0), "lengths must be two numbers"),
     (lambda: UniversalRandomFeatures("cos", 8, D, lengths=(1, 0)), "the length of weights must be a positive number"),
-    (lambda: UniversalRandomFeatures(torch.cos, 8, D), "activation must be a name or a Spectrum"),
-    (lambda: UniversalRandomFeatures(Spectrum(), 8, D), "The activation is 0 everywhere"),
+    (lambda: UniversalRandomFeatures(torch.cos, 8, D), "activation must be a name or a LineSpectrum"),
+    (lambda: UniversalRandomFeatures(LineSpectrum(), 8, D), "The activation is 0 everywhere"),
     (lambda: UniversalRandomFeatures("swish", 8, D), 'name must be "cos"'),
     (lambda: make("cos", 8).kernel(X[:, :3], W), "features are of 8 coordinates, with nothing beside"),
     (lambda: make("cos", 8).parameters.of(W, B[:3]), "one bias for each vector at most"),

@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from kernelscope.features import LineSpectrum, UniversalRandomFeatures, balance, plan_layer
 from kernelscope.features.directions import directions
+from kernelscope.features.moments import best_rho
 from kernelscope.nn import SNNKLinear, convert
 from kernelscope.nn.layers.activations import ACTIVATIONS
-from kernelscope.nn.layers.analytic import analytic_plan, balanced, best_rho, strength, towers, variances
+from kernelscope.nn.layers.baselines import strength
 
 from .test_conversion import small
 
@@ -19,12 +21,16 @@ def points(n, d, length, seed):
 
 def test_balancing_keeps_products_and_gives_the_nuclear_norm():
     x, w = torch.randn(50, 5).double() * torch.tensor([9, 1, 1, 0.1, 3]).double(), torch.randn(8, 5).double()
-    balance, thin = balanced(x, w)
-    assert torch.allclose((x @ balance.T) @ thin.T, x @ w.T, atol=1e-12)
-    rms = [float(part.square().sum(1).mean().sqrt()) for part in (x @ balance.T, thin, x, w)]
+    x = x - x.mean(0)
+    layer = balance(x, w)
+    thin = layer.weights
+    assert torch.allclose((x @ layer.transform.T) @ thin.T, x @ w.T, atol=1e-12)
+    rms = [float(part.square().sum(1).mean().sqrt()) for part in (x @ layer.transform.T, thin, x, w)]
     nuclear = float(torch.linalg.matrix_norm(x @ w.T, "nuc"))
     assert rms[0] * rms[1] == pytest.approx(nuclear / math.sqrt(50 * 8), rel=1e-12)
     assert rms[0] * rms[1] <= rms[2] * rms[3]
+    assert strength(w, torch.zeros(8).double(), x) == pytest.approx(
+        math.pi / (1.1 * float((x @ w.T).abs().max())) * layer.after, rel=1e-12)
 
 
 @pytest.mark.parametrize(("d", "kappa_r", "wanted"), [(1, 0.5, 0.72), (4, 2, 2.88), (16, 8, 11.5), (64, 28, 41.5)])
@@ -40,7 +46,10 @@ def test_variances_are_those_of_many_draws():
     g = directions(draws, d, "independent", 0)
     a = (rho - 1) / 8
     scale = math.sqrt(1 + 4 * a)
-    wanted = variances(x, w, b, kappa, phase, rho, tau)
+    # The lengths for which the scale of the features is tau.
+    lengths = (tau**2 / (kappa * math.sqrt(rho)), 1.0)
+    wave = LineSpectrum(0.0, 0.0, (kappa,), (1.0,), (phase,))
+    wanted = UniversalRandomFeatures(wave, 2, d, lengths, "parameters", a).variance(x, w, b)
     for i in range(2):
         for j in range(2):
             height = (1 + 4 * a) ** (d / 2) * torch.exp(
@@ -67,18 +76,10 @@ def test_the_error_is_what_was_predicted_before_drawing(activation):
 def test_products_of_towers_are_the_spectrum_on_average():
     linear, x = small(n=30, l=4)
     weights, bias = linear.weight.detach(), linear.bias.detach()
-    plan = analytic_plan(weights, bias, x, torch.tanh, 512)
-    z = x @ weights.T + bias
-    wanted = plan.constant + plan.slope * z + sum(
-        a * (k * z + p).cos() for a, k, p in zip(plan.amplitudes, plan.frequencies, plan.phases, strict=True))
-    draws = []
-    for seed in range(60):
-        rows, rates, bases, coefficients = towers(plan, "independent", seed)
-        inner = (x - plan.mean) @ plan.balance.T
-        heights = (bases + rates * inner.square().sum(1, keepdim=True)).exp()
-        phi = torch.cat((heights * (inner @ rows.T).cos(), -heights * (inner @ rows.T).sin()), 1)
-        draws.append(phi @ coefficients.T + plan.constant + plan.slope * z)
-    draws = torch.stack(draws)
+    plan = plan_layer(torch.tanh, 512, x, weights, bias, positive="parameters")
+    wanted = plan.features.spectrum(plan.layer.inputs(x) @ plan.layer.weights.T + plan.layer.bias)
+    draws = torch.stack([convert(linear, torch.tanh, x, 512, "analytic", seed=seed, kind="independent",
+                                 held_out=x)[0](x).detach() for seed in range(60)])
     error = (draws.mean(0) - wanted).abs() / (draws.std(0) / math.sqrt(60))
     assert float(error.max()) < 4.5
 
@@ -96,18 +97,19 @@ def test_shifting_inputs_and_biases_together_changes_no_plan():
     linear, x = small()
     weights, bias = linear.weight.detach(), linear.bias.detach()
     move = torch.randn(6, dtype=torch.float64)
-    plans = [analytic_plan(weights, bias, x, torch.tanh, 512),
-             analytic_plan(weights, bias - weights @ move, x + move, torch.tanh, 512)]
-    assert plans[0].predicted == pytest.approx(plans[1].predicted, rel=1e-9)
-    assert plans[0].counts == plans[1].counts
+    plans = [plan_layer(torch.tanh, 512, x, weights, bias, positive="parameters"),
+             plan_layer(torch.tanh, 512, x + move, weights, bias - weights @ move, positive="parameters")]
+    assert plans[0].predicted_error == pytest.approx(plans[1].predicted_error, rel=1e-9)
+    assert plans[0].features.counts == plans[1].features.counts
     assert strength(weights, bias, x) == pytest.approx(strength(weights, bias - weights @ move, x + move), rel=1e-9)
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu", "gelu", "softplus", "sigmoid", "silu"])
 def test_more_features_promise_less_error(activation):
     linear, x = small()
-    promised = [analytic_plan(linear.weight.detach(), linear.bias.detach(), x, ACTIVATIONS[activation], m).predicted
-                for m in (0, 64, 1024, 16384)]
+    plans = [plan_layer(ACTIVATIONS[activation], m, x, linear.weight, linear.bias, positive="parameters")
+             for m in (64, 1024, 16384)]
+    promised = [plans[0].linear_error, *(plan.predicted_error for plan in plans)]
     assert promised == sorted(promised, reverse=True)
     assert promised[-1] < 0.5 * promised[0]
 

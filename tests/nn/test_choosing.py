@@ -60,7 +60,7 @@ def test_neurons_that_a_linear_map_gives_are_not_kept():
         model[0].bias.copy_(torch.tensor([1e4, 1e4, 0.0, 0.0]))
         model[2].weight.fill_(1.0)
     bundled, report = bundle(model, points(200, 2), features=2, tower="neurons")
-    assert float(bundled[0].towers[0].shift.abs().max()) < 10.0
+    assert float(bundled[0].towers[0].shifts.abs().max()) < 10.0
     assert report.error < 1e-4
     alone, _ = bundle(model, points(200, 2), features=2, tower="neurons", skip=False)
-    assert float(alone[0].towers[0].shift.abs().max()) > 100.0
+    assert float(alone[0].towers[0].shifts.abs().max()) > 100.0

@@ -7,7 +7,7 @@ from torch import nn
 
 from kernelscope.errors import DataError, StoreCorrupt
 from kernelscope.nn import SNNKLinear, convert
-from kernelscope.nn.layers.towers import TOWERS
+from kernelscope.nn.layers.layer import TOWERS
 
 
 def layers():

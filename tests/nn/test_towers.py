@@ -5,7 +5,7 @@ import torch
 
 import kernelscope as ks
 from kernelscope.errors import DataError
-from kernelscope.nn.bundles.towers import Fourier, Rectified, drawn
+from kernelscope.nn.towers import Fourier, Rectified, drawn
 from tests.nn.small import points
 
 

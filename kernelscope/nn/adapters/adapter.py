@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ...arguments import as_choice, as_count, as_seed, what_came
 from ...errors import DataError, ModelError
+from ...features.arc_cosine import rectified
 from ...features.directions import KINDS, directions
 
 #: What the d numbers beside Psi do: they are added, or they scale what Psi gives, channel by channel.
@@ -106,7 +107,7 @@ class SNNKAdapter(nn.Module):
             came = f"a tensor with shape {tuple(x.shape)}" if isinstance(x, Tensor) else what_came(x)
             raise DataError(f"This adapter takes tensors whose last axis has {self.d} entries; {came} came. Make one "
                             "for this layer with SNNKAdapter(d=..., features=...).")
-        return F.relu(F.linear(x, self.directions)) * math.sqrt(2 / self.features)
+        return rectified(F.linear(x, self.directions)) * math.sqrt(2 / self.features)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.form == "scaled":

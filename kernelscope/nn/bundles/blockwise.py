@@ -13,13 +13,13 @@ from ...data.points import Part, Points
 from ...errors import DataError, ModelError, NonFiniteError
 from ...network import Network
 from ...solvers.ridge import NormalEquations, RidgePath
+from ..towers import Neurons
 from .bundle_report import BundleReport
 from .bundled import BundledLayer
 from .choosing import Plan, Spread, layer_for
-from .closed_form import chosen_ridge, on_cpu, without_features
+from .closed_form import on_cpu, without_features
 from .comparing import Comparison, are_classes
 from .finding import Block, Passed, find_blocks, mistaken, part, put
-from .towers import Neurons
 from .watching import BATCH, Seen, answered, batches, mask_of, watched
 
 
@@ -168,7 +168,7 @@ def _fitted(reader: nn.Module, source: nn.Module, blocks: list[Block], points: P
 
 def _solved(layer: BundledLayer, sums: NormalEquations, asked: float | None) -> _Fitted:
     path = RidgePath(sums, torch.arange(layer.width) >= layer.size)
-    ridge = chosen_ridge(path, asked)
+    ridge = path.best_ridge() if asked is None else asked
     layer.assign(path.coefficients(ridge))
     # The linear map is measured even where it is not built in.
     linear = copy.deepcopy(layer)
@@ -224,4 +224,4 @@ def _parameters(reader: nn.Module, block: Block) -> list[nn.Parameter]:
 
 def _kept(layer: BundledLayer) -> int:
     """How many numbers of neurons a layer keeps, which no seed makes again."""
-    return sum(b.numel() for tower in layer.towers if isinstance(tower, Neurons) for b in (tower.rows, tower.shift))
+    return sum(b.numel() for tower in layer.towers if isinstance(tower, Neurons) for b in (tower.rows, tower.shifts))

@@ -27,8 +27,8 @@ from ...machine.machine import KernelMachine
 from ...result import rows_of
 from ...solvers.ridge import RidgePath
 from ...storage import Store
+from ..towers import Fourier, Neurons, Rectified
 from .closed_form import less, on_cpu, summed
-from .towers import Fourier, Neurons, Rectified
 
 #: The towers that are kept with a bundled network.
 KEPT: dict[str, type[Rectified] | type[Fourier]] = {"Rectified": Rectified, "Fourier": Fourier}
@@ -282,7 +282,7 @@ class BundledModel(nn.Module):
         try:
             meta, tensors = store.meta, store.read(0)
             own = {name.removeprefix("layer."): value for name, value in tensors.items() if name.startswith("layer.")}
-            towers = [_tower(kind, own, f"towers.{i}.") for i, kind in enumerate(meta["towers"])]
+            towers = [tower_from(kind, own, f"towers.{i}.") for i, kind in enumerate(meta["towers"])]
             layer = BundledLayer(own["mean"], own["scale"], towers, len(own["constant"]), bool(meta["skip"]))
             layer.load_state_dict(own)
             return cls(layer, meta["ridge"], tensors["samples"], tensors["targets"])
@@ -316,6 +316,7 @@ class BundledModel(nn.Module):
         return torch.arange(p) == p - 1
 
 
-def _tower(kind: str, tensors: dict[str, Tensor], prefix: str) -> Rectified | Fourier:
-    rows, shift = tensors[f"{prefix}rows"], tensors.get(f"{prefix}shift")
-    return Rectified(rows, shift) if KEPT[kind] is Rectified else Fourier(rows)
+def tower_from(kind: str, tensors: dict[str, Tensor], prefix: str) -> Rectified | Fourier:
+    """A random tower of its kind and of the tensors that were kept."""
+    rows, shifts = tensors[f"{prefix}rows"], tensors.get(f"{prefix}shifts")
+    return Rectified(rows, shifts) if KEPT[kind] is Rectified else Fourier(rows)

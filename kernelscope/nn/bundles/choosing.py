@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from ...errors import DataError
 from ...solvers.ridge import RidgePath
+from ..towers import Fourier, Neurons, Rectified, drawn
 from .bundled import BundledLayer
-from .closed_form import chosen_ridge, on_cpu, summed
+from .closed_form import on_cpu, summed
 from .finding import Block, composed, part, weight_of
-from .towers import Fourier, Neurons, Rectified, drawn
 
 #: What features may be.
 TOWERS = ("rectified", "fourier", "neurons")
@@ -112,7 +112,7 @@ def by_bandwidth(x: Tensor, y: Tensor, m: int, draw: torch.Generator, plan: Plan
         assert isinstance(tower, Fourier)
         near = BundledLayer(x.new_zeros(x.shape[1]), x.new_ones(()), [tower], y.shape[1], plan.skip is not False)
         path = RidgePath(summed(near.columns(x), y), torch.arange(near.width) >= m)
-        error = path.gcv(chosen_ridge(path, plan.ridge))
+        error = path.gcv(path.best_ridge() if plan.ridge is None else plan.ridge)
         if best is None or error < best[0]:
             best = (error, tower)
     assert best is not None

@@ -12,9 +12,6 @@ from ...arguments import what_came
 from ...errors import DataError
 from ...solvers.ridge import NormalEquations, RidgePath
 
-#: The ridges that are tried, as shares of the mean eigenvalue of the columns.
-SHARES = tuple(10.0 ** (k / 2) for k in range(-20, 5))
-
 
 def checked_ridge(ridge: Any) -> float | None:
     """A ridge; ``None`` where it is to be chosen.
@@ -28,27 +25,6 @@ def checked_ridge(ridge: Any) -> float | None:
         raise DataError(f"ridge must be a number above 0, or None to choose it by cross-validation; {what_came(ridge)} "
                         "came. Pass for example ridge=1e-6.")
     return float(ridge)
-
-
-def chosen_ridge(path: RidgePath, ridge: float | None) -> float:
-    """The ridge that was asked for, else that of the least generalised cross-validation error.
-
-    Raises:
-        DataError: If there are too few samples for any.
-    """
-    if ridge is not None:
-        return ridge
-    spectrum, n = path.spectrum, path.equations.count
-    free = int(path.free.sum())
-    if free >= n:
-        raise DataError(f"{n} rows are too few for {free} columns that are not penalised (the linear skip and the "
-                        "constant). Hand in more points, or pass skip=False.")
-    mean = float(spectrum.mean()) / n
-    if not mean > 0:
-        # Features that say nothing beside the free columns get no weight, whatever the ridge.
-        return 1.0
-    errors = {share * mean: path.gcv(share * mean) for share in SHARES}
-    return min(errors, key=lambda each: errors[each])
 
 
 def summed(columns: Tensor, targets: Tensor) -> NormalEquations:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from ...arguments import as_path, as_switch, what_came
 from ...errors import DataError, ModelError, StoreCorrupt
 from ...storage import Store
+from ..towers import Fourier, Neurons, Rectified
 from .blockwise import in_modes_of, reader_of
-from .bundled import KEPT, BundledLayer
+from .bundled import BundledLayer, tower_from
 from .finding import Passed, find_blocks, part, put
-from .towers import Fourier, Neurons, Rectified
 
 
 def save_blocks(bundled: nn.Module, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
@@ -96,7 +96,6 @@ def load_blocks(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
 
 
 def _tower(kind: str, tensors: dict[str, Tensor], prefix: str, activation: Any) -> Rectified | Fourier | Neurons:
-    rows, shift = tensors[f"{prefix}rows"], tensors.get(f"{prefix}shift")
-    if kind == "Neurons" and shift is not None and activation is not None:
-        return Neurons(rows, shift, activation)
-    return Rectified(rows, shift) if KEPT[kind] is Rectified else Fourier(rows)
+    if kind == "Neurons" and activation is not None:
+        return Neurons(tensors[f"{prefix}rows"], tensors[f"{prefix}shifts"], activation)
+    return tower_from(kind, tensors, prefix)

@@ -11,13 +11,13 @@ from ...arguments import as_choice
 from ...data.points import Points
 from ...errors import DataError, NonFiniteError
 from ...solvers.ridge import RidgePath
+from ..towers import Fourier, Rectified, drawn
 from .blockwise import reader_of
 from .bundle_report import BundleReport
 from .bundled import BundledLayer, BundledModel, flat
 from .choosing import HELD, Plan, by_bandwidth, spread_over
-from .closed_form import chosen_ridge, on_cpu, summed
+from .closed_form import on_cpu, summed
 from .comparing import Comparison, are_classes
-from .towers import Fourier, Rectified, drawn
 from .watching import BATCH, answered, batches
 
 
@@ -47,11 +47,11 @@ def whole(reader: nn.Module, points: Points, labels: Tensor | None, targets: Any
     # What a network says is often nearly linear; what its labels are is not.
     layer = BundledLayer(mean, scale, towers, wanted.shape[1], not by_class if plan.skip is None else plan.skip)
     bundled = BundledModel(layer, 1.0, samples, wanted)
-    bundled.ridge = chosen_ridge(bundled.path, plan.ridge)
+    bundled.ridge = bundled.path.best_ridge() if plan.ridge is None else plan.ridge
     layer.assign(bundled.path.coefficients(bundled.ridge))
 
     linear = RidgePath(summed(_affine(x, layer), wanted), torch.arange(x.shape[1] + 1) == x.shape[1])
-    plain = chosen_ridge(linear, None)
+    plain = linear.best_ridge()
     goal: Tensor | None
     if test is None:
         before, after, words, truth = own, bundled.leave_one_out(), "samples left out in turn", labels

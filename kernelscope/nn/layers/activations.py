@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,24 +11,12 @@ from torch import Tensor, nn
 
 from ...arguments import what_came
 from ...errors import DataError
+from ...features.spectra import ACTIVATIONS as NAMED
 
 Activation = Callable[[Tensor], Tensor]
 
 #: Those that have a name.
-ACTIVATIONS: dict[str, Activation] = {
-    "tanh": torch.tanh,
-    "relu": torch.relu,
-    "gelu": nn.functional.gelu,
-    "gelu_tanh": lambda z: nn.functional.gelu(z, approximate="tanh"),
-    "silu": nn.functional.silu,
-    "sigmoid": torch.sigmoid,
-    "softplus": nn.functional.softplus,
-    "erf": lambda z: torch.erf(z / math.sqrt(2)),
-    "cos": torch.cos,
-    "sin": torch.sin,
-    "gaussian": lambda z: torch.exp(-z.square() / 2),
-    "identity": lambda z: z,
-}
+ACTIVATIONS: dict[str, Activation] = NAMED | {"gelu_tanh": lambda z: nn.functional.gelu(z, approximate="tanh")}
 
 #: The modules and functions of torch that are one of them.
 _SAME: dict[Any, str] = {

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from ...features.spectrum_fitting import BEYOND
 from ...solvers.ridge import NormalEquations, RidgePath
 from .activations import Activation
 from .selection import LOOKED_AT, forward_selection
-
-#: Ridges that are tried, as shares of the mean eigenvalue of what is penalised.
-RIDGES = tuple(10.0**k for k in range(-12, 3))
 
 
 def relative(found: Tensor, outputs: Tensor) -> float:
@@ -57,9 +57,7 @@ def fitted(penalised: Tensor, free: Tensor, outputs: Tensor, ridge: float | None
     equations = NormalEquations(columns.shape[1], outputs.shape[1], columns.device)
     equations.add(columns, outputs)
     path = RidgePath(equations, torch.arange(columns.shape[1]) >= penalised.shape[1])
-    if ridge is None:
-        scale = float(path.spectrum.mean()) / len(columns)
-        ridge = min((share * scale for share in RIDGES), key=path.gcv)
+    ridge = path.best_ridge() if ridge is None else ridge
     return path.coefficients(ridge), ridge, path.gcv(ridge)
 
 
@@ -85,6 +83,16 @@ def directions_of(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     _, triangle = torch.linalg.qr(x)
     _, s, v = torch.linalg.svd(triangle @ weights.T, full_matrices=False)
     return s, v
+
+
+def strength(weights: Tensor, bias: Tensor, x: Tensor) -> float:
+    r""":math:`\kappa r`: the lowest frequency of what is seen times the lengths of balanced inputs and weights.
+
+    An analytic conversion needs some :math:`e^{2 \kappa r}` features for each of the lowest frequency. The product of
+    lengths is that of :func:`~kernelscope.features.balance`, and nought for a layer that is a constant.
+    """
+    lengths = float(directions_of(x - x.mean(0), weights)[0].sum()) / math.sqrt(len(x) * len(weights))
+    return lengths * math.pi / (BEYOND * float((x @ weights.T + bias).abs().max().clamp(min=1e-6)))
 
 
 def narrower(seen: Tensor, count: int, unseen: Tensor) -> Tensor:

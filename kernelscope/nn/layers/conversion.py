@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from ...arguments import as_choice, as_count, as_part, as_seed, what_came
 from ...errors import ConversionRefused, DataError, NonFiniteError
 from ...features.directions import KINDS, directions
+from ...features.planning import plan_layer
 from .activations import Activation, as_activation
-from .analytic import analytic_plan, strength, towers
 from .baselines import (
     directions_of,
     fitted,
@@ -35,6 +35,7 @@ from .baselines import (
     low_rank,
     narrower,
     relative,
+    strength,
     svd_floor,
     with_one,
 )
@@ -266,28 +267,37 @@ def _cur(task: Task, features: int, *, ridge: float | None, rank: int | None,
 def _analytic(task: Task, features: int, *, seed: int, kind: str, linear_rel: float,
               **_: Any) -> tuple[SNNKLinear, dict[str, Any]]:
     """Random features that are right on average, where they promise less error than a linear map."""
-    plan = analytic_plan(task.weights, task.bias, task.seen, task.activation, features)
-    if plan.predicted > linear_rel + 1e-9:
-        strong = strength(task.weights, task.bias, task.seen)
+    strong = strength(task.weights, task.bias, task.seen)
+    if features < 2 or not strong:
         raise ConversionRefused(
-            f"An analytic conversion with {features} features would be off by {plan.predicted:.3g}, relative to the "
-            f"layer's outputs, and a linear map is off by {linear_rel:.3g}: inputs and weights are too long for its "
-            f"frequencies (kappa r = {strong:.2g}; up to about 1 it works). Pass "
+            f"An analytic conversion has waves of what the layer sees, in pairs of features; {features} features and "
+            f'kappa r = {strong:.2g} came. Pass mode="ridge" or mode="cur", which are fitted, or more features.'
+        )
+    plan = plan_layer(task.activation, features - features % 2, task.seen, task.weights, task.bias,
+                      positive="parameters", kind=kind, seed=seed)
+    if plan.predicted_error > linear_rel + 1e-9:
+        raise ConversionRefused(
+            f"An analytic conversion with {features} features would be off by {plan.predicted_error:.3g}, relative to "
+            f"the layer's outputs, and a linear map is off by {linear_rel:.3g}: inputs and weights are too long for "
+            f"its frequencies (kappa r = {strong:.2g}; up to about 1 it works). Pass "
             'mode="ridge" or mode="cur", which are fitted, or more features.'
         )
-    rows, rates, bases, coefficients = towers(plan, kind, seed)
-    layer = _empty(task, 2 * len(rows), "universal", None, len(plan.balance))
+    near, waves, spectrum = plan.layer, plan.features.waves, plan.features.spectrum
+    layer = _empty(task, waves.columns, "universal", None, len(near.transform))
     tower: Any = layer.tower
-    tower.place(rows, rows.new_zeros(len(rows)))
-    tower.balance.copy_(plan.balance)
-    tower.offset.copy_(-plan.balance @ plan.mean)
-    tower.rates.copy_(rates)
-    tower.bases.copy_(bases)
+    tower.balance.copy_(near.transform)
+    tower.offset.copy_(-near.transform @ near.center)
+    if waves.columns:
+        rows, heights = waves.rows("inputs", kind, seed)[::2]
+        tower.place(rows, rows.new_zeros(len(rows)))
+        tower.bases.copy_(heights[0])
+        tower.rates.copy_(heights[1])
+        layer.coefficients.copy_(plan.parameters()[:, -waves.columns:])
     assert layer.skip is not None
-    layer.coefficients.copy_(coefficients)
-    layer.skip.copy_(plan.slope * task.weights)
-    layer.constant.copy_(plan.constant + plan.slope * task.bias)
-    return layer, {"predicted": plan.predicted, "frequencies": plan.frequencies.tolist(), "pairs": plan.counts}
+    layer.skip.copy_(spectrum.slope * near.weights @ near.transform)
+    layer.constant.copy_(spectrum.constant + spectrum.slope * near.bias - layer.skip @ near.center)
+    return layer, {"predicted": plan.predicted_error, "frequencies": list(spectrum.frequencies),
+                   "pairs": list(plan.features.counts), "directions": len(near.transform)}
 
 
 def _trainable(task: Task, features: int, *, seed: int, kind: str, tower: str | None, rank: int | None,

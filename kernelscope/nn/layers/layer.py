@@ -25,11 +25,14 @@ from ...features.base import FeatureMap
 from ...features.directions import directions
 from ...kernels.of_features import FeatureKernel
 from ...storage import write_atomically
+from ..towers import Neurons, Tower, Universal, Waves
 from .activations import Activation, as_activation
-from .towers import TOWERS, Fourier, Neurons, Tower, Universal
 
 if TYPE_CHECKING:
     from .report import ConversionReport
+
+#: The towers that a layer may have.
+TOWERS = ("fourier", "rectified", "neurons", "universal")
 
 #: What the header of a saved layer calls itself.
 FORMAT = "kernelscope layer 1"
@@ -206,11 +209,10 @@ class SNNKLinear(nn.Module):
         d, m = self.in_features, self.features
         match self.tower_name:
             case "fourier":
-                return Fourier(m, d)
-            case "rectified":
-                return Neurons(m, d, torch.relu)
-            case "neurons":
-                return Neurons(m, d, function)
+                return Waves(m, d)
+            case "rectified" | "neurons":
+                chosen = torch.relu if self.tower_name == "rectified" else function
+                return Neurons(torch.zeros(m, d), torch.zeros(m), chosen)
         return Universal(m, d, self.inner)
 
     def _skipped(self, x: Tensor) -> Tensor:
@@ -220,9 +222,9 @@ class SNNKLinear(nn.Module):
     def _drawn(self, seed: int, kind: str) -> None:
         """Random rows of about unit length, and coefficients as a linear layer has them."""
         tower = self.tower
-        if tower.count:
-            d = tower.rows.shape[1]
-            tower.place(directions(tower.count, d, kind, seed) / math.sqrt(d), torch.zeros(tower.count))
+        count, d = tower.rows.shape
+        if count:
+            tower.place(directions(count, d, kind, seed) / math.sqrt(d), torch.zeros(count))
         if isinstance(tower, Universal):
             tower.balance.copy_(torch.eye(self.inner, self.in_features))
         draw = torch.Generator().manual_seed(seed)
