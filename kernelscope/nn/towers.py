@@ -155,7 +155,7 @@ class Universal(Tower):
     .. math:: e^{\beta + r|Tx + t|^2} \left(\cos g (Tx + t), -\sin g (Tx + t)\right)
 
     Args:
-        size: The number m of features, an even one.
+        size: The number m of features; of an odd number there is one less.
         d: The numbers of an input.
         inner: Those of an input after balancing.
     """
@@ -168,7 +168,6 @@ class Universal(Tower):
     def __init__(self, size: int, d: int, inner: int):
         count = size // 2
         super().__init__(torch.zeros(count, inner), torch.zeros(count))
-        self._size = size
         self.register_buffer("balance", torch.zeros(inner, d))
         self.register_buffer("offset", torch.zeros(inner))
         self.register_buffer("rates", torch.zeros(count))
@@ -176,7 +175,7 @@ class Universal(Tower):
 
     @property
     def size(self) -> int:
-        return self._size
+        return 2 * len(self.rows)
 
     def forward(self, x: Tensor) -> Tensor:
         inner = nn.functional.linear(x, self.balance, self.offset)

@@ -1,13 +1,15 @@
 import copy
+import json
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load, save
 from torch import nn
 
 from kernelscope.errors import DataError, StoreCorrupt
 from kernelscope.nn import SNNKLinear, convert
-from kernelscope.nn.layers.layer import TOWERS
+from kernelscope.nn.layers.layer import FORMAT, TOWERS
 
 
 def layers():
@@ -88,6 +90,42 @@ def test_another_file_is_no_layer(tmp_path):
     path.write_bytes(b"no file of tensors")
     with pytest.raises(StoreCorrupt, match="no safetensors file"):
         SNNKLinear.load(path)
+
+
+@pytest.mark.parametrize("change", [
+    {"features": 9}, {"features": 10**13}, {"features": "6"}, {"in_features": 10**13}, {"inner": None}, {"evil": 1},
+    {"tower": "magic"}, {"tower": None}, {"activation": "os.system"}, {"skip": 3}, {"skip": False}])
+def test_a_header_that_is_not_of_its_tensors_is_refused(change, tmp_path):
+    path = SNNKLinear(5, 7, features=6).save(tmp_path / "layer.safetensors")
+    with safe_open(str(path), "pt") as file:
+        words = json.loads(file.metadata()["layer"])
+    path.write_bytes(save(load(path.read_bytes()), {"format": FORMAT, "layer": json.dumps(words | change)}))
+    with pytest.raises(StoreCorrupt, match="Save the layer again"):
+        SNNKLinear.load(path)
+
+
+def test_a_file_that_is_cut_or_lacks_a_tensor_is_refused(tmp_path):
+    path = SNNKLinear(5, 7, features=6).save(tmp_path / "layer.safetensors")
+    whole = path.read_bytes()
+    with safe_open(str(path), "pt") as file:
+        header = file.metadata()
+    for name in load(whole):
+        path.write_bytes(save({key: value for key, value in load(whole).items() if key != name}, header))
+        with pytest.raises(StoreCorrupt, match="Save the layer again"):
+            SNNKLinear.load(path)
+    path.write_bytes(save(load(whole), header | {"layer": "[1]"}))
+    with pytest.raises(StoreCorrupt, match="Save the layer again"):
+        SNNKLinear.load(path)
+    for length in (0, 4, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(StoreCorrupt, match="no safetensors file"):
+            SNNKLinear.load(path)
+
+
+def test_an_odd_number_of_universal_features_is_one_less():
+    layer = SNNKLinear(5, 7, features=7, tower="universal")
+    assert layer.tower.size == 6
+    assert layer(torch.randn(2, 5)).shape == (2, 7)
 
 
 def test_projections_move_with_the_layer_and_are_not_trained(layer):

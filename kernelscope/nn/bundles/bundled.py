@@ -28,7 +28,7 @@ from ...result import rows_of
 from ...solvers.ridge import RidgePath
 from ...storage import Store
 from ..towers import Fourier, Neurons, Rectified
-from .closed_form import less, on_cpu, summed
+from .closed_form import on_cpu, summed
 
 #: The towers that are kept with a bundled network.
 KEPT: dict[str, type[Rectified] | type[Fourier]] = {"Rectified": Rectified, "Fourier": Fourier}
@@ -199,7 +199,8 @@ class BundledModel(nn.Module):
     def path(self) -> RidgePath:
         """The fit for every ridge, from one factorisation."""
         columns = self._columns()
-        return RidgePath(summed(columns, self.targets), self._free(columns.shape[1]))
+        # The constant alone is not penalised, so that all the rest is a kernel.
+        return RidgePath(summed(columns, self.targets), torch.arange(columns.shape[1]) == columns.shape[1] - 1)
 
     @property
     def spectrum(self) -> Tensor:
@@ -208,8 +209,7 @@ class BundledModel(nn.Module):
 
     def machine(self) -> KernelMachine:
         """The same function as a kernel machine: one coefficient for each sample and output, and the constant."""
-        theta = self._solved()
-        alpha = (self.targets - self._columns() @ theta) / (len(self.samples) * self.ridge)
+        theta, alpha = self._solved(), self.path.duals(self._columns(), self.targets, self.ridge)
         return KernelMachine(self.kernel, self.samples, alpha, theta[-1])
 
     def contributions(self, x: Any, memory: int | str = "1GB") -> Contributions:
@@ -247,8 +247,9 @@ class BundledModel(nn.Module):
         stays[gone] = False
         if not bool(stays.any()):
             raise DataError(f"All {len(self.samples)} samples would be left out, and nothing to fit to. Leave some.")
-        columns = self._columns()
-        path = RidgePath(less(self.path.equations, columns[~stays], self.targets[~stays]), self.path.free)
+        sums = self.path.equations.copy()
+        sums.add(self._columns()[~stays], self.targets[~stays], sign=-1)
+        path = RidgePath(sums, self.path.free)
         rest = BundledModel(copy.deepcopy(self.layer), self.ridge, self.samples[stays], self.targets[stays])
         rest.layer.assign(path.coefficients(self.ridge))
         return rest
@@ -310,10 +311,6 @@ class BundledModel(nn.Module):
         """The columns of the samples in double precision."""
         features = self.features.phi(self.samples)
         return torch.cat([features, torch.ones_like(features[:, :1])], 1)
-
-    def _free(self, p: int) -> Tensor:
-        """The constant alone is not penalised, so that all the rest is a kernel."""
-        return torch.arange(p) == p - 1
 
 
 def tower_from(kind: str, tensors: dict[str, Tensor], prefix: str) -> Rectified | Fourier:

@@ -1,4 +1,4 @@
-"""The one place where bundling meets ridge regression: sums of columns, and the ridge that suits them."""
+"""The one place where bundling meets ridge regression: a ridge that can be taken, and sums of columns."""
 
 from __future__ import annotations
 
@@ -32,13 +32,6 @@ def summed(columns: Tensor, targets: Tensor) -> NormalEquations:
     equations = NormalEquations(columns.shape[1], targets.shape[1])
     equations.add(columns, targets)
     return equations
-
-
-def less(equations: NormalEquations, columns: Tensor, targets: Tensor) -> NormalEquations:
-    """The sums without some of their samples."""
-    rest = equations.copy()
-    rest.add(columns, targets, sign=-1)
-    return rest
 
 
 def without_features(path: RidgePath) -> Tensor:

@@ -37,6 +37,9 @@ TOWERS = ("fourier", "rectified", "neurons", "universal")
 #: What the header of a saved layer calls itself.
 FORMAT = "kernelscope layer 1"
 
+#: The words that describe one.
+WORDS = {"in_features", "out_features", "features", "tower", "activation", "skip", "inner"}
+
 
 class SNNKLinear(nn.Module):
     r"""A linear map with a function after it, as products of features: :math:`\Phi(x)\,\Psi^T + Lx + c`.
@@ -192,7 +195,9 @@ class SNNKLinear(nn.Module):
                 header = file.metadata() or {}
                 held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             words = json.loads(header["layer"]) if header.get("format") == FORMAT else None
-        except (SafetensorError, ValueError, KeyError) as error:
+            if words is not None and set(words) != WORDS:
+                raise ValueError(f"it is described by other words than {', '.join(sorted(WORDS))}")
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise StoreCorrupt(f"{place} is no safetensors file of a layer ({error}). Save the layer again.") from error
         if words is None:
             raise StoreCorrupt(f"{place} holds no layer of this version (its format is {header.get('format')!r}, and "
@@ -200,9 +205,19 @@ class SNNKLinear(nn.Module):
         if words["activation"] is None and activation is None:
             raise DataError(f"The layer in {place} has a function of its user's own, which no file holds. Pass it: "
                             "SNNKLinear.load(path, activation=function).")
-        words["activation"] = activation if words["activation"] is None else words["activation"]
-        layer = cls(words.pop("in_features"), words.pop("out_features"), **words)
-        layer.to(held["coefficients"].dtype).load_state_dict(held)
+        own = as_activation(activation)[1] if words["activation"] is None else words["activation"]
+        try:
+            rows, wide = held["tower.rows"], held["coefficients"]
+            # Before room is made for them: numbers in a header may be any.
+            said = words["in_features"], words["inner"], words["out_features"]
+            there = held.get("tower.balance", rows).shape[1], rows.shape[1], len(wide)
+            if said != there or words["features"] - wide.shape[1] not in (0, 1):
+                raise ValueError("its header and its tensors are of other sizes")
+            layer = cls(**words | {"activation": own})
+            layer.to(wide.dtype).load_state_dict(held)
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError, DataError) as error:
+            raise StoreCorrupt(f"{place} lacks a part of a layer, or has one too many ({error}). Save the layer "
+                               "again.") from error
         return layer
 
     def _tower(self, function: Activation) -> Tower:
