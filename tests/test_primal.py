@@ -611,6 +611,10 @@ def test_a_fit_says_what_it_will_do_and_what_came_out(capsys):
     assert "Bent(12 features), 40 points, 2 outputs, float64, 2 ridges" in said
     assert "all ridges from one factorisation of 12 columns" in said
     assert "degrees of freedom for 40 samples" in said
+    fit(ridge=1e-2, progress=None)
+    assert "float64, ridge 0.01\n" in capsys.readouterr().out
+    ks.fit(MAP, X, Y)
+    assert "ridge 0, which is none; ridge=[1e-6, 1e-3, 1] takes" in capsys.readouterr().out
 
 
 # -- what is refused -------------------------------------------------------------------------------------------------

@@ -59,6 +59,17 @@ class FeatureMap(ABC):
         """The number of outputs c for points like these; ``None`` for a map with one vector for each point."""
         return self.columns
 
+    def coordinates_of(self, x: Any) -> int | None:
+        """The number of coordinates of points like these, where for points of another number the map is another one.
+
+        ``None`` for a map that looks at the size of points by itself, or takes any.
+        """
+        return None
+
+    def fitted(self, x: Any) -> FeatureMap:
+        """The map with what it leaves to points taken from x, as a bandwidth; itself where it leaves nothing."""
+        return self
+
     def parts(self, x: Any) -> Iterator[tuple[slice, Tensor, Tensor]]:
         r"""The features in parts that fit in memory: the rows, the numbers of q features, and their values.
 
@@ -134,6 +145,7 @@ def products(left: FeatureMap, x: Any, right: FeatureMap, z: Any, full: bool) ->
     near = left.points(x)
     same = z is None and left is right
     far = near if z is None else right.points(z)
+    check_alike(left, near, right, far)
     bands = []
     for rows in left.steps(near, len(near)):
         one = left.phi(points_between(near, rows.start, rows.stop))
@@ -144,6 +156,24 @@ def products(left: FeatureMap, x: Any, right: FeatureMap, z: Any, full: bool) ->
                           else one.flatten(1) @ other.flatten(1).T)
         bands.append(torch.cat(blocks, 2 if blocks[0].ndim == 4 else 1))
     return torch.cat(bands)
+
+
+def check_alike(left: FeatureMap, x: Points, right: FeatureMap, z: Points) -> None:
+    """Whether the features of points can be multiplied: those of another number of coordinates are of another map.
+
+    Raises:
+        DataError: If they cannot.
+    """
+    if z is x:
+        return
+    one, other = left.coordinates_of(x), right.coordinates_of(z)
+    if one is not None and other is not None and one != other:
+        raise DataError(f"Features are compared for points of one size: those of x have {_numbers(one)}, those of z "
+                        f"{_numbers(other)}. Pass points with as many numbers on both sides, and one alone as x[None].")
+
+
+def _numbers(count: int) -> str:
+    return f"{count:,} number{'s' * (count != 1)}"
 
 
 def check_factor(v: Any, what: str, name: str) -> None:

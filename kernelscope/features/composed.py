@@ -6,8 +6,9 @@ With scales s, as an optimizer has them for its parameters, they make :math:`\su
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from torch import Tensor
 from ..data.points import Points
 from ..errors import DataError
 from .base import FeatureMap
+
+Made = TypeVar("Made")
 
 
 class Sum(FeatureMap):
@@ -56,6 +59,15 @@ class Sum(FeatureMap):
                 f"{_words(other)}. Select as many with output=."
             )
         return c
+
+    def coordinates_of(self, x: Any) -> int | None:
+        points = self.points(x)
+        own = self.left.coordinates_of(points)
+        return self.right.coordinates_of(points) if own is None else own
+
+    def fitted(self, x: Any) -> FeatureMap:
+        points = self.points(x)
+        return with_maps(self, left=self.left.fitted(points), right=self.right.fitted(points))
 
     def phi(self, x: Any) -> Tensor:
         points = self.points(x)
@@ -129,6 +141,12 @@ class Preconditioned(FeatureMap):
     def columns_of(self, x: Any) -> int | None:
         return self.features.columns_of(x)
 
+    def coordinates_of(self, x: Any) -> int | None:
+        return self.features.coordinates_of(x)
+
+    def fitted(self, x: Any) -> FeatureMap:
+        return with_maps(self, features=self.features.fitted(x))
+
     def phi(self, x: Any) -> Tensor:
         found = self.features.phi(x)
         return found * self.scale.to(found)
@@ -156,6 +174,15 @@ class Preconditioned(FeatureMap):
 
     def _by_feature(self, t: Tensor) -> Tensor:
         return self.scale.to(t)[(..., *[None] * (t.ndim - 1))]
+
+
+def with_maps(made: Made, **maps: FeatureMap | None) -> Made:
+    """What is made of maps with others in their place; itself where they are the same ones."""
+    if all(getattr(made, name) is value for name, value in maps.items()):
+        return made
+    other = copy.copy(made)
+    other.__dict__.update(maps)
+    return other
 
 
 def _words(columns: int | None) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..arguments import as_choice, as_count, as_seed
 from ..data.points import Points
 from ..errors import DataError, NonFiniteError
-from .base import FeatureMap
+from .base import FeatureMap, points_between
 from .directions import KINDS, directions
 
 
@@ -36,6 +36,10 @@ class OfVectors(FeatureMap):
     def phi(self, x: Any) -> Tensor:
         points = self.points(x)
         return self.of(rows_of(points))
+
+    def coordinates_of(self, x: Any) -> int | None:
+        # Directions are drawn for as many coordinates as come, and those of another number are other ones.
+        return rows_of(points_between(self.points(x), 0, 1)).shape[1]
 
     @abstractmethod
     def of(self, x: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from ..arguments import what_came
 from ..data.points import Points
 from ..errors import DataError
 from .base import FeatureMap
+from .composed import with_maps
 from .signs import Rademacher, Sparse
 
 KINDS: dict[str, type[Rademacher] | type[Sparse]] = {"rademacher": Rademacher, "sparse": Sparse}
@@ -103,6 +104,12 @@ class Projected(FeatureMap):
 
     def columns_of(self, x: Any) -> int | None:
         return self.features.columns_of(x)
+
+    def coordinates_of(self, x: Any) -> int | None:
+        return self.features.coordinates_of(x)
+
+    def fitted(self, x: Any) -> FeatureMap:
+        return with_maps(self, features=self.features.fitted(x))
 
     def phi(self, x: Any) -> Tensor:
         points = self.points(x)

@@ -35,7 +35,8 @@ class RandomFourier(OfVectors):
 
     Args:
         size: The number of features p, an even one.
-        bandwidth: The length b, or one for each coordinate.
+        bandwidth: The length b, or one for each coordinate; or ``"median"`` for the median distance between the
+            points of ``fitted``, which ``ks.fit`` takes from its own.
         kernel: ``"gaussian"``, :math:`e^{-r^2/(2 b^2)}`; ``"laplacian"``, :math:`e^{-r/b}`; ``"matern"``; or
             ``"cauchy"``, :math:`1/(1 + r^2/b^2)`: as the classes of these names in ``ks.kernels``.
         nu: The smoothness of the Matern kernel, 0.5, 1.5 or 2.5.
@@ -44,7 +45,7 @@ class RandomFourier(OfVectors):
         seed: Which ones.
 
     Raises:
-        DataError: If an argument is none of these.
+        DataError: If an argument is none of these; on use, if the bandwidth is still to be taken from points.
 
     Example:
         >>> features = RandomFourier(2000, bandwidth=5.0)
@@ -53,10 +54,12 @@ class RandomFourier(OfVectors):
         RandomFourier(2000, bandwidth=5, kind='orthogonal', seed=0)
         >>> abs(float(features.inner(x)[0, 1]) - math.exp(-1 / 2)) < 0.05
         True
+        >>> RandomFourier(2000, bandwidth="median").fitted(x)
+        RandomFourier(2000, bandwidth=5, kind='orthogonal', seed=0)
     """
 
-    def __init__(self, size: int, bandwidth: float | Sequence[float] | Tensor = 1.0, kernel: str = "gaussian",
-                 nu: float = 1.5, kind: str = "orthogonal", seed: int = 0):
+    def __init__(self, size: int, bandwidth: float | Sequence[float] | Tensor | str | None = 1.0,
+                 kernel: str = "gaussian", nu: float = 1.5, kind: str = "orthogonal", seed: int = 0):
         super().__init__(size, kind, seed)
         if as_count(size, "size", 2) % 2:
             raise DataError(f"Features come in pairs, a cosine and a sine; size={size} came. Pass size={size + 1}.")
@@ -68,12 +71,29 @@ class RandomFourier(OfVectors):
         self.bandwidth = _lengths(bandwidth)
 
     def __repr__(self) -> str:
-        length = f"{self.bandwidth:.6g}" if isinstance(self.bandwidth, float) else f"{len(self.bandwidth)} lengths"
+        b = self.bandwidth
+        length = f"{b:.6g}" if isinstance(b, float) else repr(b) if isinstance(b, str) else f"{len(b)} lengths"
         kernel = "" if self.kernel == "gaussian" else f", kernel={self.kernel!r}"
         nu = f", nu={self.nu:g}" if self.kernel == "matern" else ""
         return (f"RandomFourier({self.size}, bandwidth={length}{kernel}{nu}, kind={self.kind!r}, seed={self.seed})")
 
+    def fitted(self, x: Any) -> RandomFourier:
+        """The map itself if it has a bandwidth, else the same map with the median distance of x.
+
+        Args:
+            x: Points.
+        """
+        if not isinstance(self.bandwidth, str):
+            return self
+        from ..kernels.bandwidth import median_bandwidth  # Kernels are made of features, and stand above them.
+
+        return RandomFourier(self.size, median_bandwidth(self.points(x)), self.kernel, self.nu, self.kind, self.seed)
+
     def directions(self, d: int) -> Tensor:
+        if isinstance(self.bandwidth, str):
+            raise DataError("The bandwidth is still to be taken from points, and one that each call took from its own "
+                            "would be another map in each. Take it from the training points once: "
+                            f'RandomFourier({self.size}, bandwidth="median").fitted(x).')
         length = torch.tensor(self.bandwidth, dtype=torch.float64)
         if length.ndim and len(length) != d:
             raise DataError(f"bandwidth has {len(length)} lengths, and vectors have {d} coordinates. Pass one length, "
@@ -111,10 +131,15 @@ def _chi(count: int, freedom: int, draw: torch.Generator) -> Tensor:
     return torch.randn(count, freedom, generator=draw, dtype=torch.float64).norm(dim=1, keepdim=True)
 
 
-def _lengths(bandwidth: Any) -> float | list[float]:
-    """A length, or one for each coordinate."""
+def _lengths(bandwidth: Any) -> float | list[float] | str:
+    """A length, or one for each coordinate, or the word for one that is taken from points."""
+    if bandwidth is None or isinstance(bandwidth, str) and bandwidth == "median":
+        return "median"
+    if isinstance(bandwidth, str):
+        raise DataError('bandwidth must be a positive number, one for each coordinate, or "median"; '
+                        f"{what_came(bandwidth)} came. Pass for example bandwidth=1.0.")
     if isinstance(bandwidth, Tensor):
         bandwidth = bandwidth.tolist()
-    if isinstance(bandwidth, Sequence) and not isinstance(bandwidth, str) and len(bandwidth):
+    if isinstance(bandwidth, Sequence) and len(bandwidth):
         return [as_positive(length, "each length of bandwidth") for length in bandwidth]
     return as_positive(bandwidth, "bandwidth")

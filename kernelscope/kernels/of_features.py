@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..data.points import Points
 from ..errors import DataError
-from ..features.base import FeatureMap, points_between, products
+from ..features.base import FeatureMap, check_alike, points_between, products
+from ..features.composed import with_maps
 from ..progress import counting
 from .base import Kernel, check_vector
 
@@ -27,6 +28,11 @@ class FeatureKernel(Kernel):
         right: The map :math:`\psi`; without it the kernel is :math:`\langle\phi(x), \phi(z)\rangle`, which is symmetric
             and positive semidefinite.
         outputs: For maps with several outputs: ``"trace"`` sums over them, ``"full"`` keeps them apart.
+
+    Example:
+        >>> from kernelscope.features import RandomFourier
+        >>> FeatureKernel(RandomFourier(100, bandwidth="median")).fitted(torch.tensor([[0.0], [2.0]]))
+        FeatureKernel(RandomFourier(100, bandwidth=2, kind='orthogonal', seed=0))
     """
 
     def __init__(self, left: FeatureMap, right: FeatureMap | None = None, outputs: str = "trace"):
@@ -35,6 +41,16 @@ class FeatureKernel(Kernel):
         self.left, self.right, self.outputs = left, right, outputs
         self.symmetric = right is None
         self.targets = left.targets or (right is not None and right.targets)
+
+    def __repr__(self) -> str:
+        right = "" if self.right is None else f", {self.right!r}"
+        outputs = "" if self.outputs == "trace" else f", outputs={self.outputs!r}"
+        return f"{type(self).__name__}({self.left!r}{right}{outputs})"
+
+    def fitted(self, x: Any) -> FeatureKernel:
+        points = self.points(x)
+        right = None if self.right is None else self.right.fitted(points)
+        return with_maps(self, left=self.left.fitted(points), right=right)
 
     def points(self, x: Any) -> Points:
         # What reads targets reads inputs too.
@@ -72,6 +88,7 @@ class FeatureKernel(Kernel):
 
 def multiply_by_features(left: FeatureMap, x: Points, right: FeatureMap, z: Points, v: Tensor, c: int | None) -> Tensor:
     r""":math:`\Phi(x) \Psi(z)^T v`; summed over c outputs, which is a sum of such products, one for each."""
+    check_alike(left, x, right, z)
     times = 1 if c is None else c
     with counting(times * (len(x) + len(z)), "K @ v", "points") as done:
         near = x.watched(done)

@@ -105,7 +105,8 @@ def fit(k: Kernel | FeatureMap, x: Any, y: Any = None, *, centers: Any = None, r
 
     Args:
         k: The kernel. One whose bandwidth is left open gets the median distance of the points. Or a map of features,
-            whose p weights are solved for in one pass over however many points.
+            whose p weights are solved for in one pass over however many points; one whose bandwidth is left open gets
+            that distance too.
         x: The points, n of them: a tensor, an array, the path of an ``.npy`` file, a data set, or a loader that does
             not shuffle; what does not fit in memory is read in parts.
         y: Their targets, with shape (n,) or (n, c); without them x gives both, as ``(x, y)`` or as a data set does.
@@ -113,7 +114,9 @@ def fit(k: Kernel | FeatureMap, x: Any, y: Any = None, *, centers: Any = None, r
         centers: ``None`` for all points, a number p of them drawn at random, or points of your own.
         ridge: :math:`\lambda`, from 0 on; or several, which are fitted in the same passes. The machine is then the one
             with the smallest validation error, or of the first without validation; ``machine.at(ridge)`` gives each.
-            Of features it is without validation the one with the smallest GCV, and any other can be asked for.
+            Of features it is without validation the one with the smallest GCV, and any other can be asked for. If not
+            given there is none, ridge 0, for a kernel as for features: nothing is chosen, and as many features as
+            points pass through all targets, noise and all. ``ridge=[1e-6, 1e-3, 1]`` lets GCV choose.
         intercept: Whether a constant is fitted, which costs nothing in :math:`\|f\|_H`.
         solver: ``"direct"``, ``"cg"``, ``"eigenpro"``, a solver of ``ks.solvers``; or ``None`` to take the one with
             the fewest operations that fits into memory. With all points as centers and a ridge above rounding,

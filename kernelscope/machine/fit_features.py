@@ -13,7 +13,7 @@ from ..arguments import as_switch, what_came
 from ..budget import as_bytes, as_words
 from ..data.points import Points
 from ..errors import DataError, OutOfBudget
-from ..features.base import FeatureMap, points_between
+from ..features.base import FeatureMap, check_alike, points_between
 from ..kernels.of_features import FeatureKernel
 from ..progress import counting, telling
 from ..solvers import Squared
@@ -60,6 +60,9 @@ def fit_features(k: Any, x: Any, y: Any, ridge: Any, intercept: Any, weights: An
     unit = 1.0 if w is None else float(w.max())
     held = validation_of(kernel, validation, targets)
     look_over(kernel, points, None)
+    features = features.fitted(points)
+    if held is not None:
+        check_alike(features, held[0], features, points)
     samples = Samples(points, targets.view(len(points), -1).clone(), None if w is None else w / unit)
     plan = planned_features(features, samples, ridges, constant, room)
     say(repr(plan))
@@ -98,7 +101,9 @@ def planned_features(features: FeatureMap, samples: Samples, ridges: tuple[float
     operations = 2.0 * n * p * (p + c) + CUBES * float(p)**3
     name = str(like.dtype)[6:]
     words = (f"{features!r}, {n:,} point{'s' * (n > 1)}, {c} output{'s' * (c > 1)}, {name}"
-             + (f", {len(ridges)} ridges" if len(ridges) > 1 else ""))
+             + (f", {len(ridges)} ridges" if len(ridges) > 1 else f", ridge {ridges[0]:g}"))
+    if ridges == (0.0,):
+        words += ", which is none; ridge=[1e-6, 1e-3, 1] takes the one of these with the smallest GCV"
     why = f"{operations:.1e} operations, all ridges from one factorisation of {p:,} columns"
     return Plan(words, "primal", "primal", why, operations, matrices + min(SHARE * memory, float(EACH) * n * p), 1.0,
                 n * each + operations * rate)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..arguments import what_came
 from ..budget import as_bytes
+from ..data.points import Points
 from ..errors import DataError
 from ..features.base import FeatureMap
 from ..kernels.of_features import FeatureKernel
@@ -80,6 +81,8 @@ class FeatureMachine:
                  memory: int = MEMORY):
         self.features, self.path, self.fitting, self.single = features, path, ridges, single
         self.samples, self.few, self.unit, self.memory, self.constant = samples, few, unit, memory, intercept
+        own = few if samples is None else samples.points
+        self._coordinates = None if own is None else features.coordinates_of(own)
         theta = path.coefficients(ridges.ridge)
         theta, b = (theta[:-1], theta[-1]) if intercept else (theta, theta.new_zeros(theta.shape[1]))
         self.coefficients, self.intercept = (theta[:, 0], b[0]) if single else (theta, b)
@@ -92,8 +95,12 @@ class FeatureMachine:
                 f"ridge {self.ridge:g}{several})")
 
     def __call__(self, x: Any) -> Tensor:
-        """The values at points, with shape :math:`(q,)` or :math:`(q, c)`, in the precision of the features."""
-        points = self.features.points(x)
+        """The values at points, with shape :math:`(q,)` or :math:`(q, c)`, in the precision of the features.
+
+        Raises:
+            DataError: If the points have another number of coordinates than the samples.
+        """
+        points = self._alike(x)
         parts = ((values @ self.coefficients.to(values) + self.intercept.to(values),)
                  for _, values in rows_of(self.features, points, self.memory))
         return gathered(len(points), parts)[0]
@@ -205,6 +212,7 @@ class FeatureMachine:
         """
         samples = self._known()
         points, targets = points_and_targets(self.kernel, x, y)
+        self._alike(points)
         c = self.path.equations.cross.shape[1]
         if targets.shape[1:] != (() if self.single else (c,)):
             raise DataError(f"More samples have the outputs of the first ones, targets of shape "
@@ -243,10 +251,10 @@ class FeatureMachine:
         r"""What each sample adds at points: :math:`k(x, x_j)\, \alpha_j`, with shape :math:`(q, c, n)`.
 
         Raises:
-            DataError: If the samples were not kept.
+            DataError: If the samples were not kept, or the points are no points of this machine.
             OutOfBudget: If samples or terms do not fit into ``memory``.
         """
-        return self.machine(memory).contributions(x, memory)
+        return self.machine(memory).contributions(self._alike(x), memory)
 
     # -- on the disk -----------------------------------------------------------------------------------------------
 
@@ -287,6 +295,16 @@ class FeatureMachine:
     def some_points(self) -> Any:
         """A few of the points, as tensors."""
         return self.few if self.samples is None else self.samples.few
+
+    def _alike(self, x: Any) -> Points:
+        """Points, which have as many coordinates as the samples where the map would be another one for others."""
+        points = self.features.points(x)
+        own, other = self._coordinates, self.features.coordinates_of(points)
+        if own is not None and other is not None and own != other:
+            raise DataError(f"This machine was fitted to points of {own:,} number{'s' * (own != 1)}, and "
+                            f"{len(points):,} point{'s' * (len(points) > 1)} of {other:,} came. Pass points of the "
+                            "same size, with one row for each; one alone as x[None].")
+        return points
 
     def _known(self) -> Samples:
         if self.samples is None:

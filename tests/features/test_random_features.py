@@ -7,7 +7,15 @@ import torch
 
 import kernelscope as ks
 from kernelscope.errors import DataError, NonFiniteError, StoreCorrupt
-from kernelscope.features import ArcCosineFeatures, PositiveFeatures, RandomFourier, cosines, rectified
+from kernelscope.features import (
+    ArcCosineFeatures,
+    PositiveFeatures,
+    Preconditioned,
+    Projected,
+    RandomFourier,
+    cosines,
+    rectified,
+)
 from kernelscope.features.directions import KINDS, directions
 from kernelscope.kernels import ArcCosine, Cauchy, FeatureKernel, Gaussian, Laplacian, Matern
 from kernelscope.machine.describing import described, rebuilt
@@ -310,3 +318,102 @@ def test_vectors_that_are_too_long_are_named():
         features.phi(x.float())
     assert features.phi(x).isfinite().all()
     assert PositiveFeatures(5, gaussian=True).phi(x.float()).isfinite().all()
+
+
+# -- points of one size ----------------------------------------------------------------------------------------------
+
+DRAWN = {
+    **MAPS,
+    "side by side": lambda **o: RandomFourier(20, **o) + ArcCosineFeatures(20, **o),
+    "with scales": lambda **o: Preconditioned(ArcCosineFeatures(40, **o), torch.linspace(1, 2, 40)),
+    "projected": lambda **o: Projected(ArcCosineFeatures(40, **o), 20),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_points_of_two_sizes_have_no_product(name):
+    features, x = DRAWN[name](), points(6, 4)
+    k = FeatureKernel(features)
+    v = torch.ones(6, dtype=torch.float64)
+    for call in (lambda: features.inner(x[:, :2], x), lambda: k(x, x[:, :2]), lambda: k.matmul(x[:, :2], x, v),
+                 lambda: FeatureKernel(features, DRAWN[name](seed=1))(x[:, :2], x), lambda: k(x[0], x),
+                 lambda: (2 * k + k)(x[:, :2], x), lambda: (ks.KernelOperator(k, x[:, :2], x) @ v)):
+        with pytest.raises(DataError, match=r"points of one size: those of .* numbers?\. Pass points with as many"):
+            call()
+    # The shape of a point is free, as its numbers are read in a row.
+    assert_close(k(x.reshape(6, 2, 2), x), k(x))
+
+
+@pytest.mark.parametrize("solver", ["primal", "direct"])
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_machine_refuses_points_of_another_size(name, solver, tmp_path):
+    x = points(20, 4)
+    machine = ks.fit(DRAWN[name](), x, x.sum(1), ridge=1e-3, solver=solver, progress=False)
+    machine.save(tmp_path / "machine")
+    others = [machine]
+    if name != "with scales" and name != "projected":
+        others.append(type(machine).load(tmp_path / "machine"))
+    if solver == "primal":
+        others += [machine.at(1.0), machine.machine(), machine.without([0])]
+    for one in others:
+        assert one(x[:3]).shape == (3,)
+        for wrong in (x[0], x[:, :2], points(20, 5)):
+            with pytest.raises(DataError, match=r"(x\[None\]|of one size)"):
+                one(wrong)
+    for wrong in (x[0], x[:, :2]):
+        with pytest.raises(DataError, match=r"x\[None\]"):
+            machine.contributions(wrong)
+        with pytest.raises(DataError, match=r"x\[None\]"):
+            ks.fit(DRAWN[name](), x, x.sum(1), ridge=1e-3, solver=solver, progress=False,
+                   validation=(wrong, torch.ones(len(wrong))))
+    if solver == "primal":
+        with pytest.raises(DataError, match="fitted to points of 4 numbers, and 20 points of 2 came"):
+            machine.with_samples(x[:, :2], x.sum(1))
+        assert machine.with_samples(x.float(), x.sum(1))(x[:3]).shape == (3,)
+
+
+# -- what is taken from points ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [lambda b: RandomFourier(40, b, kernel="laplacian", seed=3),
+                                  lambda b: RandomFourier(20, b) + ArcCosineFeatures(20),
+                                  lambda b: Preconditioned(RandomFourier(40, b), torch.linspace(1, 2, 40)),
+                                  lambda b: Projected(RandomFourier(40, b), 20)])
+def test_a_bandwidth_is_taken_from_points_once(make):
+    x = points(30)
+    b = ks.kernels.Gaussian().fitted(x).bandwidth
+    left_open, wanted = make("median"), make(b)
+    assert torch.equal(left_open.fitted(x).phi(x), wanted.phi(x))
+    assert wanted.fitted(x[:4]) is wanted
+    with pytest.raises(DataError, match=r'Take it from the training points once: RandomFourier\(.*bandwidth="median"'):
+        left_open.phi(x)
+    for k in (left_open, FeatureKernel(left_open)):
+        for solver in ("primal", "direct"):
+            machine, other = (ks.fit(one, x, x.sum(1), ridge=1e-3, solver=solver, progress=False)
+                              for one in (k, make(b) if k is left_open else FeatureKernel(make(b))))
+            assert torch.equal(machine(x), other(x))
+            assert repr(machine.kernel) == repr(other.kernel)
+    pair = FeatureKernel(left_open, left_open).fitted(x)
+    assert_close(pair(x), wanted.inner(x))
+
+
+def test_a_map_whose_bandwidth_is_left_open_says_so_and_is_kept_in_words():
+    features = RandomFourier(8, bandwidth="median")
+    assert repr(features) == "RandomFourier(8, bandwidth='median', kind='orthogonal', seed=0)"
+    assert repr(RandomFourier(8, bandwidth=None)) == repr(features)
+    again = rebuilt(described(FeatureKernel(features)), "a file")
+    assert repr(again) == "FeatureKernel(RandomFourier(8, bandwidth='median', kind='orthogonal', seed=0))"
+    with pytest.raises(DataError, match="or \"median\"; 'mean' came"):
+        RandomFourier(8, bandwidth="mean")
+
+
+def test_the_best_A_is_taken_from_the_points_of_a_fit():
+    x = points(30)
+    machine = ks.fit(PositiveFeatures(40, A="best"), x, x.sum(1), ridge=1e-3, progress=False)
+    assert machine.features.A == PositiveFeatures(40, A="best").fitted(x).A
+
+
+def test_a_kernel_of_features_names_its_maps():
+    left, right = RandomFourier(8), ArcCosineFeatures(8)
+    assert repr(FeatureKernel(left)) == f"FeatureKernel({left!r})"
+    assert repr(FeatureKernel(left, right, "full")) == f"FeatureKernel({left!r}, {right!r}, outputs='full')"
