@@ -39,17 +39,21 @@ def main() -> None:
     # Small products, for which threads only wait for each other.
     torch.set_num_threads(1)
     begun = time.perf_counter()
-    items: list = [LEAD]
+    items: list = []
+    shorts = [LEAD]
     for part in (pointwise, conversions, bundled, lambda quick: speed(), tuning):
         started = time.perf_counter()
-        for item in part(options.quick):
+        short, found = part(options.quick)
+        shorts += [short] if short else []
+        for item in found:
             items.append(item)
             if isinstance(item, str):
                 print(item, flush=True)
             else:
                 print(item[0], item[1], item[1].to_frame().round(4).to_string(), sep="\n", flush=True)
         print(f"{time.perf_counter() - started:.0f} s", flush=True)
-    page = ks.Report("Layers that are kernels: what they save, and what does as well", items, provenance=provenance(
+    page = ks.Report("Layers that are kernels: what they save, and what does as well",
+                     [" ".join(shorts), *items], provenance=provenance(
         __file__, seed=SEED, minutes=round((time.perf_counter() - begun) / 60, 1)))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     print(page.save(options.output))

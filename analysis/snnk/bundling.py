@@ -12,7 +12,7 @@ from .digits import accuracy, parameters, trained
 SPLITS = (0, 1, 2, 3, 4)
 ONE, TWO, TRAINED, LINEAR, BLOCKS = ("one tower", "two towers", "trained networks", "linear map",
                                      "blocks, own neurons")
-RANDOM = "blocks, random features"
+RANDOM, SKIP = "blocks, random features", "blocks, with a linear skip"
 WIDTH, TARGET = 128, 512
 
 
@@ -43,7 +43,7 @@ def of_split(split: int, quick: bool) -> tuple[dict[tuple[str, int], tuple[int, 
     # Each block for itself, with the linear map beside it that is the null.
     _, report = ks.nn.bundle(deep, train.x, train.y, mode="ffn", features=16, tower="neurons", **given)
     assert report.score_after is not None
-    found["each block for itself, and a linear skip", 16] = report.parameters_after, report.score_after
+    found[SKIP, 16] = report.parameters_after, report.score_after
     facts |= {"own": float(report.errors.mean()), "linear": float(report.linear.mean())}
     _, report = ks.nn.bundle(deep, train.x, train.y, mode="ffn", features=16, **given)
     return found, facts | {"random": float(report.errors.mean()), "deep parameters": parameters(deep)}
@@ -67,8 +67,8 @@ def told(found: ks.TradeOffs, point: int) -> str:
             f"{int(found.costs[point]):,}")
 
 
-def bundled(quick: bool = False) -> list[str | tuple[str, ks.TradeOffs]]:
-    """Accuracy against parameters for bundled networks, trained ones and a linear map."""
+def bundled(quick: bool = False) -> tuple[str, list[str | tuple[str, ks.TradeOffs]]]:
+    """Accuracy against parameters for bundled networks, trained ones and a linear map; in short, and in full."""
     runs = [of_split(split, quick) for split in (SPLITS[:2] if quick else SPLITS)]
     points = [(name, each[0], [run[name, m][1] for run, _ in runs]) for (name, m), each in runs[0][0].items()]
     found = ks.trade_offs(points, cost="parameters", measure="test accuracy")
@@ -80,7 +80,11 @@ def bundled(quick: bool = False) -> list[str | tuple[str, ks.TradeOffs]]:
     blocks = max((k for k, name in enumerate(found.methods) if name == BLOCKS), key=lambda k: float(found.means[k]))
     mixed = max((k for k, name in enumerate(found.methods) if name == RANDOM), key=lambda k: float(found.means[k]))
     random = 64 * TARGET
-    return [
+    short = (f"On digits {TARGET} random features and one solve find {float(found.means[full]):.4f} with "
+             f"{int(found.costs[full]):,} parameters, a trained network {float(found.means[whole]):.4f} with "
+             f"{int(found.costs[whole]):,}, and a linear map {float(found.means[linear]):.4f} with "
+             f"{int(found.costs[linear]):,}.")
+    return short, [
         f"Digits on {len(runs)} splits into 1,437 and 360. A network bundled as a whole is {TARGET} fixed ReLU "
         "features of random directions and one matrix, solved for at once from the labels; no gradient step is taken. "
         f"Test accuracy and parameters: {told(found, full)} for one tower; {told(found, whole)} for the trained "
@@ -89,7 +93,8 @@ def bundled(quick: bool = False) -> list[str | tuple[str, ks.TradeOffs]]:
         f"about the same size, a difference of {gap(found, full, smaller)}. Trained networks are untuned, with one "
         f"recipe for all. The tower holds {random:,} random numbers besides, which its seed makes again: they cost "
         "multiplications, and no training and no storage.",
-        f"A second tower behind the first changes that by {gap(found, two, full)}.",
+        f"A second tower behind the first changes that by {gap(found, two, full)}; with as many parameters "
+        "it costs more multiplications.",
         f"Replacing blocks keeps the network: of one with three hidden layers ({mean['deep']:.4f} with "
         f"{mean['deep parameters']:,.0f} parameters) two blocks are replaced, the second on what the first now gives, "
         f"without a linear skip. The best with neurons of their own has {told(found, blocks)} parameters; the best "

@@ -17,8 +17,7 @@ from .digits import ACTIVATIONS, trained
 M = 32
 #: What is compared there: its name, its mode or baseline, and whether it comes with a linear skip.
 RIVALS = {"ridge with linear skip": ("ridge", True), "own neurons with linear skip": ("cur", True),
-          "ridge": ("ridge", False), "own neurons": ("cur", False), "low rank": ("low rank", False),
-          "narrower": ("narrower", False), "linear map": ("linear map", False)}
+          "ridge": ("ridge", False), "own neurons": ("cur", False), "low rank": ("low rank", False)}
 
 
 @dataclass(frozen=True)
@@ -48,36 +47,37 @@ def layers(activations: tuple[str, ...], widths: tuple[int, ...]) -> list[Layer]
 
 
 def converted(layer: Layer, counts: list[int]) -> dict[bool, ks.nn.ModeComparison]:
-    """All modes and baselines with a linear skip, for each number of features, and without one for one of them."""
+    """All modes and baselines with a linear skip, and those that have a skip without it."""
     rest = {"held_out": layer.held, "seed": 0}
     return {True: ks.nn.compare_modes(layer.linear, layer.activation, layer.seen, counts, **rest),
-            False: ks.nn.compare_modes(layer.linear, layer.activation, layer.seen, [M], ["ridge", "cur"], skip=False,
-                                       **rest)}
+            False: ks.nn.compare_modes(layer.linear, layer.activation, layer.seen, counts, ["ridge", "cur"],
+                                       skip=False, **rest)}
 
 
-def error(found: dict[bool, ks.nn.ModeComparison], way: str, skip: bool) -> float:
-    """The relative error of a mode, a baseline or a floor with M features."""
+def error(found: dict[bool, ks.nn.ModeComparison], way: str, skip: bool, count: int = M) -> float:
+    """The relative error of a mode, a baseline or a floor."""
     one = found[skip]
-    place = one.features.index(M)
+    place = one.features.index(count)
     return float(one.errors[one.modes.index(way), place] if way in one.modes else one.baselines[way][place])
 
 
-def multiplications(layer: Layer, name: str) -> float:
-    """What a way takes for an input with M features, beside the layer itself."""
+def multiplications(layer: Layer, name: str, count: int) -> float:
+    """What a way takes for an input with so many features, beside the layer itself."""
     d, width = layer.linear.in_features, layer.linear.out_features
-    products = 0 if name == "linear map" else M * (d + width)
-    products += d * width if name == "linear map" or RIVALS[name][1] else 0
-    return products / (d * width)
+    return count * (d + width) / (d * width) + RIVALS[name][1]
 
 
 def side_by_side(found: list[tuple[Layer, dict[bool, ks.nn.ModeComparison]]]) -> ks.TradeOffs:
-    """Errors of all layers with M features, by what each way takes: a layer counts as a seed does elsewhere."""
-    # The geometric mean of costs, as layers have many sizes.
-    points = [(name, math.exp(sum(math.log(multiplications(layer, name)) for layer, _ in found) / len(found)),
-               [error(each, *RIVALS[name]) for _, each in found]) for name in RIVALS]
-    return ks.trade_offs(points, cost="times the multiplications of the layer", measure="relative error",
-                         higher=False, lines={"mean floor": sum(error(each, "floor", True) for _, each in found)
-                                              / len(found)})
+    """Errors as shares of that of a linear map, by what each way takes: a layer counts as a seed does elsewhere."""
+    points = []
+    for name, (way, skip) in RIVALS.items():
+        for count in found[0][1][skip].features:
+            # The geometric mean of costs, as layers have several sizes.
+            logs = [math.log(multiplications(layer, name, count)) for layer, _ in found]
+            points.append((name, math.exp(sum(logs) / len(logs)), [
+                error(each, way, skip, count) / error(each, "linear map", skip, count) for _, each in found]))
+    return ks.trade_offs(points, cost="times its multiplications", measure="error / linear map's", higher=False,
+                         lines={"linear map": 1.0})
 
 
 def span(values: list[float]) -> str:
@@ -85,16 +85,16 @@ def span(values: list[float]) -> str:
     return f"{min(values):.2f} to {max(values):.2f}"
 
 
-def by_layer(found: list[tuple[Layer, dict[bool, ks.nn.ModeComparison]]]) -> str:
-    """One line of numbers for each layer."""
-    rows = []
+def by_layer(found: list[tuple[Layer, dict[bool, ks.nn.ModeComparison]]]) -> list[str]:
+    """The numbers of each layer, a paragraph for each activation."""
+    paragraphs: dict[str, list[str]] = {}
     for layer, each in found:
-        told = ", ".join(f"{word} {error(each, way, skip):.3f}" for word, way, skip in (
-            ("ridge", "ridge", True), ("own neurons", "cur", True), ("without skip", "ridge", False),
-            ("and", "cur", False), ("linear", "linear map", True), ("low rank", "low rank", True),
-            ("floor", "floor", True)))
-        rows.append(f"{layer.name}: {told}")
-    return f"Each layer with {M} features. {'. '.join(rows)}."
+        ridge, own = ([f"{error(each, way, skip):.3f}" for skip in (True, False)] for way in ("ridge", "cur"))
+        told = ", ".join(f"{name} {error(each, name, True):.3f}" for name in ("linear map", "low rank", "floor"))
+        paragraphs.setdefault(layer.activation, []).append(
+            f"{layer.linear.in_features} → {layer.linear.out_features}: ridge {ridge[0]} ({ridge[1]} without a skip), "
+            f"own neurons {own[0]} ({own[1]}), {told}")
+    return [f"Relative errors with {M} features, {name}. {'; '.join(rows)}." for name, rows in paragraphs.items()]
 
 
 def ratios(found: list[tuple[Layer, dict[bool, ks.nn.ModeComparison]]]) -> str:
@@ -114,18 +114,25 @@ def ratios(found: list[tuple[Layer, dict[bool, ks.nn.ModeComparison]]]) -> str:
             f"{span(of('cur', True, 'linear map'))} times its error, and in {alone} without.")
 
 
+def directions(x: Tensor) -> int:
+    """How many principal directions hold 99 % of what inputs vary by."""
+    held = torch.linalg.svdvals((x - x.mean(0)).double()).square().cumsum(0)
+    return int((held < 0.99 * held[-1]).sum()) + 1
+
+
 def low_rank(found: list[tuple[Layer, dict[bool, ks.nn.ModeComparison]]]) -> str:
     """When a layer of low rank with its own activation beats every sum of features."""
     said = []
     for first, which in ((True, "first"), (False, "second")):
         some = [each for layer, each in found if layer.first == first]
+        wide = [directions(layer.seen) for layer, _ in found if layer.first == first]
         gains = [min(error(one, "ridge", True), error(one, "cur", True)) / error(one, "low rank", True)
                  for one in some]
-        said.append(f"of {which} layers it wins {sum(gain > 1 for gain in gains)} of {len(gains)} (the best sum of "
-                    f"features has {span(gains)} times its error)")
+        many = str(wide[0]) if len(set(wide)) == 1 else f"{min(wide)} to {max(wide)}"
+        said.append(f"of {which} layers, whose inputs vary to 99 % along {many} directions, it wins {sum(gain > 1 for gain in gains)} of {len(gains)} (the best sum of features "
+                    f"has {span(gains)} times its error)")
     return (f"The other null is the layer itself with weights of rank {M}, chosen for the inputs: it keeps the "
-            f"activation, and takes {M} (d + l) multiplications and no skip. {'; '.join(said).capitalize()}. Where "
-            "inputs lie near few directions, as outputs of a hidden layer do, low rank is what to take.")
+            f"activation, and takes {M} (d + l) multiplications and no skip. {'; '.join(said).capitalize()}.")
 
 
 def universal(layer: Layer, found: list[tuple[Layer, dict[bool, ks.nn.ModeComparison]]], quick: bool) -> str:
@@ -145,9 +152,10 @@ def universal(layer: Layer, found: list[tuple[Layer, dict[bool, ks.nn.ModeCompar
             f"{one.features[-1]} features it was refused for {len(refused)} of {len(found)} layers, since a linear map "
             "is better than its forecast.")
     text += f" The first refusal reads: “{why}”" if why else ""
-    return (f"{text} More features hardly help: for {layer.name} the forecast error is {told} features. {end}. So "
-            "random features that know nothing of the inputs do not carry a trained layer; features that are chosen "
-            "from the layer's own rows, and fitted, do.")
+    return (f"{text} For {layer.name} the forecast error is {told} features. {end}. So "
+            f"random features that know nothing of the inputs do not carry it{'' if beats is None else ' with fewer'}; "
+            f"{M} features chosen from the layer's own rows, and fitted, are off by "
+            f"{error(found[0][1], 'ridge', True):.3g}.")
 
 
 def arc_cosine(found: list[tuple[Layer, dict[bool, ks.nn.ModeComparison]]]) -> str:
@@ -165,20 +173,26 @@ def arc_cosine(found: list[tuple[Layer, dict[bool, ks.nn.ModeComparison]]]) -> s
             f"{error(each, 'linear map', True):.3f} away.")
 
 
-def conversions(quick: bool = False) -> list[str | tuple[str, ks.TradeOffs | ks.nn.ModeComparison]]:
-    """Every layer in every way, and what did not hold."""
+def conversions(quick: bool = False) -> tuple[str, list[str | tuple[str, ks.TradeOffs | ks.nn.ModeComparison]]]:
+    """Every layer in every way, and what did not hold; in short, and in full."""
     names = ("tanh", "relu") if quick else tuple(ACTIVATIONS)
-    counts = [16, M] if quick else [8, 16, M, 64]
+    counts = [16, M] if quick else [16, M, 64]
     found = [(layer, converted(layer, counts)) for layer in layers(names, (128,) if quick else (128, 256))]
     shown = [(layer, each) for layer, each in found if layer.linear.out_features == 128 and (
         layer.first or layer.activation == names[0])]
-    return [
-        f"Layers of networks 64-128-128-10 and 64-256-256-10, trained on digits, each as {M} features and one matrix: "
-        "neurons that are mixtures of the layer's own rows (ridge) or rows of its own (cur), with the matrix by ridge "
-        f"regression and cross-validation. {ratios(found)}" if not quick else ratios(found),
-        low_rank(found),
-        by_layer(found),
-        (f"All layers with {M} features", side_by_side(found)),
+    gains = [max(error(each, way, True) for way in ("ridge", "cur")) / error(each, "linear map", True)
+             for _, each in found]
+    wins = sum(min(error(each, way, True) for way in ("ridge", "cur")) > error(each, "low rank", True)
+               for _, each in found)
+    refused = sum("analytic" in each[True].refused for _, each in found)
+    short = (f"Trained layers as {M} fitted features and a linear skip have {span(gains)} times the error of a linear "
+             f"map, yet weights of rank {M} are nearer in {wins} of {len(found)} layers and cheaper in all; features "
+             f"that are not fitted are refused for {refused} of {len(found)}.")
+    return short, [
+        "Both hidden layers of networks with two, trained on digits, as features and one matrix: neurons that are "
+        "mixtures of two of the layer's own rows (ridge) or its own neurons (cur), and the matrix by ridge regression "
+        f"and cross-validation. {ratios(found)}",
+        low_rank(found), *by_layer(found), ("All layers", side_by_side(found)),
         universal(found[0][0], found, quick), arc_cosine(found),
         *((f"{layer.name}, {'first' if layer.first else 'second'} layer", each[True]) for layer, each in shown),
     ]

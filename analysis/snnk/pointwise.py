@@ -60,8 +60,8 @@ def slope(sizes: list[int], errors: list[float]) -> float:
     return float(steps @ logs / steps.square().sum())
 
 
-def pointwise(quick: bool = False) -> list[str | tuple[str, ks.TradeOffs | ks.Predictions]]:
-    """Errors of five functions by the number of features, beside the errors that were predicted."""
+def pointwise(quick: bool = False) -> tuple[str, list[str | tuple[str, ks.TradeOffs | ks.Predictions]]]:
+    """Errors of five functions by the number of features, beside those that were predicted; in short, and in full."""
     sizes, draws = ([64, 256, 1024], 4) if quick else ([64, 256, 1024, 4096], 20)
     names = [*NEURONS, ARC]
     found = {(name, size): estimated(name, size, draws) for name in names for size in sizes}
@@ -77,7 +77,10 @@ def pointwise(quick: bool = False) -> list[str | tuple[str, ks.TradeOffs | ks.Pr
     said = ", ".join(f"{name} {value:.2f}".replace("-", "−") for name, value in slopes.items() if name != ARC)
     arc = f"{slopes[ARC]:.2f}".replace("-", "−")
     worst = max(measured[name, sizes[-1]] for name in names)
-    return [
+    close = f"{min(ratios.values()):.2f} to {max(ratios.values()):.2f}"
+    short = (f"Errors of random features are known before anything is drawn ({close} times those measured), and fall "
+             "as the root of their number.")
+    return short, [
         f"A neuron f(w·x + b) as a product of random features of x and of (w, b), with nothing fitted: {POINTS} inputs "
         f"and {POINTS} weights of length 1 with {D} coordinates, biases within ±½, {draws} draws, and ReLU features "
         "whose products are the arc-cosine kernel. The error is relative to all values. It should fall as the root of "
@@ -86,6 +89,6 @@ def pointwise(quick: bool = False) -> list[str | tuple[str, ks.TradeOffs | ks.Pr
         "many features.",
         ("Single neurons, with nothing fitted", errors),
         "The error follows from a formula of lengths and angles, before anything is drawn. Predicted errors are "
-        f"{min(ratios.values()):.2f} to {max(ratios.values()):.2f} times those measured, over all draws.",
+        f"{close} times those measured, over all draws.",
         ("Errors that were predicted", met),
     ]
