@@ -129,8 +129,9 @@ def low_rank(found: list[tuple[Layer, dict[bool, ks.nn.ModeComparison]]]) -> str
         gains = [min(error(one, "ridge", True), error(one, "cur", True)) / error(one, "low rank", True)
                  for one in some]
         many = str(wide[0]) if len(set(wide)) == 1 else f"{min(wide)} to {max(wide)}"
-        said.append(f"of {which} layers, whose inputs vary to 99 % along {many} directions, it wins {sum(gain > 1 for gain in gains)} of {len(gains)} (the best sum of features "
-                    f"has {span(gains)} times its error)")
+        said.append(f"of {which} layers, whose inputs vary to 99 % along {many} directions, it wins "
+                    f"{sum(gain > 1 for gain in gains)} of {len(gains)} (the best sum of features has {span(gains)} "
+                    "times its error)")
     return (f"The other null is the layer itself with weights of rank {M}, chosen for the inputs: it keeps the "
             f"activation, and takes {M} (d + l) multiplications and no skip. {'; '.join(said).capitalize()}.")
 
