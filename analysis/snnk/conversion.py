@@ -154,7 +154,7 @@ def universal(layer: Layer, found: list[tuple[Layer, dict[bool, ks.nn.ModeCompar
             "is better than its forecast.")
     text += f" The first refusal reads: “{why}”" if why else ""
     return (f"{text} For {layer.name} the forecast error is {told} features. {end}. So "
-            f"random features that know nothing of the inputs do not carry it{'' if beats is None else ' with fewer'}; "
+            f"random features that are not fitted do not carry it{'' if beats is None else ' with fewer'}; "
             f"{M} features chosen from the layer's own rows, and fitted, are off by "
             f"{error(found[0][1], 'ridge', True):.3g}.")
 
@@ -177,7 +177,8 @@ def arc_cosine(found: list[tuple[Layer, dict[bool, ks.nn.ModeComparison]]]) -> s
 def conversions(quick: bool = False) -> tuple[str, list[str | tuple[str, ks.TradeOffs | ks.nn.ModeComparison]]]:
     """Every layer in every way, and what did not hold; in short, and in full."""
     names = ("tanh", "relu") if quick else tuple(ACTIVATIONS)
-    counts = [16, M] if quick else [16, M, 64]
+    # As many as a layer has inputs would make low rank exact.
+    counts = [16, M] if quick else [16, M, 48]
     found = [(layer, converted(layer, counts)) for layer in layers(names, (128,) if quick else (128, 256))]
     shown = [(layer, each) for layer, each in found if layer.linear.out_features == 128 and (
         layer.first or layer.activation == names[0])]
