@@ -194,7 +194,7 @@ def conversions(quick: bool = False) -> tuple[str, list[str | tuple[str, ks.Trad
         "Both hidden layers of networks with two, trained on digits, as features and one matrix: neurons that are "
         "mixtures of two of the layer's own rows (ridge) or its own neurons (cur), and the matrix by ridge regression "
         f"and cross-validation. {ratios(found)}",
-        low_rank(found), *by_layer(found), ("All layers", side_by_side(found)),
+        low_rank(found), *by_layer(found), ("All layers, converted", side_by_side(found)),
         universal(found[0][0], found, quick), arc_cosine(found),
         *((f"{layer.name}, {'first' if layer.first else 'second'} layer", each[True]) for layer, each in shown),
     ]

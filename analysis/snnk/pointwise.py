@@ -79,7 +79,7 @@ def pointwise(quick: bool = False) -> tuple[str, list[str | tuple[str, ks.TradeO
     worst = max(measured[name, sizes[-1]] for name in names)
     close = f"{min(ratios.values()):.2f} to {max(ratios.values()):.2f}"
     short = (f"Errors of random features are known before anything is drawn ({close} times those measured), and fall "
-             "as the root of their number.")
+             f"with their number to the power of −{-max(slopes.values()):.2f} to −{-min(slopes.values()):.2f}.")
     return short, [
         f"A neuron f(w·x + b) as a product of random features of x and of (w, b), with nothing fitted: {POINTS} inputs "
         f"and {POINTS} weights of length 1 with {D} coordinates, biases within ±½, {draws} draws, and ReLU features "

@@ -63,9 +63,9 @@ def tuning(quick: bool = False) -> tuple[str, list[str | tuple[str, ks.TradeOffs
     of = table.set_index("way")
     each = {way: rows["accuracy"].tolist() for way, rows in found.sort_values("seed").groupby("way", sort=False)}
     points = [(called(way).partition(" m =")[0].partition(" r =")[0], of.loc[way, "parameters"], each[way])
-              for way in of.index if way != "head"]
+              for way in of.index if way not in ("head", "everything")]
     trade = ks.trade_offs(points, cost="trained numbers", measure="test accuracy",
-                          lines={"head alone": of.loc["head", "accuracy"], "chance": 1 / classes})
+                          lines={"head alone": of.loc["head", "accuracy"]})
     # Of rivals, whatever random features bring has to be seen beside these.
     nulls = ", ".join(f"{called(way)} {of.loc[way, 'accuracy']:.4f} ± {of.loc[way, 'standard error']:.4f} "
                       f"({of.loc[way, 'parameters']:,})" for way in of.index)
@@ -76,15 +76,15 @@ def tuning(quick: bool = False) -> tuple[str, list[str | tuple[str, ks.TradeOffs
     own = of.loc[few]
     short = (f"That adapters of random features need {FEWER} times fewer numbers than standard ones "
              f"{'holds' if holds(table) else 'does not hold'} on text: {own['accuracy']:.4f} with "
-             f"{own['parameters']:,} against {of.loc[usual, 'accuracy']:.4f} with {of.loc[usual, 'parameters']:,}, and "
-             f"{of.loc['head', 'accuracy']:.4f} with the head alone.")
+             f"{int(own['parameters']):,} against {of.loc[usual, 'accuracy']:.4f} with "
+             f"{of.loc[usual, 'parameters']:,}, and {of.loc['head', 'accuracy']:.4f} with the head alone.")
     return short, [
         f"A transformer of {settings.layers} blocks with {settings.d} numbers a word has learned to guess words of the "
         f"language reference of Python and of docstrings of modules ({loss:.2f} nats a word). It is then frozen, and "
         f"tells from which of {classes} packages a passage of {settings.length} tokens comes; a docstring is on one "
         f"side of the split only. All ways train a head beside, which is not counted, for {settings.steps} steps on "
         f"the same passages; {len(settings.seeds)} seeds, of splits and of starts. Accuracy, with the numbers that are "
-        f"trained: {nulls}.",
+        f"trained: {nulls}; chance is {1 / classes:.4f}. Everything is no part of the drawing, as it is far off.",
         f"{asked(table, usual)} The smallest, with m = {settings.features[0]}, is so much above others of about its "
         f"size and less: {against}.",
         ("Fine-tuning a transformer", trade),
