@@ -9,7 +9,7 @@ numbers where there is one, and sees the same passages in the same order.
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pandas as pd
 import torch
@@ -184,31 +184,6 @@ def summary(found: pd.DataFrame, standard: str) -> pd.DataFrame:
                      "its standard error": gap.sem(), "loss": found[found["way"] == way]["loss"].mean(),
                      "seconds": found[found["way"] == way]["seconds"].mean()})
     return pd.DataFrame(rows)
-
-
-def verdict(table: pd.DataFrame, standard: str) -> str:
-    """Which adapters of random features are as accurate as the standard one, and what else is."""
-    level = table[(table["way"] != standard) & (table["difference"] >= -table["its standard error"])]
-    own = level[level["way"].str.startswith("features")].sort_values("parameters")
-    fewer = level[level["parameters"] < (own["parameters"].min() if len(own) else float("inf"))]
-    others = [str(way) for way in fewer["way"] if "features" not in str(way)]
-    if len(own):
-        best = own.iloc[0]
-        said = (f"{best['way']} is the smallest adapter of random features within one standard error of {standard}: "
-                f"{best['parameters']:,} numbers, {best['times fewer']:.2g} times fewer, and its accuracy is "
-                f"{best['difference']:+.4f} ± {best['its standard error']:.4f} off.")
-    else:
-        said = f"No adapter of random features comes within one standard error of {standard}."
-    return said + (f" So do smaller ones, {', '.join(others)}: the task tells little between ways." if others else "")
-
-
-def study(settings: Settings, tasks: tuple[str, ...] = TASKS[:1]) -> tuple[dict[str, pd.DataFrame], Ground]:
-    """The whole study: for each task one row for each way and seed, and what all started from.
-
-    One task takes some minutes on one core; the second, which takes as long, is left out unless it is asked for.
-    """
-    base = ground(settings)
-    return {task: runs(base, replace(settings, task=task)) for task in tasks}, base
 
 
 def standard(settings: Settings) -> str:

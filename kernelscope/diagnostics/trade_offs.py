@@ -68,7 +68,8 @@ class TradeOffs(Result):
         off = self.standard_errors[self.best].nan_to_num(0.0)
         gap = (self.means - self.means[self.best]) * (-1 if self.higher else 1)
         level = (gap <= off).nonzero().flatten()
-        return int(level[self.costs[level].argmin()])
+        cheap = int(level[self.costs[level].argmin()])
+        return cheap if self.costs[cheap] < self.costs[self.best] else self.best
 
     def difference(self, one: int, other: int) -> tuple[float, float]:
         """By how much one point is above another, seed by seed: the mean and its standard error."""

@@ -9,7 +9,7 @@ import torch
 from ..nn.layers.comparing import ModeComparison
 from ..nn.layers.report import MODE_WORDS, ConversionReport
 from . import drawing
-from .style import plain
+from .style import in_lines, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,7 +70,7 @@ def draw_modes(result: ModeComparison, ax: Axes, theme: Theme) -> None:
     ax.set_ylabel("relative error, held-out inputs")
     ax.grid(True, which="major", color=theme.rule, linewidth=0.6)
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    ax.set_title(plain(conclusion(result), 90), parse_math=False)
+    ax.set_title(in_lines(conclusion(result), "; ", 60), parse_math=False)
 
 
 def conclusion(result: ModeComparison) -> str:

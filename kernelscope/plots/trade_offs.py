@@ -21,7 +21,7 @@ WIDE = 20.0
 @drawing(TradeOffs)
 def draw_trade_offs(result: TradeOffs, ax: Axes, theme: Theme) -> None:
     """Draws the measure of each method over its cost in logarithms."""
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     colours = (theme.up, theme.down, theme.data, theme.muted)
     means, offs = result.means, result.standard_errors.nan_to_num(0.0)
@@ -36,10 +36,15 @@ def draw_trade_offs(result: TradeOffs, ax: Axes, theme: Theme) -> None:
         ax.annotate(plain(name, 40), (0.01, value), (0, 2), xycoords=("axes fraction", "data"),
                     textcoords="offset points", color=theme.muted, fontsize="x-small")
     ax.set_xscale("log")
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: amount(value)))
+    amounts = FuncFormatter(lambda value, _: amount(value))
+    ax.xaxis.set_major_formatter(amounts)
+    # Within one power of ten there may be no other mark to read.
+    ax.xaxis.set_minor_formatter(amounts if float(result.costs.max() / result.costs.min()) < 10 else NullFormatter())
     if float(means.min()) > 0 and float(means.max() / means.min()) > WIDE:
         ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set_xlabel(result.cost)
     ax.set_ylabel(result.measure)
     ax.grid(True, which="major", color=theme.rule, linewidth=0.6)

@@ -31,6 +31,7 @@ from ..diagnostics.separation import Separation
 from ..diagnostics.spectra import Spectrum
 from ..diagnostics.trade_offs import TradeOffs
 from ..nn.bundles.bundle_report import BundleReport
+from ..nn.layers.comparing import ModeComparison
 from ..result import Result
 from .album import Album
 from .balance import sheet
@@ -174,7 +175,7 @@ SECTIONS: dict[type, tuple[str, View]] = {
     NullSpace: ("drawings.html", null_space),
     Coverage: ("drawings.html", covered),
     Separation: ("drawings.html", separated),
-    **dict.fromkeys((BundleReport, Eigenlearning, Ensemble, Expected, KernelDistances, MemoryWeights, Orders,
-                     PathKernel, Predictions, Reservoir, Spectrum, TradeOffs), ("drawings.html", noise)),
+    **dict.fromkeys((BundleReport, Eigenlearning, Ensemble, Expected, KernelDistances, MemoryWeights, ModeComparison,
+                     Orders, PathKernel, Predictions, Reservoir, Spectrum, TradeOffs), ("drawings.html", noise)),
     Result: ("result.html", anything),
 }
