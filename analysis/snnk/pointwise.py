@@ -19,14 +19,14 @@ NEURONS = {"cos": torch.cos, "sin": torch.sin, "gaussian": lambda z: (-z.square(
 STEP, WAVES = 0.5, 12
 
 
-def waves(name: str) -> str | ks.features.Spectrum:
+def waves(name: str) -> str | ks.features.LineSpectrum:
     """The waves of a function: what its Fourier integral is by the rule of midpoints, right to four digits or more."""
     if name in ("cos", "sin"):
         return name
     kappa = STEP * (torch.arange(WAVES, dtype=torch.float64) + 0.5)
     density = (-kappa.square() / 2).exp() * math.sqrt(2 / math.pi) if name == "gaussian" else (
         1 / (math.pi * kappa / 2).cosh())
-    return ks.features.Spectrum(0.0, 0.0, tuple(kappa.tolist()), tuple((STEP * density).tolist()), (0.0,) * WAVES)
+    return ks.features.LineSpectrum(0.0, 0.0, tuple(kappa.tolist()), tuple((STEP * density).tolist()), (0.0,) * WAVES)
 
 
 def unit(count: int, seed: int) -> Tensor:

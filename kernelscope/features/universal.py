@@ -31,10 +31,10 @@ from ..errors import DataError
 from .balancing import layer_of
 from .base import FeatureMap
 from .directions import KINDS, directions
-from .moments import best_rho, log_absolute_moment, log_moment
+from .moments import best_rho, log_absolute_moment, log_moment, log_variance_factor
 from .of_vectors import check_vectors, exponential, rows_of
-from .spectra import ACTIVATIONS, LineSpectrum
-from .spectrum_fitting import BEYOND, fit_spectrum, spectrum_of
+from .spectra import ACTIVATIONS, EXACT, LineSpectrum
+from .spectrum_fitting import BEYOND, fit_spectrum
 
 if TYPE_CHECKING:
     from ..kernels.of_features import FeatureKernel
@@ -44,6 +44,9 @@ SIDES = ("inputs", "parameters")
 
 #: By how much root mean square lengths may be stretched, since variances are those of the longest vectors.
 STRETCHES = (1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0)
+
+#: On how many numbers an activation is looked at that is given by its name.
+GRID = 1001
 
 #: What to do about an exponential that is too large.
 REMEDY = "Balance the layer (balance), plan for their lengths, or fit the features of parameters instead."
@@ -94,7 +97,7 @@ class UniversalRandomFeatures:
         self.seed, self.A = as_seed(seed), _tilt(A)
         self.lengths = _lengths(lengths)
         if isinstance(activation, str):
-            activation = spectrum_of(activation, radius=self.lengths[0] * self.lengths[1])
+            activation = _named(activation, self.lengths[0] * self.lengths[1], self.dimension, self.size)
         if not isinstance(activation, LineSpectrum):
             raise DataError(f"activation must be a name or a LineSpectrum; {what_came(activation)} came. Pass for "
                             'example "tanh", or fit_spectrum(function, z).')
@@ -375,6 +378,14 @@ def _tilt(A: Any) -> float | str:
         raise DataError(f'A must be "best" or a number above -1/8, below which no variance is finite; {what_came(A)} '
                         'came. Pass A="best".')
     return float(A)
+
+
+def _named(name: str, r: float, d: int, size: int) -> LineSpectrum:
+    """The waves of an activation where w.x is for vectors of such lengths, less what so many features of them vary."""
+    if as_choice(name, "name", ACTIVATIONS) in EXACT:
+        return EXACT[name]
+    return fit_spectrum(name, r * torch.linspace(-1, 1, GRID, dtype=torch.float64),
+                        log_variances=lambda kappa: log_variance_factor(kappa * r, d), features=size)
 
 
 def _lengths(lengths: Any) -> tuple[float, float]:

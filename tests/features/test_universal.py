@@ -371,3 +371,17 @@ def test_sides_are_told_apart():
     features = make("cos", 8)
     assert repr(features.inputs).endswith("inputs positive).inputs")
     assert Counter(type(side).__name__ for side in (features.inputs, features.parameters)) == {"Tower": 2}
+
+
+@pytest.mark.parametrize(("name", "limit"), [("gaussian", 0.15), ("sech", 0.15), ("tanh", 0.15), ("gelu", 0.6),
+                                             ("relu", 0.7)])
+def test_activations_by_name_weigh_what_their_features_vary(name, limit):
+    draw = torch.Generator().manual_seed(0)
+    x, w = (torch.nn.functional.normalize(torch.randn(64, 8, generator=draw, dtype=torch.float64), dim=1)
+            for _ in range(2))
+    maps = UniversalRandomFeatures(name, 64, 8)
+    truth = ACTIVATIONS[name](x @ w.T)
+    error = float((maps.kernel(x, w) - truth).norm() / truth.norm())
+    # A fit of waves that does not weigh them is off by 50 times the function itself.
+    assert error < limit
+    assert 0.7 < error / float(maps.predicted_error(x, w, torch.zeros(64, dtype=torch.float64))) < 1.4
