@@ -42,8 +42,9 @@ MEMORY = 10**9
 #: Below which share of the sums those of the samples that are left are taken anew.
 SMALL = 1e-2
 
-#: How often coefficients of samples are brought nearer to features in another precision.
-STEPS = 2
+#: How often at most coefficients of samples are brought nearer to the weights of features, and which share of these
+#: they may lack.
+STEPS, NEAR = 6, 1e-12
 
 
 class FeatureMachine:
@@ -343,7 +344,10 @@ class FeatureMachine:
             for p, _, _ in rows():
                 lack -= p[:, ~self.path.free].T @ alpha[done:done + len(p)]
                 done += len(p)
-            alpha = alpha + gathered(len(samples), ((self.path.duals_of(p, lack, self.ridge, w),) for p, _, w in rows()))[0]
+            if float(lack.norm()) <= NEAR * float(wanted.norm()):
+                break
+            parts = ((self.path.duals_of(p, lack, self.ridge, w),) for p, _, w in rows())
+            alpha = alpha + gathered(len(samples), parts)[0]
         return alpha
 
     def _again(self, equations: Any, samples: Samples) -> FeatureMachine:
