@@ -44,7 +44,7 @@ SMALL = 1e-2
 
 #: How often at most coefficients of samples are brought nearer to the weights of features, and which share of these
 #: they may lack.
-STEPS, NEAR = 6, 1e-12
+STEPS, NEAR = 3, 1e-12
 
 
 class FeatureMachine:
