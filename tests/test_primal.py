@@ -1,5 +1,6 @@
 """A machine of features is the minimum it says it is, and knows what it would be with other samples and ridges."""
 
+import copy
 import dataclasses
 import pickle
 
@@ -10,7 +11,7 @@ from torch.utils.data import TensorDataset
 
 import kernelscope as ks
 from kernelscope.errors import DataError, KernelscopeError, NonFiniteError, OutOfBudget, OutOfRange
-from kernelscope.features import FeatureMap, GradientFeatures, Projected
+from kernelscope.features import ArcCosineFeatures, FeatureMap, GradientFeatures, Projected, RandomFourier
 from kernelscope.machine import samples as reading
 from kernelscope.machine.left_out import LeaveOneOut
 from kernelscope.machine.ridges import Ridges
@@ -431,6 +432,108 @@ def test_they_keep_their_digits_where_features_pass_through_all_samples():
     assert_close(machine.machine().coefficients,
                  torch.linalg.solve(K + N * 1e-10 * torch.eye(N, dtype=torch.float64), Y), 1e-9)
     assert fit(wide, ridge=0.0).gcv.residual.item() == 0
+
+
+@both
+@pytest.mark.parametrize(("far", "near"), [(1e5, 0.01), (1e6, 0.1)])
+def test_one_sample_far_from_all_others_leaves_them_their_fit(intercept, far, near):
+    x, features = random(200, 3, seed=11), ArcCosineFeatures(64)
+    y = x[:, :1].relu() - x[:, 1:2]
+    x[0] *= far
+    machine, phi = fit(features, x, y, ridge=1e-4, intercept=intercept), features.phi(x)
+    # By singular values, in which the far sample costs half as many digits as in their squares.
+    mean = phi.mean(0) * intercept
+    U, S, _ = torch.linalg.svd(phi - mean, full_matrices=False)
+    fitted = y.mean(0) * intercept + U @ ((S.square() / (S.square() + 200 * 1e-4))[:, None] * (U.T @ y))
+    true, found = ((values - y)[1:].norm() / y[1:].norm() for values in (fitted, machine(x)))
+    assert float(found) == pytest.approx(float(true), rel=near)
+    assert machine.gcv.residual.item() == pytest.approx(float((fitted - y).square().mean()), rel=near)
+    assert machine.gcv.check().rows[0].status == "pass"
+    assert_close(machine.machine()(x[1:]), machine(x[1:]), near / 10)
+
+
+def test_a_ridge_that_rounding_hides_is_told_of():
+    x = random(200, 3, seed=11)
+    x[0] *= 1e9
+    machine = fit(ArcCosineFeatures(64), x, x[:, 1], ridge=[1e-4, 1e15])
+    for other in (machine.at(1e-4), machine.at(1e-5), fit(ArcCosineFeatures(64), x, x[:, 1], ridge=1e-4)):
+        (row,) = other.gcv.check().rows
+        assert row.status == "warn"
+        assert "less than what the sums of products of features lose by rounding" in row.sentence
+    assert machine.at(1e15).gcv.check().rows[0].status == "pass"
+    assert fit(ridge=1e-18).gcv.check().rows[0].status == "pass"
+    assert fit(Bent(2 * N), ridge=1e-18).gcv.check().rows[0].status == "pass"
+
+
+@every
+def test_a_large_mean_of_targets_costs_no_digits_beside_a_constant(weights):
+    ridges = [1e-6, 1e-2]
+    machine = fit(weights=weights, intercept=True, ridge=ridges)
+    far = fit(y=Y + 1e7, weights=weights, intercept=True, ridge=ridges)
+    assert_close(far.gcv.residual, machine.gcv.residual, 1e-7)
+    assert_close(far.gcv.gcv, machine.gcv.gcv, 1e-7)
+    assert_close(far.coefficients, machine.coefficients, 1e-6)
+    assert_close(far(X2) - 1e7, machine(X2), 1e-6)
+    assert far.leave_one_out().error == pytest.approx(machine.leave_one_out().error, rel=1e-7)
+    assert_close(far.without([1, 30]).gcv.residual, machine.without([1, 30]).gcv.residual, 1e-7)
+    assert_close(far.with_samples(X2, Y2 + 1e7).gcv.residual, machine.with_samples(X2, Y2).gcv.residual, 1e-7)
+    assert_close(far.machine().coefficients, machine.machine().coefficients, 1e-6)
+
+
+def test_without_a_constant_a_mean_is_fitted_as_any_target():
+    theta, _ = by_least_squares(MAP.phi(X), Y + 100, 1e-2)
+    machine = fit(y=Y + 100)
+    assert_close(machine.coefficients, theta, 1e-9)
+    assert_close(machine.gcv.residual, (MAP.phi(X) @ theta - Y - 100).square().mean()[None], 1e-9)
+
+
+@pytest.mark.parametrize("features", [RandomFourier(64), ArcCosineFeatures(64), Bent(30)], ids=repr)
+def test_terms_of_single_precision_add_up_at_small_ridges(features, tmp_path):
+    x, q = random(300, 3, seed=12).float(), random(20, 3, seed=13).float()
+    y = torch.tanh(x[:, :2]) + 0.1 * random(300, 2, seed=14).float()
+    machine = fit(features, x, y, ridge=1e-9, intercept=True)
+    why, other = machine.contributions(q), machine.machine()
+    assert float(why.terms.abs().sum(-1).max()) > 1e5
+    assert_close(why.terms.sum(-1) + why.intercept, machine(q).double(), 1e-4)
+    assert_close(other(q), machine(q).double(), 1e-4)
+    assert why.dtype == "float32"
+    assert why.check().ok
+    if not isinstance(features, Bent):
+        # Whatever is asked for at once.
+        assert_close(torch.cat([other(one[None]) for one in q]), other(q), 1e-6)
+        other.save(tmp_path / "m")
+        assert torch.equal(ks.KernelMachine.load(tmp_path / "m")(q), other(q))
+
+
+def test_completeness_is_judged_by_the_precision_of_the_kernel():
+    k = ks.kernels.FeatureKernel(ArcCosineFeatures(64))
+    x = random(200, 3, seed=12).float()
+    why = ks.KernelMachine(k, x, random(200, 2, seed=14)).contributions(x[:5])
+    assert why.dtype == "float32"
+    assert why.check().ok
+
+
+def test_a_copy_of_a_machine_knows_its_samples():
+    machine = fit(intercept=True)
+    for other in (copy.copy(machine), copy.deepcopy(machine)):
+        assert torch.equal(other(X2), machine(X2))
+        assert torch.equal(other.leave_one_out().values, machine.leave_one_out().values)
+    other.coefficients.zero_()
+    other.path.equations.gram.zero_()
+    other.samples.targets.zero_()
+    assert_close(machine.without(3).coefficients, fit(x=X[left(3)], y=Y[left(3)], intercept=True).coefficients, 1e-9)
+
+
+@every
+@both
+def test_a_sample_with_a_huge_target_can_be_taken_away(weights, intercept):
+    y = Y.clone()
+    y[7, 0] = 1e12
+    machine = fit(y=y, weights=weights, intercept=intercept).without(7)
+    w = None if weights is None else weights[left(7)]
+    refit = fit(x=X[left(7)], y=Y[left(7)], weights=w, intercept=intercept)
+    assert_close(machine.coefficients, refit.coefficients, 1e-9)
+    assert_close(machine.gcv.gcv, refit.gcv.gcv, 1e-9)
 
 
 def test_points_of_two_sources_are_read_in_any_order():

@@ -32,7 +32,7 @@ class Contributions(Result):
         terms: :math:`k(x_i, z_j)\, \alpha_{jc}`, with shape :math:`(q, c, p)`.
         outputs: The machine's values, with shape :math:`(q, c)`.
         intercept: The constant, with shape :math:`(c,)`.
-        dtype: The precision of the machine.
+        dtype: The precision of the machine: the least among its coefficients and the values of its kernel.
     """
 
     terms: Tensor

@@ -15,6 +15,7 @@ from ..features import (
     UniversalRandomFeatures,
 )
 from ..features import Sum as SideBySide
+from ..features.doubled import Doubled
 from ..features.universal import Tower
 
 #: Maps that are plain numbers: each is made from its arguments, which it keeps under their names.
@@ -31,6 +32,9 @@ def map_in_words(features: FeatureMap) -> dict[str, Any] | None:
     if type(features) is SideBySide:
         left, right = map_in_words(features.left), map_in_words(features.right)
         return None if left is None or right is None else {"features": "Sum", "left": left, "right": right}
+    if type(features) is Doubled:
+        part = map_in_words(features.features) if features.widened else None
+        return None if part is None else {"features": "Doubled", "part": part}
     if isinstance(features, Tower):
         both = features.features
         arguments = {name: getattr(both, name) for name in signature(type(both)).parameters if name != "activation"}
@@ -55,6 +59,8 @@ ArcCosineFeatures(4, order=0, kind='orthogonal', seed=0)
     match words:
         case {"features": "Sum", "left": left, "right": right, **rest} if not rest:
             return SideBySide(map_from(left), map_from(right))
+        case {"features": "Doubled", "part": part, **rest} if not rest:
+            return Doubled(map_from(part))
         case {"features": "Tower", "side": str(side), "spectrum": dict(spectrum), "arguments": dict(both)}:
             return Tower(_universal(spectrum, both), side)
         case {"features": str(name)}:

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 #: What the store of such a machine is called.
 KIND = "feature-machine"
 
+#: The tensors of the sums that are kept.
+SUMS = ("gram", "totals", "center", "near_cross", "near_squares", "near_totals")
+
 #: How much the sums of squares of targets that are handed over may differ.
 SAME = 1e-6
 
@@ -41,8 +44,8 @@ def save(machine: FeatureMachine, path: str | os.PathLike[str], overwrite: bool)
     """Keeps a machine in a folder."""
     folder = as_path(path, "The folder of a machine", '"machines/digits"')
     equations, points = machine.path.equations, machine.some_points()
-    tensors = {"gram": equations.gram.cpu(), "cross": equations.cross.cpu(), "squares": equations.squares.cpu(),
-               "free": machine.path.free, "probe": probe(machine.features, points).cpu()}
+    tensors = {name: getattr(equations, name).cpu() for name in SUMS}
+    tensors |= {"free": machine.path.free, "probe": probe(machine.features, points).cpu()}
     tensors |= {f"centers.{name}": value.cpu() for name, value in named(points).items()}
     meta = {"kernel": described(FeatureKernel(machine.features)), "words": repr(machine.features),
             "points": form(points), "count": equations.count, "weight": equations.weight,
@@ -63,8 +66,9 @@ def load(kind: type[FeatureMachine], path: str | os.PathLike[str], features: Fea
     meta, tensors = store.meta, store.read(0)
     try:
         features = _features(meta, features, str(path))
-        equations = NormalEquations(*tensors["cross"].shape)
-        equations.gram, equations.cross, equations.squares = (tensors[name] for name in ("gram", "cross", "squares"))
+        equations = NormalEquations(*tensors["near_cross"].shape)
+        for name in SUMS:
+            setattr(equations, name, tensors[name])
         equations.count, equations.weight = int(meta["count"]), float(meta["weight"])
         points, true, free = put(meta["points"], tensors), tensors["probe"], tensors["free"]
         ridges = put_together(meta["fitting"], tensors, str(path))
@@ -119,8 +123,11 @@ def _samples(features: FeatureMap, given: Any, unit: float, equations: NormalEqu
     samples = Samples(points, targets.view(len(points), -1), weights)
     y = samples.targets.double()
     w = y.new_ones(len(y)) if weights is None else weights.to(y)
-    squares, true = w @ y.square(), equations.squares.to(y)
-    told = squares.shape == true.shape and not bool(((squares - true).abs() > SAME * true).any())
+    true = equations.near_squares.to(y)
+    told = len(true) == y.shape[1]
+    if told:
+        squares = w @ (y - equations.center.to(y)).square()
+        told = not bool(((squares - true).abs() > SAME * true).any())
     if not told or int((w > 0).sum()) != equations.count or not equal(samples.few, few):
         raise DataError(f"These are not the samples that {path} was fitted to, {equations.count:,} of them: points, "
                         "targets or weights differ. Pass them in the order and with the weights of the fit.")

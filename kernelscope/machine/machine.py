@@ -114,11 +114,11 @@ class KernelMachine:
                 f"{as_words(needed)}, and memory allows {as_words(room)}. Ask for fewer points at a time, at most "
                 f"{room // (16 * alpha.numel())}, or raise memory."
             )
-        block = self.kernel(points, self._points).double()
-        terms = block[:, None, :] * alpha.to(block).T
+        block = self.kernel(points, self._points)
+        least = max(alpha.dtype, block.dtype, key=lambda dtype: torch.finfo(dtype).eps)
+        terms = block.double()[:, None, :] * alpha.double().T.to(block.device)
         outputs = self(points).double()
-        return Contributions(terms, outputs.view(len(points), -1), self.intercept.double().view(-1),
-                             str(alpha.dtype)[6:])
+        return Contributions(terms, outputs.view(len(points), -1), self.intercept.double().view(-1), str(least)[6:])
 
     def at(self, ridge: Real | float) -> KernelMachine:
         """The machine of another ridge that was fitted in the same passes.

@@ -9,7 +9,9 @@ samples can be taken away and added, and every ridge and every leave-one-out val
 
 from __future__ import annotations
 
+import copy
 import os
+from dataclasses import replace
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -21,11 +23,13 @@ from ..arguments import what_came
 from ..budget import as_bytes
 from ..data.points import Points
 from ..errors import DataError
-from ..features.base import FeatureMap
+from ..features.base import FeatureMap, points_between
+from ..features.doubled import Doubled
 from ..kernels.of_features import FeatureKernel
 from ..solvers.ridge import RidgePath
 from . import keeping_features
 from .contributions import Contributions
+from .describing_features import map_in_words
 from .left_out import LeaveOneOut
 from .machine import KernelMachine
 from .plan import Plan
@@ -38,6 +42,10 @@ MEMORY = 10**9
 
 #: Below which share of the sums those of the samples that are left are taken anew.
 SMALL = 1e-2
+
+#: How often at most coefficients of samples are brought nearer to the weights of features, and which share of these
+#: they may lack.
+STEPS, NEAR = 3, 1e-12
 
 
 class FeatureMachine:
@@ -143,7 +151,7 @@ class FeatureMachine:
         """
         (value,) = checked_ridges(ridge)
         known = self.fitting.ridges
-        ridges = (self.fitting.choosing(known.index(value)) if value in known
+        ridges = (self.fitting.choosing(known.index(value), self.path) if value in known
                   else Ridges.of(self.path, [value], None, self.fitting.seconds, self.fitting.plan))
         return self._with(self.path, ridges, self.samples)
 
@@ -189,12 +197,13 @@ class FeatureMachine:
         if left.weights is not None and not bool((left.weights > 0).any()):
             raise DataError("All samples with a weight were named, and nothing is left to fit. Name fewer.")
         equations = self.path.equations.copy()
-        size = float(equations.gram.trace())
+        size, spread = float(equations.gram.trace()), equations.spread
         if 2 * len(places) <= len(samples):
             for p, y, w in samples.chosen(places).rows(self.features, self.constant, self.memory):
                 equations.add(p, y, w, sign=-1)
         # What is small beside what was taken away has lost its digits.
-        if 2 * len(places) > len(samples) or float(equations.gram.trace()) < SMALL * size:
+        small = float(equations.gram.trace()) < SMALL * size or bool((equations.spread < SMALL * spread).any())
+        if small or 2 * len(places) > len(samples):
             equations = equations_of(left, self.features, self.constant, self.memory)
         return self._again(equations, left)
 
@@ -233,7 +242,8 @@ class FeatureMachine:
 
         .. math:: \alpha_i = \frac{w_i\, (y_i - f(x_i))}{\lambda \sum_j w_j}
 
-        Without a ridge, coefficients are those of the least weighted square.
+        Without a ridge, coefficients are those of the least weighted square. Features in less than double precision
+        are taken in double, and coefficients are brought to give the same :math:`\theta` with them.
 
         Args:
             memory: About how many bytes the samples may use, which are its centers.
@@ -242,19 +252,28 @@ class FeatureMachine:
             DataError: If the samples were not kept.
             OutOfBudget: If they do not fit into ``memory``.
         """
-        samples, kernel = self._known(), self.kernel
+        samples, wide = self._known(), self._wide()
+        kernel = FeatureKernel(wide)
         centers = centers_of(kernel, samples.points, None, 0, as_bytes(memory))
         (alpha,) = gathered(len(samples), ((self.path.duals(p, y, self.ridge, w),) for p, y, w in self._rows()))
+        if wide is not self.features or self.path.blurred(self.ridge):
+            alpha = self._adjusted(alpha, wide)
         return KernelMachine(kernel, centers, alpha[:, 0] if self.single else alpha, self.intercept)
 
     def contributions(self, x: Any, memory: int | str = MEMORY) -> Contributions:
         r"""What each sample adds at points: :math:`k(x, x_j)\, \alpha_j`, with shape :math:`(q, c, n)`.
 
+        Terms are in double precision; they add up to the machine's values in the precision of its features.
+
         Raises:
             DataError: If the samples were not kept, or the points are no points of this machine.
             OutOfBudget: If samples or terms do not fit into ``memory``.
         """
-        return self.machine(memory).contributions(self._alike(x), memory)
+        found = self.machine(memory).contributions(self._alike(x), memory)
+        outputs = self(x)
+        if outputs.dtype == torch.float64:
+            return found
+        return replace(found, outputs=outputs.double().view(found.outputs.shape), dtype=str(outputs.dtype)[6:])
 
     # -- on the disk -----------------------------------------------------------------------------------------------
 
@@ -288,6 +307,17 @@ class FeatureMachine:
         """
         return keeping_features.load(cls, path, features, samples)
 
+    def __copy__(self) -> FeatureMachine:
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FeatureMachine:
+        # Within one process samples stay: their points are read where they are.
+        other = memo[id(self)] = object.__new__(type(self))
+        other.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return other
+
     def __getstate__(self) -> dict[str, Any]:
         # Points hold the function that reads them, which cannot be sent to another process.
         return self.__dict__ | {"samples": None, "few": self.some_points()}
@@ -314,6 +344,29 @@ class FeatureMachine:
 
     def _rows(self) -> Any:
         return self._known().rows(self.features, self.constant, self.memory)
+
+    def _wide(self) -> FeatureMap:
+        """The map in double precision: itself, if it is."""
+        like = self.features.phi(points_between(self._known().points, 0, 1))
+        if like.dtype == torch.float64:
+            return self.features
+        return Doubled(self.features, points=map_in_words(self.features) is not None)
+
+    def _adjusted(self, alpha: Tensor, wide: FeatureMap) -> Tensor:
+        """Coefficients of samples brought to give the weights of the fit with features in double precision."""
+        samples = self._known()
+        rows = lambda: samples.rows(wide, self.constant, self.memory)
+        wanted = self.path.coefficients(self.ridge)[~self.path.free]
+        for _ in range(STEPS):
+            lack, done = wanted.clone(), 0
+            for p, _, _ in rows():
+                lack -= p[:, ~self.path.free].T @ alpha[done:done + len(p)]
+                done += len(p)
+            if float(lack.norm()) <= NEAR * float(wanted.norm()):
+                break
+            parts = ((self.path.duals_of(p, lack, self.ridge, w),) for p, _, w in rows())
+            alpha = alpha + gathered(len(samples), parts)[0]
+        return alpha
 
     def _again(self, equations: Any, samples: Samples) -> FeatureMachine:
         """The machine of other samples, with the same ridge."""

@@ -61,6 +61,7 @@ class Ridges(Result):
                 if ridges[chosen] == edge and edge:
                     notes.append(f"{word} is best at the {end} of {len(ridges)} ridges, {edge:g}. Pass {other} ones "
                                  "too.")
+        notes += lost(path, ridges[chosen])
         return cls(list(ridges), chosen, degrees, residual, gcv, validation, path.equations.count, seconds, plan or {},
                    notes)
 
@@ -69,9 +70,9 @@ class Ridges(Result):
         """The ridge that the machine has."""
         return self.ridges[self.chosen]
 
-    def choosing(self, place: int) -> Self:
-        """The same with another of the ridges chosen."""
-        return replace(self, chosen=place, notes=[])
+    def choosing(self, place: int, path: RidgePath) -> Self:
+        """The same with another of the ridges of a factorisation chosen."""
+        return replace(self, chosen=place, notes=lost(path, self.ridges[place]))
 
     def summary(self) -> str:
         """The answer in one sentence."""
@@ -98,3 +99,14 @@ class Ridges(Result):
         if not self.notes:
             return Check((CheckRow("ridge", "pass", self.ridge, None, "The ridge is none that asks for others."),))
         return Check(tuple(CheckRow("ridge", "warn", self.ridge, None, note) for note in self.notes))
+
+
+def lost(path: RidgePath, ridge: float) -> list[str]:
+    """What the user should know where rounding leaves nothing of some directions."""
+    count = path.lost(ridge)
+    if not count:
+        return []
+    which = f"The ridge {ridge:g} is" if ridge else "Without a ridge some directions of features are"
+    return [f"{which} less than what the sums of products of features lose by rounding, and {count} of "
+            f"{len(path.spectrum)} directions of features have no weight. Take away samples that are far from all "
+            "others, scale features, or pass a larger ridge."]
