@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..nn.bundles.bundle_report import BundleReport
 from ..text import with_minus
 from . import drawing
-from .style import in_lines, plain
+from .style import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,10 +39,18 @@ def draw_bundle(result: BundleReport, ax: Axes, theme: Theme) -> None:
     ax.set_yticks(places, [plain(name, 32) for name in names], parse_math=False)
     ax.tick_params(axis="y", labelcolor=theme.ink)
     ax.invert_yaxis()
-    ax.set_xlim(0, 1.25 * max((value for pair in pairs for value in pair if math.isfinite(value)), default=1.0))
+    ends = [value for pair in pairs for value in pair if math.isfinite(value)]
+    if what[2].startswith(("accuracy", "R²")):
+        # Beyond 1 there is room for a number, and nothing to be reached.
+        left = 1.2 * min([0.0, *ends])
+        ax.set_xlim(left, 1.15)
+        ax.set_xticks([tick for tick in ax.get_xticks() if left <= tick <= 1.0])
+        ax.spines["bottom"].set_bounds(left, 1.0)
+    else:
+        ax.set_xlim(0, 1.25 * max(ends, default=1.0))
     ax.set_xlabel(plain(what[2], 90), parse_math=False)
     ax.legend(frameon=False, fontsize="small", loc="lower right", bbox_to_anchor=(1.0, 0.0))
-    ax.set_title(in_lines(conclusion(result), "; ", WIDTH), parse_math=False)
+    ax.set_title(_lines(plain(conclusion(result), 200)), parse_math=False)
 
 
 def _bars(result: BundleReport) -> tuple[list[str], list[tuple[float, float]], tuple[str, str, str]]:
@@ -54,6 +62,16 @@ def _bars(result: BundleReport) -> tuple[list[str], list[tuple[float, float]], t
     linear = float("nan") if result.score_linear is None else result.score_linear
     return result.blocks, [(result.score_after, linear)], ("features", "linear map",
                                                            f"{result.score} on {result.measured_on}")
+
+
+def _lines(title: str) -> str:
+    """A title in as many lines as it needs, each of which ends with a part of it."""
+    lines = [""]
+    for words in title.split("; "):
+        if lines[-1] and len(lines[-1]) + len(words) + 2 > WIDTH:
+            lines.append("")
+        lines[-1] += f"{'; ' if lines[-1] else ''}{words}"
+    return ";\n".join(lines)
 
 
 def conclusion(result: BundleReport) -> str:

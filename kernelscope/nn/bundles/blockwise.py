@@ -18,9 +18,9 @@ from .bundle_report import BundleReport
 from .bundled import BundledLayer
 from .choosing import Plan, Spread, layer_for
 from .closed_form import on_cpu, without_features
-from .comparing import Comparison, are_classes
-from .finding import Block, Passed, find_blocks, mistaken, part, put
-from .watching import BATCH, Seen, answered, batches, mask_of, watched
+from .comparing import Comparison, are_classes, check_targets, threshold
+from .finding import CLOSE, Block, Passed, described, find_blocks, mistaken, part, put
+from .watching import BATCH, Replayed, Seen, answered, batches, mask_of, watched
 
 
 @dataclass
@@ -53,6 +53,9 @@ def blockwise(model: nn.Module, reader: nn.Module, points: Points, labels: Tenso
     if not fit:
         raise DataError(f"{len(points)} point{'s' * (len(points) > 1)} cannot be fitted to and measured on as well. "
                         "Hand in more, or test points.")
+    for some, known in ((held, truth), (points, labels)):
+        outputs, logits = answered(reader, next(batches(some, range(len(some)), BATCH))[1])
+        check_targets(known, outputs, logits)
     blocks, left = _understood(reader, found, points.chosen(fit))
     if not blocks:
         reasons = "; ".join(f"{name}: {why}" for name, why in left.items())
@@ -68,10 +71,11 @@ def blockwise(model: nn.Module, reader: nn.Module, points: Points, labels: Tenso
         # What blocks are given is read from the copy, in which those before are replaced; what they shall give is not.
         new = _fitted(reader, bundled if feedback else reader, group, points.chosen(fit), plan, draw, len(fitted))
         for block, each in zip(group, new, strict=True):
+            each.layer.stands_for = described(reader, block)
             _replace(bundled, block, each.layer)
         fitted += new
     report = _report(reader, bundled, blocks, fitted, held, truth, plan, left, words,
-                     "layerwise" if feedback else "ffn")
+                     "layerwise" if feedback else "ffn", threshold(outputs))
     return in_modes_of(model, bundled), report
 
 
@@ -93,7 +97,7 @@ def in_modes_of(model: nn.Module, bundled: nn.Module) -> nn.Module:
     return bundled
 
 
-def _replace(model: nn.Module, block: Block, layer: BundledLayer) -> None:
+def _replace(model: nn.Module, block: Block, layer: nn.Module) -> None:
     put(model, block.entry, layer)
     for name in block.chain[1:]:
         put(model, name, Passed())
@@ -114,7 +118,7 @@ def _mistakes(reader: nn.Module, blocks: list[Block], points: Points) -> dict[st
     reasons = {}
     _, given = next(batches(points, range(len(points)), BATCH))
     with watched(reader, blocks) as seen:
-        answered(reader, given)
+        answers, _ = answered(reader, given)
     for block in blocks:
         try:
             x, y = _rows(seen, block, given)
@@ -123,7 +127,28 @@ def _mistakes(reader: nn.Module, blocks: list[Block], points: Points) -> dict[st
             why = str(error)
         if why is not None:
             reasons[block.name] = why
+    rest = [block for block in blocks if block.name not in reasons]
+    if rest and not _stands(reader, rest, seen, given, answers):
+        odd = [block for block in rest if len(rest) == 1 or not _stands(reader, [block], seen, given, answers)]
+        # Where none is at fault alone, they are together.
+        reasons |= {block.name: "the network uses its inner layers for something else too" for block in odd or rest}
     return reasons
+
+
+def _stands(reader: nn.Module, blocks: list[Block], seen: Seen, given: Part, answers: Tensor) -> bool:
+    """Whether the network gives what it gave when blocks are replaced by layers that make no error."""
+    tried = copy.deepcopy(reader, {id(t): t for t in (*reader.parameters(), *reader.buffers())})
+    for block in blocks:
+        weight = getattr(part(reader, block.entry), "weight", None)
+        _replace(tried, block, Replayed(seen.inputs[block.name], seen.outputs[block.name], weight))
+    try:
+        found, _ = answered(tried, given)
+    except (DataError, ModelError):
+        return False
+    if found.shape != answers.shape:
+        return False
+    gap, size = float((found - answers).norm()), float(answers.norm())
+    return gap <= CLOSE * size or not bool(answers.isfinite().all())
 
 
 def _passed(reader: nn.Module, source: nn.Module, blocks: list[Block], points: Points
@@ -177,7 +202,8 @@ def _solved(layer: BundledLayer, sums: NormalEquations, asked: float | None) -> 
 
 
 def _report(reader: nn.Module, bundled: nn.Module, blocks: list[Block], fitted: list[_Fitted], points: Points,
-            labels: Tensor | None, plan: Plan, left: dict[str, str], words: str, mode: str) -> BundleReport:
+            labels: Tensor | None, plan: Plan, left: dict[str, str], words: str, mode: str,
+            least: float) -> BundleReport:
     """Both networks side by side on points that nothing was fitted to, block by block and as a whole."""
     own, line, late = ([Comparison(False) for _ in blocks] for _ in range(3))
     result: Comparison | None = None
@@ -192,7 +218,7 @@ def _report(reader: nn.Module, bundled: nn.Module, blocks: list[Block], fitted: 
             own[i].add(y, fitted[i].layer(x))
             line[i].add(y, fitted[i].linear(x))
             late[i].add(y, found)
-        result = result or Comparison(are_classes(labels, before, logits))
+        result = result or Comparison(are_classes(labels, before, logits), least, least)
         mask, some = mask_of(given), None if labels is None else labels[numbers]
         if mask is not None and before.shape[:-1] == mask.shape:
             keep = mask.to(before.device)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 #: The share of points whose class may change before a warning, and by how much a score may fall.
 AGREES, FALLS = 0.95, 0.01
 
+#: An error of outputs fails that is this large, and as many times that of the worst block.
+ALIKE, GROWS = 0.5, 5.0
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class BundleReport(Result):
@@ -79,11 +82,15 @@ class BundleReport(Result):
 
     def said(self) -> str:
         """What it saved and what it cost, in words."""
-        parts = [f"{self.parameters_before:,} parameters became {self.parameters_after:,}"]
-        if self.agreement is not None:
+        beside = f" beside {self.fixed:,} fixed numbers" if self.fixed else ""
+        parts = [f"{self.parameters_before:,} parameters became {self.parameters_after:,}{beside}"]
+        if self.agreement is not None and self.score_before is not None:
             parts.append(f"{self.agreement:.1%} of {self.measured_on} get the same class")
         elif self.error is not None:
             parts.append(f"outputs are off by {self.error:.2g} of their spread on {self.measured_on}")
+            if self.agreement is not None:
+                # Without targets nobody knows that outputs are logits.
+                parts.append(f"read as logits, {self.agreement:.1%} give the same class")
         if self.score_before is not None and self.score_after is not None:
             beside = f", of a linear map {self.score_linear:.4f}" if self.score_linear is not None else ""
             parts.append(f"{self.score} {self.score_before:.4f} became {self.score_after:.4f}{beside}")
@@ -94,7 +101,8 @@ class BundleReport(Result):
 
     def summary(self) -> str:
         """The answer in one sentence."""
-        what = "the whole network" if self.mode == "full" else f"{len(self.blocks)} blocks"
+        several = f"{len(self.blocks)} block{'s' * (len(self.blocks) != 1)}"
+        what = "the whole network" if self.mode == "full" else several
         return f"BundleReport({self.mode}, {what}, {self.tower} features: {self.said()})"
 
     def to_frame(self) -> pd.DataFrame:
@@ -116,11 +124,19 @@ class BundleReport(Result):
                 rows.append(CheckRow(f"features of {name}", "pass" if error < linear else "warn", error, linear,
                                      f"With features it is off by {error:.3g} of the spread, a linear map by "
                                      f"{linear:.3g}."))
+        worst = max((each for each in self.accumulated.tolist() if each == each), default=None)
+        if self.mode != "full" and self.error is not None and worst is not None:
+            grown = self.error > ALIKE and self.error > GROWS * worst
+            rows.append(CheckRow("outputs", "fail" if grown else "pass", self.error, max(ALIKE, GROWS * worst),
+                                 f"Outputs are off by {self.error:.3g} of their spread, blocks by up to {worst:.3g}."))
         if self.agreement is not None:
+            read = "Read as logits, " if self.score_before is None else ""
             rows.append(CheckRow("agreement", "pass" if self.agreement >= AGREES else "warn", self.agreement, AGREES,
-                                 f"{self.agreement:.1%} of {self.measured_on} get the same class."))
+                                 f"{read}{self.agreement:.1%} of {self.measured_on} get the same class."))
         if self.score_before is not None and self.score_after is not None:
+            # Nought has no sign.
             lost = self.score_before - self.score_after
+            change = round(-lost, 4) + 0.0
             rows.append(CheckRow("score", "pass" if lost <= FALLS else "warn", lost, FALLS,
-                                 with_minus(f"The {self.score} changed by {-lost:+.4f}.")))
+                                 with_minus(f"The {self.score} changed by {change:+.4f}.")))
         return Check(tuple(rows))

@@ -59,6 +59,9 @@ class BundledLayer(nn.Module):
     mean: Tensor
     scale: Tensor
 
+    #: The modules in whose place it stands, in words.
+    stands_for: str = ""
+
     def __init__(self, mean: Tensor, scale: Tensor, towers: Sequence[Rectified | Fourier | Neurons], outputs: int,
                  skip: bool = False):
         super().__init__()
@@ -154,7 +157,8 @@ class BundledModel(nn.Module):
     .. math:: f(x) = M^T\, \Phi_L(\dots \Phi_1(x)) + c = \sum_i k(x, x_i)\, \alpha_i + c,
               \qquad \alpha_i = \frac{y_i - f(x_i)}{n \lambda}
 
-    It is made by :func:`~kernelscope.nn.bundle` with ``mode="full"``. Its samples are kept with it.
+    It is made by :func:`~kernelscope.nn.bundle` with ``mode="full"``. Its samples are kept with it. What it
+    would say of each without it comes as a tensor, where a :class:`~kernelscope.FeatureMachine` gives a result.
 
     Args:
         layer: The layer that it is.

@@ -26,6 +26,8 @@ from .blockwise import blockwise, reader_of
 from .bundle_report import BundleReport
 from .choosing import TOWERS, Plan
 from .closed_form import checked_ridge
+from .hooks import check_hooks
+from .targets import labels_of
 from .whole import whole
 
 #: What may be bundled.
@@ -48,21 +50,22 @@ def bundle(model: nn.Module, x: Any, y: Any = None, mode: str = "ffn", features:
         model: The network.
         x: Points: a tensor, a tuple or dictionary of them, a data set, a loader that does not shuffle. Rows that an
             ``attention_mask`` hides are not fitted to.
-        y: Their targets, as a tensor: classes, or numbers like the outputs.
+        y: Their targets, as a tensor: classes as whole numbers (0 and 1 for one output), or numbers like the outputs.
+            Without them those of the data set, where x is one that has some.
         mode: ``"ffn"`` fits each block to its own output in the network as it is; ``"layerwise"`` one after the other,
             each on what the blocks before it, already replaced, give it; ``"full"`` replaces the network as a whole.
         features: The number of features, or one for each block; with ``"full"`` one for each tower, of which each
             reads the one before.
         targets: For ``"full"``: ``"self"``, the network's own outputs; ``"labels"``, y (classes as 0 and 1), the usual
-            choice where y came; or a teacher, a network or its outputs as a tensor.
+            choice where y came, alone or with a data set; or a teacher, a network or its outputs as a tensor.
         tower: ``"rectified"`` or ``"fourier"`` random features; or ``"neurons"``, those of the block's own neurons
             that say most about its output, which are kept as they are. On networks trained on digits the latter are
             nearer with fewer parameters, and random features little better than the linear map beside them.
         skip: Whether there is a linear map beside the features; by default there is, but not for a whole network that
             is fitted to labels. Blocks have it free of the ridge; in a whole network it is a part of the kernel.
         ridge: The ridge; without it the one of least generalised cross-validation error.
-        test: Points, or a pair of points and targets, to measure on. Without them blocks are measured on points kept
-            apart, and a whole network by what it says of each sample when fitted to the others.
+        test: Points, a data set with targets, or a pair of points and targets, to measure on. Without them blocks are
+            measured on points kept apart, and a whole network by what it says of each sample when fitted to the others.
         held_out: The share of the points that is kept apart for blocks.
         seed: Which random features.
         rows: How their directions are drawn, see :func:`~kernelscope.features.directions.directions`.
@@ -72,6 +75,8 @@ def bundle(model: nn.Module, x: Any, y: Any = None, mode: str = "ffn", features:
 
     Raises:
         DataError: If nothing can be bundled, or points, targets and arguments do not fit.
+        ModelError: If the network cannot be called with the points, or hooks, which are called on one batch to see
+            that, change what it gives.
         NonFiniteError: If a block gives NaN or infinite values.
 
     Example:
@@ -98,13 +103,14 @@ def bundle(model: nn.Module, x: Any, y: Any = None, mode: str = "ffn", features:
     mode, tower = as_choice(mode, "mode", MODES), as_choice(tower, "tower", TOWERS)
     plan = Plan(_counts(features), tower, None if skip is None else as_switch(skip, "skip"), checked_ridge(ridge),
                  as_seed(seed), as_choice(rows, "rows", KINDS))
-    points, labels = as_points(x), _labels(y)
-    held = _points_and_labels(test)
+    points, labels = as_points(x), _labels(labels_of(x) if y is None else y)
+    held = _points_and_labels(test, len(points.part(0, 1).args))
     if labels is not None and len(labels) != len(points):
         raise DataError(f"There is one target for each point; {len(points)} points and {len(labels)} targets came.")
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     with undisturbed(device):
         reader = reader_of(model)
+        check_hooks(model, reader, points)
         if mode == "full":
             return whole(reader, points, labels, targets, plan, held)
         if targets is not None and targets != "self":
@@ -135,13 +141,15 @@ def _labels(y: Any) -> Tensor | None:
     return found
 
 
-def _points_and_labels(test: Any) -> tuple[Points, Tensor | None] | None:
+def _points_and_labels(test: Any, inputs: int) -> tuple[Points, Tensor | None] | None:
     if test is None:
         return None
-    if isinstance(test, tuple) and len(test) == 2:
+    # Two tensors for a network of two inputs are points; with targets they are a pair of their own.
+    both = inputs == 2 and isinstance(test, tuple) and isinstance(test[0], Tensor)
+    if isinstance(test, tuple) and len(test) == 2 and not both:
         points, labels = as_points(test[0]), _labels(test[1])
         if labels is None or len(labels) == len(points):
             return points, labels
         raise DataError(f"There is one target for each test point; {len(points)} points and {len(labels)} targets "
                         "came.")
-    return as_points(test), None
+    return as_points(test), _labels(labels_of(test))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ...errors import DataError
 from .closed_form import on_cpu
 
 #: Targets that tokenizers and losses leave out.
@@ -22,10 +23,14 @@ class Comparison:
     """Sums over the answers to some points.
 
     Attributes:
-        classes: Whether outputs are logits of classes.
+        classes: Whether outputs are logits of classes; one column is that of the second of two classes.
+        least: From where on one column of the network means the second class.
+        other: The same of what stands for it.
     """
 
     classes: bool
+    least: float = 0.0
+    other: float = 0.0
     count: int = 0
     squares: float = 0.0
     gaps: float = 0.0
@@ -45,6 +50,7 @@ class Comparison:
         self.sums = self.sums + f.sum(0)
         self.gaps += float((g - f).square().sum())
         if self.classes:
+            f, g = _both(f, self.least), _both(g, self.other)
             self.same += int((f.argmax(1) == g.argmax(1)).sum())
             p, q = f.log_softmax(1), g.log_softmax(1)
             self.kl += float((p.exp() * (p - q)).sum())
@@ -83,8 +89,9 @@ class Comparison:
 
     @property
     def divergence(self) -> float | None:
-        """The mean divergence of the probabilities, in nats; ``None`` without classes."""
-        return self.kl / self.count if self.classes and self.count else None
+        """The mean divergence of the probabilities, in nats; ``None`` without logits."""
+        logits = self.classes and self.least == self.other == 0
+        return self.kl / self.count if logits and self.count else None
 
     def score(self, which: str) -> float | None:
         """The accuracy, or without classes R²; ``None`` without targets."""
@@ -98,7 +105,46 @@ class Comparison:
 
 
 def are_classes(labels: Tensor | None, outputs: Tensor, logits: bool) -> bool:
-    """Whether outputs are logits of classes: by whole numbers as targets; without targets where there are several."""
-    if labels is not None:
-        return not labels.is_floating_point()
-    return logits and outputs.shape[-1] > 1
+    """Whether outputs are logits of classes.
+
+    Targets that are whole numbers, one for each row of outputs, are classes; of a single output only 0 and 1 are.
+    Without targets several outputs are taken as logits.
+    """
+    if labels is None:
+        return logits and outputs.shape[-1] > 1
+    if labels.is_floating_point():
+        return False
+    if outputs.shape[-1] == 1:
+        return bool(((labels == 0) | (labels == 1) | (labels == IGNORED)).all())
+    return labels.shape[1:] != outputs.shape[1:]
+
+
+def check_targets(labels: Tensor | None, outputs: Tensor, logits: bool) -> None:
+    """Refuses targets that do not go with outputs, of which a batch is enough.
+
+    Raises:
+        DataError: If there is not one class for each row of outputs, or not as many numbers.
+    """
+    if labels is None:
+        return
+    c, rows = outputs.shape[-1], outputs[0].numel() // outputs.shape[-1]
+    classes = are_classes(labels, outputs, logits)
+    if labels[0].numel() != (rows if classes else rows * c):
+        raise DataError(f"Targets are a class for each row of outputs, as whole numbers, or numbers like the outputs, "
+                        f"with shape {tuple(outputs.shape[1:])} for each point; {labels.dtype} of shape "
+                        f"{tuple(labels.shape[1:])} came.")
+    known = labels[labels != IGNORED]
+    if classes and len(known) and not 0 <= int(known.min()) <= int(known.max()) < max(c, 2):
+        odd = int(known.min()) if int(known.min()) < 0 else int(known.max())
+        raise DataError(f"Classes are counted from 0; {odd} came, and the network has {c} outputs. Pass as targets "
+                        "classes that it tells apart, or inputs alone.")
+
+
+def threshold(outputs: Tensor) -> float:
+    """From where on one output means the second class: 0 of logits, a half of probabilities."""
+    return 0.5 if bool(((outputs >= 0) & (outputs <= 1)).all()) else 0.0
+
+
+def _both(column: Tensor, least: float) -> Tensor:
+    """Values of two classes from those of the second; others stay as they are."""
+    return torch.cat([torch.full_like(column, least), column], 1) if column.shape[1] == 1 else column

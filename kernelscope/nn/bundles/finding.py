@@ -9,6 +9,7 @@ Whether a block is what it looks like is seen on data, see :func:`mistaken`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,9 @@ ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Si
 
 #: What changes nothing when a network is read.
 PASSIVE = (nn.Dropout, nn.Identity)
+
+#: Where something lies in memory, which says nothing of what it is.
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 #: How far the parts of a block may be from the block, as a share of its values.
 CLOSE = 1e-3
@@ -125,6 +129,20 @@ def put(model: nn.Module, path: str, module: nn.Module) -> None:
     if isinstance(parent, nn.TransformerEncoderLayer):
         # Its fast path would read the weights of layers that are gone.
         parent.activation_relu_or_gelu = 0
+
+
+def described(model: nn.Module, block: Block) -> str:
+    """The modules of a block in words, without their numbers.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1))
+        >>> described(model, find_blocks(model)[0])
+        'Linear(in_features=2, out_features=8, bias=True), ReLU(), Linear(in_features=8, out_features=1, bias=True)'
+    """
+    parts = (part(model, name) for name in block.chain)
+    words = (repr(each) if isinstance(each, nn.Module) else getattr(each, "__name__", type(each).__name__)
+             for each in parts)
+    return ADDRESS.sub("", ", ".join(words))
 
 
 def composed(model: nn.Module, names: tuple[str, ...]) -> Callable[[Tensor], Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...data.points import Part, Points
 from ...errors import DataError, ModelError
-from ...nested import mapped
+from ...nested import leaves, mapped
 from .finding import Block, Passed, part
 
 #: How many points go through a network at a time.
@@ -39,12 +39,13 @@ class Seen:
         if len(tensors) != 1 or not tensors[0].is_floating_point():
             self.odd[name] = f"it takes {len(tensors)} tensors, or other than real numbers"
         else:
-            self.inputs[name].append(tensors[0].detach())
+            # What follows may write to it, as nn.ReLU(inplace=True) does.
+            self.inputs[name].append(tensors[0].detach().clone())
 
     def leave(self, name: str, found: Any) -> None:
         """Notes the output of a block."""
         if isinstance(found, Tensor):
-            self.outputs[name].append(found.detach())
+            self.outputs[name].append(found.detach().clone())
         else:
             self.odd[name] = f"it gives a {type(found).__name__}, and no tensor"
 
@@ -63,6 +64,28 @@ class Seen:
             raise ModelError("it does not give one row for each row")
         pairs = [(_kept(x, mask), _kept(y, mask)) for x, y in zip(xs, ys, strict=True)]
         return torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs])
+
+
+class Replayed(Passed):
+    """What stands for a block and makes no error: it gives what the block gave to the same input.
+
+    Args:
+        inputs: What the block was given, call by call.
+        outputs: What it gave.
+        weight: The weight of the layer in whose place it is, of which it has no values.
+    """
+
+    def __init__(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], weight: Any = None):
+        super().__init__()
+        self.calls = list(zip(inputs, outputs, strict=True))
+        self.weight = torch.full_like(weight, torch.nan) if isinstance(weight, Tensor) else None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        x = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        known = [(float((x - given).norm()), k) for k, (given, _) in enumerate(self.calls) if given.shape == x.shape]
+        if not known:
+            raise ModelError(f"It was never given an input of shape {tuple(x.shape)}.")
+        return self.calls[min(known)[1]][1].clone()
 
 
 @contextmanager
@@ -97,10 +120,18 @@ def answered(model: nn.Module, given: Part) -> tuple[Tensor, bool]:
 
     Raises:
         DataError: If it gives no tensor.
+        ModelError: If it cannot be called with these points.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    args, kwargs = mapped(lambda t: t.to(device), given.args), mapped(lambda t: t.to(device), given.kwargs)
-    found = model(*args, **kwargs)
+    # Copies, because a network may write to what it is given.
+    args, kwargs = (mapped(lambda t: t.to(device, copy=True), each) for each in (given.args, given.kwargs))
+    try:
+        found = model(*args, **kwargs)
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+        kinds = ", ".join(f"{t.dtype} of shape {tuple(t.shape)}" for t in leaves((args, kwargs)))
+        why = next(iter(str(error).splitlines()), type(error).__name__)[:160]
+        raise ModelError(f"The network cannot be called with {kinds}: {why}. Points are its inputs alone, in its "
+                         "precision: a tuple for several by position, a dictionary for named ones.") from error
     logits = True
     if not isinstance(found, Tensor):
         named = found if isinstance(found, Mapping) else {name: getattr(found, name, None) for name in NAMED}

@@ -17,7 +17,8 @@ from .bundle_report import BundleReport
 from .bundled import BundledLayer, BundledModel, flat
 from .choosing import HELD, Plan, by_bandwidth, spread_over
 from .closed_form import on_cpu, summed
-from .comparing import Comparison, are_classes
+from .comparing import Comparison, are_classes, check_targets, threshold
+from .hooks import check_hooks
 from .watching import BATCH, answered, batches
 
 
@@ -32,6 +33,7 @@ def whole(reader: nn.Module, points: Points, labels: Tensor | None, targets: Any
         raise DataError('A network as a whole has no layer of neurons to keep. Pass tower="rectified" or "fourier".')
     samples = _inputs(points)
     own, logits = _answers(reader, points)
+    check_targets(labels, own, logits)
     classes = are_classes(labels, own, logits)
     fitted_to = "labels" if targets is None and labels is not None else "self" if targets is None else targets
     wanted = _targets(fitted_to, own, labels, classes, points)
@@ -59,9 +61,14 @@ def whole(reader: nn.Module, points: Points, labels: Tensor | None, targets: Any
     else:
         given, words, truth = flat(_inputs(test[0]), x.shape[1]), "test points", test[1]
         before, after = _answers(reader, test[0])[0], layer(given.to(layer.mean))
+        check_targets(truth, before, logits)
         line = _affine(given, layer) @ linear.coefficients(plain)
         goal = before if isinstance(fitted_to, str) and not by_class else None
-    result, other, off, far = Comparison(classes), Comparison(classes), Comparison(False), Comparison(False)
+    # What is fitted to classes as 0 and 1 lies between them.
+    least = threshold(own)
+    cuts = least, 0.5 if by_class else least
+    result, other = Comparison(classes, *cuts), Comparison(classes, *cuts)
+    off, far = Comparison(False), Comparison(False)
     result.add(before, after, truth)
     other.add(before, line, truth)
     if goal is not None:
@@ -133,11 +140,13 @@ def _answers(model: nn.Module, points: Points) -> tuple[Tensor, bool]:
 def _targets(wanted: Any, own: Tensor, labels: Tensor | None, classes: bool, points: Points) -> Tensor:
     """What is fitted to, with shape (n, c)."""
     if isinstance(wanted, nn.Module):
-        return _answers(reader_of(wanted), points)[0]
+        teacher = reader_of(wanted)
+        check_hooks(wanted, teacher, points)
+        wanted = _answers(teacher, points)[0]
     if isinstance(wanted, Tensor):
-        if wanted.ndim != 2 or len(wanted) != len(own) or not bool(wanted.isfinite().all()):
-            raise DataError(f"The outputs of a teacher are finite numbers with shape (n, c) for n = {len(own)} points; "
-                            f"shape {tuple(wanted.shape)} came.")
+        if wanted.shape != own.shape or not bool(wanted.isfinite().all()):
+            raise DataError(f"The outputs of a teacher are finite numbers with shape (n, c) for n = {len(own)} points "
+                            f"and the c = {own.shape[1]} outputs of the network; shape {tuple(wanted.shape)} came.")
         return on_cpu(wanted)
     if as_choice(wanted, "targets", ("self", "labels")) == "self":
         return own
@@ -147,4 +156,6 @@ def _targets(wanted: Any, own: Tensor, labels: Tensor | None, classes: bool, poi
         return on_cpu(labels).reshape(len(own), -1)
     if int(labels.min()) < 0:
         raise DataError(f"Classes are counted from 0; {int(labels.min())} came.")
-    return nn.functional.one_hot(labels.long().flatten(), max(own.shape[1], int(labels.max()) + 1)).double()
+    if own.shape[1] == 1:
+        return on_cpu(labels).reshape(-1, 1)
+    return nn.functional.one_hot(labels.long().flatten(), own.shape[1]).double()
