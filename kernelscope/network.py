@@ -157,7 +157,7 @@ def _copied(module: nn.Module, args: Any, kwargs: Any) -> Any:
 
 
 def _skeleton(model: nn.Module) -> nn.Module:
-    """A copy of the module without hooks, which belong to the user's loop."""
+    """A copy of the module without hooks, which belong to the user's loop; but for those that are a part of it."""
     # Hooks may close over anything (a running recording, a logger), and those things must not be copied.
     hooks = [(module, name, getattr(module, name)) for module in model.modules() for name in _HOOKS
              if getattr(module, name, None)]
@@ -174,12 +174,19 @@ def _skeleton(model: nn.Module) -> nn.Module:
             f"The module could not be copied ({error}), and it is only read through a copy so that it is never "
             "changed. Keep tensors with gradients, locks and open files out of the module's attributes."
         ) from error
+    for name, module in model.named_modules():
+        for hook in module._forward_hooks.values():
+            if getattr(hook, PART, False):
+                copied.get_submodule(name).register_forward_hook(hook)
     for module in copied.modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):
             # The same gradient, but one that torch.func can transform and that adds to others.
             module.sparse = False
     return copied
 
+
+#: What a forward hook has as an attribute that computes a part of what its module gives, from the module alone.
+PART = "is_part_of_its_module"
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks",
           "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs", "_forward_hooks_always_called")

@@ -8,7 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
+import kernelscope as ks
 from kernelscope.errors import DataError, ModelError, StoreCorrupt, StoreExists
 from kernelscope.nn import Injected, SNNKAdapter, inject, load_adapters, save_adapters
 
@@ -372,3 +374,22 @@ def test_a_damaged_folder_and_removed_adapters_are_refused(model, tmp_path):
     injected.remove()
     with pytest.raises(DataError, match="one without adapters came"):
         save_adapters(injected, tmp_path / "other")
+
+
+def test_fine_tuning_with_adapters_is_recorded_and_decomposed():
+    model = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 2)).double()
+    injected = ks.nn.inject(model, "0", features=3, train="2")
+    x = torch.randn(12, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = torch.arange(12) % 2
+    loader = DataLoader(TensorDataset(x, y), batch_size=4)
+    optimizer = torch.optim.SGD(injected.parameters(), lr=0.1)
+    with ks.record(injected.model, loader, loss=nn.functional.cross_entropy) as recording:
+        for inputs, targets in loader:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(injected.model(inputs), targets).backward()
+            optimizer.step()
+    # A copy without the adapters would be another network, whose outputs moved otherwise.
+    ledger = ks.decompose(recording.run, x[:3], dtype=torch.float64)
+    assert float((ledger.final - injected.model(x[:3]).detach()).abs().max()) < 1e-12
+    assert float(ledger.residual.abs().max()) < 1e-10
+    assert float(ledger.channels["unattributed"].abs().max()) == 0

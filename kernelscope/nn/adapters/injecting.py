@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ...arguments import as_seed, as_switch, what_came
 from ...errors import DataError, ModelError
+from ...network import PART
 from .adapter import SNNKAdapter, merging_refused
 
 #: The name of an adapter among the children of the layer that it follows.
@@ -186,6 +187,10 @@ def _adapted(layer: nn.Module, _: Any, output: Any) -> Any:
     if isinstance(output, tuple) and type(output) is tuple:
         return (adapter(output[0]), *output[1:])
     return adapter(output)
+
+
+# What reads a model through a copy, such as a recording, has to keep it.
+setattr(_adapted, PART, True)
 
 
 def _is_chain(layer: nn.Module) -> bool:
