@@ -310,3 +310,12 @@ def test_vectors_that_are_too_long_are_named():
         features.phi(x.float())
     assert features.phi(x).isfinite().all()
     assert PositiveFeatures(5, gaussian=True).phi(x.float()).isfinite().all()
+
+
+@pytest.mark.parametrize("options", [{"gaussian": True}, {}, {"A": 0.1, "gaussian": True}])
+def test_features_that_all_vanish_are_refused(options):
+    far = 3 * torch.randn(5, 40, generator=torch.Generator().manual_seed(0))
+    far[0] = 0
+    with pytest.raises(NonFiniteError, match=r"All features of \d of 5 vectors vanish: .* e\^-\d+, for which"):
+        PositiveFeatures(64, **options).inner(far)
+    assert bool((PositiveFeatures(64, **options).inner(0.1 * far).diagonal() > 0).all())

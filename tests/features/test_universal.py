@@ -371,3 +371,10 @@ def test_sides_are_told_apart():
     features = make("cos", 8)
     assert repr(features.inputs).endswith("inputs positive).inputs")
     assert Counter(type(side).__name__ for side in (features.inputs, features.parameters)) == {"Tower": 2}
+
+
+def test_features_that_all_vanish_are_refused():
+    features = UniversalRandomFeatures("tanh", 64, D, lengths=(1.0, 1.0))
+    with pytest.raises(NonFiniteError, match="All features of 3 of 3 vectors vanish: .* Balance the layer"):
+        features.inputs.of(unit(3, length=60.0).float())
+    assert bool(features.inputs.of(unit(3, length=2.0).float()).isfinite().all())
