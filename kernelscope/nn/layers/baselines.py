@@ -63,11 +63,18 @@ def fitted(penalised: Tensor, free: Tensor, outputs: Tensor, ridge: float | None
 
 def least_squares(columns: Tensor, outputs: Tensor) -> Tensor:
     """The coefficients of least squares, of which the shortest where columns are sums of each other."""
-    if 0 < columns.shape[1] <= len(columns):
+    if columns.shape[1] == 0:
+        return outputs.new_zeros(0, outputs.shape[1])
+    if columns.shape[1] <= len(columns):
         basis, triangle = torch.linalg.qr(columns)
         steep = triangle.diagonal().abs()
         if float(steep.min()) > CLEAR * float(steep.max()):
             return torch.linalg.solve_triangular(triangle, basis.T @ outputs, upper=True)
+    elif len(columns):
+        basis, triangle = torch.linalg.qr(columns.T)
+        steep = triangle.diagonal().abs()
+        if float(steep.min()) > CLEAR * float(steep.max()):
+            return basis @ torch.linalg.solve_triangular(triangle.T, outputs, upper=False)
     return torch.linalg.pinv(columns, rtol=1e-10) @ outputs
 
 

@@ -110,7 +110,8 @@ def convert(linear: nn.Module, activation: Any, x_calibration: Tensor, features:
 
     Where there are few inputs for each coefficient, ``ridge`` mode tries by cross-validation whether features help at
     all, and takes none if they do not. Time grows as :math:`n d^2 + n l^2`, most of it for the baselines of the report,
-    and memory is some ten copies of inputs and outputs in double precision.
+    and memory is some ten copies of inputs and outputs in double precision: some minutes and 2 GB for 8,000 inputs of a
+    layer from 3,072 numbers to 3,072, on one core. A bar tells how far it is.
 
     Args:
         linear: The linear map: a ``torch.nn.Linear``, or a layer with ``weight`` with shape (l, d) and ``bias``.
