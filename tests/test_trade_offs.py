@@ -61,3 +61,20 @@ def test_what_cannot_be_compared_is_refused():
     for bad in (("a", 1, math.nan), ("a", math.inf, 1.0), ("a", 1, [])):
         with pytest.raises(NonFiniteError, match="Leave the point out"):
             ks.trade_offs([bad], cost="c", measure="m")
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.array, tuple])
+def test_values_may_be_in_whatever_holds_numbers(kind):
+    result = ks.trade_offs([(name, taken, kind(values) if isinstance(values, list) else values)
+                            for name, taken, values in POINTS], cost="parameters", measure="accuracy")
+    assert torch.allclose(result.means, found().means, atol=1e-6)
+    assert float(ks.trade_offs([("a", torch.tensor(3), torch.tensor(0.5))], cost="c", measure="m").means[0]) == 0.5
+
+
+@pytest.mark.parametrize(("points", "said"), [
+    ([("a", 1)], "a method, a cost and a measure; one with 2 entries came"), ([3], "a measure; 3 came"),
+    (3, "points must be a list"), ("abc", "points must be a list"), ({"a": 1}, "points must be a list"),
+    ([(1, 2, 3)], "named by a word"), ([("a", "much", 3)], "that is no number"), ([("a", 1, ["x"])], "is no number")])
+def test_what_is_no_point_is_named(points, said):
+    with pytest.raises(DataError, match=said):
+        ks.trade_offs(points, cost="c", measure="m")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -125,14 +125,15 @@ def trade_offs(points: Sequence[tuple[str, float, float | Sequence[float]]], *, 
     """Puts points of methods together.
 
     Args:
-        points: For each point the method, what it takes, and its measure, for one seed or for each of several.
+        points: For each point the method, what it takes, and its measure, for one seed or for each of several, as a
+            list, a tensor or an array.
         cost: What costs are, in the plural.
         measure: What values are.
         higher: Whether higher is better.
         lines: Values to compare with, by name.
 
     Raises:
-        DataError: If there are no points, or a cost is not positive.
+        DataError: If there are no points, or they are none of these, or a cost is not positive.
         NonFiniteError: If a number is NaN or infinite.
 
     Example:
@@ -142,8 +143,7 @@ def trade_offs(points: Sequence[tuple[str, float, float | Sequence[float]]], *, 
         the best accuracy, 0.86 ± 0.01, is that of large at 100 parameters; small is within one standard error of it,
         0.85 ± 0.05, at 10 parameters, 10 times fewer
     """
-    rows = [(name, float(taken), [float(v) for v in (values if isinstance(values, Sequence) else [values])])
-            for name, taken, values in points]
+    rows = [_row(point) for point in _listed(points)]
     if not rows:
         raise DataError("Trade-offs are of at least one point, and none came. Pass for example "
                         '[("head alone", 130, 0.8)].')
@@ -158,3 +158,27 @@ def trade_offs(points: Sequence[tuple[str, float, float | Sequence[float]]], *, 
     return TradeOffs([name for name, *_ in rows], torch.tensor([taken for _, taken, _ in rows], dtype=torch.float64),
                      table, cost, measure, as_switch(higher, "higher"),
                      {name: float(value) for name, value in (lines or {}).items()})
+
+
+def _listed(points: Any) -> list[Any]:
+    if isinstance(points, str | Mapping) or not isinstance(points, Iterable):
+        raise DataError(f"points must be a list with a method, a cost and a measure for each; {what_came(points)} "
+                        'came. Pass for example [("head alone", 130, 0.8)].')
+    return list(points)
+
+
+def _row(point: Any) -> tuple[str, float, list[float]]:
+    """A point as plain numbers, whatever holds them."""
+    if not isinstance(point, tuple | list) or len(point) != 3:
+        came = f"one with {len(point)} entries" if isinstance(point, tuple | list) else what_came(point)
+        raise DataError(f"Each point is a method, a cost and a measure; {came} came. Pass for example "
+                        '("head alone", 130, 0.8), or [0.8, 0.9] as its last entry for several seeds.')
+    name, taken, values = point
+    if not isinstance(name, str):
+        raise DataError(f'A method is named by a word; {what_came(name)} came. Pass for example "head alone".')
+    plain = torch.as_tensor(values).flatten().tolist() if hasattr(values, "__array__") else values
+    try:
+        return name, float(taken), [float(value) for value in (plain if isinstance(plain, Sequence) else [plain])]
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name} has a cost or a measure that is no number ({error}). Pass for example "
+                        '("head alone", 130, [0.8, 0.9]).') from error

@@ -95,7 +95,7 @@ def check_vectors(x: Tensor) -> None:
 
 
 def exponential(exponents: Tensor, remedy: str) -> Tensor:
-    r""":math:`e^t`, or a refusal where it is beyond all numbers of this precision.
+    r""":math:`e^t`, or a refusal where it is beyond all numbers of this precision, or nought for a whole row.
 
     Raises:
         NonFiniteError: If it is.
@@ -105,4 +105,11 @@ def exponential(exponents: Tensor, remedy: str) -> Tensor:
     if found.numel() and not float(found.detach().abs().max()) <= most:
         raise NonFiniteError(f"A feature would be e^{float(exponents.detach().max()):.0f}, which {exponents.dtype} "
                              f"cannot hold: the vectors are too long. {remedy}")
+    if found.numel():
+        lost = found.detach().amax(-1) < torch.finfo(found.dtype).tiny
+        if bool(lost.any()):
+            raise NonFiniteError(
+                f"All features of {int(lost.sum())} of {lost.numel()} vectors vanish: the largest of one would be "
+                f"e^{float(exponents.detach().amax(-1).min()):.0f}, for which {exponents.dtype} has no digits. The "
+                f"vectors are too long, and products with them would be nought. {remedy}")
     return found

@@ -41,7 +41,7 @@ class PositiveFeatures(OfVectors):
 
     Raises:
         DataError: If an argument is none of these; on use, if A is still to be taken from points.
-        NonFiniteError: On use, if a feature is too large a number.
+        NonFiniteError: On use, if a feature is too large a number, or all features of a point are too small ones.
 
     Example:
         >>> import torch
@@ -93,7 +93,8 @@ class PositiveFeatures(OfVectors):
         exponents = math.sqrt(grown) * products - self.A * squares - own * (1.0 if self.gaussian else 0.5)
         # The factor by itself may be beyond all numbers: it goes with what it is multiplied by.
         exponents = exponents + (d / 4 * math.log(grown) - math.log(self.size) / 2)
-        return exponential(exponents, "Divide them, raise bandwidth, or pass gaussian=True or a larger A.")
+        return exponential(exponents, "Divide them, raise bandwidth, or pass " + (
+            "points in double precision." if self.gaussian else "gaussian=True or a larger A."))
 
 
 def _tilt(A: Any) -> float | str:

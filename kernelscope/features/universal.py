@@ -77,6 +77,7 @@ class UniversalRandomFeatures:
 
     Raises:
         DataError: If an argument is none of these, or there are fewer directions than waves.
+        NonFiniteError: On use, if a feature is too large a number, or all those of a point are too small ones.
 
     Example:
         >>> x, W = 0.5 * torch.randn(6, 3), torch.randn(4, 3) / 2

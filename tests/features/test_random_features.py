@@ -417,3 +417,12 @@ def test_a_kernel_of_features_names_its_maps():
     left, right = RandomFourier(8), ArcCosineFeatures(8)
     assert repr(FeatureKernel(left)) == f"FeatureKernel({left!r})"
     assert repr(FeatureKernel(left, right, "full")) == f"FeatureKernel({left!r}, {right!r}, outputs='full')"
+
+
+@pytest.mark.parametrize("options", [{"gaussian": True}, {}, {"A": 0.1, "gaussian": True}])
+def test_features_that_all_vanish_are_refused(options):
+    far = 3 * torch.randn(5, 40, generator=torch.Generator().manual_seed(0))
+    far[0] = 0
+    with pytest.raises(NonFiniteError, match=r"All features of \d of 5 vectors vanish: .* e\^-\d+, for which"):
+        PositiveFeatures(64, **options).inner(far)
+    assert bool((PositiveFeatures(64, **options).inner(0.1 * far).diagonal() > 0).all())

@@ -385,3 +385,10 @@ def test_activations_by_name_weigh_what_their_features_vary(name, limit):
     # A fit of waves that does not weigh them is off by 50 times the function itself.
     assert error < limit
     assert 0.7 < error / float(maps.predicted_error(x, w, torch.zeros(64, dtype=torch.float64))) < 1.4
+
+
+def test_features_that_all_vanish_are_refused():
+    features = UniversalRandomFeatures("tanh", 64, D, lengths=(1.0, 1.0))
+    with pytest.raises(NonFiniteError, match="All features of 3 of 3 vectors vanish: .* Balance the layer"):
+        features.inputs.of(unit(3, length=60.0).float())
+    assert bool(features.inputs.of(unit(3, length=2.0).float()).isfinite().all())

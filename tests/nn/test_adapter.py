@@ -347,13 +347,15 @@ def test_what_is_kept_is_tensors_and_json(model, tmp_path):
 
 def test_adapters_of_another_model_are_refused(model, tmp_path):
     folder = save_adapters(inject(model, "blocks.*.mlp", features=3, train="head"), tmp_path / "kept")
-    smaller, trained, renamed, headless = (copy.deepcopy(model) for _ in range(4))
+    smaller, shuffled, trained, renamed, headless = (copy.deepcopy(model) for _ in range(5))
     smaller.blocks[0].mlp[0] = nn.Linear(D, 7).double()
     with torch.no_grad():
-        trained.blocks[2].mlp[2].weight.mul_(1.1)
+        trained.blocks[2].mlp[2].weight.mul_(1 + 1e-12)
+        shuffled.blocks[1].mlp[0].weight.copy_(model.blocks[1].mlp[0].weight.flip(0))
     del renamed.blocks[2]
     headless.head = nn.Linear(D, 3).double()
-    for other, said in ((smaller, "with shape"), (trained, "belongs to another model: the root mean square of"),
+    for other, said in ((smaller, "with shape"), (shuffled, "checksum of .*blocks.1.mlp.0.weight"),
+                        (trained, "belongs to another model: the checksum of"),
                         (renamed, "none of that name"), (headless, "trained parameter 'head")):
         with pytest.raises(DataError, match=said):
             load_adapters(other, folder)
@@ -393,3 +395,48 @@ def test_fine_tuning_with_adapters_is_recorded_and_decomposed():
     assert float((ledger.final - injected.model(x[:3]).detach()).abs().max()) < 1e-12
     assert float(ledger.residual.abs().max()) < 1e-10
     assert float(ledger.channels["unattributed"].abs().max()) == 0
+
+
+@pytest.mark.parametrize(("kept", "other"), [
+    (torch.float64, torch.float32), (torch.float64, torch.bfloat16), (torch.float32, torch.float16),
+    (torch.float32, torch.float64), (torch.float16, torch.float32)])
+def test_a_model_that_was_rounded_is_the_same_model(model, tmp_path, kept, other):
+    model = model.to(kept)
+    folder = save_adapters(inject(model, "head"), tmp_path / "kept")
+    assert load_adapters(copy.deepcopy(model).to(other), folder).count == 2 * 9
+    changed = copy.deepcopy(model)
+    with torch.no_grad():
+        changed.blocks[0].mlp[0].weight.mul_(1.1)
+    with pytest.raises(DataError, match="belongs to another model"):
+        load_adapters(changed.to(other), folder)
+
+
+@pytest.mark.parametrize("targets", ["blocks.*.mlp", "blocks.*.mlp.2"])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_adapters_are_not_placed_twice(model, tmp_path, targets, in_place):
+    injected, x = inject(model.eval(), targets, features=3), random(4, D)
+    for adapter in injected.adapters.values():
+        taught(adapter)
+    folder, wanted = save_adapters(injected, tmp_path / "kept"), injected.model(x)
+    for other in (injected.model, inject(model, "head").model):
+        with pytest.raises(ModelError, match="has an adapter at .* already.*Take adapters out first"):
+            load_adapters(other, folder, in_place=in_place)
+    assert torch.equal(injected.model(x), wanted)
+    again = load_adapters(injected.remove(), folder, in_place=in_place)
+    assert torch.equal(again.model(x), wanted)
+
+
+def test_adapters_that_were_frozen_belong_to_the_model(model, tmp_path):
+    first = inject(model.eval(), "blocks.0.mlp.2").model
+    second, x = inject(first, "head"), random(4, D)
+    taught(second.adapters["head"])
+    again = load_adapters(first, save_adapters(second, tmp_path / "kept"))
+    assert torch.equal(again.model(x), second.model(x))
+
+
+def test_a_layer_under_two_names_is_said_to_be_one():
+    layer = nn.Linear(D, D)
+    model = nn.ModuleDict({"a": layer, "b": layer})
+    with pytest.raises(DataError, match="The layer 'b' is the layer 'a' under another name.*Name it 'a' alone"):
+        inject(model, ["a", "b"])
+    assert list(inject(model, "a").adapters) == ["a"]

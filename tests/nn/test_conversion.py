@@ -10,8 +10,9 @@ import kernelscope as ks
 from kernelscope.errors import ConversionRefused, DataError, NonFiniteError
 from kernelscope.nn import ConversionReport, ModeComparison, SNNKLinear, compare_modes, convert
 from kernelscope.nn.layers.activations import ACTIVATIONS, as_activation
-from kernelscope.nn.layers.baselines import svd_floor
-from kernelscope.nn.layers.selection import forward_selection
+from kernelscope.nn.layers.baselines import least_squares, svd_floor
+from kernelscope.nn.layers.selection import forward_selection, span_of
+from kernelscope.progress import telling
 from kernelscope.result import Result
 
 from .digits_layers import accuracy, trained
@@ -336,3 +337,143 @@ def test_a_refusal_names_the_numbers_and_the_way_out():
     linear, x = small()
     with pytest.raises(ConversionRefused, match=r'would be off by .* a linear map is off by .*mode="ridge"'):
         convert(linear, "tanh", 20 * x, 64, "analytic")
+
+
+# Inputs in sequences, few inputs, many inputs.
+
+@pytest.mark.parametrize("mode", ["ridge", "cur"])
+def test_whole_sequences_are_held_out(mode):
+    linear, x = small(n=60)
+    # Of a sequence that says the same three times, none is fitted while another is held out.
+    times = x[:, None].expand(60, 3, 6)
+    one, three = (convert(linear, "tanh", points, 8, mode, ridge=0.01)[1] for points in (x, times))
+    assert (three.fitted, three.held_out) == (3 * one.fitted, 3 * one.held_out) == (135, 45)
+    assert three.linear_rel == pytest.approx(one.linear_rel, rel=1e-8)
+    assert three.rel_frob == pytest.approx(one.rel_frob, rel=1e-6)
+
+
+def test_one_sequence_cannot_be_split():
+    linear, x = small(n=60)
+    with pytest.raises(DataError, match="has 1 sequences, of which 0 would be held out. Pass more, or further inputs"):
+        convert(linear, "tanh", x[None], 8)
+
+
+def test_few_inputs_are_never_worse_than_a_linear_map():
+    without = 0
+    for seed in range(30):
+        linear, x = small(n=540, d=12, l=20, seed=seed)
+        layer, report = convert(linear, "tanh", 2 * x[:40], 32, held_out=2 * x[40:], seed=seed)
+        assert report.rel_frob <= report.linear_rel * (1 + 1e-9)
+        if report.info.get("too few inputs"):
+            without += 1
+            assert layer.tower.size == 0
+            assert "32 features asked for and none kept, since inputs are too few" in repr(report)
+            assert "a linear map does as well" in repr(report)
+    assert 0 < without < 20
+
+
+def test_a_sentence_says_when_simpler_layers_do_as_well():
+    linear, x = small()
+    assert "does" not in repr(convert(linear, "tanh", x, 5, "cur")[1])
+    # Of rank 6 the weights are the layer itself.
+    assert "(low rank does better)" in repr(convert(linear, "tanh", x, 8)[1])
+    # A layer that is not fitted is worse than all.
+    bad = convert(linear, "tanh", x, 5, "trainable")[1]
+    assert min(bad.linear_rel, bad.low_rank_rel) < 0.9 * bad.rel_frob
+    assert "(a linear map does better, low rank does better)" in repr(bad)
+
+
+@pytest.mark.parametrize("mode", ["ridge", "cur"])
+def test_neurons_are_chosen_on_inputs_drawn_at_random(mode):
+    linear, x = small(n=2000)
+    unseen = small(n=300, seed=1)[1]
+    # The first ones are all alike and say nothing of what to choose.
+    x[:500] = 0.01 * x[:500]
+    found = {most: convert(linear, "tanh", x, 8, mode, held_out=unseen, chosen_from=most)[1].rel_frob
+             for most in (500, 2000)}
+    assert found[500] != found[2000]
+    assert found[500] < 1.2 * found[2000]
+    again = convert(linear, "tanh", x, 8, mode, held_out=unseen, chosen_from=500)[1].rel_frob
+    assert again == found[500]
+    with pytest.raises(DataError, match="chosen_from must be"):
+        convert(linear, "tanh", x, 8, chosen_from=1)
+
+
+def test_a_conversion_tells_how_far_it_is(capsys):
+    linear, x = small()
+    with telling(True):
+        convert(linear, "tanh", x, 8, "cur")
+    said = capsys.readouterr().err
+    assert "selection" in said
+    assert "baselines" in said
+
+
+@pytest.mark.parametrize("rows", [30, 4])
+def test_least_squares_and_spans_are_those_of_the_pseudoinverse(rows):
+    draw = torch.Generator().manual_seed(0)
+    full, y = (torch.randn(rows, k, generator=draw, dtype=torch.float64) for k in (6, 3))
+    lean = torch.cat((full[:, :3], full[:, :3] @ torch.ones(3, 2).double()), 1)
+    for columns in (full, lean):
+        assert torch.allclose(least_squares(columns, y), torch.linalg.pinv(columns) @ y, atol=1e-10)
+        basis = span_of(columns)
+        assert torch.allclose(basis @ basis.T, columns @ torch.linalg.pinv(columns), atol=1e-10)
+
+
+# Functions that are none of each number.
+
+@pytest.mark.parametrize("activation", [
+    nn.Softmax(-1), nn.LayerNorm(40), nn.PReLU(40), lambda z: z.softmax(0), lambda z: z / z.norm(),
+    lambda z: z - z.mean(-1, keepdim=True), lambda z: z.cumsum(1)])
+@pytest.mark.parametrize("mode", ["ridge", "cur"])
+def test_functions_across_neurons_are_refused(activation, mode):
+    linear, x = small()
+    with pytest.raises(DataError, match="activation must be a function of each number alone"):
+        convert(linear, activation, x, 8, mode)
+
+
+def test_a_function_with_dropout_stays_as_it_is_in_evaluation():
+    linear, x = small()
+    act = nn.Sequential(nn.ELU(), nn.Dropout(0.5)).train()
+    layer, report = convert(linear, act, x, 16, "cur")
+    assert report.rel_frob < report.linear_rel
+    wanted = layer.eval()(x)
+    assert torch.equal(layer.train()(x), wanted)
+    assert layer.training
+    assert act[1].training
+
+
+@pytest.mark.parametrize("activation", [lambda z: nn.functional.dropout(z, 0.5), lambda z: z + torch.randn_like(z)])
+def test_a_function_that_draws_is_refused_and_nobodys_numbers_are_used(activation):
+    linear, x = small()
+    before = torch.get_rng_state()
+    with pytest.raises(DataError, match="draws random numbers"):
+        convert(linear, activation, x, 8)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# Messages.
+
+def test_inputs_that_are_all_alike_are_named_as_the_reason():
+    linear, x = small()
+    with pytest.raises(ConversionRefused, match="the same for all inputs"):
+        convert(linear, "tanh", torch.ones_like(x), 64, "analytic")
+    with pytest.raises(ConversionRefused, match="pairs of features, and 1 was"):
+        convert(linear, "tanh", x, 1, "analytic")
+
+
+@pytest.mark.parametrize(("mode", "option"), [
+    ("analytic", {"ridge": 0.1}), ("analytic", {"skip": False}), ("analytic", {"tower": "fourier"}),
+    ("cur", {"tower": "fourier"}), ("trainable", {"ridge": 0.1})])
+def test_what_a_mode_does_not_look_at_is_refused(mode, option):
+    linear, x = small()
+    name = next(iter(option))
+    with pytest.raises(DataError, match=f'{name} is not looked at with mode="{mode}"'):
+        convert(linear, "tanh", x, 8, mode, **option)
+
+
+def test_what_is_compared_is_taken_once_and_gets_its_own_options():
+    linear, x = small()
+    found = compare_modes(linear, "tanh", x, [8, 8], ["ridge", "cur", "ridge", "analytic"], skip=2, tower="fourier")
+    assert (found.features, found.modes) == ([8], ["ridge", "cur", "analytic"])
+    assert float(found.errors[0, 0]) == convert(linear, "tanh", x, 8, skip=2, tower="fourier")[1].rel_frob
+    assert float(found.errors[1, 0]) == convert(linear, "tanh", x, 8, "cur", skip=2)[1].rel_frob

@@ -7,7 +7,7 @@ from safetensors import safe_open
 from safetensors.torch import load, save
 from torch import nn
 
-from kernelscope.errors import DataError, StoreCorrupt
+from kernelscope.errors import DataError, StoreCorrupt, StoreError
 from kernelscope.nn import SNNKLinear, convert
 from kernelscope.nn.layers.layer import FORMAT, TOWERS
 
@@ -211,3 +211,23 @@ def test_multiplications_are_those_of_its_products(layer):
 def test_what_is_no_layer_is_refused(options, words):
     with pytest.raises(DataError, match=words):
         SNNKLinear(5, 7, **{"features": 6} | options)
+
+
+def test_a_layer_with_a_flipped_bit_is_refused(tmp_path):
+    path = SNNKLinear(5, 7, features=6).save(tmp_path / "layer.safetensors")
+    data = path.read_bytes()
+    words = data.index(b'neurons')
+    for place in (len(data) - 1, len(data) - 400, words):
+        bad = bytearray(data)
+        bad[place] ^= 1
+        path.write_bytes(bad)
+        with pytest.raises(StoreCorrupt, match="checksum"):
+            SNNKLinear.load(path)
+    path.write_bytes(data)
+    assert SNNKLinear.load(path).features == 6
+
+
+def test_what_is_no_file_is_named(tmp_path):
+    for path in (tmp_path, tmp_path / "none.safetensors", "."):
+        with pytest.raises(StoreError, match="cannot be read as a file"):
+            SNNKLinear.load(path)

@@ -118,7 +118,9 @@ def inject(
     """Places an adapter after each of some layers, and freezes everything else.
 
     Each layer gets an adapter of its own with directions of its own. A layer's first tensor is what its adapter takes,
-    where it gives several. Outputs are those of the model, bit for bit, until something is trained.
+    where it gives several. Outputs are those of the model, bit for bit, until something is trained. Where torch chooses
+    another way to compute for frozen parameters, as ``torch.nn.TransformerEncoderLayer`` does in evaluation with
+    gradients switched on, they are off by the round-off between both ways, some 1e-7 in single precision.
 
     Args:
         model: A model; a copy of it gets the adapters, and it stays as it is.
@@ -150,6 +152,7 @@ def inject(
     if not isinstance(model, nn.Module):
         raise DataError(f"Adapters are placed in a torch.nn.Module; {what_came(model)} came. Pass the model itself.")
     seed, in_place = as_seed(seed), as_switch(in_place, "in_place")
+    _check_names(model, targets)
     names = _fitting(targets, [name for name, _ in model.named_modules() if name], "targets", "layer")
     trained = _fitting(train, [name for name, _ in model.named_parameters()], "train", "parameter")
     for name in names:
@@ -212,6 +215,16 @@ def _fitting(patterns: str | Iterable[str], names: list[str], argument: str, wha
             more = ", …" if len(names) > 8 else ""
             raise DataError(f"{argument}={pattern!r} fits no {what} of the model. It has {some}{more}.")
     return [name for name in names if any(_fits(name, str(pattern), what) for pattern in wanted)]
+
+
+def _check_names(model: nn.Module, targets: Any) -> None:
+    """Whether no layer is named that the model has under another name already, by which its adapter goes."""
+    first = {id(layer): name for name, layer in model.named_modules()}
+    named = [targets] if isinstance(targets, str) else targets if isinstance(targets, list | tuple | set) else []
+    for name, layer in model.named_modules(remove_duplicate=False):
+        if name in named and first[id(layer)] != name:
+            raise DataError(f"The layer {name!r} is the layer {first[id(layer)]!r} under another name, and a layer has "
+                            f"one adapter, which is applied wherever it is used. Name it {first[id(layer)]!r} alone.")
 
 
 def _fits(name: str, pattern: str, what: str) -> bool:

@@ -1,6 +1,6 @@
 """Adapters on the disk: their numbers, and in words what they are and where they belong. The model is not kept.
 
-What the frozen parameters measured is, so that adapters are not placed in a model that they were not trained with.
+So are checksums of the frozen parameters: adapters are not placed in a model that they were not trained with.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from ... import __version__
 from ...arguments import as_path, as_switch, what_came
-from ...errors import DataError, StoreCorrupt
+from ...errors import DataError, ModelError, StoreCorrupt
+from ...machine.reading import digest_of
 from ...storage import Store
 from .adapter import SNNKAdapter
-from .injecting import Injected, place, placed
+from .injecting import CHILD, Injected, place, placed
 
-#: How far the size of a frozen parameter may be off: types of fewer digits are let pass, other models are not.
-CLOSE = 1e-2
+#: Types by their digits: a model that was rounded to one of fewer is still the same model.
+TYPES = {torch.float64: 53, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}
 
 
 def save_adapters(injected: Injected, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
@@ -59,10 +60,10 @@ def save_adapters(injected: Injected, path: str | os.PathLike[str], overwrite: b
     tensors = {f"adapter.{i}.{name}": value for i, adapter in enumerate(injected.adapters.values())
                for name, value in adapter.state_dict().items()}
     tensors |= {f"beside.{name}": value for name, value in beside.items()}
-    tensors |= {f"size.{name}": _size(value) for name, value in frozen.items()}
     said = [{"after": name, "d": a.d, "features": a.features, "kind": a.kind, "seed": a.seed, "form": a.form}
             for name, a in injected.adapters.items()]
-    meta = {"version": __version__, "adapters": said, "beside": sorted(beside)}
+    meta = {"version": __version__, "adapters": said, "beside": sorted(beside),
+            "frozen": {name: _described(value) for name, value in frozen.items()}}
     with Store.create(folder, kind="adapters", meta=meta, overwrite=as_switch(overwrite, "overwrite")) as store:
         store.append({name: value.cpu() for name, value in tensors.items()})
     return folder
@@ -77,7 +78,9 @@ def load_adapters(model: nn.Module, path: str | os.PathLike[str], in_place: bool
         in_place: Change the model itself, not a copy.
 
     Raises:
-        DataError: If the model is another one, by its layers, its shapes or its numbers.
+        DataError: If the model is another one, by its layers, its shapes or its numbers; one that was rounded to a type
+            of fewer digits is the same.
+        ModelError: If the model has adapters already.
         StoreCorrupt: If the folder lacks something.
 
     Example:
@@ -99,10 +102,11 @@ def load_adapters(model: nn.Module, path: str | os.PathLike[str], in_place: bool
     try:
         adapters = {said["after"]: _adapter(said, i, tensors) for i, said in enumerate(meta["adapters"])}
         beside = {name: tensors[f"beside.{name}"] for name in meta["beside"]}
-    except (KeyError, TypeError, RuntimeError) as error:
+        frozen = {name: (list(said["shape"]), str(said["dtype"]), dict(said["sha256"]))
+                  for name, said in meta["frozen"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise StoreCorrupt(f"{path} lacks a part of the adapters ({error}). Save them again.") from error
-    sizes = {name.removeprefix("size."): value for name, value in tensors.items() if name.startswith("size.")}
-    _check(model, adapters, beside, sizes, path)
+    _check(model, adapters, beside, frozen, path)
     model = model if in_place else copy.deepcopy(model)
     with torch.no_grad():
         for name, value in beside.items():
@@ -122,15 +126,36 @@ def _adapter(said: dict[str, Any], i: int, tensors: dict[str, Tensor]) -> SNNKAd
     return adapter
 
 
-def _size(p: Tensor) -> Tensor:
-    """The shape of a parameter and its root mean square."""
-    return torch.tensor([*p.shape, float(p.detach().double().square().mean().sqrt())], dtype=torch.float64)
+def _described(p: Tensor) -> dict[str, Any]:
+    """The shape and type of a parameter, and its checksums in this type and in those of fewer digits."""
+    fewer = [kind for kind, digits in TYPES.items() if digits < TYPES.get(p.dtype, 0)]
+    return {"shape": list(p.shape), "dtype": _named(p.dtype),
+            "sha256": {_named(kind): digest_of(p.to(kind)) for kind in (p.dtype, *fewer)}}
+
+
+def _named(kind: torch.dtype) -> str:
+    return str(kind).removeprefix("torch.")
+
+
+def _is_same(p: Tensor, dtype: str, sums: dict[str, str]) -> bool:
+    """Whether a parameter has the numbers of the checksums, in the type of the fewer digits."""
+    if _named(p.dtype) in sums:
+        return digest_of(p) == sums[_named(p.dtype)]
+    wide = next((kind for kind in TYPES if _named(kind) == dtype), None)
+    return wide is not None and p.dtype in TYPES and digest_of(p.to(wide)) == sums[dtype]
 
 
 def _check(
-    model: nn.Module, adapters: dict[str, SNNKAdapter], beside: dict[str, Tensor], sizes: dict[str, Tensor], path: Any
+    model: nn.Module, adapters: dict[str, SNNKAdapter], beside: dict[str, Tensor],
+    frozen: dict[str, tuple[list[int], str, dict[str, str]]], path: Any,
 ) -> None:
     layers, parameters = dict(model.named_modules()), dict(model.named_parameters())
+    for name, layer in layers.items():
+        # Those that were frozen when these were trained belong to the model.
+        if isinstance(layer, SNNKAdapter) and f"{name}.psi" not in frozen.keys() | beside.keys():
+            after = name.rpartition(".")[0] if name.endswith(CHILD) else name
+            raise ModelError(f"This model has an adapter at {after!r} already, which those of {path} were not trained "
+                             "with. Take adapters out first with .remove(), or pass the model without them.")
     for name in adapters:
         if name not in layers:
             raise DataError(f"{path} has an adapter after the layer {name!r}, and this model has none of that name. "
@@ -139,12 +164,11 @@ def _check(
         if name not in parameters or parameters[name].shape != value.shape:
             raise DataError(f"{path} has a trained parameter {name!r} with shape {tuple(value.shape)}, and this model "
                             "has none such. Pass the model that the adapters were trained with.")
-    for name, true in sizes.items():
-        found = _size(parameters[name]) if name in parameters else None
-        if found is None or found.shape != true.shape or not torch.equal(found[:-1], true[:-1]):
-            raise DataError(f"{path} belongs to a model with a parameter {name!r} with shape "
-                            f"{tuple(int(n) for n in true[:-1])}, and this model has none such. Pass that model.")
-        if not abs(float(found[-1] - true[-1])) <= CLOSE * float(true[-1]):
-            raise DataError(f"{path} belongs to another model: the root mean square of {name!r} was "
-                            f"{float(true[-1]):.4g} there and is {float(found[-1]):.4g} here. Pass the model that the "
-                            "adapters were trained with.")
+    for name, (shape, dtype, sums) in frozen.items():
+        if name not in parameters or list(parameters[name].shape) != shape:
+            raise DataError(f"{path} belongs to a model with a parameter {name!r} with shape {tuple(shape)}, and this "
+                            "model has none such. Pass that model.")
+        if not _is_same(parameters[name].detach(), dtype, sums):
+            raise DataError(f"{path} belongs to another model: the checksum of the frozen parameter {name!r} is "
+                            "another here. Pass the model that the adapters were trained with, or one that was rounded "
+                            f"from its {dtype} to a type of fewer digits.")

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...features.spectrum_fitting import BEYOND
 from ...solvers.ridge import NormalEquations, RidgePath
 from .activations import Activation
-from .selection import LOOKED_AT, forward_selection
+from .selection import CLEAR, forward_selection
 
 
 def relative(found: Tensor, outputs: Tensor) -> float:
@@ -63,6 +63,18 @@ def fitted(penalised: Tensor, free: Tensor, outputs: Tensor, ridge: float | None
 
 def least_squares(columns: Tensor, outputs: Tensor) -> Tensor:
     """The coefficients of least squares, of which the shortest where columns are sums of each other."""
+    if columns.shape[1] == 0:
+        return outputs.new_zeros(0, outputs.shape[1])
+    if columns.shape[1] <= len(columns):
+        basis, triangle = torch.linalg.qr(columns)
+        steep = triangle.diagonal().abs()
+        if float(steep.min()) > CLEAR * float(steep.max()):
+            return torch.linalg.solve_triangular(triangle, basis.T @ outputs, upper=True)
+    elif len(columns):
+        basis, triangle = torch.linalg.qr(columns.T)
+        steep = triangle.diagonal().abs()
+        if float(steep.min()) > CLEAR * float(steep.max()):
+            return basis @ torch.linalg.solve_triangular(triangle.T, outputs, upper=False)
     return torch.linalg.pinv(columns, rtol=1e-10) @ outputs
 
 
@@ -71,10 +83,9 @@ def linear_map(x: Tensor, outputs: Tensor, unseen: Tensor) -> Tensor:
     return with_one(unseen) @ least_squares(with_one(x), outputs)
 
 
-def low_rank(x: Tensor, weights: Tensor, bias: Tensor, activation: Activation, rank: int, unseen: Tensor) -> Tensor:
-    """What the layer says whose linear map has the rank that keeps most of what it gave for x."""
-    mean = x.mean(0)
-    keep = directions_of(x - mean, weights)[1][:rank]
+def low_rank(mean: Tensor, keep: Tensor, weights: Tensor, bias: Tensor, activation: Activation,
+             unseen: Tensor) -> Tensor:
+    """What the layer says whose linear map keeps some directions of outputs, with shape (r, l), and the mean input."""
     return activation((unseen - mean) @ weights.T @ keep.T @ keep + weights @ mean + bias)
 
 
@@ -85,17 +96,19 @@ def directions_of(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     return s, v
 
 
-def strength(weights: Tensor, bias: Tensor, x: Tensor) -> float:
+def strength(weights: Tensor, bias: Tensor, x: Tensor, singular: Tensor | None = None) -> float:
     r""":math:`\kappa r`: the lowest frequency of what is seen times the lengths of balanced inputs and weights.
 
     An analytic conversion needs some :math:`e^{2 \kappa r}` features for each of the lowest frequency. The product of
-    lengths is that of :func:`~kernelscope.features.balance`, and nought for a layer that is a constant.
+    lengths is that of :func:`~kernelscope.features.balance`, and nought for a layer that is a constant. The singular
+    values of what it gives for centred inputs are computed where they are not given.
     """
-    lengths = float(directions_of(x - x.mean(0), weights)[0].sum()) / math.sqrt(len(x) * len(weights))
+    singular = directions_of(x - x.mean(0), weights)[0] if singular is None else singular
+    lengths = float(singular.sum()) / math.sqrt(len(x) * len(weights))
     return lengths * math.pi / (BEYOND * float((x @ weights.T + bias).abs().max().clamp(min=1e-6)))
 
 
-def narrower(seen: Tensor, count: int, unseen: Tensor) -> Tensor:
-    """What some of the neurons and a linear map after them say of all, from outputs of the layer alone."""
-    kept = forward_selection(seen[:LOOKED_AT], seen[:LOOKED_AT], with_one(seen[:LOOKED_AT, :0]), count)
+def narrower(seen: Tensor, some: Tensor, count: int, unseen: Tensor) -> Tensor:
+    """What neurons that are chosen on some inputs, and a linear map after them, say of all neurons."""
+    kept = forward_selection(seen[some], seen[some], with_one(seen[some, :0]), count)
     return with_one(unseen[:, kept]) @ fitted(seen[:, kept], with_one(seen[:, :0]), seen, None)[0]

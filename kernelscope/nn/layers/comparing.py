@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...arguments import as_choice, as_count, what_came
 from ...errors import ConversionRefused, DataError
 from ...result import Check, CheckRow, Result
-from .conversion import MODES, convert
+from .conversion import MODES, TAKES, convert
 from .report import ConversionReport
 
 if TYPE_CHECKING:
@@ -87,9 +87,9 @@ def compare_modes(linear: nn.Module, activation: Any, x: Tensor, features: Seque
         linear: The linear map, see :func:`convert`.
         activation: The function after it.
         x: Inputs to the layer, with shape (*, d).
-        features: The numbers of features.
-        modes: Which ways.
-        options: What else :func:`convert` takes.
+        features: The numbers of features; each is taken once.
+        modes: Which ways; each is taken once.
+        options: What else :func:`convert` takes; a mode gets those that it looks at.
 
     Returns:
         The :class:`ModeComparison`.
@@ -103,6 +103,10 @@ def compare_modes(linear: nn.Module, activation: Any, x: Tensor, features: Seque
     """
     counts = [as_count(count, "features", 1) for count in _several(features, "features", "[16, 32]")]
     names = [as_choice(mode, "modes", MODES) for mode in _several(modes, "modes", '["ridge", "cur"]')]
+    counts, names = list(dict.fromkeys(counts)), list(dict.fromkeys(names))
+    of_some = {name for taken in TAKES.values() for name in taken}
+    for_mode = {mode: {key: value for key, value in options.items() if key not in of_some or key in TAKES[mode]}
+                for mode in MODES}
     errors = torch.full((len(names), len(counts)), float("nan"), dtype=torch.float64)
     baselines = {name: torch.full((len(counts),), float("nan"), dtype=torch.float64) for name in BASELINES}
     refused: dict[str, str] = {}
@@ -111,13 +115,13 @@ def compare_modes(linear: nn.Module, activation: Any, x: Tensor, features: Seque
     for i, count in enumerate(counts):
         for j, mode in enumerate(names):
             try:
-                _, found = convert(linear, activation, x, count, mode, **options)
+                _, found = convert(linear, activation, x, count, mode, **for_mode[mode])
             except ConversionRefused as error:
                 refused[mode] = str(error)
                 continue
             errors[j, i], report = found.rel_frob, found
         if bool(errors[:, i].isnan().all()):
-            _, report = convert(linear, activation, x, count, "cur", **options)
+            _, report = convert(linear, activation, x, count, "cur", **for_mode["cur"])
         assert report is not None
         for name in BASELINES:
             baselines[name][i] = report.errors()[name]

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from ...arguments import as_choice, as_count, as_path, what_came
-from ...errors import DataError, StoreCorrupt
+from ...errors import DataError, StoreCorrupt, StoreError
 from ...features.base import FeatureMap
 from ...features.directions import directions
 from ...kernels.of_features import FeatureKernel
+from ...machine.reading import digest_of
 from ...storage import write_atomically
 from ..towers import Neurons, Tower, Universal, Waves
 from .activations import Activation, as_activation
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 TOWERS = ("fourier", "rectified", "neurons", "universal")
 
 #: What the header of a saved layer calls itself.
-FORMAT = "kernelscope layer 1"
+FORMAT = "kernelscope layer 2"
 
 #: The words that describe one.
 WORDS = {"in_features", "out_features", "features", "tower", "activation", "skip", "inner"}
@@ -160,7 +161,7 @@ class SNNKLinear(nn.Module):
         return f"{type(self).__name__}({self.extra_repr()})"
 
     def save(self, path: str | Path) -> Path:
-        """Keeps the layer in one safetensors file, which says in its header what is needed to build it.
+        """Keeps the layer in one safetensors file, whose header says what is needed to build it, and a checksum.
 
         Raises:
             DataError: If the path is none.
@@ -172,7 +173,9 @@ class SNNKLinear(nn.Module):
                  "tower": self.tower_name, "activation": self.activation_name,
                  "skip": True if self.skip_rank is None else self.skip_rank, "inner": self.inner}
         held = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        write_atomically(place, save(held, {"format": FORMAT, "layer": json.dumps(words)}))
+        said = json.dumps(words)
+        header = {"format": FORMAT, "layer": said, "checksum": _checksum(said, held)}
+        write_atomically(place, save(held, header))
         return place
 
     @classmethod
@@ -184,7 +187,8 @@ class SNNKLinear(nn.Module):
             activation: The function of a tower of neurons, where it was one of the user's own, which no file holds.
 
         Raises:
-            StoreCorrupt: If the file is none of a layer.
+            StoreCorrupt: If the file is none of a layer, or its bytes are not those that were written.
+            StoreError: If there is no such file.
             DataError: If the function is needed and did not come.
         """
         from safetensors import SafetensorError, safe_open
@@ -197,11 +201,17 @@ class SNNKLinear(nn.Module):
             words = json.loads(header["layer"]) if header.get("format") == FORMAT else None
             if words is not None and set(words) != WORDS:
                 raise ValueError(f"it is described by other words than {', '.join(sorted(WORDS))}")
+        except OSError as error:
+            raise StoreError(f"{place} cannot be read as a file ({error}). Pass the path that .save gave back, for "
+                             'example "layer.safetensors".') from error
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise StoreCorrupt(f"{place} is no safetensors file of a layer ({error}). Save the layer again.") from error
         if words is None:
             raise StoreCorrupt(f"{place} holds no layer of this version (its format is {header.get('format')!r}, and "
                                f"{FORMAT!r} is needed). Save the layer again.")
+        if header.get("checksum") != _checksum(header["layer"], held):
+            raise StoreCorrupt(f"The checksum of {place} does not agree with its bytes: it was changed after it was "
+                               "written. Save the layer again, or restore the file from a copy.")
         if words["activation"] is None and activation is None:
             raise DataError(f"The layer in {place} has a function of its user's own, which no file holds. Pass it: "
                             "SNNKLinear.load(path, activation=function).")
@@ -268,6 +278,12 @@ class LayerFeatures(FeatureMap):
             x = torch.as_tensor(x).to(self.layer.coefficients)
             skipped = [] if self.layer.skip is None else [self.layer._skipped(x)]
             return torch.cat([self.layer.tower(x), *skipped, x.new_ones(len(x), 1)], 1)
+
+
+def _checksum(said: str, held: dict[str, Tensor]) -> str:
+    """That of what a file says and of its tensors, by their names."""
+    names = sorted(held)
+    return digest_of(torch.tensor(list(json.dumps([said, names]).encode())), *(held[name] for name in names))
 
 
 def as_rank(skip: Any, d: int) -> int | None:

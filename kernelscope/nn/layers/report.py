@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 #: From which share of what its neuron varies by an error is small.
 EXPLAINED = 0.5
 
+#: Below which share of an error another one is better, and not just as good.
+BETTER = 0.99
+
 #: By how much a floor may be missed by round-off.
 ROUND_OFF = 1e-9
 
@@ -88,11 +91,19 @@ class ConversionReport(Result):
         """The answer in one sentence."""
         promised = "" if self.predicted_rel is None else f", {self.predicted_rel:.3g} was predicted"
         times = "" if not self.svd_floor else f" ({self.above_floor:.2f} times)"
-        return (f"ConversionReport({MODE_WORDS[self.mode]}, {self.features} features of {self.inputs} -> "
+        asked = " asked for and none kept, since inputs are too few," if self.info.get("too few inputs") else ""
+        return (f"ConversionReport({MODE_WORDS[self.mode]}, {self.features} features{asked} of {self.inputs} -> "
                 f"{self.outputs}: relative error {self.rel_frob:.3g} on {self.held_out:,} held-out inputs{promised}; "
                 f"floor of {self.features} features {self.svd_floor:.3g}{times}, linear map {self.linear_rel:.3g}, "
-                f"low rank {self.low_rank_rel:.3g}, narrower {self.narrower_rel:.3g}; {self.multiplications:,} "
-                f"multiplications instead of {self.inputs * self.outputs:,})")
+                f"low rank {self.low_rank_rel:.3g}, narrower {self.narrower_rel:.3g}{self._rivals()}; "
+                f"{self.multiplications:,} multiplications instead of {self.inputs * self.outputs:,})")
+
+    def _rivals(self) -> str:
+        """Which of the simpler layers do as well."""
+        said = [f"{name} does {'better' if error < BETTER * self.rel_frob else 'as well'}"
+                for name, error in (("a linear map", self.linear_rel), ("low rank", self.low_rank_rel))
+                if error <= self.rel_frob / BETTER]
+        return f" ({', '.join(said)})" if said else ""
 
     def errors(self) -> dict[str, float]:
         """The relative error of the layer, of the baselines and of the floors."""
