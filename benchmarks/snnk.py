@@ -81,7 +81,8 @@ def table(rows: list[dict[str, Any]], sizes: list[int]) -> str:
              "|---|" + "---|" * (len(sizes) + 1)]
     for row in rows:
         cells = [f"{one['median']:.2f} x ({one['low']:.2f} to {one['high']:.2f})" for one in row["sizes"]]
-        cross = "not below" if row["crossover"] is None else f"{row['crossover']:.0f}"
+        cross = (f"{row['crossover']:.0f}" if row["crossover"] is not None
+                 else "none, slower at all" if row["sizes"][0]["median"] < 1 else f"beyond {sizes[-1]:,}")
         lines.append(f"| {row['name']} | " + " | ".join(cells) + f" | {cross} |")
     return "\n".join(lines)
 
