@@ -358,9 +358,10 @@ def test_one_sequence_cannot_be_split():
         convert(linear, "tanh", x[None], 8)
 
 
-def test_few_inputs_are_never_worse_than_a_linear_map():
+@pytest.mark.parametrize("seeds", [8, pytest.param(30, marks=pytest.mark.slow)])
+def test_few_inputs_are_never_worse_than_a_linear_map(seeds):
     without = 0
-    for seed in range(30):
+    for seed in range(seeds):
         linear, x = small(n=540, d=12, l=20, seed=seed)
         layer, report = convert(linear, "tanh", 2 * x[:40], 32, held_out=2 * x[40:], seed=seed)
         assert report.rel_frob <= report.linear_rel * (1 + 1e-9)
@@ -369,7 +370,7 @@ def test_few_inputs_are_never_worse_than_a_linear_map():
             assert layer.tower.size == 0
             assert "32 features asked for and none kept, since inputs are too few" in repr(report)
             assert "a linear map does as well" in repr(report)
-    assert 0 < without < 20
+    assert 0 < without < 2 / 3 * seeds
 
 
 def test_a_sentence_says_when_simpler_layers_do_as_well():
