@@ -30,8 +30,11 @@ from ..diagnostics.scores import GradientScores
 from ..diagnostics.separation import Separation
 from ..diagnostics.spectra import Spectrum
 from ..diagnostics.trade_offs import TradeOffs
+from ..machine.left_out import LeaveOneOut
+from ..machine.ridges import Ridges
 from ..nn.bundles.bundle_report import BundleReport
 from ..nn.layers.comparing import ModeComparison
+from ..nn.layers.report import ConversionReport
 from ..result import Result
 from .album import Album
 from .balance import sheet
@@ -175,7 +178,8 @@ SECTIONS: dict[type, tuple[str, View]] = {
     NullSpace: ("drawings.html", null_space),
     Coverage: ("drawings.html", covered),
     Separation: ("drawings.html", separated),
-    **dict.fromkeys((BundleReport, Eigenlearning, Ensemble, Expected, KernelDistances, MemoryWeights, ModeComparison,
-                     Orders, PathKernel, Predictions, Reservoir, Spectrum, TradeOffs), ("drawings.html", noise)),
+    **dict.fromkeys((BundleReport, ConversionReport, Eigenlearning, Ensemble, Expected, KernelDistances, LeaveOneOut,
+                     MemoryWeights, ModeComparison, Orders, PathKernel, Predictions, Reservoir, Ridges, Spectrum,
+                     TradeOffs), ("drawings.html", noise)),
     Result: ("result.html", anything),
 }

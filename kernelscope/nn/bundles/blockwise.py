@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from ...data.points import Part, Points
 from ...errors import DataError, ModelError, NonFiniteError
 from ...network import Network
+from ...result import as_float64
 from ...solvers.ridge import NormalEquations, RidgePath
 from ..towers import Neurons
 from .bundle_report import BundleReport
 from .bundled import BundledLayer
 from .choosing import Plan, Spread, layer_for
-from .closed_form import on_cpu, without_features
+from .closed_form import without_features
 from .comparing import Comparison, are_classes, check_targets, threshold
 from .finding import CLOSE, Block, Passed, described, find_blocks, mistaken, part, put
 from .watching import BATCH, Replayed, Seen, answered, batches, mask_of, watched
@@ -187,7 +188,7 @@ def _fitted(reader: nn.Module, source: nn.Module, blocks: list[Block], points: P
     exact = {name: layer.exact() for name, layer in layers.items()}
     for rows in _passed(reader, source, blocks, points):
         for name, (x, y) in rows.items():
-            sums[name].add(exact[name].columns(on_cpu(x)), on_cpu(y))
+            sums[name].add(exact[name].columns(as_float64(x)), as_float64(y))
     return [_solved(layers[block.name], sums[block.name], plan.ridge) for block in blocks]
 
 

@@ -24,11 +24,11 @@ from ...features.base import FeatureMap
 from ...kernels.of_features import FeatureKernel
 from ...machine.contributions import Contributions
 from ...machine.machine import KernelMachine
-from ...result import rows_of
+from ...result import as_float64, rows_of
 from ...solvers.ridge import RidgePath
 from ...storage import Store
 from ..towers import Fourier, Neurons, Rectified
-from .closed_form import on_cpu, summed
+from .closed_form import summed
 
 #: The towers that are kept with a bundled network.
 KEPT: dict[str, type[Rectified] | type[Fourier]] = {"Rectified": Rectified, "Fourier": Fourier}
@@ -135,7 +135,7 @@ class TowerFeatures(FeatureMap):
             raise DataError("The features of a bundled network are those of one tensor of inputs; these points are "
                             "several, or taken by name. Pass a tensor with a row for each point.")
         rows = flat(given[0], len(self.layer.mean))
-        return self.layer.columns(on_cpu(rows))[:, :-1]
+        return self.layer.columns(as_float64(rows))[:, :-1]
 
 
 def flat(x: Tensor, d: int) -> Tensor:
@@ -179,7 +179,7 @@ class BundledModel(nn.Module):
     def __init__(self, layer: BundledLayer, ridge: float, samples: Tensor, targets: Tensor):
         super().__init__()
         self.layer, self.ridge = layer, float(ridge)
-        self.samples, self.targets = samples.detach().clone(), on_cpu(targets)
+        self.samples, self.targets = samples.detach().clone(), as_float64(targets)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(flat(x, len(self.layer.mean)))
@@ -306,7 +306,7 @@ class BundledModel(nn.Module):
         """The coefficients, with shape (p, c), where the parameters are what was solved for."""
         theta, held = self.path.coefficients(self.ridge), self.layer.coefficients()
         close = max(CLOSE, 8 * torch.finfo(held.dtype).eps)
-        if not float((on_cpu(held) - theta).norm()) <= close * float(theta.norm()):
+        if not float((as_float64(held) - theta).norm()) <= close * float(theta.norm()):
             raise DataError("The parameters of this network are no longer what was solved for: they were trained, or "
                             "loaded from another one. What samples add is known of the solution alone; bundle again.")
         return theta

@@ -9,10 +9,11 @@ from scipy.linalg import qr
 from torch import Tensor, nn
 
 from ...errors import DataError
+from ...result import as_float64
 from ...solvers.ridge import RidgePath
 from ..towers import Fourier, Neurons, Rectified, drawn
 from .bundled import BundledLayer
-from .closed_form import on_cpu, summed
+from .closed_form import summed
 from .finding import Block, composed, part, weight_of
 
 #: What features may be.
@@ -66,7 +67,7 @@ class Spread:
         self.held: list[tuple[Tensor, Tensor]] = []
 
     def add(self, x: Tensor, y: Tensor) -> None:
-        exact = on_cpu(x)
+        exact = as_float64(x)
         self.sums = exact.sum(0) if self.sums is None else self.sums + exact.sum(0)
         self.squares += float(exact.square().sum())
         self.count += len(x)
@@ -91,12 +92,12 @@ def layer_for(reader: nn.Module, block: Block, spread: Spread, plan: Plan, m: in
     """A block's new layer, not yet fitted."""
     x, y = spread.rows()
     mean, scale = spread.centre(x)
-    near = on_cpu(x - mean) / float(scale)
+    near = as_float64(x - mean) / float(scale)
     tower: Rectified | Fourier | Neurons
     if plan.tower == "neurons":
         tower = _neurons(reader, block, x, m, mean, scale, plan)
     elif plan.tower == "fourier":
-        tower = by_bandwidth(near, on_cpu(y), m, draw, plan)
+        tower = by_bandwidth(near, as_float64(y), m, draw, plan)
     else:
         tower = drawn("rectified", m, x.shape[1], draw, rows=plan.rows, shift=SHIFT)
     return BundledLayer(mean, scale, [tower.to(x)], y.shape[1], plan.skip is not False)
@@ -128,10 +129,10 @@ def _neurons(reader: nn.Module, block: Block, x: Tensor, m: int, mean: Tensor, s
     if isinstance(activation, nn.PReLU) and activation.weight.numel() > 1:
         raise DataError(f"The neurons of the block {block.name} have an activation each, and a few of them cannot be "
                         'kept alone. Pass tower="rectified".')
-    hidden = on_cpu(composed(reader, block.chain[:-1])(x)) * on_cpu(weight_of(last)).norm(dim=0)
+    hidden = as_float64(composed(reader, block.chain[:-1])(x)) * as_float64(weight_of(last)).norm(dim=0)
     if plan.skip is not False:
         # What a linear map gives, no neuron has to.
-        near = nn.functional.pad(on_cpu(x - mean) / float(scale), (0, 1), value=1.0)
+        near = nn.functional.pad(as_float64(x - mean) / float(scale), (0, 1), value=1.0)
         hidden = hidden - near @ torch.linalg.lstsq(near, hidden, driver="gelsd").solution
     if m > hidden.shape[1]:
         raise DataError(f"The block {block.name} has {hidden.shape[1]} neurons, and {m} were asked for. Pass fewer "

@@ -5,7 +5,6 @@ from __future__ import annotations
 from numbers import Real
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...arguments import what_came
@@ -37,8 +36,3 @@ def summed(columns: Tensor, targets: Tensor) -> NormalEquations:
 def without_features(path: RidgePath) -> Tensor:
     """The coefficients of the free columns alone, with shape (p, c): the linear map that needs no features."""
     return path.coefficients(float("inf"))
-
-
-def on_cpu(values: Tensor) -> Tensor:
-    """Values in double precision on the CPU, in which everything is fitted."""
-    return values.detach().to("cpu", torch.float64)

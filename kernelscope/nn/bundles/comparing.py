@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...errors import DataError
-from .closed_form import on_cpu
+from ...result import as_float64
 
 #: Targets that tokenizers and losses leave out.
 IGNORED = -100
@@ -44,7 +44,7 @@ class Comparison:
     def add(self, before: Tensor, after: Tensor, y: Tensor | None = None) -> None:
         """Adds answers, with shape (..., c), and their targets with shape (...) for classes, else like them."""
         c = before.shape[-1]
-        f, g = on_cpu(before).reshape(-1, c), on_cpu(after).reshape(-1, c)
+        f, g = as_float64(before).reshape(-1, c), as_float64(after).reshape(-1, c)
         self.count += len(f)
         self.squares += float(f.square().sum())
         self.sums = self.sums + f.sum(0)
@@ -65,7 +65,7 @@ class Comparison:
             for name, values in (("before", f), ("after", g)):
                 self.scores[name] += int((values.argmax(1) == y)[kept].sum())
         else:
-            z = on_cpu(y).reshape(f.shape)
+            z = as_float64(y).reshape(f.shape)
             self.scored += len(z)
             self.targets = (self.targets[0] + z.sum(0), self.targets[1] + float(z.square().sum()))
             for name, values in (("before", f), ("after", g)):

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import torch
 from torch import nn
 
 from ...data.points import Points
 from ...errors import ModelError
-from ...network import does_nothing
+from ...network import PART, hooked_modules
 from .watching import BATCH, answered, batches
 
 #: The tables in which a module keeps what is called before and after it.
 TABLES = ("_forward_pre_hooks", "_forward_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks_with_kwargs",
           "_forward_hooks_always_called")
-
-#: What stands before the names of modules of this package, and of those whose hooks make adapters.
-PACKAGE, ADAPTERS = "kernelscope.", "kernelscope.nn."
 
 #: How far answers with and without hooks may be from each other, as a share of the largest.
 CLOSE = 1e-6
@@ -36,15 +32,17 @@ def check_hooks(model: nn.Module, reader: nn.Module, points: Points) -> None:
         ModelError: If hooks are a part of what the network computes.
     """
     model = getattr(model, "_orig_mod", model)
-    found = {name: own for name, module in model.named_modules() if (own := _hooks_of(module))}
+    for name, module in model.named_modules():
+        if any(getattr(hook, PART, False) for hook in module._forward_hooks.values()):
+            raise ModelError(
+                f"A hook of {name or 'the module itself'!r} applies an adapter, which a block that is replaced would "
+                "lose. Take adapters out first with injected.remove(), and place them in what was bundled."
+            )
+    found = {name: (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+             for name, module in hooked_modules(model)}
     if not found:
         return
     for name, own in found.items():
-        if any(_home(hook).startswith(ADAPTERS) for hook in own):
-            raise ModelError(
-                f"A hook of {name or 'the module itself'!r} applies an adapter, and hooks are no part of the copy that "
-                "is bundled. Take adapters out first with injected.remove(), and place them in what was bundled."
-            )
         if any(type(hook).__module__.startswith("torch.nn.utils") for hook in own):
             raise ModelError(
                 f"A hook of torch.nn.utils makes a weight of {name or 'the module'!r} anew at every call, and hooks "
@@ -65,14 +63,3 @@ def check_hooks(model: nn.Module, reader: nn.Module, points: Points) -> None:
             f"Hooks on {', '.join(name or 'the module itself' for name in list(found)[:3])} change what the network "
             "gives, and they are no part of the copy that is bundled. Put what they do into forward."
         )
-
-
-def _hooks_of(module: nn.Module) -> list[Any]:
-    """The hooks of a module that may change what it gives: no recording's."""
-    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
-    return [hook for hook in hooks
-            if not does_nothing(hook) and (not _home(hook).startswith(PACKAGE) or _home(hook).startswith(ADAPTERS))]
-
-
-def _home(hook: Any) -> str:
-    return str(getattr(hook, "__module__", ""))

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from ...arguments import as_choice
 from ...data.points import Points
 from ...errors import DataError, NonFiniteError
+from ...result import as_float64
 from ...solvers.ridge import RidgePath
 from ..towers import Fourier, Rectified, drawn
 from .blockwise import reader_of
 from .bundle_report import BundleReport
 from .bundled import BundledLayer, BundledModel, flat
 from .choosing import HELD, Plan, by_bandwidth, spread_over
-from .closed_form import on_cpu, summed
+from .closed_form import summed
 from .comparing import Comparison, are_classes, check_targets, threshold
 from .hooks import check_hooks
 from .watching import BATCH, answered, batches
@@ -39,12 +40,12 @@ def whole(reader: nn.Module, points: Points, labels: Tensor | None, targets: Any
     wanted = _targets(fitted_to, own, labels, classes, points)
     towers, x = [], flat(samples, samples[0].numel())
     mean, scale = _centre(x)
-    near, draw = on_cpu((x - mean) / scale), torch.Generator().manual_seed(plan.seed)
+    near, draw = as_float64((x - mean) / scale), torch.Generator().manual_seed(plan.seed)
     for k, m in enumerate(plan.features):
         tower = _tower(near, wanted, m, draw, plan, k)
         # Rounded as they are kept, so that the next one is chosen for what it will be given.
         towers.append(tower.to(x))
-        near = on_cpu(towers[-1](near.to(x)))
+        near = as_float64(towers[-1](near.to(x)))
     by_class = isinstance(fitted_to, str) and fitted_to == "labels"
     # What a network says is often nearly linear; what its labels are is not.
     layer = BundledLayer(mean, scale, towers, wanted.shape[1], not by_class if plan.skip is None else plan.skip)
@@ -99,14 +100,14 @@ def _tower(x: Tensor, y: Tensor, m: int, draw: torch.Generator, plan: Plan, k: i
 
 def _centre(x: Tensor) -> tuple[Tensor, Tensor]:
     """The mean of each input and the spread of all."""
-    exact = on_cpu(x)
+    exact = as_float64(x)
     mean = exact.mean(0)
     scale = float((exact - mean).square().mean()) ** 0.5 or 1.0
     return mean.to(x), torch.tensor(scale, dtype=torch.float64).to(x)
 
 
 def _affine(x: Tensor, layer: BundledLayer) -> Tensor:
-    near = (on_cpu(x) - on_cpu(layer.mean)) / on_cpu(layer.scale)
+    near = (as_float64(x) - as_float64(layer.mean)) / as_float64(layer.scale)
     return torch.cat([near, torch.ones_like(near[:, :1])], 1)
 
 
@@ -127,7 +128,7 @@ def _inputs(points: Points) -> Tensor:
 def _answers(model: nn.Module, points: Points) -> tuple[Tensor, bool]:
     """The outputs for all points, with shape (n, c), and whether they may be logits."""
     parts = [answered(model, given) for _, given in batches(points, range(len(points)), BATCH)]
-    found = torch.cat([on_cpu(part) for part, _ in parts])
+    found = torch.cat([as_float64(part) for part, _ in parts])
     if found.ndim != 2:
         raise DataError(f"A network bundled as a whole gives one row of outputs for each point; this one gives shape "
                         f'{tuple(found.shape[1:])} each. Flatten its outputs, or pass mode="ffn".')
@@ -147,15 +148,15 @@ def _targets(wanted: Any, own: Tensor, labels: Tensor | None, classes: bool, poi
         if wanted.shape != own.shape or not bool(wanted.isfinite().all()):
             raise DataError(f"The outputs of a teacher are finite numbers with shape (n, c) for n = {len(own)} points "
                             f"and the c = {own.shape[1]} outputs of the network; shape {tuple(wanted.shape)} came.")
-        return on_cpu(wanted)
+        return as_float64(wanted)
     if as_choice(wanted, "targets", ("self", "labels")) == "self":
         return own
     if labels is None:
         raise DataError('targets="labels" needs labels. Pass them as y.')
     if not classes:
-        return on_cpu(labels).reshape(len(own), -1)
+        return as_float64(labels).reshape(len(own), -1)
     if int(labels.min()) < 0:
         raise DataError(f"Classes are counted from 0; {int(labels.min())} came.")
     if own.shape[1] == 1:
-        return on_cpu(labels).reshape(-1, 1)
+        return as_float64(labels).reshape(-1, 1)
     return nn.functional.one_hot(labels.long().flatten(), own.shape[1]).double()
