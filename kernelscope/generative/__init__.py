@@ -1,0 +1,1 @@
+"""Diffusion models and GANs, seen through the same nouns."""

@@ -1,0 +1,75 @@
+"""What a diffusion run says as a denoiser: its noise levels, its clean points, its function at any step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+from ..network import Parameters, cast, undisturbed
+from ..run.run import Run
+from .denoiser import along
+from .noise import NoiseLaw
+
+__all__ = ["DiffusionRun"]
+
+
+class DiffusionRun:
+    """A recorded run of a module like :class:`Denoiser`: called as (y, sigma), with coefficients of its own.
+
+    Args:
+        run: The run.
+
+    Attributes:
+        run: The run.
+        law: The law that its noise levels were drawn from.
+
+    Raises:
+        DataError: If the run is none of a denoiser.
+    """
+
+    def __init__(self, run: Run):
+        self.run = run
+        module = run.network.module(())
+        if not hasattr(module, "coefficients") or len(run.samples.inputs) != 2:
+            raise DataError(
+                "A diffusion run is one of kernelscope.generative.Denoiser, which is called with noisy points and "
+                f"noise levels; this run is one of {type(module).__name__} with {len(run.samples.inputs)} inputs. "
+                "Wrap the network in a Denoiser, train that and record it."
+            )
+        self._module: Any = module
+        self.law = NoiseLaw(*run.meta["notes"]["law"]) if "law" in (run.meta.get("notes") or {}) else NoiseLaw()
+
+    def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """The coefficients a and b in D = a y + b o, o what the network gives."""
+        return self._module.coefficients(sigma)
+
+    def output(self, y: Tensor, sigma: Tensor, parameters: Parameters | None = None) -> Tensor:
+        """What the network gives, at the end of the run or at other parameters, in the precision of ``y``."""
+        run = self.run
+        held = run.parameters() if parameters is None else parameters
+        with undisturbed(y.device):
+            held = cast({**run.network.parameters, **held}, y.dtype, y.device)
+            return run.network(held, cast(run.buffers(run.stop), y.dtype, y.device), (y, sigma.to(y)))
+
+    def denoised(self, y: Tensor, sigma: Tensor, parameters: Parameters | None = None) -> Tensor:
+        """The denoised points D."""
+        a, b = self.coefficients(sigma.to(y))
+        return along(a, y) * y + along(b, y) * self.output(y, sigma, parameters)
+
+    @property
+    def clean(self) -> Tensor:
+        """The clean training points by sample, with shape (n, *); NaN where training never drew one."""
+        samples = self.run.samples
+        seen = samples.seen
+        (y, sigma), o = samples.batch(seen.nonzero().flatten())
+        a, b = self.coefficients(sigma)
+        x = torch.full((samples.size, *y.shape[1:]), torch.nan, dtype=y.dtype)
+        x[seen] = along(a, y) * y + along(b, y) * o
+        return x
+
+    def levels(self, k: int) -> Tensor:
+        """The noise levels of the samples that step k drew, over all its forward passes."""
+        return torch.cat([self.run.samples.read(batch)[0][1] for batch in self.run.step(k).batches])
