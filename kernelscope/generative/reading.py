@@ -50,7 +50,9 @@ class DiffusionRun:
         """What the network gives, at the end of the run or at other parameters, in the precision of ``y``."""
         run = self.run
         held = run.parameters() if parameters is None else parameters
-        with undisturbed(y.device):
+        # Gradients by the noisy point go through, where it asks for them.
+        graph = torch.is_grad_enabled()
+        with undisturbed(y.device), torch.set_grad_enabled(graph):
             held = cast({**run.network.parameters, **held}, y.dtype, y.device)
             return run.network(held, cast(run.buffers(run.stop), y.dtype, y.device), (y, sigma.to(y)))
 
