@@ -78,8 +78,8 @@ class DenoiserFit(Result):
             row = self.r2[self.names.index(name), first : last + 1]
             at = f"{float(self.levels[first]):.3g}"
             at += f" to {float(self.levels[last]):.3g}" if last > first else ""
-            least, most = f"{float(row.min()):.2f}", f"{float(row.max()):.2f}"
-            parts.append(f"{name} at {at} (r2 {least if least == most else f'{least} to {most}'})")
+            null = self.r2[self.names.index(NULL), first : last + 1]
+            parts.append(f"{name} at {at} (r2 {_between(row)}; {NULL} {_between(null)})")
         return with_minus("nearest to " + ", ".join(parts))
 
     def summary(self) -> str:
@@ -147,7 +147,7 @@ def denoiser_fit(denoiser: Any, x: Tensor, levels: Sequence[float] | Tensor = (0
     Example:
         >>> x = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
         >>> denoiser_fit(WienerDenoiser(x), x[:8], [0.5, 1.0], train=x, windows=[3], equivariant=[])
-        DenoiserFit(8 points, paired draws, 2 noise levels: nearest to Wiener at 0.5 to 1 (r2 1.00))
+        DenoiserFit(8 points, paired draws, 2 noise levels: nearest to Wiener at 0.5 to 1 (r2 1.00; noisy point ...))
     """
     asked = as_denoiser(denoiser)
     x, noise = as_points(x, "The points"), as_levels(levels)
@@ -189,6 +189,12 @@ def _forms(train: Tensor, windows: list[int], equivariant: list[int], side: int 
         forms |= {f"LS {k}": LocalDenoiser(train, side, k, channels, dtype) for k in windows}
         forms |= {f"ELS {k}": EquivariantLocalDenoiser(train, side, k, channels, dtype) for k in equivariant}
     return forms
+
+
+def _between(values: Tensor) -> str:
+    """The first and the last of some numbers, or one where they read alike."""
+    first, last = (f"{float(value):.2f}" if float(value) > -10 else "below -10" for value in (values[0], values[-1]))
+    return first if first == last else f"{first} to {last}"
 
 
 def _share(off: Tensor, whole: Tensor) -> tuple[Tensor, Tensor]:

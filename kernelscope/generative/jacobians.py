@@ -32,6 +32,9 @@ __all__ = ["JacobianGeometry", "jacobian_geometry"]
 #: Up to how many numbers of a point all rows of J are taken.
 EXACT = 64
 
+#: A sum of squares below this is that of no Jacobian at all, such as that of the optimal denoiser at a training point.
+NOTHING = 1e-20
+
 #: What is measured, in the order of the table.
 MEASURES = ("trace", "participation", "asymmetry", "radius")
 
@@ -227,9 +230,10 @@ def _measured(J: Tensor, distances: Tensor | None) -> dict[str, tuple[float, flo
         "participation": squares.sum(1).square() / squares.square().sum(1),
         "asymmetry": torch.linalg.matrix_norm(J - J.mT) / torch.linalg.matrix_norm(J + J.mT),
     }
+    whole = squares.sum(1)
     if distances is not None:
-        found["radius"] = (J.square() * distances).sum((1, 2)) / J.square().sum((1, 2))
-    return {name: _over_points(values) for name, values in found.items()}
+        found["radius"] = (J.square() * distances).sum((1, 2)) / whole
+    return _averaged(found, whole)
 
 
 def _estimated(of: DenoiserFunction, y: Tensor, sigma: Tensor, distances: Tensor | None, probes: int,
@@ -246,15 +250,21 @@ def _estimated(of: DenoiserFunction, y: Tensor, sigma: Tensor, distances: Tensor
         sums += torch.stack([(v * Jv).sum(1), Jv.square().sum(1), (back * Jv).sum(1), fourth]).double() / probes
     trace, square, of_square, fourth = sums
     # |J -+ J^T|^2 = 2 |J|^2 -+ 2 tr J^2; by chance an estimate may fall below 0.
-    asymmetry = ((square - of_square).clamp(min=0) / (square + of_square).clamp(min=1e-300)).sqrt()
+    asymmetry = ((square - of_square).clamp(min=0) / (square + of_square).clamp(min=NOTHING)).sqrt()
     found = {"trace": trace, "participation": square.square() / fourth, "asymmetry": asymmetry}
     if distances is not None:
         weighed, whole = torch.zeros(len(y), dtype=torch.float64), torch.zeros(len(y), dtype=torch.float64)
         for row in torch.randperm(d, generator=generator)[:probes].tolist():
             entries = pull(torch.eye(d, dtype=y.dtype)[row].expand(len(y), d)).square().double()
             weighed, whole = weighed + entries @ distances[row], whole + entries.sum(1)
-        found["radius"] = weighed / whole
-    return {name: _over_points(values) for name, values in found.items()}
+        found["radius"] = weighed / whole.clamp(min=NOTHING)
+    return _averaged(found, square)
+
+
+def _averaged(found: dict[str, Tensor], whole: Tensor) -> dict[str, tuple[float, float]]:
+    """Each measure over the points, but for the ratios where all entries of J together are 0."""
+    there = whole > NOTHING
+    return {name: _over_points(values if name == "trace" else values[there]) for name, values in found.items()}
 
 
 def _products(denoise: Callable[[Tensor, Tensor], Tensor], y: Tensor,
@@ -279,5 +289,7 @@ def _products(denoise: Callable[[Tensor, Tensor], Tensor], y: Tensor,
 
 
 def _over_points(values: Tensor) -> tuple[float, float]:
+    """The mean with its standard error; a ratio of a Jacobian that is 0 has no value."""
+    values = values[values.isfinite()]
     error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else float("nan")
     return float(values.mean()), error

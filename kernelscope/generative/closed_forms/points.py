@@ -11,7 +11,7 @@ from torch import Tensor
 from ...arguments import what_came
 from ...errors import DataError, NonFiniteError
 
-__all__ = ["noisy", "rows", "training_points"]
+__all__ = ["noisy", "rows", "traced", "training_points"]
 
 
 def training_points(x: Any, dtype: torch.dtype) -> Tensor:
@@ -53,7 +53,7 @@ def noisy(y: Any, sigma: Any, shape: torch.Size, like: Tensor) -> tuple[Tensor, 
         raise DataError(f"There must be one noise level for each of the {len(y)} points; {came} came. Pass sigma with "
                         f"shape ({len(y)},), for example torch.full(({len(y)},), 0.5).")
     y, sigma = y.flatten(1).to(like), sigma.to(like)
-    if not _traced(y) and not _traced(sigma):
+    if not traced(y) and not traced(sigma):
         if not bool(y.isfinite().all()) or not bool(sigma.isfinite().all()):
             raise NonFiniteError("Noisy points and noise levels must be finite; NaN or infinity came. Look at what "
                                  "made them: a sampler that diverges, or a noise level that overflows.")
@@ -91,6 +91,6 @@ def rows(denoise: Callable[[Tensor, Tensor], Tensor], y: Tensor, sigma: Tensor) 
     return torch.stack(found, dim=1)
 
 
-def _traced(values: Tensor) -> bool:
+def traced(values: Tensor) -> bool:
     """Whether the values belong to a transform of torch.func, in which no number can be looked at."""
     return torch._C._functorch.is_functorch_wrapped_tensor(values)
