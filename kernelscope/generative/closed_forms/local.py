@@ -80,7 +80,7 @@ class _Patches:
         return mean.view(len(y), len(pixels), self.channels).transpose(1, 2)
 
     def _blocks(self, x: Tensor, pixels: Tensor, places: Tensor, queries: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for part in x.flatten(1).split(max(1, ENTRIES // (queries * len(pixels)))):
+        for part in x.flatten(1).split(max(1, ENTRIES // max(1, queries * len(pixels)))):
             centres = part.view(len(part), self.channels, -1)[:, :, pixels].transpose(1, 2)
             yield self._seen(part, places).flatten(0, 1), centres.flatten(0, 1)
 
