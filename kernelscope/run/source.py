@@ -89,6 +89,10 @@ class Source:
         """Forgets what was said."""
         self._said = None
 
+    def held(self, inputs: tuple[Tensor, ...]) -> tuple[Sequence[int], Tensor] | None:
+        """The ids and targets of rows that lie within a batch that was delivered, or ``None``."""
+        return self._deliveries.held(inputs)
+
     def find(self, inputs: tuple[Tensor, ...]) -> tuple[Sequence[int], Tensor] | None:
         """The ids and targets of the rows that the network received, or ``None`` if they are unknown."""
         if self._said is None:
