@@ -95,6 +95,10 @@ class Deliveries:
         self._latest = None
         self._older.clear()
 
+    def latest(self) -> tuple[Sequence[int], Tensor] | None:
+        """The ids and targets of the batch that was delivered last, or ``None``."""
+        return None if self._latest is None else (self._latest[0].ids, self._latest[0].targets(slice(None)))
+
     def find(self, inputs: tuple[Tensor, ...]) -> tuple[Sequence[int], Tensor] | None:
         """The ids and the targets behind the inputs of a forward pass, or ``None``.
 
@@ -165,6 +169,7 @@ def len_of(x: Tensor) -> int:
 
 
 def place_of(x: Tensor) -> int:
+    """Where the memory of a tensor begins; 0 for one that has no plain memory."""
     return x.untyped_storage().data_ptr() if x.layout == torch.strided else 0
 
 

@@ -58,7 +58,7 @@ class Recording:
         class_names: A word for each class.
         notes: Plain data to keep with the run.
         targets: ``(inputs, given) -> targets``, where the loop makes its targets from what it feeds the network.
-        told: Whether the passes are told by :meth:`book`, and none is listened to.
+        told: Where no pass is listened to and :meth:`book` tells of all: what to do if the first gradient is another one.
         earlier: The buffers before the first pass, where passes were seen before the recording began.
 
     Attributes:
@@ -71,7 +71,7 @@ class Recording:
     def __init__(self, model: nn.Module, loader: Any, loss: Loss, *, place: Place, keep: Keep,
                  average: nn.Module | None, split: Callable[[Any], tuple[Any, Any]], ids: Callable[[Any], Any] | None,
                  class_names: list[str] | None, notes: dict[str, Any],
-                 targets: Callable[[tuple[Tensor, ...], Tensor], Tensor] | None = None, told: bool = False,
+                 targets: Callable[[tuple[Tensor, ...], Tensor], Tensor] | None = None, told: str | None = None,
                  earlier: Parameters | None = None):
         self._source = Source(loader, split, ids)
         refuse_parts(model)
@@ -89,7 +89,7 @@ class Recording:
             raise RecordingError("A recording is used once. Call record(...) again for another one.")
         subject = self._subject = Subject(self._model, self._earlier)
         samples = self._source.samples
-        self._passes = Passes(samples, subject.norms, drawn=self._told or self._targets is not None)
+        self._passes = Passes(samples, subject.norms, drawn=not (self._told is None and self._targets is None))
         self._optimizers = Optimizers(subject)
         self._last_batches: list[MicroBatch] = []
         self._foreign = 0
@@ -121,7 +121,7 @@ class Recording:
             register_optimizer_step_pre_hook(self._before_step),
             register_optimizer_step_post_hook(self._after_step),
         ]
-        if not self._told:
+        if self._told is None:
             self._hooks += [attach(self._subject.called.register_forward_pre_hook, self._before_pass),
                             attach(self._subject.called.register_forward_hook, self._after_pass)]
         self._source.open()
@@ -185,6 +185,16 @@ class Recording:
     def acknowledged(self) -> int:
         """The number of steps that are safely stored."""
         return self._tape.acknowledged if self._used else 0
+
+    @property
+    def steps(self) -> int:
+        """The number of steps that have ended."""
+        return self._tape.step - self._tape.broken_off if self._used else 0
+
+    @property
+    def gathered(self) -> Tensor:
+        """The norms of the gradients that the parameters hold, with one number for each."""
+        return self._subject.norms()
 
     # -- batches -----------------------------------------------------------------------------------------------------
 
@@ -355,4 +365,4 @@ class Recording:
         if not len(self._optimizers):
             refuse_other_losses(subject, self._loss, samples, step.batches[0])
             if name in RULES and not self._other:
-                warn_of_another_loss(subject, self._loss, samples, step)
+                warn_of_another_loss(subject, self._loss, samples, step, self._told)
