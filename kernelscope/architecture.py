@@ -177,6 +177,8 @@ OWN = {
     "NoiseMLP": Own("generative.networks", {"size": _integer, "width": _integer}),
     "NoiseConv": Own("generative.networks", {"side": _integer, "channels": _integer, "width": _integer}),
     "Denoiser": Own("generative.denoiser", {"spread": _number}, ("core",)),
+    "Parameterised": Own("generative.parameterisations",
+                         {"spread": _number, "kind": _one_of("noise", "clean", "velocity", "edm")}, ("core",)),
     "Judged": Own("generative.adversary", {}, ("network",)),
 }
 

@@ -14,10 +14,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .adversary import Adversary, Judged
+    from .closed_forms import EquivariantLocalDenoiser, LocalDenoiser, OptimalDenoiser, WienerDenoiser
     from .denoiser import Denoiser
+    from .denoiser_fits import DenoiserFit, denoiser_fit
+    from .diffusers import from_diffusers
     from .game import GANRun
+    from .jacobians import JacobianGeometry, jacobian_geometry
     from .noise import NoiseLaw, schedule
     from .opening import load
+    from .parameterisations import Parameterised, Reparameterised, kernel_factors
     from .reading import DiffusionRun
     from .recording_diffusion import record_diffusion
     from .recording_game import record_gan
@@ -27,11 +32,23 @@ if TYPE_CHECKING:
 __all__ = [
     "Adversary",
     "Denoiser",
+    "DenoiserFit",
     "DiffusionRun",
+    "EquivariantLocalDenoiser",
     "GANRun",
+    "JacobianGeometry",
     "Judged",
+    "LocalDenoiser",
     "NoiseLaw",
+    "OptimalDenoiser",
+    "Parameterised",
+    "Reparameterised",
     "Sampled",
+    "WienerDenoiser",
+    "denoiser_fit",
+    "from_diffusers",
+    "jacobian_geometry",
+    "kernel_factors",
     "load",
     "record_diffusion",
     "record_gan",
@@ -44,11 +61,23 @@ __all__ = [
 _HOMES = {
     "Adversary": "adversary",
     "Denoiser": "denoiser",
+    "DenoiserFit": "denoiser_fits",
     "DiffusionRun": "reading",
+    "EquivariantLocalDenoiser": "closed_forms",
     "GANRun": "game",
+    "JacobianGeometry": "jacobians",
     "Judged": "adversary",
+    "LocalDenoiser": "closed_forms",
     "NoiseLaw": "noise",
+    "OptimalDenoiser": "closed_forms",
+    "Parameterised": "parameterisations",
+    "Reparameterised": "parameterisations",
     "Sampled": "sampling",
+    "WienerDenoiser": "closed_forms",
+    "denoiser_fit": "denoiser_fits",
+    "from_diffusers": "diffusers",
+    "jacobian_geometry": "jacobians",
+    "kernel_factors": "parameterisations",
     "load": "opening",
     "record_diffusion": "recording_diffusion",
     "record_gan": "recording_game",

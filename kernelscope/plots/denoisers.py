@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import as_choice
-from ..generative.denoiser_fit import DenoiserFit
+from ..generative.denoiser_fits import DenoiserFit
 from ..generative.jacobians import MEASURES, NULLS, JacobianGeometry
 from ..text import with_minus
 from . import drawing

@@ -19,7 +19,7 @@ from kernelscope.generative.closed_forms import (
     WienerDenoiser,
 )
 from kernelscope.generative.closed_forms.points import rows
-from kernelscope.generative.denoiser_fit import DenoiserFit, denoiser_fit
+from kernelscope.generative.denoiser_fits import DenoiserFit, denoiser_fit
 from kernelscope.generative.training import train_diffusion
 
 

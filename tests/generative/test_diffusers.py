@@ -13,9 +13,6 @@ from kernelscope.generative.sampling import sample
 
 diffusers = pytest.importorskip("diffusers")
 
-pytestmark = pytest.mark.filterwarnings("default")
-
-
 def unet(attention=False):
     down, up = ("AttnDownBlock2D", "AttnUpBlock2D") if attention else ("DownBlock2D", "UpBlock2D")
     with torch.random.fork_rng():
@@ -104,15 +101,14 @@ def test_a_recorded_network_of_diffusers_is_decomposed_to_the_last_digit(attenti
     x = points(6)
     optimizer = torch.optim.Adam(denoiser.parameters(), lr=1e-3)
     generator = torch.Generator().manual_seed(0)
-    with ks.record(denoiser, (x, x), loss=F.mse_loss) as recording:
+    with ks.generative.record_diffusion(denoiser, x) as recording:
         for _ in range(3):
             ids = torch.randperm(6, generator=generator)[:4]
             sigma = denoiser.levels.double()[torch.randint(0, 50, (4,), generator=generator)]
             y = x[ids] + sigma.view(-1, 1, 1, 1) * torch.randn(x[ids].shape, generator=generator, dtype=x.dtype)
-            target = denoiser.target(x[ids], y, sigma)
-            recording.deliver((y, target), ids.tolist())
+            recording.batch(ids)
             optimizer.zero_grad()
-            F.mse_loss(denoiser(y, sigma), target).backward()
+            F.mse_loss(denoiser(y, sigma), denoiser.target(x[ids], y, sigma)).backward()
             optimizer.step()
     queries = (points(2, 5), torch.tensor([0.1, 2.0], dtype=torch.float64))
     found = ks.decompose(recording.run, queries, output=lambda o: o.flatten(1)[:, :3])
@@ -120,3 +116,5 @@ def test_a_recorded_network_of_diffusers_is_decomposed_to_the_last_digit(attenti
     assert float((found.residual.abs() / terms).max()) <= 1e-10
     assert float(found.channels["unattributed"].abs().max()) == 0
     assert float((found.final - found.initial).abs().max()) > 1e-6
+    reading = ks.generative.DiffusionRun(recording.run)
+    torch.testing.assert_close(reading.denoised(*queries), denoiser.denoised(*queries).detach(), rtol=0, atol=1e-12)

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+import kernelscope as ks
+from kernelscope.architecture import describe, rebuild
 from kernelscope.errors import DataError
 from kernelscope.generative.denoiser import Denoiser, along
 from kernelscope.generative.networks import NoiseMLP
@@ -16,6 +18,8 @@ from kernelscope.generative.parameterisations import (
     Reparameterised,
     kernel_factors,
 )
+from kernelscope.generative.reading import DiffusionRun
+from kernelscope.generative.training import train_diffusion
 
 KINDS = list(PARAMETERISATIONS)
 
@@ -89,6 +93,23 @@ def test_numbers_of_noise_levels_belong_to_their_parameterisation_but_for_cosine
     # The velocity is the same but for its sign; of the others most of the kernel is at other levels.
     assert moved < 1e-12 if kind in ("velocity", "edm") else moved > 0.3
     torch.testing.assert_close(factors["denoised"], own.coefficients(sigma)[1] ** 2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_network_of_any_parameterisation_is_trained_recorded_and_opened_without_its_code(kind, tmp_path):
+    x = points(20)[0]
+    module = Parameterised(core(), 0.7, kind)
+    run = train_diffusion(x, network=module, steps=4, batch=5, dtype=torch.float64, out=tmp_path / "run")
+    _, y, sigma = points()
+    read = DiffusionRun(run)
+    torch.testing.assert_close(read.denoised(y, sigma), module.denoised(y, sigma).detach(), rtol=0, atol=1e-12)
+    clean = read.clean
+    seen = clean.isfinite().all(1)
+    torch.testing.assert_close(clean[seen], x[seen], rtol=0, atol=1e-10)
+    found = ks.decompose(run, (y, sigma))
+    assert float(found.residual.abs().max()) <= 1e-10 * float(found.contributions.abs().sum(-1).max())
+    assert rebuild(describe(module)).kind == kind
+    torch.testing.assert_close(DiffusionRun(ks.load(tmp_path / "run")).denoised(y, sigma), read.denoised(y, sigma))
 
 
 def test_what_is_no_denoiser_and_no_parameterisation_is_refused():
