@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..arguments import as_choice, what_came
 from ..errors import DataError
 from .closed_forms.points import traced
-from .denoiser import along
+from .denoiser import Denoiser, along
 from .parameterisations import PARAMETERISATIONS
 
 __all__ = ["DiffusersDenoiser", "from_diffusers"]
@@ -29,14 +29,14 @@ PREDICTIONS = {"epsilon": "noise", "sample": "clean", "v_prediction": "velocity"
 BEYOND = 1.01
 
 
-class DiffusersDenoiser(nn.Module):
+class DiffusersDenoiser(Denoiser):
     r"""A network called as ``unet(x_t, t)`` with the protocol of :class:`Denoiser`.
 
     The relation :math:`D = a(\sigma) y + b(\sigma) o` is exact at any noise level; only the timestep the network is
     told is one of training, the nearest in :math:`\ln\sigma`, or one between two of them.
 
     Args:
-        unet: The network. It gives what ``unet(x_t, t, return_dict=False)[0]`` is, as UNet2DModel does.
+        unet: The network, held as ``core``. It gives what ``unet(x_t, t, return_dict=False)[0]`` is, as UNet2DModel does.
         alphas: The scheduler's :math:`\bar\alpha_t`, descending, with shape (T,).
         prediction: ``"epsilon"``, ``"sample"`` or ``"v_prediction"``.
         timesteps: ``"nearest"`` or ``"interpolated"``, which tells the network numbers that it was not trained on.
@@ -56,14 +56,12 @@ class DiffusersDenoiser(nn.Module):
     levels: Tensor
 
     def __init__(self, unet: nn.Module, alphas: Tensor, prediction: str = "epsilon", timesteps: str = "nearest"):
-        super().__init__()
-        self.unet = unet
+        super().__init__(unet, spread=1.0)
         self.kind = PREDICTIONS[as_choice(prediction, "prediction", PREDICTIONS)]
         self.timesteps = as_choice(timesteps, "timesteps", ("nearest", "interpolated"))
         levels = ((1 - alphas) / alphas).sqrt()
         # With no signal left at the last timestep its noise level is infinite, and nothing can be denoised there.
         self.register_buffer("levels", levels[levels.isfinite()], persistent=False)
-        self.spread = 1.0
 
     def forward(self, y: Tensor, sigma: Tensor) -> Tensor:
         """What the network gives for noisy points of shape (n, *) at noise levels of shape (n,)."""
@@ -74,7 +72,7 @@ class DiffusersDenoiser(nn.Module):
                             "schedule(18, denoiser.levels[0], denoiser.levels[-1]).")
         images = y if y.ndim > 2 else y.view(self._fold(y))
         scaled = images * along((1 + sigma**2).rsqrt(), images)
-        return self.unet(scaled, self.timestep(sigma), return_dict=False)[0].view_as(y)
+        return self.core(scaled, self.timestep(sigma), return_dict=False)[0].view_as(y)
 
     def timestep(self, sigma: Tensor) -> Tensor:
         """The timestep that the network is told at each noise level."""
@@ -87,25 +85,14 @@ class DiffusersDenoiser(nn.Module):
         return above - 1 + ((at - low) / (high - low)).clamp(0, 1)
 
     def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """The coefficients a and b of each noise level."""
         return PARAMETERISATIONS[self.kind](sigma, self.spread)
-
-    def denoised(self, y: Tensor, sigma: Tensor) -> Tensor:
-        """The denoised points D, with the shape of ``y``."""
-        a, b = self.coefficients(sigma)
-        return along(a, y) * y + along(b, y) * self(y, sigma)
-
-    def target(self, x: Tensor, y: Tensor, sigma: Tensor) -> Tensor:
-        """What the network is regressed on where the clean points are ``x``."""
-        a, b = self.coefficients(sigma)
-        return (x - along(a, y) * y) / along(b, y)
 
     def _known(self, sigma: Tensor) -> Tensor:
         levels = self.levels.to(sigma)
         return (sigma >= levels[0] / BEYOND) & (sigma <= levels[-1] * BEYOND)
 
     def _fold(self, y: Tensor) -> list[int]:
-        config = getattr(self.unet, "config", None)
+        config = getattr(self.core, "config", None)
         side, channels = getattr(config, "sample_size", None), getattr(config, "in_channels", None)
         if not isinstance(side, int) or not isinstance(channels, int):
             return list(y.shape)

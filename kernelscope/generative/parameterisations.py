@@ -24,9 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..arguments import as_choice, as_positive, what_came
+from ..arguments import as_choice, what_came
 from ..errors import DataError
-from .denoiser import Denoiser, along
+from .denoiser import Denoiser
 
 __all__ = ["PARAMETERISATIONS", "Parameterised", "Reparameterised", "kernel_factors"]
 
@@ -71,7 +71,7 @@ class Parameterised(Denoiser):
         return PARAMETERISATIONS[self.kind](sigma, self.spread)
 
 
-class Reparameterised(nn.Module):
+class Reparameterised(Denoiser):
     r"""The denoiser of another module, with the same parameters, read in another parameterisation.
 
     .. math:: o' = \frac{(a - a')\, y + b\, o}{b'}
@@ -91,30 +91,24 @@ class Reparameterised(nn.Module):
     """
 
     def __init__(self, denoiser: nn.Module, kind: str, spread: float | None = None):
-        super().__init__()
         if not hasattr(denoiser, "coefficients") or not isinstance(denoiser, nn.Module):
             raise DataError("A denoiser is a module with coefficients(sigma), as kernelscope.generative.Denoiser; "
                             f"{what_came(denoiser)} came. Wrap the network in one.")
-        self.denoiser: Any = denoiser
+        own: Any = getattr(denoiser, "spread", None)
+        super().__init__(denoiser, own if spread is None else spread)
         self.kind = as_choice(kind, "kind", PARAMETERISATIONS)
-        self.spread = as_positive(getattr(denoiser, "spread", None) if spread is None else spread, "spread", "0.5")
 
     def forward(self, y: Tensor, sigma: Tensor) -> Tensor:
         """What a network of this parameterisation gives, for points of shape (n, *) and noise levels of shape (n,)."""
-        return self.target(self.denoiser.denoised(y, sigma), y, sigma)
+        return self.target(self.denoised(y, sigma), y, sigma)
 
     def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """The coefficients a and b of each noise level."""
         return PARAMETERISATIONS[self.kind](sigma, self.spread)
 
     def denoised(self, y: Tensor, sigma: Tensor) -> Tensor:
         """The denoised points D, those of the module itself."""
-        return self.denoiser.denoised(y, sigma)
-
-    def target(self, x: Tensor, y: Tensor, sigma: Tensor) -> Tensor:
-        """What a network of this parameterisation is regressed on where the clean points are ``x``."""
-        a, b = self.coefficients(sigma)
-        return (x - along(a, y) * y) / along(b, y)
+        core: Any = self.core
+        return core.denoised(y, sigma)
 
 
 def kernel_factors(denoiser: Any, sigma: Tensor) -> dict[str, Tensor]:

@@ -23,6 +23,8 @@ from ..diagnostics.scores import GradientScores
 from ..diagnostics.separation import Separation
 from ..diagnostics.spectra import Spectrum
 from ..diagnostics.trade_offs import TradeOffs
+from ..generative.denoiser_fits import DenoiserFit
+from ..generative.jacobians import JacobianGeometry
 from ..machine.left_out import LeaveOneOut
 from ..machine.ridges import Ridges
 from ..nn.bundles.bundle_report import BundleReport
@@ -140,6 +142,25 @@ TRADE_OFF_GLOSSARY = (
     ("level", "Within one standard error of the best mean."),
 )
 
+DENOISER_GLOSSARY = (
+    ("denoiser", "A function that is given a noisy point and its noise level, and says where the clean point is."),
+    ("noise level", "The standard deviation σ of the Gaussian noise in every number of a point."),
+    ("Wiener", "The best linear denoiser: all it knows of the training points is their mean and covariance."),
+    ("optimal", "The denoiser of least error over the training points, which are all it knows: it gives back mixtures "
+                "of them, and at low noise one of them."),
+    ("LS, ELS", "Local denoisers: each pixel is a mixture of training pixels, weighed by how alike the windows around "
+                "them are. LS compares a window with those at the same place, ELS with those at other places too. The "
+                "number is the width of the window."),
+    ("r²", "1 minus the mean square between the denoiser and the closed form, over the variance of the denoiser: 1 "
+           "where they are one. At low noise the noisy point itself is near, so it is given too."),
+    ("skill", "The share of what the denoiser does to a noisy point that the closed form does too."),
+    ("Jacobian", "How each number of the denoised point moves with each number of the noisy one."),
+    ("degrees of freedom", "The trace of the Jacobian: how many directions of a noisy point a denoiser lets pass."),
+    ("asymmetry", "What the Jacobian has off its symmetric part. That of a mean of clean points given the noisy one is "
+                  "symmetric."),
+    ("paired, independent", "The same points and noise at all noise levels, or others at each."),
+)
+
 BUNDLE_GLOSSARY = (
     ("block", "A part of a network that is a function of one row: a linear layer, an activation, a linear layer."),
     ("features", "Fixed functions of what a block is given: of random directions, or some of its own neurons. Only the "
@@ -188,6 +209,7 @@ GLOSSARIES = (
     ((Scaling,), SCALING_GLOSSARY),
     ((LearningCurves,), CURVES_GLOSSARY),
     ((TradeOffs,), TRADE_OFF_GLOSSARY),
+    ((DenoiserFit, JacobianGeometry), DENOISER_GLOSSARY),
     ((BundleReport,), BUNDLE_GLOSSARY),
     ((ConversionReport, ModeComparison), LAYER_GLOSSARY),
     ((Ridges, LeaveOneOut), RIDGE_GLOSSARY),
@@ -199,11 +221,13 @@ HEADINGS = {
     "ConversionReport": "A layer as a sum of features",
     "Coverage": "Inside or outside of what was learned",
     "Decomposition": "The ledger",
+    "DenoiserFit": "Which closed form a denoiser is",
     "Eigenlearning": "The error that is expected",
     "Ensemble": "The same training on other batches",
     "Expected": "Where runs end on average",
     "Explanation": "Why it answers so",
     "GradientScores": "Which samples pull the same way",
+    "JacobianGeometry": "What a denoiser lets pass",
     "KernelDistances": "The kernels of two runs",
     "KernelEvolution": "How the kernel moved",
     "LearningCurves": "How errors fall with samples",

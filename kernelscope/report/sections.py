@@ -30,6 +30,8 @@ from ..diagnostics.scores import GradientScores
 from ..diagnostics.separation import Separation
 from ..diagnostics.spectra import Spectrum
 from ..diagnostics.trade_offs import TradeOffs
+from ..generative.denoiser_fits import DenoiserFit
+from ..generative.jacobians import MEASURES, JacobianGeometry
 from ..machine.left_out import LeaveOneOut
 from ..machine.ridges import Ridges
 from ..nn.bundles.bundle_report import BundleReport
@@ -154,6 +156,19 @@ def agreement(result: Agreement, album: Album, name: str) -> dict[str, Any]:
     }
 
 
+def denoisers(result: DenoiserFit | JacobianGeometry, album: Album, name: str) -> dict[str, Any]:
+    """The view of what a denoiser is at each noise level: a drawing of each measure, and the table to open."""
+    shows = ("r2", "loss") if isinstance(result, DenoiserFit) else [
+        measure for measure in MEASURES if bool(result.means[measure].isfinite().any())]
+    said, table = result.summary().partition("(")[2].removesuffix(")"), result.to_frame()
+    return checks(result) | {
+        "sentence": f"{said[0].upper()}{said[1:]}.",
+        "drawings": [(Markup(plots.svg(result, show=show)), plots.title(result, show=show)) for show in shows],
+        **cells(table.head(MOST_ROWS)),
+        "left_out": f"Showing {MOST_ROWS} of {len(table):,} rows." if len(table) > MOST_ROWS else "",
+    }
+
+
 def noise(result: Result, album: Album, name: str) -> dict[str, Any]:
     """The view of what training noise does, of kernels and of orders: a sentence, a drawing, and a table to open."""
     table = result.to_frame()
@@ -178,6 +193,7 @@ SECTIONS: dict[type, tuple[str, View]] = {
     NullSpace: ("drawings.html", null_space),
     Coverage: ("drawings.html", covered),
     Separation: ("drawings.html", separated),
+    **dict.fromkeys((DenoiserFit, JacobianGeometry), ("drawings.html", denoisers)),
     **dict.fromkeys((BundleReport, ConversionReport, Eigenlearning, Ensemble, Expected, KernelDistances, LeaveOneOut,
                      MemoryWeights, ModeComparison, Orders, PathKernel, Predictions, Reservoir, Ridges, Spectrum,
                      TradeOffs), ("drawings.html", noise)),
