@@ -36,7 +36,7 @@ class DiffusersDenoiser(Denoiser):
     told is one of training, the nearest in :math:`\ln\sigma`, or one between two of them.
 
     Args:
-        unet: The network, held as ``core``. It gives what ``unet(x_t, t, return_dict=False)[0]`` is, as UNet2DModel does.
+        unet: The network, held as ``core``, called as ``unet(x_t, t, return_dict=False)[0]``, as UNet2DModel is.
         alphas: The scheduler's :math:`\bar\alpha_t`, descending, with shape (T,).
         prediction: ``"epsilon"``, ``"sample"`` or ``"v_prediction"``.
         timesteps: ``"nearest"`` or ``"interpolated"``, which tells the network numbers that it was not trained on.
