@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .game import GANRun
     from .noise import NoiseLaw, schedule
     from .opening import load
+    from .points import points
     from .reading import DiffusionRun
     from .recording_diffusion import record_diffusion
     from .recording_game import record_gan
@@ -33,6 +34,7 @@ __all__ = [
     "NoiseLaw",
     "Sampled",
     "load",
+    "points",
     "record_diffusion",
     "record_gan",
     "sample",
@@ -50,6 +52,7 @@ _HOMES = {
     "NoiseLaw": "noise",
     "Sampled": "sampling",
     "load": "opening",
+    "points": "points",
     "record_diffusion": "recording_diffusion",
     "record_gan": "recording_game",
     "sample": "sampling",
