@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .noise import NoiseLaw, schedule
     from .opening import load
     from .parameterisations import Parameterised, Reparameterised, kernel_factors
+    from .points import points
     from .reading import DiffusionRun
     from .recording_diffusion import record_diffusion
     from .recording_game import record_gan
@@ -50,6 +51,7 @@ __all__ = [
     "jacobian_geometry",
     "kernel_factors",
     "load",
+    "points",
     "record_diffusion",
     "record_gan",
     "sample",
@@ -79,6 +81,7 @@ _HOMES = {
     "jacobian_geometry": "jacobians",
     "kernel_factors": "parameterisations",
     "load": "opening",
+    "points": "points",
     "record_diffusion": "recording_diffusion",
     "record_gan": "recording_game",
     "sample": "sampling",
