@@ -361,7 +361,8 @@ class _Stack:
         """One step of all of them down their summed loss; only these parameters get gradients."""
         leaves = list(self._leaves.values())
         for leaf, gradient in zip(leaves, torch.autograd.grad(loss, leaves), strict=True):
-            leaf.grad = gradient
+            # The fused step reads entries in their order in memory, whatever the strides of a gradient say.
+            leaf.grad = gradient.contiguous()
         self._optimizer.param_groups[0]["lr"] = self._rate * self._course(k / self._steps)
         self._optimizer.step()
         if k + 1 in self._keep:
