@@ -1,4 +1,4 @@
-r"""Scores of training points for what a denoiser is asked: influences of its end, and those of denoisers in closed form.
+r"""Scores of training points for what a denoiser is asked: influences of its end, and closed forms.
 
 An influence says what :math:`f_q` would gain from training on a point i more. All are of the shape
 
@@ -18,7 +18,7 @@ from torch.func import functional_call, grad, vmap
 
 from ..progress import counting
 from .closed_forms import OptimalDenoiser
-from .denoiser import Denoiser, along
+from .denoiser import Denoiser
 from .noise import NoiseLaw
 from .questions import Question
 

@@ -69,7 +69,8 @@ def draws(x: Tensor, subset: Tensor, seed: int, *, steps: int, batch: int, law: 
         law: The law of its noise levels.
 
     Example:
-        >>> found = [draw.places.tolist() for draw in draws(torch.randn(4, 2), torch.tensor([1, 3]), 0, steps=2, batch=2)]
+        >>> x, subset = torch.randn(4, 2), torch.tensor([1, 3])
+        >>> found = [draw.places.tolist() for draw in draws(x, subset, 0, steps=2, batch=2)]
         >>> set(sum(found, [])) <= {1, 3}
         True
     """

@@ -47,15 +47,15 @@ class Question:
     def __len__(self) -> int:
         return len(self.x)
 
-    def parts(self, outputs: Tensor) -> Tensor:
-        """What each noisy point adds to its number, from outputs with shape (..., q R, d), with shape (..., q R)."""
+    def term(self, outputs: Tensor, goals: Tensor) -> Tensor:
+        """What a noisy point adds to its number, from outputs and goals with shape (..., d), with shape (...)."""
         if self.kind == "loss":
-            return -(outputs - self.goals).square().mean(-1) / (len(self.y) // len(self))
-        return (outputs * self.goals).sum(-1)
+            return -(outputs - goals).square().mean(-1) / (len(self.y) // len(self))
+        return (outputs * goals).sum(-1)
 
     def __call__(self, outputs: Tensor) -> Tensor:
         """The numbers, from the outputs at all noisy points with shape (..., q R, d), with shape (..., q)."""
-        return self.parts(outputs).unflatten(-1, (len(self), -1)).sum(-1) + self.offset
+        return self.term(outputs, self.goals).unflatten(-1, (len(self), -1)).sum(-1) + self.offset
 
 
 def ask(denoiser: Denoiser, x: Tensor, kind: str = "loss", *, levels: int = 8, law: NoiseLaw | None = None,
