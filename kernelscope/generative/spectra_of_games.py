@@ -77,7 +77,7 @@ class GameSpectrum(Result):
 
     @property
     def ratio(self) -> float:
-        r"""The largest :math:`|\mathrm{Im}| / |\mathrm{Re}|` of an eigenvalue of a tenth of the largest modulus or more."""
+        r"""The largest :math:`|\mathrm{Im}| / |\mathrm{Re}|` of those of a tenth of the largest modulus or more."""
         real, imaginary = self.eigenvalues.abs().unbind(1)
         size = self.eigenvalues.norm(dim=1)
         kept = size >= 0.1 * size.max()
