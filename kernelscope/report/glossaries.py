@@ -23,6 +23,9 @@ from ..diagnostics.scores import GradientScores
 from ..diagnostics.separation import Separation
 from ..diagnostics.spectra import Spectrum
 from ..diagnostics.trade_offs import TradeOffs
+from ..generative.bridging import Bridge
+from ..generative.geometry import CriticGeometry
+from ..generative.spectra_of_games import GameSpectrum
 from ..machine.left_out import LeaveOneOut
 from ..machine.ridges import Ridges
 from ..nn.bundles.bundle_report import BundleReport
@@ -177,6 +180,32 @@ RIDGE_GLOSSARY = (
                            "not by another fit."),
 )
 
+GEOMETRY_GLOSSARY = (
+    ("critic", "The network of a GAN that scores points: high for real ones, low for generated ones."),
+    ("slope", "The gradient of the critic’s score by the point: the direction in which a generated point is moved."),
+    ("effective rank of slopes", "Over how many directions the slopes at generated points spread, by the entropy of "
+                                 "the eigenvalues of their second moment. The mean direction is the part that all of "
+                                 "them share."),
+    ("kernel of the critic, of the generator", "The products of gradients of a network’s outputs at two points: how "
+                                               "much a small step for one would move the other."),
+    ("guided kernel", "The generator’s kernel between two latents, along the slopes at what they make. Its mean is "
+                      "the rate at which the generator’s loss falls."),
+    ("witness function", "The critic that a fixed kernel gives: the mean kernel with real points minus that with "
+                         "generated ones."),
+    ("denoiser’s step", "What a diffusion model takes a point to, minus the point."),
+    ("way back", "From a point with noise to the point it was made from."),
+    ("real − generated", "The step of the optimal denoiser of real points minus that of generated ones: the slope of "
+                         "the critic that has nothing left to learn, smoothed by noise."),
+    ("untrained", "The same network as training began, at the same points: what its architecture alone has."),
+)
+
+GAME_GLOSSARY = (
+    ("game", "Two networks that are trained at once, each with a loss that depends on the other."),
+    ("eigenvalue of a game", "How fast the motion of both players decays or grows along a direction (real part) and "
+                             "how fast it turns (imaginary part). A single loss has no imaginary parts."),
+    ("chord", "The straight line from an earlier point of training to a later one, and beyond it."),
+)
+
 #: The words of each kind of results, in the order of the page.
 GLOSSARIES = (
     ((Explanation, Decomposition), GLOSSARY),
@@ -191,18 +220,23 @@ GLOSSARIES = (
     ((BundleReport,), BUNDLE_GLOSSARY),
     ((ConversionReport, ModeComparison), LAYER_GLOSSARY),
     ((Ridges, LeaveOneOut), RIDGE_GLOSSARY),
+    ((Bridge, CriticGeometry), GEOMETRY_GLOSSARY),
+    ((GameSpectrum,), GAME_GLOSSARY),
 )
 
 HEADINGS = {
     "Agreement": "Prediction and measurement",
+    "Bridge": "Critic and denoiser at the same points",
     "BundleReport": "A network, bundled",
     "ConversionReport": "A layer as a sum of features",
     "Coverage": "Inside or outside of what was learned",
+    "CriticGeometry": "What a critic can tell a generator",
     "Decomposition": "The ledger",
     "Eigenlearning": "The error that is expected",
     "Ensemble": "The same training on other batches",
     "Expected": "Where runs end on average",
     "Explanation": "Why it answers so",
+    "GameSpectrum": "Whether the players go round each other",
     "GradientScores": "Which samples pull the same way",
     "KernelDistances": "The kernels of two runs",
     "KernelEvolution": "How the kernel moved",

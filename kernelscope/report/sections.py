@@ -30,6 +30,9 @@ from ..diagnostics.scores import GradientScores
 from ..diagnostics.separation import Separation
 from ..diagnostics.spectra import Spectrum
 from ..diagnostics.trade_offs import TradeOffs
+from ..generative.bridging import Bridge
+from ..generative.geometry import CriticGeometry
+from ..generative.spectra_of_games import GameSpectrum
 from ..machine.left_out import LeaveOneOut
 from ..machine.ridges import Ridges
 from ..nn.bundles.bundle_report import BundleReport
@@ -40,6 +43,7 @@ from .album import Album
 from .balance import sheet
 from .cells import cells, checks
 from .facts import facts
+from .games import game
 from .learned import MOST_ROWS, covered, evolution, null_space, separated
 from .reasons import LINE_NAMES, MOST_QUERIES, explanation, nothing
 
@@ -178,6 +182,7 @@ SECTIONS: dict[type, tuple[str, View]] = {
     NullSpace: ("drawings.html", null_space),
     Coverage: ("drawings.html", covered),
     Separation: ("drawings.html", separated),
+    **dict.fromkeys((Bridge, CriticGeometry, GameSpectrum), ("drawings.html", game)),
     **dict.fromkeys((BundleReport, ConversionReport, Eigenlearning, Ensemble, Expected, KernelDistances, LeaveOneOut,
                      MemoryWeights, ModeComparison, Orders, PathKernel, Predictions, Reservoir, Ridges, Spectrum,
                      TradeOffs), ("drawings.html", noise)),
