@@ -87,7 +87,8 @@ def _local_in_noise(name: str, found: list[tuple[str, Interval, float]]) -> str:
     spread = [f"{slot} ({told(value)})" for slot, value, beyond in found if not value.mean > beyond]
     if not local:
         return f"What {name} corrects is nowhere local in noise: {_listed(spread)}, no more than with levels shuffled."
-    text = f"What {name} learns at one noise level acts near that level at {_listed(local)}, more than with levels shuffled"
+    text = (f"What {name} learns at one noise level acts near that level at {_listed(local)}, more than with levels "
+            "shuffled")
     return f"{text}; not at {_listed(spread)}." if spread else f"{text}."
 
 
@@ -106,10 +107,10 @@ def _cancellation(result: GenerativeComparison) -> Claim | None:
                    else "so its shares may be read")
         texts.append(f"The terms behind {name} are {told(value)} times as large as what they add up to, {reading}.")
         part = real.values[side].mean if real is not None else math.nan
-        if result.kinds[side] == GAN and _known(part) and abs(part) > 1 + LEVEL:
+        if result.sides[side] == GAN and _known(part) and abs(part) > 1 + LEVEL:
             texts.append(f"Real points alone would have moved the critic’s score by {number(abs(part))} times what it "
-                         f"moved, and generated points and penalties took {number(abs(part - 1))} times of it back: what "
-                         "is left is a small difference of two large sums.")
+                         f"moved, and generated points and penalties took {number(abs(part - 1))} times of it back: "
+                         "what is left is a small difference of two large sums.")
     if not texts:
         return None
     if len(kappas) == 2 and kappas[0][0] != kappas[1][0]:
@@ -156,7 +157,8 @@ def _covered(result: GenerativeComparison) -> Claim | None:
     low = [name for name, value, nulls in zip(result.columns, row.values, row.nulls, strict=True)
            if value.mean <= nulls.get(WIENER, -math.inf)]
     if low:
-        text += f" {_listed(low)} {'covers' if len(low) == 1 else 'cover'} no more than a Gaussian fitted to the pixels."
+        verb = "covers" if len(low) == 1 else "cover"
+        text += f" {_listed(low)} {verb} no more than a Gaussian fitted to the pixels."
     return Claim("coverage", text, _beside(row, (REAL, WIENER, OPTIMAL)))
 
 

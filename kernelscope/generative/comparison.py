@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import Tensor
 
 from ..arguments import as_choice
+from ..diagnostics.winners import Interval
 from ..errors import DataError
 from ..result import Check, CheckRow, Result
-from ..diagnostics.winners import Interval
 from .claims import LIMIT, Claim, claims
 from .fairness import HELD, NOT_HELD
 from .measures import intervals
@@ -58,7 +58,7 @@ class GenerativeComparison(Result):
 
     Attributes:
         names: What the two are called.
-        kinds: ``"diffusion"`` or ``"GAN"``, of each.
+        sides: ``"diffusion"`` or ``"GAN"``, of each.
         table: The rows in plain data; :attr:`rows` reads them.
         rules: The rules of a fair comparison: what each asks for, whether it holds, and what was found.
         samples: Points by whose they are: those of ``"a"`` and ``"b"``, ``"real"`` ones, and those of the nulls, each
@@ -70,7 +70,7 @@ class GenerativeComparison(Result):
     """
 
     names: list[str]
-    kinds: list[str]
+    sides: list[str]
     table: list[dict[str, Any]]
     rules: list[dict[str, str]]
     samples: dict[str, Tensor]
@@ -106,8 +106,8 @@ class GenerativeComparison(Result):
     def summary(self) -> str:
         """The answer in one sentence."""
         told = {claim.topic: claim.text.rstrip(".") for claim in self.claims()}
-        return f"GenerativeComparison({'; '.join(told[topic] for topic in ('coverage', 'memorisation', 'cancellation')
-                                                 if topic in told)})"
+        said = "; ".join(told[topic] for topic in ("coverage", "memorisation", "cancellation") if topic in told)
+        return f"GenerativeComparison({said})"
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each metric, both models side by side, and a column for each null."""
@@ -145,8 +145,8 @@ class GenerativeComparison(Result):
                 for name, found in zip(self.columns, row.values, strict=True):
                     if not math.isnan(found.mean):
                         rows.append(CheckRow(f"cancellation, {name}", "pass" if found.mean <= LIMIT else "warn",
-                                             found.mean, LIMIT, f"κ of {row.slot} is {found.mean:.4g}; beyond {LIMIT:g} "
-                                                                "no share is given as a percentage."))
+                                             found.mean, LIMIT, f"κ of {row.slot} is {found.mean:.4g}; beyond "
+                                                                f"{LIMIT:g} no share is given as a percentage."))
         for rule in self.rules:
             rows.append(CheckRow(rule["rule"], "pass" if rule["held"] == HELD else "warn", None, None,
                                  f"{rule['held']}: {rule['found']}."))

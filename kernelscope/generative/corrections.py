@@ -19,7 +19,7 @@ from .measures import cancellation, centred, concentration
 from .readings import OPTIMAL, UNIFORM, Reading, Setting
 from .sides import LEVELS, MAIN, DiffusionSide, GANSide, Side
 
-__all__ = ["Correction", "corrections"]
+__all__ = ["Correction", "by_class", "corrections", "readings_of"]
 
 #: The noise level at which the optimal denoiser weighs training points beside a critic, which has none.
 BESIDE = 1.0
@@ -68,6 +68,7 @@ def readings_of(found: list[Correction], setting: Setting) -> list[Reading]:
         slot, where, n = correction.slot, correction.where, correction.each.shape[-1]
         terms = torch.cat([correction.each, correction.others], dim=-1)
         readings += [Reading("cancellation", slot, where, _middle(cancellation(terms)), {UNIFORM: 1.0}),
+                     Reading("from_real", slot, where, _middle(correction.each.sum(-1) / correction.change)),
                      Reading("completeness", slot, where, correction.completeness)]
         if setting.labels is not None:
             classes = by_class(correction.each, setting.labels)

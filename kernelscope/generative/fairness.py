@@ -49,7 +49,7 @@ def rules(a: list[Side], b: list[Side], names: tuple[str, str], coverage: tuple[
              f"{names[0]} has {len(a)}, {names[1]} {len(b)}" + (
                  "" if min(len(a), len(b)) >= LEAST_SEEDS else "; one run, no interval" if max(len(a), len(b)) == 1
                  else f"; no interval below {LEAST_SEEDS}")),
-        Rule("same questions, same draws", HELD, "every number of both is read at the same points, with the same seeds"),
+        Rule("same questions, same draws", HELD, "both are read at the same points, with the same seeds"),
         Rule("coverage within 0.05", HELD if abs(coverage[0] - coverage[1]) <= MATCHED else NOT_HELD,
              f"{names[0]} has {coverage[0]:.3f}, {names[1]} {coverage[1]:.3f}"),
         _plain(a, b, names),
@@ -91,4 +91,5 @@ def _plain(a: list[Side], b: list[Side], names: tuple[str, str]) -> Rule:
     used = [sorted({name for run in side[0].runs for name in run.info()["rules"]}) for side in (a, b)]
     held = HELD if all(name == "SGD" for rules_ in used for name in rules_) else NOT_HELD
     return Rule("plain SGD behind shares of points", held, "; ".join(
-        f"{name} was trained with {', '.join(rules_) or 'no optimizer'}" for name, rules_ in zip(names, used, strict=True)))
+        f"{name} was trained with {', '.join(rules_) or 'no optimizer'}"
+        for name, rules_ in zip(names, used, strict=True)))

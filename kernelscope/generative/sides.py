@@ -125,12 +125,7 @@ class GANSide:
     @property
     def points(self) -> Tensor:
         """The training points by sample, NaN where training never drew one."""
-        samples, n = self.gan.critic.samples, self.gan.real
-        seen = samples.seen[:n]
-        drawn = samples.batch(seen.nonzero().flatten())[0][0]
-        points = torch.full((n, *drawn.shape[1:]), torch.nan, dtype=drawn.dtype)
-        points[seen] = drawn
-        return points
+        return self.gan.points
 
     def latents(self, count: int, generator: torch.Generator) -> Tensor:
         """What it starts from."""
