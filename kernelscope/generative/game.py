@@ -1,8 +1,8 @@
 r"""The recording of a GAN: two runs of one game.
 
 Both are ordinary runs, so that everything which is asked of a run is asked of them too. The critic's run is one of
-:class:`Judged`, whose samples are the real points i (place i), their penalties (place n + i, where there are any) and the
-places of generated points in a batch (after these). The generator's run is one of the generator, whose samples are the
+:class:`Judged`, whose samples are the real points i (place i), their penalties (place n + i, where there are any) and
+the places of generated points in a batch (after these). The generator's run is one of the generator, whose samples are the
 places in a batch of latents and whose targets are the critic's field at what was generated.
 """
 
@@ -20,7 +20,8 @@ from ..arguments import as_path, as_switch
 from ..errors import DataError, StoreCorrupt
 from ..network import Parameters, cast, undisturbed
 from ..run.run import Run
-from .adversary import Adversary
+from ..run.samples import MOST
+from .adversary import KINDS, Adversary
 
 __all__ = ["CRITIC", "GENERATOR", "GANRun"]
 
@@ -56,12 +57,12 @@ class GANRun:
             DataError: If one of them is no part of a game.
             StoreCorrupt: If they are not those of one game.
         """
-        about = [_notes(generator, "generator"), _notes(critic, "critic")]
+        about = [_notes(generator), _notes(critic)]
         if about[0] != about[1]:
             differing = next(key for key in about[0] if about[0][key] != about[1][key])
             raise StoreCorrupt(
-                f"The runs of generator and critic are not those of one game: {differing} is {about[0][differing]!r} of "
-                f"one and {about[1][differing]!r} of the other. Restore the folder from a copy, or record again."
+                f"The runs of generator and critic are not those of one game: {differing} is {about[0][differing]!r} "
+                f"of one and {about[1][differing]!r} of the other. Restore the folder from a copy, or record again."
             )
         kind, r1, real = about[0]["kind"], about[0]["r1"], about[0]["real"]
         if critic.size <= real * (2 if r1 else 1):
@@ -128,17 +129,30 @@ class GANRun:
         return folder
 
 
-def _notes(run: Run, what: str) -> dict[str, Any]:
+def game_of(run: Run) -> Adversary:
+    """The losses of the game that a run is a part of.
+
+    Raises:
+        DataError: If it is no part of one.
+        StoreCorrupt: If its notes do not tell which.
+    """
+    notes = _notes(run)
+    return Adversary(notes["kind"], notes["r1"])
+
+
+def _notes(run: Run) -> dict[str, Any]:
     """What a run says of its game, looked at."""
     notes = run.meta.get("notes") or {}
     if notes.get("generative") != "gan":
-        raise DataError(f"The run of the {what} is no part of a recorded game. Record both networks with "
+        raise DataError(f"{run!r} is no part of a recorded game. Record generator and critic with "
                         "kernelscope.generative.record_gan.")
-    kind, r1, real = notes.get("kind"), notes.get("r1"), notes.get("real")
-    if type(real) is not int or not 0 < real < 2**53 or type(r1) not in (int, float):
-        raise StoreCorrupt(f"The notes of the {what}'s run do not tell the game: r1 is {str(r1)[:100]!r} and real is "
-                           f"{str(real)[:100]!r}. Restore the folder from a copy, or record again.")
-    Adversary(kind, r1)  # type: ignore[arg-type]
+    kind, r1, real = (notes.get(key) for key in ("kind", "r1", "real"))
+    plain = isinstance(r1, int | float) and not isinstance(r1, bool) and isinstance(real, int)
+    if kind not in tuple(KINDS) or not plain or not 0 <= r1 < float("inf") or not 0 < real <= MOST:  # type: ignore[operator]
+        raise StoreCorrupt(
+            f"The notes of {run!r} do not tell the game: kind is {str(kind)[:100]!r}, r1 {str(r1)[:100]!r} and real "
+            f"{str(real)[:100]!r}. They were changed; restore the folder from a copy, or record again."
+        )
     return {"kind": kind, "r1": float(r1), "real": real}  # type: ignore[arg-type]
 
 

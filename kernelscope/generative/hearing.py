@@ -105,7 +105,9 @@ class Ear:
         x = args[0]
         self.shape = x.shape[1:]
         about = self._look(x, outputs)
-        if not (torch.is_grad_enabled() and outputs.requires_grad):
+        # While its parameters are frozen, as for a step of the other network, a pass is behind none of its own.
+        frozen = not any(p.requires_grad for p in self._network.parameters())
+        if frozen or not (torch.is_grad_enabled() and outputs.requires_grad):
             return
         random = self._random
         if random is not None and torch.equal(random, get_random_state(self._device)):

@@ -24,8 +24,8 @@ class DiffusionRun:
 
     Attributes:
         run: The run.
-        law: The law that its noise levels were drawn from: the one that was given to the recording, or else the normal law
-            with the mean and the deviation of the logarithms that were drawn.
+        law: The law that its noise levels were drawn from: the one that was given to the recording, or else the normal
+            law with the mean and the deviation of the logarithms that were drawn.
 
     Raises:
         DataError: If the run is none of a denoiser.

@@ -1,8 +1,8 @@
 r"""Recording a loop that trains a generator and a critic against each other, without changing it.
 
 Two recordings run side by side. Hooks on both networks tell which passes are behind a step, and just before an
-optimizer moves one of them its recording is told what the step was made of: for the critic one batch of the real points,
-their penalties and the generated ones; for the generator the latents and the critic's field at what was made of them.
+optimizer moves one of them its recording is told what the step was made of: for the critic one batch of the real
+points, their penalties and the generated ones; for the generator the latents and the critic's field at what was made of them.
 """
 
 from __future__ import annotations
@@ -37,13 +37,16 @@ from .recording_diffusion import first_part
 
 __all__ = ["GameRecording", "record_gan"]
 
+#: Points, and their places in the data set.
+Rows = list[tuple[Tensor, Sequence[int]]]
+
 #: Places for generated points where no batch size is known.
 PLACES = 64
 
 #: What to do where the first gradient of one of the two is another one.
 ADVICE = {
-    CRITIC: "Pass record_gan(..., loss=..., r1=..., lazy=...) those of the loop: the mean over the real points, the mean "
-            "over the generated ones, and R1 at real points are understood; other penalties and terms have no sample.",
+    CRITIC: "Pass record_gan(..., loss=..., r1=..., lazy=...) those of the loop: the mean over the real points, the "
+            "mean over the generated ones, and R1 at real points are understood; other penalties and terms have no sample.",
     GENERATOR: "Pass record_gan(..., loss=...) the game of the loop: the mean of the loss of that name at the critic's "
                "scores of what was generated is understood; other terms have no sample.",
 }
@@ -69,9 +72,8 @@ def record_gan(
     r"""Records the training of a GAN inside the ``with`` block.
 
     The loop stays as it is: alternating or simultaneous steps, any number of critic steps for one of the generator,
-    detached or graph-free generated points, separate passes or one of real and generated points together. The critic's
-    loss is the mean over the real points plus the mean over the generated ones, and, where the loop takes the critic's
-    slope at real points with ``create_graph=True``, R1 at these points:
+    detached or graph-free generated points, separate passes or one of real and generated points together. The
+    critic's loss is the mean over the real points plus the mean over the generated ones, and, where it takes the slope at real points with ``create_graph=True``, R1 at these points:
 
     .. math:: \tfrac1n \sum_i g(-D(x_i)) + \tfrac1m \sum_j g(D(G(z_j))) + \tfrac\gamma2 \tfrac1n \sum_i |\nabla D(x_i)|^2
 
@@ -86,7 +88,8 @@ def record_gan(
         loss: The game: ``"non-saturating"``, ``"wasserstein"`` or ``"hinge"``.
         r1: The weight :math:`\gamma` of the penalty.
         lazy: By what the loop multiplies the penalty, as where it is taken at every 16th step only.
-        out: The folder to record into, which gets two runs, ``generator`` and ``critic``; ``None`` keeps them in memory.
+        out: The folder to record into, which gets two runs, ``generator`` and ``critic``; ``None`` keeps them in
+            memory.
         keep: Which parameters are stored, as in :func:`kernelscope.record`, of each network.
         average: A module with averaged weights of the generator that the loop updates.
         places: How many generated points are told apart, by their places in a batch; later ones share these. The size
@@ -176,8 +179,10 @@ class GameRecording:
         self._warned: set[str] = set()
         self._earlier: dict[int, Parameters] = {}
         if folder is not None and exists(folder):
-            raise StoreExists(f"{folder} already holds a recording that is no game; it is intact. Choose another folder.")
-        about = {"generative": "gan", "kind": game.kind, "r1": float(game.r1), "lazy": lazy, "real": self._real, **notes}
+            raise StoreExists(f"{folder} already holds a recording that is no game; it is intact. Choose another "
+                              "folder.")
+        about = {**notes, "generative": "gan", "kind": game.kind, "r1": float(game.r1), "lazy": lazy,
+                 "real": self._real}
 
         def recording(name: str, model: nn.Module, loss: Callable[..., Tensor], size: int,
                       averaged: nn.Module | None) -> Recording:
@@ -240,8 +245,8 @@ class GameRecording:
     def _see_judged(self, x: Tensor, scores: Tensor) -> Origin | None:
         if scores.numel() != len(x):
             raise RecordingError(
-                f"The critic gives {tuple(scores.shape)} for {len(x)} points, and a recorded game has one score for each "
-                "point. Average scores of patches within the critic."
+                f"The critic gives {tuple(scores.shape)} for {len(x)} points, and a recorded game has one score for "
+                "each. Average scores of patches within the critic."
             )
         return self._origins.of(x) if torch.is_grad_enabled() else None
 
@@ -253,8 +258,8 @@ class GameRecording:
               if any(id(p) in moved for p in network.parameters())]
         if len(of) == 2:
             raise RecordingError(
-                "One optimizer holds parameters of the generator and of the critic, and a game is recorded by the steps "
-                "of each. Make two optimizers, torch.optim.Adam(generator.parameters()) and "
+                "One optimizer holds parameters of the generator and of the critic, and a game is recorded by the "
+                "steps of each. Make two optimizers, torch.optim.Adam(generator.parameters()) and "
                 "torch.optim.Adam(critic.parameters())."
             )
         if not of:
@@ -299,11 +304,10 @@ class GameRecording:
         self._judged.clear()
         self._source.next_step()
 
-    def _rows(self, passes: list[Heard]) -> tuple[list[tuple[Tensor, Sequence[int]]], list[tuple[Tensor, Sequence[int]]],
-                                                 list[Tensor]]:
+    def _rows(self, passes: list[Heard]) -> tuple[Rows, Rows, list[Tensor]]:
         """Real points with their places, points of penalties likewise, and generated points."""
-        reals: list[tuple[Tensor, Sequence[int]]] = []
-        slopes: list[tuple[Tensor, Sequence[int]]] = []
+        reals: Rows = []
+        slopes: Rows = []
         fakes: list[Tensor] = []
         unknown = []
         for heard in passes:
@@ -339,13 +343,12 @@ class GameRecording:
         """Whether real points of these passes were told by memory or by value."""
         return any(part.ids is not None for heard in passes for part in heard.about.parts or ())
 
-    def _add_slopes(self, slopes: list[tuple[Tensor, Sequence[int]]], x: Tensor,
-                    ids: Sequence[Sequence[int] | None]) -> None:
+    def _add_slopes(self, slopes: Rows, x: Tensor, ids: Sequence[Sequence[int] | None]) -> None:
         """Adds the points of a penalty, if it is one that the game has."""
         if len(ids) != 1 or ids[0] is None:
             self._warn(
-                "The loop takes the critic's slope at points that are not real ones alone, as penalties at interpolates "
-                "do, and a recorded game has R1 at real points. What such a penalty does is booked as unattributed."
+                "The loop takes the critic's slope at points that are not real ones alone, as penalties at "
+                "interpolates do, and a recorded game has R1 at real points. What such a penalty does is booked as unattributed."
             )
         elif not self._game.r1:
             self._warn(
@@ -381,7 +384,8 @@ class GameRecording:
         made = heard.outputs
         points = made.reshape(len(made), *self._shape) if self._shape is not None else made
         with exact_arithmetic(), random_state(None, made.device):
-            return self._game.field(lambda x: self._network(parameters, buffers, (x,), training), points).view_as(made)
+            field = self._game.field(lambda x: self._network(parameters, buffers, (x,), training), points)
+        return field.view_as(made)
 
     @property
     def _shape(self) -> Sequence[int] | None:
@@ -407,6 +411,6 @@ def _refuse(generator: nn.Module, critic: nn.Module) -> None:
             module, nn.modules.instancenorm._InstanceNorm)
         if mixing or isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
             raise RecordingError(
-                f"The critic's layer {name!r} is a {type(module).__name__}, by which a score depends on the rest of the "
-                "batch or on chance, so no point has a term of its own. Use nn.GroupNorm or nn.LayerNorm, or none."
+                f"The critic's layer {name!r} is a {type(module).__name__}, by which a score depends on the rest of "
+                "the batch or on chance, so no point has a term of its own. Use nn.GroupNorm or nn.LayerNorm, or none."
             )

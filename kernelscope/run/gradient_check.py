@@ -54,8 +54,8 @@ def warn_of_another_loss(subject: Subject, loss: Loss, samples: Samples, step: S
               if a is not None) ** 0.5
     if size > 0 and gap > DIFFERENT * size:
         advice = advice or (
-            f"{f'{SWAPPED} Else pass' if swapped else 'Pass'} record(..., loss=...) the loss that is minimised, with its "
-            "weights and penalties; weight decay of the optimizer and clipping are understood already."
+            f"{f'{SWAPPED} Else pass' if swapped else 'Pass'} record(..., loss=...) the loss that is minimised, with "
+            "its weights and penalties; weight decay of the optimizer and clipping are understood already."
         )
         warn(
             f"At the first step the gradient differs by {gap / size:.0%} from that of the recorded loss, so much of "

@@ -58,7 +58,8 @@ class Recording:
         class_names: A word for each class.
         notes: Plain data to keep with the run.
         targets: ``(inputs, given) -> targets``, where the loop makes its targets from what it feeds the network.
-        told: Where no pass is listened to and :meth:`book` tells of all: what to do if the first gradient is another one.
+        told: Where no pass is listened to and :meth:`book` tells of all of them, what to do if the first gradient is
+            another one.
         earlier: The buffers before the first pass, where passes were seen before the recording began.
 
     Attributes:
