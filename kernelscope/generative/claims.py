@@ -157,8 +157,9 @@ def _covered(result: GenerativeComparison) -> Claim | None:
     low = [name for name, value, nulls in zip(result.columns, row.values, row.nulls, strict=True)
            if value.mean <= nulls.get(WIENER, -math.inf)]
     if low:
-        verb = "covers" if len(low) == 1 else "cover"
-        text += f" {_listed(low)} {verb} no more than a Gaussian fitted to the pixels."
+        text += (f" {low[0]} covers" if len(low) == 1 else " Neither covers") + (
+            " more than a Gaussian fitted to the pixels." if len(low) > 1 else
+            " no more than a Gaussian fitted to the pixels.")
     return Claim("coverage", text, _beside(row, (REAL, WIENER, OPTIMAL)))
 
 
@@ -183,8 +184,10 @@ def _bridged(result: GenerativeComparison) -> Claim | None:
     """Whether the critic's field and the denoiser's correction point the same way."""
     if result.bridge is None:
         return None
-    said = result.bridge.summary()
-    return Claim("bridge", said.partition("(")[2].removesuffix(")") or said, "the bridge figure draws its nulls")
+    untrained = result.bridge.range("untrained critic, denoiser")
+    return Claim("bridge", f"{result.bridge.said()[0].upper()}{result.bridge.said()[1:]}.",
+                 f"an untrained critic {number(untrained[0])} to {number(untrained[1])}; random directions within "
+                 f"{number(result.bridge.chance())} in 95 of 100 cases")
 
 
 def _apart(one: Interval, other: Interval) -> bool:

@@ -12,6 +12,7 @@ from ..arguments import as_choice
 from ..diagnostics.winners import Interval
 from ..errors import DataError
 from ..result import Check, CheckRow, Result
+from .bridging import Bridge
 from .claims import LIMIT, Claim, claims
 from .fairness import HELD, NOT_HELD
 from .measures import intervals
@@ -75,7 +76,7 @@ class GenerativeComparison(Result):
     rules: list[dict[str, str]]
     samples: dict[str, Tensor]
     explained: dict[str, Tensor]
-    bridge: Result | None = None
+    bridge: Bridge | None = None
     info: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -24,6 +24,7 @@ from ..diagnostics.separation import Separation
 from ..diagnostics.spectra import Spectrum
 from ..diagnostics.trade_offs import TradeOffs
 from ..generative.bridging import Bridge
+from ..generative.comparison import GenerativeComparison
 from ..generative.geometry import CriticGeometry
 from ..generative.spectra_of_games import GameSpectrum
 from ..machine.left_out import LeaveOneOut
@@ -206,6 +207,27 @@ GAME_GLOSSARY = (
     ("chord", "The straight line from an earlier point of training to a later one, and beyond it."),
 )
 
+COMPARISON_GLOSSARY = (
+    ("diffusion model", "A network that takes noise out of points. It makes a point from noise alone, going down noise "
+                        "levels σ stage by stage."),
+    ("GAN", "Two networks: a generator makes points in one step, and a critic gives a score that tells real points "
+            "from generated ones; the generator follows the critic’s slope."),
+    ("null", "The same number of something that was not trained so: what a claim has to be held against."),
+    ("optimal denoiser", "The formula that would answer best on the training points alone. It gives back training "
+                         "points, so it covers all and copies all."),
+    ("Wiener denoiser", "The best denoiser for a Gaussian with the mean and covariance of the training points."),
+    ("coverage", "The share of real points that have a generated one nearer than their fifth real neighbour."),
+    ("copy", "A sample that is less than a third as far from one training point as from any other."),
+    ("local in noise", "What the network learns at a noise level acts at that level, and less at others. The index is "
+                       "1 for one level alone and 0 if it is spread as the noise of training was."),
+    ("cancellation κ", "The sizes of all contributions, added up, over the size of their sum. Beyond 10 most of what "
+                       "points add is taken back by others, and shares mean nothing."),
+    ("effective number of points", "Over how many points contributions are spread, by entropy, once what all add alike "
+                                   "is taken off."),
+    ("bridge", "The critic’s slope and the denoiser’s step at the same point: whether both would correct it the same "
+               "way, as a cosine."),
+)
+
 #: The words of each kind of results, in the order of the page.
 GLOSSARIES = (
     ((Explanation, Decomposition), GLOSSARY),
@@ -220,6 +242,7 @@ GLOSSARIES = (
     ((BundleReport,), BUNDLE_GLOSSARY),
     ((ConversionReport, ModeComparison), LAYER_GLOSSARY),
     ((Ridges, LeaveOneOut), RIDGE_GLOSSARY),
+    ((GenerativeComparison,), COMPARISON_GLOSSARY),
     ((Bridge, CriticGeometry), GEOMETRY_GLOSSARY),
     ((GameSpectrum,), GAME_GLOSSARY),
 )
@@ -237,6 +260,7 @@ HEADINGS = {
     "Expected": "Where runs end on average",
     "Explanation": "Why it answers so",
     "GameSpectrum": "Whether the players go round each other",
+    "GenerativeComparison": "Two generative models, side by side",
     "GradientScores": "Which samples pull the same way",
     "KernelDistances": "The kernels of two runs",
     "KernelEvolution": "How the kernel moved",

@@ -31,6 +31,7 @@ from ..diagnostics.separation import Separation
 from ..diagnostics.spectra import Spectrum
 from ..diagnostics.trade_offs import TradeOffs
 from ..generative.bridging import Bridge
+from ..generative.comparison import GenerativeComparison
 from ..generative.geometry import CriticGeometry
 from ..generative.spectra_of_games import GameSpectrum
 from ..machine.left_out import LeaveOneOut
@@ -44,6 +45,7 @@ from .balance import sheet
 from .cells import cells, checks
 from .facts import facts
 from .games import game
+from .generative import comparison as generative_comparison
 from .learned import MOST_ROWS, covered, evolution, null_space, separated
 from .reasons import LINE_NAMES, MOST_QUERIES, explanation, nothing
 
@@ -182,6 +184,7 @@ SECTIONS: dict[type, tuple[str, View]] = {
     NullSpace: ("drawings.html", null_space),
     Coverage: ("drawings.html", covered),
     Separation: ("drawings.html", separated),
+    GenerativeComparison: ("generative.html", generative_comparison),
     **dict.fromkeys((Bridge, CriticGeometry, GameSpectrum), ("drawings.html", game)),
     **dict.fromkeys((BundleReport, ConversionReport, Eigenlearning, Ensemble, Expected, KernelDistances, LeaveOneOut,
                      MemoryWeights, ModeComparison, Orders, PathKernel, Predictions, Reservoir, Ridges, Spectrum,
