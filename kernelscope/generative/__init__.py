@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .adversary import Adversary, Judged
+    from .comparing import compare
+    from .comparison import GenerativeComparison
     from .denoiser import Denoiser
     from .game import GANRun
     from .noise import NoiseLaw, schedule
@@ -29,9 +31,11 @@ __all__ = [
     "Denoiser",
     "DiffusionRun",
     "GANRun",
+    "GenerativeComparison",
     "Judged",
     "NoiseLaw",
     "Sampled",
+    "compare",
     "load",
     "record_diffusion",
     "record_gan",
@@ -46,9 +50,11 @@ _HOMES = {
     "Denoiser": "denoiser",
     "DiffusionRun": "reading",
     "GANRun": "game",
+    "GenerativeComparison": "comparison",
     "Judged": "adversary",
     "NoiseLaw": "noise",
     "Sampled": "sampling",
+    "compare": "comparing",
     "load": "opening",
     "record_diffusion": "recording_diffusion",
     "record_gan": "recording_game",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..decomposition.wording import number
 from ..diagnostics.winners import Interval
-from .readings import HELD_OUT, OPTIMAL, REAL, UNIFORM, WIENER
+from .readings import HELD_OUT, OPTIMAL, REAL, UNIFORM, UNTRAINED, WIENER
 from .sides import GAN
 
 if TYPE_CHECKING:
@@ -66,15 +66,15 @@ def _noise(result: GenerativeComparison) -> Claim | None:
         rows = [row for row in _rows(result, "noise_locality") if _known(row.values[side].mean)]
         if rows:
             texts.append(_local_in_noise(name, [(row.slot, row.values[side], _beyond(row, side)) for row in rows]))
-            nulls.append(f"{name} with shuffled noise levels: " + ", ".join(
-                f"{row.slot} {number(row.nulls[side]['shuffled'])}, in 95 % of shuffles below "
-                f"{number(_beyond(row, side))}" for row in rows))
+            nulls.append(f"{name} with noise levels shuffled below " + _listed([
+                number(_beyond(row, side)) for row in rows]) + " in 95 % of shuffles; untrained " + _listed([
+                    number(row.nulls[side].get(UNTRAINED, math.nan)) for row in rows]))
         elif (row := _row(result, "time_locality")) and _known(row.values[side].mean):
             value, beyond = row.values[side], _beyond(row, side)
             more = "more" if value.mean > beyond else "no more"
             texts.append(f"{name} has no noise levels; in training time its kernel is {more} local than with steps "
                          f"shuffled ({told(value)}).")
-            nulls.append(f"{name} with shuffled steps: 95 % below {number(beyond)}")
+            nulls.append(f"{name} with steps shuffled below {number(beyond)}")
     return Claim("noise", " ".join(texts), "; ".join(nulls)) if texts else None
 
 
@@ -83,13 +83,19 @@ def _beyond(row: Row, side: int) -> float:
 
 
 def _local_in_noise(name: str, found: list[tuple[str, Interval, float]]) -> str:
-    local = [f"{slot} ({told(value)})" for slot, value, beyond in found if value.mean > beyond]
+    local = [(slot, value) for slot, value, beyond in found if value.mean > beyond]
     spread = [f"{slot} ({told(value)})" for slot, value, beyond in found if not value.mean > beyond]
     if not local:
-        return f"What {name} corrects is nowhere local in noise: {_listed(spread)}, no more than with levels shuffled."
-    text = (f"What {name} learns at one noise level acts near that level at {_listed(local)}, more than with levels "
-            "shuffled")
+        return (f"What {name} learns at one noise level acts at all alike: {_listed(spread)}, no more than "
+                "with levels shuffled.")
+    parts = [f"{_degree(value.mean)} at {slot} ({told(value)})" for slot, value in local]
+    text = (f"What {name} learns at one noise level stays near that level {_listed(parts)}, where 0 is not at all and "
+            "1 wholly")
     return f"{text}; not at {_listed(spread)}." if spread else f"{text}."
+
+
+def _degree(value: float) -> str:
+    return next(word for least, word in ((0.5, "mostly"), (0.25, "partly"), (-math.inf, "a little")) if value >= least)
 
 
 def _cancellation(result: GenerativeComparison) -> Claim | None:

@@ -104,9 +104,13 @@ def _explained(result: GenerativeComparison, side: int, album: Album) -> dict[st
 
 
 def _groups(result: GenerativeComparison) -> list[dict[str, Any]]:
-    rows = result.rows
-    return [{"name": group, "rows": [_line(row) for row in rows if METRICS[row.metric].group == group]}
-            for group in dict.fromkeys(METRICS[row.metric].group for row in rows)]
+    found: dict[str, list[Row]] = {}
+    for row in result.rows:
+        found.setdefault(METRICS[row.metric].group, []).append(row)
+    return [{"name": group, "rows": [_line(row) for row in rows],
+             "why": list(dict.fromkeys(f"{name}, {why}" for row in rows
+                                       for name, why in zip(result.columns, row.why, strict=True) if why))}
+            for group, rows in found.items()]
 
 
 def _line(row: Row) -> dict[str, Any]:
