@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .adversary import Adversary, Judged
     from .closed_forms import EquivariantLocalDenoiser, LocalDenoiser, OptimalDenoiser, WienerDenoiser
+    from .comparing import compare
+    from .comparison import GenerativeComparison
     from .denoiser import Denoiser
     from .denoiser_fits import DenoiserFit, denoiser_fit
     from .diffusers import from_diffusers
@@ -37,6 +39,7 @@ __all__ = [
     "DiffusionRun",
     "EquivariantLocalDenoiser",
     "GANRun",
+    "GenerativeComparison",
     "JacobianGeometry",
     "Judged",
     "LocalDenoiser",
@@ -46,6 +49,7 @@ __all__ = [
     "Reparameterised",
     "Sampled",
     "WienerDenoiser",
+    "compare",
     "denoiser_fit",
     "from_diffusers",
     "jacobian_geometry",
@@ -67,6 +71,7 @@ _HOMES = {
     "DiffusionRun": "reading",
     "EquivariantLocalDenoiser": "closed_forms",
     "GANRun": "game",
+    "GenerativeComparison": "comparison",
     "JacobianGeometry": "jacobians",
     "Judged": "adversary",
     "LocalDenoiser": "closed_forms",
@@ -76,6 +81,7 @@ _HOMES = {
     "Reparameterised": "parameterisations",
     "Sampled": "sampling",
     "WienerDenoiser": "closed_forms",
+    "compare": "comparing",
     "denoiser_fit": "denoiser_fits",
     "from_diffusers": "diffusers",
     "jacobian_geometry": "jacobians",

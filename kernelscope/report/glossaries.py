@@ -23,8 +23,12 @@ from ..diagnostics.scores import GradientScores
 from ..diagnostics.separation import Separation
 from ..diagnostics.spectra import Spectrum
 from ..diagnostics.trade_offs import TradeOffs
+from ..generative.bridging import Bridge
+from ..generative.comparison import GenerativeComparison
 from ..generative.denoiser_fits import DenoiserFit
+from ..generative.geometry import CriticGeometry
 from ..generative.jacobians import JacobianGeometry
+from ..generative.spectra_of_games import GameSpectrum
 from ..machine.left_out import LeaveOneOut
 from ..machine.ridges import Ridges
 from ..nn.bundles.bundle_report import BundleReport
@@ -198,6 +202,53 @@ RIDGE_GLOSSARY = (
                            "not by another fit."),
 )
 
+GEOMETRY_GLOSSARY = (
+    ("critic", "The network of a GAN that scores points: high for real ones, low for generated ones."),
+    ("slope", "The gradient of the critic’s score by the point: the direction in which a generated point is moved."),
+    ("effective rank of slopes", "Over how many directions the slopes at generated points spread, by the entropy of "
+                                 "the eigenvalues of their second moment. The mean direction is the part that all of "
+                                 "them share."),
+    ("kernel of the critic, of the generator", "The products of gradients of a network’s outputs at two points: how "
+                                               "much a small step for one would move the other."),
+    ("guided kernel", "The generator’s kernel between two latents, along the slopes at what they make. Its mean is "
+                      "the rate at which the generator’s loss falls."),
+    ("witness function", "The critic that a fixed kernel gives: the mean kernel with real points minus that with "
+                         "generated ones."),
+    ("denoiser’s step", "What a diffusion model takes a point to, minus the point."),
+    ("way back", "From a point with noise to the point it was made from."),
+    ("real − generated", "The step of the optimal denoiser of real points minus that of generated ones: the slope of "
+                         "the critic that has nothing left to learn, smoothed by noise."),
+    ("untrained", "The same network as training began, at the same points: what its architecture alone has."),
+)
+
+GAME_GLOSSARY = (
+    ("game", "Two networks that are trained at once, each with a loss that depends on the other."),
+    ("eigenvalue of a game", "How fast the motion of both players decays or grows along a direction (real part) and "
+                             "how fast it turns (imaginary part). A single loss has no imaginary parts."),
+    ("chord", "The straight line from an earlier point of training to a later one, and beyond it."),
+)
+
+COMPARISON_GLOSSARY = (
+    ("diffusion model", "A network that takes noise out of points. It makes a point from noise alone, going down noise "
+                        "levels σ stage by stage."),
+    ("GAN", "Two networks: a generator makes points in one step, and a critic gives a score that tells real points "
+            "from generated ones; the generator follows the critic’s slope."),
+    ("null", "The same number of something that was not trained so: what a claim has to be held against."),
+    ("optimal denoiser", "The formula that would answer best on the training points alone. It gives back training "
+                         "points, so it covers all and copies all."),
+    ("Wiener denoiser", "The best denoiser for a Gaussian with the mean and covariance of the training points."),
+    ("coverage", "The share of real points that have a generated one nearer than their fifth real neighbour."),
+    ("copy", "A sample that is less than a third as far from one training point as from any other."),
+    ("local in noise", "What the network learns at a noise level acts at that level, and less at others. The index is "
+                       "1 for one level alone and 0 if it is spread as the noise of training was."),
+    ("cancellation κ", "The sizes of all contributions, added up, over the size of their sum. Beyond 10 most of what "
+                       "points add is taken back by others, and shares mean nothing."),
+    ("effective number of points", "Over how many points contributions are spread, by entropy, once what all add alike "
+                                   "is taken off."),
+    ("bridge", "The critic’s slope and the denoiser’s step at the same point: whether both would correct it the same "
+               "way, as a cosine."),
+)
+
 #: The words of each kind of results, in the order of the page.
 GLOSSARIES = (
     ((Explanation, Decomposition), GLOSSARY),
@@ -213,19 +264,26 @@ GLOSSARIES = (
     ((BundleReport,), BUNDLE_GLOSSARY),
     ((ConversionReport, ModeComparison), LAYER_GLOSSARY),
     ((Ridges, LeaveOneOut), RIDGE_GLOSSARY),
+    ((GenerativeComparison,), COMPARISON_GLOSSARY),
+    ((Bridge, CriticGeometry), GEOMETRY_GLOSSARY),
+    ((GameSpectrum,), GAME_GLOSSARY),
 )
 
 HEADINGS = {
     "Agreement": "Prediction and measurement",
+    "Bridge": "Critic and denoiser at the same points",
     "BundleReport": "A network, bundled",
     "ConversionReport": "A layer as a sum of features",
     "Coverage": "Inside or outside of what was learned",
+    "CriticGeometry": "What a critic can tell a generator",
     "Decomposition": "The ledger",
     "DenoiserFit": "Which closed form a denoiser is",
     "Eigenlearning": "The error that is expected",
     "Ensemble": "The same training on other batches",
     "Expected": "Where runs end on average",
     "Explanation": "Why it answers so",
+    "GameSpectrum": "Whether the players go round each other",
+    "GenerativeComparison": "Two generative models, side by side",
     "GradientScores": "Which samples pull the same way",
     "JacobianGeometry": "What a denoiser lets pass",
     "KernelDistances": "The kernels of two runs",

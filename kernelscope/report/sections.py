@@ -30,8 +30,12 @@ from ..diagnostics.scores import GradientScores
 from ..diagnostics.separation import Separation
 from ..diagnostics.spectra import Spectrum
 from ..diagnostics.trade_offs import TradeOffs
+from ..generative.bridging import Bridge
+from ..generative.comparison import GenerativeComparison
 from ..generative.denoiser_fits import DenoiserFit
+from ..generative.geometry import CriticGeometry
 from ..generative.jacobians import MEASURES, JacobianGeometry
+from ..generative.spectra_of_games import GameSpectrum
 from ..machine.left_out import LeaveOneOut
 from ..machine.ridges import Ridges
 from ..nn.bundles.bundle_report import BundleReport
@@ -42,6 +46,8 @@ from .album import Album
 from .balance import sheet
 from .cells import cells, checks
 from .facts import facts
+from .games import game
+from .generative import comparison as generative_comparison
 from .learned import MOST_ROWS, covered, evolution, null_space, separated
 from .reasons import LINE_NAMES, MOST_QUERIES, explanation, nothing
 
@@ -194,6 +200,8 @@ SECTIONS: dict[type, tuple[str, View]] = {
     Coverage: ("drawings.html", covered),
     Separation: ("drawings.html", separated),
     **dict.fromkeys((DenoiserFit, JacobianGeometry), ("drawings.html", denoisers)),
+    GenerativeComparison: ("generative.html", generative_comparison),
+    **dict.fromkeys((Bridge, CriticGeometry, GameSpectrum), ("drawings.html", game)),
     **dict.fromkeys((BundleReport, ConversionReport, Eigenlearning, Ensemble, Expected, KernelDistances, LeaveOneOut,
                      MemoryWeights, ModeComparison, Orders, PathKernel, Predictions, Reservoir, Ridges, Spectrum,
                      TradeOffs), ("drawings.html", noise)),

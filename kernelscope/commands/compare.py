@@ -1,0 +1,129 @@
+"""A page about two generative models, side by side."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DataError, StoreError
+from . import Answer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HELP = "write one page about two generative models side by side"
+DETAILS = ("So far this compares generative runs: those of denoisers and of GANs. A folder is that of one run, or "
+           "holds several, one for each seed; from five on numbers have intervals.")
+
+#: The file in which a folder says what it holds.
+MANIFEST = "manifest.json"
+
+#: Data that need no file.
+KNOWN = ("digits", "patches")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Takes two folders, the data, and where the page goes."""
+    parser.epilog = DETAILS
+    parser.add_argument("a", metavar="A", help="the folder of a run of a denoiser or of a GAN, or of several")
+    parser.add_argument("b", metavar="B", help="the other one")
+    parser.add_argument("-o", "--out", default="compare.html", metavar="FILE", help="the page (default: compare.html)")
+    parser.add_argument("--data", metavar="DATA",
+                        help="points that no model was trained on: digits, patches, or an .npy, .npz or .safetensors "
+                             "file on the scale of training (default: the training points themselves)")
+    parser.add_argument("--seeds", type=int, metavar="N", help="how many runs of a folder of several (default: all)")
+    parser.add_argument("--samples", type=int, default=512, metavar="N", help="points each makes (default: 512)")
+    parser.add_argument("--probes", type=int, default=2, metavar="N", help="samples that are explained (default: 2)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="names all draws (default: 0)")
+    parser.add_argument("--no-paths", action="store_true",
+                        help="leave out what goes through every step: cancellation, and the points behind samples")
+
+
+def run(options: argparse.Namespace) -> Answer:
+    """Compares the runs and writes the page."""
+    import time
+
+    from ..generative.comparing import compare
+    from ..report import Report
+    from ..storage.files import folder_of
+    from . import telling
+
+    begun = time.perf_counter()
+    # A page that cannot be written is refused before anything is computed.
+    folder_of(Path(options.out))
+    a, b = (_opened(folder, options.seeds) for folder in (options.a, options.b))
+    held_out, labels = _data(options.data, a[0])
+    found = compare(a, b, held_out=held_out, labels=labels, samples=options.samples, probes=options.probes,
+                    paths=not options.no_paths, seed=options.seed)
+    names = [Path(folder).resolve().name for folder in (options.a, options.b)]
+    page = Report(f"{names[0]} and {names[1]}", [found], {
+        "study": "kernelscope compare", **{f"run {name}": _fingerprint(runs[0]) for name, runs in
+                                           zip(names, (a, b), strict=True)}}).save(options.out)
+    seconds, bytes_ = time.perf_counter() - begun, page.stat().st_size
+    check = found.check()
+    claims = [claim._asdict() for claim in found.claims()]
+    lines = [f"{claim['text']} (Beside it: {claim['null']}.)" for claim in claims]
+    words = ", ".join(f"{sum(row.status == s for row in check.rows)} {s}" for s in ("pass", "warn", "fail"))
+    return Answer("\n".join([*lines, f"{page}: {telling.size(bytes_)}, {seconds:.1f} s; checks: {words}."]), {
+        "report": str(page), "bytes": bytes_, "seconds": round(seconds, 2), "a": str(options.a), "b": str(options.b),
+        "claims": claims, "rules": found.rules, "table": found.table, "checks": telling.check(check),
+    }, check.ok)
+
+
+def _opened(folder: str, most: int | None) -> list[Any]:
+    """The runs in a folder: one, or one for each seed in its order of names.
+
+    Raises:
+        StoreError: If there is none.
+    """
+    from ..generative.opening import load
+
+    if most is not None and most < 1:
+        raise DataError(f"--seeds must be a whole number from 1 on; {most} came. Leave it out for all runs.")
+    if not folder.strip() or not os.path.isdir(folder):
+        raise StoreError(f"There is no folder {folder!r}. Name one that holds a recorded denoiser or GAN; kernelscope "
+                         "train makes them.")
+    if _is_run(Path(folder)):
+        return [load(folder)]
+    inside = sorted(entry for entry in Path(folder).iterdir() if entry.is_dir() and _is_run(entry))
+    if not inside:
+        raise StoreError(f"{folder} is no generative run and holds none. Name a folder that a recording of a denoiser "
+                         "or of a GAN wrote, or one with several of them.")
+    return [load(entry) for entry in inside[:most]]
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder is that of one denoiser, or of one game."""
+    return (folder / MANIFEST).exists() or all((folder / part / MANIFEST).exists() for part in ("generator", "critic"))
+
+
+def _fingerprint(run: Any) -> str:
+    return run.fingerprint()[:16]
+
+
+def _data(word: str | None, a: Any) -> tuple[Tensor | None, Tensor | None]:
+    """Points that were held out, and the classes of training points where they are known."""
+    from ..generative.points import points
+    from .opening import read
+
+    if word is None:
+        return None, None
+    if word not in KNOWN:
+        return read(word), None
+    return points(word, split="test"), _labels(a) if word == "digits" else None
+
+
+def _labels(run: Any) -> Tensor | None:
+    """The classes of the digits, if the run was trained on them in their order."""
+    from ..data import digits
+    from ..generative.points import points
+    from ..generative.sides import side_of
+
+    held, known = side_of(run, "A").points, points("digits")
+    drawn = ~held.flatten(1).isnan().any(1)
+    if len(held) > len(known) or held.shape[1:] != known.shape[1:]:
+        return None
+    apart = (held - known[: len(held)])[drawn].abs()
+    return digits("train").y if bool((apart < 1e-3).all()) else None
