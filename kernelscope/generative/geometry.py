@@ -27,7 +27,7 @@ from ..kernels.base import Kernel
 from ..kernels.stationary import Gaussian
 from ..kernels.tangent import Tangent
 from ..measures import alignment, centred, entropy_rank, participation
-from ..network import Parameters
+from ..network import Parameters, undisturbed
 from ..progress import counting
 from ..result import Check, CheckRow, Result
 from .adversary import field_loss
@@ -350,7 +350,8 @@ def latent_rank(run: GANRun, z: Tensor, parameters: Parameters) -> float:
     module = run.generator.network.module(())
     state = {**run.generator.network.parameters, **run.generator.network.buffers, **parameters}
     of_one = lambda one: torch.func.functional_call(module, state, (one[None],))[0].flatten()
-    jacobians = vmap(jacfwd(of_one))(z).flatten(2).detach()
+    with undisturbed(z.device):
+        jacobians = vmap(jacfwd(of_one))(z).flatten(2)
     return sum(entropy_rank(s.square()) for s in torch.linalg.svdvals(jacobians.double())) / len(z)
 
 
