@@ -14,24 +14,35 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .adversary import Adversary, Judged
+    from .bridging import Bridge, bridge
     from .denoiser import Denoiser
     from .game import GANRun
+    from .geometry import CriticGeometry, critic_geometry
+    from .kernel_critics import kernel_critic
     from .noise import NoiseLaw, schedule
     from .opening import load
     from .reading import DiffusionRun
     from .recording_diffusion import record_diffusion
     from .recording_game import record_gan
     from .sampling import Sampled, sample
+    from .spectra_of_games import GameSpectrum, game_spectrum
     from .training import train_diffusion, train_gan
 
 __all__ = [
     "Adversary",
+    "Bridge",
+    "CriticGeometry",
     "Denoiser",
     "DiffusionRun",
     "GANRun",
+    "GameSpectrum",
     "Judged",
     "NoiseLaw",
     "Sampled",
+    "bridge",
+    "critic_geometry",
+    "game_spectrum",
+    "kernel_critic",
     "load",
     "record_diffusion",
     "record_gan",
@@ -43,12 +54,19 @@ __all__ = [
 
 _HOMES = {
     "Adversary": "adversary",
+    "Bridge": "bridging",
+    "CriticGeometry": "geometry",
     "Denoiser": "denoiser",
     "DiffusionRun": "reading",
     "GANRun": "game",
+    "GameSpectrum": "spectra_of_games",
     "Judged": "adversary",
     "NoiseLaw": "noise",
     "Sampled": "sampling",
+    "bridge": "bridging",
+    "critic_geometry": "geometry",
+    "game_spectrum": "spectra_of_games",
+    "kernel_critic": "kernel_critics",
     "load": "opening",
     "record_diffusion": "recording_diffusion",
     "record_gan": "recording_game",
