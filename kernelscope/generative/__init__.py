@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .adversary import Adversary, Judged
+    from .bridging import Bridge, bridge
     from .closed_forms import EquivariantLocalDenoiser, LocalDenoiser, OptimalDenoiser, WienerDenoiser
     from .comparing import compare
     from .comparison import GenerativeComparison
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from .denoiser_fits import DenoiserFit, denoiser_fit
     from .diffusers import from_diffusers
     from .game import GANRun
+    from .geometry import CriticGeometry, critic_geometry
     from .jacobians import JacobianGeometry, jacobian_geometry
+    from .kernel_critics import kernel_critic
     from .noise import NoiseLaw, schedule
     from .opening import load
     from .parameterisations import Parameterised, Reparameterised, kernel_factors
@@ -30,15 +33,19 @@ if TYPE_CHECKING:
     from .recording_diffusion import record_diffusion
     from .recording_game import record_gan
     from .sampling import Sampled, sample
+    from .spectra_of_games import GameSpectrum, game_spectrum
     from .training import train_diffusion, train_gan
 
 __all__ = [
     "Adversary",
+    "Bridge",
+    "CriticGeometry",
     "Denoiser",
     "DenoiserFit",
     "DiffusionRun",
     "EquivariantLocalDenoiser",
     "GANRun",
+    "GameSpectrum",
     "GenerativeComparison",
     "JacobianGeometry",
     "Judged",
@@ -49,10 +56,14 @@ __all__ = [
     "Reparameterised",
     "Sampled",
     "WienerDenoiser",
+    "bridge",
     "compare",
+    "critic_geometry",
     "denoiser_fit",
     "from_diffusers",
+    "game_spectrum",
     "jacobian_geometry",
+    "kernel_critic",
     "kernel_factors",
     "load",
     "points",
@@ -66,11 +77,14 @@ __all__ = [
 
 _HOMES = {
     "Adversary": "adversary",
+    "Bridge": "bridging",
+    "CriticGeometry": "geometry",
     "Denoiser": "denoiser",
     "DenoiserFit": "denoiser_fits",
     "DiffusionRun": "reading",
     "EquivariantLocalDenoiser": "closed_forms",
     "GANRun": "game",
+    "GameSpectrum": "spectra_of_games",
     "GenerativeComparison": "comparison",
     "JacobianGeometry": "jacobians",
     "Judged": "adversary",
@@ -81,10 +95,14 @@ _HOMES = {
     "Reparameterised": "parameterisations",
     "Sampled": "sampling",
     "WienerDenoiser": "closed_forms",
+    "bridge": "bridging",
     "compare": "comparing",
+    "critic_geometry": "geometry",
     "denoiser_fit": "denoiser_fits",
     "from_diffusers": "diffusers",
+    "game_spectrum": "spectra_of_games",
     "jacobian_geometry": "jacobians",
+    "kernel_critic": "kernel_critics",
     "kernel_factors": "parameterisations",
     "load": "opening",
     "points": "points",

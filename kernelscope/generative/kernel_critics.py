@@ -26,8 +26,8 @@ from ..machine.machine import KernelMachine
 __all__ = ["kernel_critic", "slope"]
 
 
-def kernel_critic(kernel: Kernel, real: Tensor, generated: Tensor, time: float = 1.0,
-                  loss: str = "ipm") -> KernelMachine:
+def kernel_critic(kernel: Kernel, real: Tensor, generated: Tensor, time: float = 1.0, loss: str = "ipm", *,
+                  weights: tuple[Tensor, Tensor] | None = None) -> KernelMachine:
     r"""The critic that gradient flow in the space of a kernel has reached at a time, from nought.
 
     Args:
@@ -36,12 +36,14 @@ def kernel_critic(kernel: Kernel, real: Tensor, generated: Tensor, time: float =
         generated: Generated points, with shape (m, *).
         time: The time t.
         loss: ``"ipm"`` for :math:`E f(g) - E f(x)`, ``"lsgan"`` for :math:`E (f(x) - 1)^2 + E (f(g) + 1)^2`.
+        weights: The weights of real and of generated points, with shapes (n,) and (m,), such as those of a quadrature;
+            1/n and 1/m if not given.
 
     Returns:
         A machine with the real points as its first centers; :func:`slope` is its field.
 
     Raises:
-        DataError: If the points of both sets are not alike.
+        DataError: If the points of both sets are not alike, or there is not one weight for each.
 
     References:
         "A Neural Tangent Kernel Perspective of GANs" (Franceschi et al., 2022), sections 4 and 5.
@@ -61,14 +63,15 @@ def kernel_critic(kernel: Kernel, real: Tensor, generated: Tensor, time: float =
     both = torch.cat([x, g.to(x)]).flatten(1)
     fitted = kernel.fitted(both)
     sign = torch.cat([torch.ones(len(x)), -torch.ones(len(g))]).to(both)
-    weight = torch.cat([torch.full((len(x),), 1 / len(x)), torch.full((len(g),), 1 / len(g))]).to(both)
+    weight = _weights(weights, len(x), len(g)).to(both)
     if loss == "ipm":
         return KernelMachine(fitted, both, time * weight * sign)
-    root = (1 / torch.tensor([len(x)] * len(x) + [len(g)] * len(g)).double()).sqrt()
+    root = weight.double().sqrt()
     values, vectors = torch.linalg.eigh(root[:, None] * fitted(both).double() * root)
     values = values.clamp(min=0)
     # Where an eigenvalue is nought the flow is a straight line.
-    reached = torch.where(values > 0, -torch.expm1(-2 * time * values) / values, 2 * time)
+    flat = values <= torch.finfo(values.dtype).eps * values[-1]
+    reached = torch.where(flat, 2 * time, -torch.expm1(-2 * time * values) / torch.where(flat, 1.0, values))
     alpha = root * (vectors @ (reached * (vectors.T @ (root * sign.double()))))
     return KernelMachine(fitted, both, alpha.to(both))
 
@@ -95,3 +98,13 @@ def _points(points: Any, name: str) -> Tensor:
         raise DataError(f"{name} must be points of floating point, with shape (n, *); {came} came. Pass for example "
                         "gan.points.")
     return points.detach()
+
+
+def _weights(weights: Any, n: int, m: int) -> Tensor:
+    if weights is None:
+        return torch.cat([torch.full((n,), 1 / n, dtype=torch.float64), torch.full((m,), 1 / m, dtype=torch.float64)])
+    if not isinstance(weights, tuple | list) or [getattr(w, "shape", None) for w in weights] != [(n,), (m,)] or any(
+            bool((w < 0).any()) for w in weights):
+        raise DataError(f"weights must be a pair of tensors, {n} numbers from 0 on for real points and {m} for "
+                        f"generated ones; {what_came(weights)} came. Leave it out for equal ones.")
+    return torch.cat([w.double() for w in weights])

@@ -129,8 +129,8 @@ class GameSpectrum(Result):
         ))
 
 
-def game_spectrum(run: GANRun, *, step: int | None = None, points: int = 256, count: int = 30, since: int | None = None,
-                  which: str = "LM", seed: int = 0) -> GameSpectrum:
+def game_spectrum(run: GANRun, *, step: int | None = None, points: int = 256, latents: Tensor | None = None,
+                  count: int = 30, since: int | None = None, which: str = "LM", seed: int = 0) -> GameSpectrum:
     r"""The eigenvalues of a game's Jacobian at a step, in double precision.
 
     Up to 1500 parameters of both players the Jacobian is formed, one product for each direction; beyond it the largest
@@ -140,6 +140,7 @@ def game_spectrum(run: GANRun, *, step: int | None = None, points: int = 256, co
         run: The recorded game.
         step: The step of the generator; the end if not given.
         points: How many real points and latents stand for their laws.
+        latents: Latents in the place of drawn ones, with shape (m, *).
         count: How many eigenvalues, of a Jacobian that is not formed.
         since: The step of the generator at which the chord begins; nine tenths of the way if not given.
         which: The eigenvalues to find: ``"LM"`` of largest modulus, ``"LR"`` real part, ``"LI"`` imaginary part.
@@ -171,7 +172,8 @@ def game_spectrum(run: GANRun, *, step: int | None = None, points: int = 256, co
     points = as_count(points, "points", least=1)
     every = real_of(run)
     x = every[torch.randperm(len(every), generator=source)[:points]].double()
-    z = latents_of(run, points, source).double()
+    z = latents_of(run, points, source) if latents is None else latents
+    z = z.detach().double()
     motion = vector_field(run, x, z)
     here, start, first = (_joined(*states_at(run, k)) for k in (end, begin, 0))
     size = sum(shape.numel() for shape in run.generator.shapes)
