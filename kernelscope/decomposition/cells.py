@@ -23,18 +23,23 @@ class Cells:
         count: The number of cells.
         of: From the number of a step and one of its forward passes to the cell of each of the pass's draws, with shape
             (B,), or (m, B) where each draw is booked m times.
+        factors: Likewise to the factors that shares are booked with, with the same shape; all 1 if not given.
     """
 
-    def __init__(self, count: int, of: Callable[[int, MicroBatch], Tensor]):
+    def __init__(self, count: int, of: Callable[[int, MicroBatch], Tensor],
+                 factors: Callable[[int, MicroBatch], Tensor] | None = None):
         self.count = count
-        self._of = of
-        self._held: tuple[int, dict[int, Tensor]] = (-1, {})
+        self._of, self._factors = of, factors
+        self._held: tuple[int, dict[int, tuple[Tensor, Tensor | None]]] = (-1, {})
 
-    def at(self, k: int, j: int, batch: MicroBatch) -> Tensor:
-        """The cells of the draws of forward pass j of step k, with shape (m, B)."""
+    def book(self, booked: Tensor, k: int, j: int, batch: MicroBatch, amounts: Tensor) -> None:
+        """Adds the shares of the draws of forward pass j of step k, with shape (q, c, B), to cells (q, c, cells)."""
         if self._held[0] != k:
             self._held = k, {}
         found = self._held[1]
         if j not in found:
-            found[j] = torch.atleast_2d(self._of(k, batch))
-        return found[j]
+            factors = None if self._factors is None else torch.atleast_2d(self._factors(k, batch))
+            found[j] = torch.atleast_2d(self._of(k, batch)), factors
+        places, factors = found[j]
+        for i, cells in enumerate(places):
+            booked.index_add_(2, cells, amounts if factors is None else amounts * factors[i])

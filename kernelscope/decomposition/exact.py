@@ -29,6 +29,7 @@ from ..run.run import Run
 from .cells import Cells
 from .ledger import Ledger
 from .output import output_functional
+from .pooled import PooledSide
 from .precision import checked_dtype, ledger_precision
 from .quadrature import Quadrature
 from .query_side import QuerySide
@@ -137,8 +138,12 @@ def booked(
     device: torch.device | str | None = None,
     memory: int | str = 2**29,
     progress: bool | None = None,
+    pools: int | None = None,
 ) -> tuple[Decomposition, Tensor | None]:
-    """The decomposition of :func:`decompose`, and what it booked in ``cells``, with shape (q, c, cells)."""
+    """The decomposition of :func:`decompose`, and what it booked in ``cells``, with shape (q, c, cells).
+
+    With ``pools`` the queries stand in so many pools of neighbours, and what is explained is the sum over each pool.
+    """
     begun = time.perf_counter()
     rules = Quadrature.parse(quadrature)
     run = checked_run(run)
@@ -157,7 +162,8 @@ def booked(
         final = final_outputs(trajectory, averaged, queries)
         given = cast(as_targets(targets, len(queries[0])), dtype, place)
         functional = output_functional(output, final, given, run, len(queries[0])).to(dtype)
-        side = QuerySide(run.network, queries, functional, run.names)
+        side = (QuerySide(run.network, queries, functional, run.names) if pools is None else
+                PooledSide(run.network, queries, functional, run.names, pools))
         training = TrainingSide(run, dtype, place, memory // 4)
         words, members = _groups(run, groups)
         ledger = Ledger(run, len(side), functional.names, members, words, cells)

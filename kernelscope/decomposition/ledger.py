@@ -83,8 +83,7 @@ class Ledger:
         if self.group_steps is not None and self.members is not None:
             self.group_steps[rows, :, :, place].index_add_(2, self.members[columns], amounts)
         if self.booked is not None and self.cells is not None:
-            for places in self.cells.at(k, j, batch):
-                self.booked[rows].index_add_(2, places, amounts)
+            self.cells.book(self.booked[rows], k, j, batch, amounts)
 
     def see(self, rows: slice, k: int, raw: Any, values: Tensor) -> None:
         """Keeps what the network gives at the start of step k."""
