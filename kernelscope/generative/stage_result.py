@@ -97,6 +97,12 @@ class DiffusionExplanation(Result):
         return moved @ self.directions.transpose(1, 2)
 
     @property
+    def displacement(self) -> Tensor:
+        """The way from what the network made of the first noise as training began to the sample, with shape (q, m)."""
+        whole = (self.final - self.initial[:, 0]).flatten(1)
+        return (self.directions @ whole[..., None])[..., 0]
+
+    @property
     def residual(self) -> Tensor:
         """What no cell and no channel holds, with shape (q, N, m)."""
         return self.change - self.tensor.sum((-2, -1)) - torch.stack(list(self.channels.values())).sum(0)
@@ -153,12 +159,13 @@ class DiffusionExplanation(Result):
         return concentration(self.centred(by).norm(dim=-2))
 
     def toward(self, by: str = "bin") -> Tensor:
-        r"""What each group moved the sample at each stage along its whole displacement, with shape (q, N, G).
+        r"""What each group added at each stage along the sample's whole displacement, in units of it, (q, N, G).
 
-        In units of that displacement: over all stages, groups and channels they add up to 1.
+        Over stages and groups they add up to what training changed at the last noise level alone. Where the network
+        passes its input on at low noise, as in EDM, that is little: what earlier stages added has become input by then,
+        so that later stages take it off again.
         """
-        last = self.change[:, -1]
-        along = last / last.square().sum(-1, keepdim=True)
+        along = self.displacement / self.displacement.square().sum(-1, keepdim=True)
         return torch.einsum("qm,qkmg->qkg", along, self.stage_contributions(by))
 
     # -- claims ------------------------------------------------------------------------------------------------------
@@ -210,19 +217,24 @@ class DiffusionExplanation(Result):
         return (f"{what}: the nearest training image is at {ratio:.2f} of the distance of the second (a copy: below "
                 f"{copied:.2f}; of {len(self.null_ratios)} {self.info['null']} {null:.1%} are)")
 
-    def divisible(self, query: int = 0, by: str = "image") -> bool:
-        """Whether the contributions to the sample cancel so little that percentages of their sum mean something."""
-        return float(self.cancellation(by)[self.place(query), -1]) <= LIMIT
+    def decided(self, query: int = 0) -> int:
+        """The stage from which on the nearest training image stays the same."""
+        return int((self.levels == self.fixed(query)).nonzero()[0])
 
-    def top(self, k: int = 5, query: int = 0, stage: int = -1, by: str = "image") -> pd.DataFrame:
+    def divisible(self, query: int = 0, by: str = "image", stage: int | None = None) -> bool:
+        """Whether contributions at a stage cancel so little that percentages of their sum mean something."""
+        stage = self.decided(query) if stage is None else as_place(stage, "stage", len(self.levels), "stages")
+        return float(self.cancellation(by)[self.place(query), stage]) <= LIMIT
+
+    def top(self, k: int = 5, query: int = 0, stage: int | None = None, by: str = "image") -> pd.DataFrame:
         """The groups that added most, compared with the mean group, along what training changed at a stage.
 
-        The share is left out (NaN) where contributions cancel more than :data:`LIMIT` times.
+        The stage is that of :meth:`decided` if not given. The share is left out (NaN) where contributions cancel more than :data:`LIMIT` times.
         """
         import pandas as pd
 
         k, query = as_count(k, "k", least=1), self.place(query)
-        stage = as_place(stage, "stage", len(self.levels), "stages")
+        stage = self.decided(query) if stage is None else as_place(stage, "stage", len(self.levels), "stages")
         change = self.change[query, stage]
         beside = centred((change / change.norm()) @ self.contributions(by)[query, stage])
         order = beside.argsort(descending=True, stable=True)[:k]
@@ -247,12 +259,12 @@ class DiffusionExplanation(Result):
     def summary(self) -> str:
         """The answer in one sentence."""
         one, two = self.completeness()
-        kappa = float(self.cancellation("image and bin")[:, -1].max())
+        kappa = float(self.cancellation("image and bin").max())
         q, stages, m, b, n = self.tensor.shape
         copies = sum(self.memorised(i) for i in range(q))
         return (f"DiffusionExplanation({q} sample{'s' * (q > 1)} x {stages} stages x {b} noise bins x {n} images, "
                 f"{m} direction{'s' * (m > 1)} ({self.info['directions']}), complete to {one:.0e} of the change and "
-                f"{two:.0e} of the terms, cancellation {kappa:.3g}, {copies} memorised and {q - copies} composed)")
+                f"{two:.0e} of the terms, cancellation up to {kappa:.3g}, {copies} memorised and {q - copies} composed)")
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each sample and stage: what moved it, how much cancels, on how many images it rests."""
@@ -261,14 +273,13 @@ class DiffusionExplanation(Result):
         kappa, agreement = self.cancellation("image and bin"), self.agreement()
         rests, posterior = self.concentration("image"), self.posterior()
         toward = self.toward("bin").sum(-1)
-        last = self.change[:, -1]
-        along = last / last.square().sum(-1, keepdim=True)
+        along = self.displacement / self.displacement.square().sum(-1, keepdim=True)
         others = torch.cat([torch.zeros_like(self.change[:, :1]), self.change], 1).diff(dim=1)
         whole = torch.einsum("qm,qkm->qk", along, others)
         rows = []
         for i, name in enumerate(self.names):
             for k, level in enumerate(self.levels.tolist()):
-                rows.append({"sample": name, "stage": k, "noise": level, "moved": float(whole[i, k]),
+                rows.append({"sample": name, "stage": k, "noise": level, "learned": float(whole[i, k]),
                              "by data": float(toward[i, k]), "cancellation": float(kappa[i, k]),
                              "gini": float(rests.gini[i, k]), "n_eff": float(rests.n_eff[i, k]),
                              "optimal n_eff": float(posterior.n_eff[i, k]), "agreement": float(agreement[i, k])})
@@ -279,7 +290,7 @@ class DiffusionExplanation(Result):
         one, two = self.completeness()
         limit = COMPLETE[self.info["dtype"]]
         telescoped = self.telescoped()
-        kappa = float(self.cancellation("image and bin")[:, -1].max())
+        kappa = float(self.cancellation("image and bin").max())
         terms = self.tensor.flatten(-2).norm(dim=-2).sum(-1).clamp_min(torch.finfo(torch.float64).tiny)
         odd = float((self.channels["unattributed"].norm(dim=-1) / terms).max())
         return Check((
@@ -291,7 +302,7 @@ class DiffusionExplanation(Result):
             CheckRow("unattributed", "pass" if odd <= 1e-6 else "warn", odd, 1e-6,
                      f"{odd:.1e} of the terms comes from changes that the update rule does not explain."),
             CheckRow("cancellation", "pass" if kappa <= LIMIT else "warn", kappa, LIMIT,
-                     f"The terms are {kappa:.3g} times as large as their sum" +
+                     f"The terms are up to {kappa:.3g} times as large as their sum" +
                      ("." if kappa <= LIMIT else ", so no percentages of it are given, but centred ranks.")),
         ))
 

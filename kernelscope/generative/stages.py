@@ -72,8 +72,8 @@ def explain_diffusion(
         method: ``"heun"`` or ``"euler"``.
         bins: How many bins of training noise, of equal mass under the law of the run; or the levels between them.
         directions: ``None`` splits every number of the sample. ``"displacement"`` splits along one unit vector for each
-            sample, from what the initial network gives at the last stage to the sample: shares of the sample are exact,
-            for a row of gradients at each stage. A number takes so many leading principal directions of the training
+            sample, from what the initial network makes of the first noise to the sample: a row of gradients for each
+            stage. A number takes so many leading principal directions of the training
             images, and a tensor with shape (m, d) its rows, brought to length 1. ``"auto"`` is ``None``, and
             ``"displacement"`` where that is expected to take more than a minute or more than ``memory``.
         weights: ``"trained"``; ``"average"`` for samples of the averaged weights, unrolled through the average; or
@@ -119,7 +119,7 @@ def explain_diffusion(
     flat, level = y.flatten(0, 1), sigma.repeat(len(z))
     initial = _denoised(reader, flat, level, first, run.start - (run.start == 0)).view(y.shape)
     final = down.denoised.transpose(0, 1)
-    kind, rows, note = _directions(directions, run, clean, final[:, -1] - initial[:, -1], len(sigma), len(edges) + 1,
+    kind, rows, note = _directions(directions, run, clean, final[:, -1] - initial[:, 0], len(sigma), len(edges) + 1,
                                    memory, dtype)
     q, stages, m, bins_ = len(z), len(sigma), rows.shape[1], len(edges) + 1
     cells = Cells(bins_ * run.size, lambda k, batch: _bin_of(reader, batch, edges) * run.size + batch.columns)
@@ -219,14 +219,18 @@ def _ends(run: Run, weights: str) -> tuple[Parameters, Parameters]:
     return run.named(last), run.parameters(run.start) if weights == "average apart" else run.named(first)
 
 
-def _denoised(reader: DiffusionRun, y: Tensor, sigma: Tensor, parameters: Parameters, k: int) -> Tensor:
-    """The denoised points at some parameters, with the buffers of step k, in the precision of ``y``."""
+def outputs_at(reader: DiffusionRun, y: Tensor, sigma: Tensor, parameters: Parameters, k: int) -> Tensor:
+    """What the network gives at some parameters, with the buffers of step k, in the precision of ``y``."""
     run = reader.run
     with undisturbed(y.device), torch.no_grad():
         held = cast({**run.network.parameters, **parameters}, y.dtype, y.device)
-        o = run.network(held, cast(run.buffers(k), y.dtype, y.device), (y, sigma.to(y)))
+        return run.network(held, cast(run.buffers(k), y.dtype, y.device), (y, sigma.to(y)))
+
+
+def _denoised(reader: DiffusionRun, y: Tensor, sigma: Tensor, parameters: Parameters, k: int) -> Tensor:
+    """The denoised points at some parameters, with the buffers of step k, in the precision of ``y``."""
     a, b = reader.coefficients(sigma.to(y))
-    return along(a, y) * y + along(b, y) * o
+    return along(a, y) * y + along(b, y) * outputs_at(reader, y, sigma, parameters, k)
 
 
 def _latents(z: Any, like: Tensor) -> Tensor:
