@@ -21,13 +21,13 @@ class Cells:
 
     Args:
         count: The number of cells.
-        of: From the number of a step and one of its forward passes to the cell of each of the pass's draws, with shape
+        of: From a step's number, the number of one of its forward passes and that pass to the cell of each of the pass's draws, with shape
             (B,), or (m, B) where each draw is booked m times.
         factors: Likewise to the factors that shares are booked with, with the same shape; all 1 if not given.
     """
 
-    def __init__(self, count: int, of: Callable[[int, MicroBatch], Tensor],
-                 factors: Callable[[int, MicroBatch], Tensor] | None = None):
+    def __init__(self, count: int, of: Callable[[int, int, MicroBatch], Tensor],
+                 factors: Callable[[int, int, MicroBatch], Tensor] | None = None):
         self.count = count
         self._of, self._factors = of, factors
         self._held: tuple[int, dict[int, tuple[Tensor, Tensor | None]]] = (-1, {})
@@ -38,8 +38,8 @@ class Cells:
             self._held = k, {}
         found = self._held[1]
         if j not in found:
-            factors = None if self._factors is None else torch.atleast_2d(self._factors(k, batch))
-            found[j] = torch.atleast_2d(self._of(k, batch)), factors
+            factors = None if self._factors is None else torch.atleast_2d(self._factors(k, j, batch))
+            found[j] = torch.atleast_2d(self._of(k, j, batch)), factors
         places, factors = found[j]
         for i, cells in enumerate(places):
             booked.index_add_(2, cells, amounts if factors is None else amounts * factors[i])

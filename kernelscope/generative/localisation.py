@@ -27,6 +27,7 @@ from ..decomposition.questions import as_words, checked_run
 from ..decomposition.training_side import TrainingSide
 from ..errors import DataError, ModelError
 from ..network import undisturbed
+from ..progress import Bar
 from ..result import Check, CheckRow, Result
 from ..run.run import Run
 from ..run.step import MicroBatch
@@ -44,6 +45,9 @@ __all__ = ["NoiseLocalisation", "noise_localisation"]
 
 #: How often the bins of draws are shuffled for the null.
 SHUFFLES = 8
+
+#: How many steps' parameters are read at a time.
+HELD = 64
 
 #: Into how many pools points without classes are divided, whose spread gives the standard errors.
 POOLS = 5
@@ -93,8 +97,21 @@ class NoiseLocalisation(Result):
 
     @property
     def index(self) -> Tensor:
-        """The noise-localisation index of each level by centred shares, with shape (K,)."""
+        r"""The noise-localisation index of each level, with shape (K,): 1 at the own noise alone, 0 evenly spread.
+
+        Its mass is what each bin added more than the mean bin, :math:`\max(0, \tilde M)`.
+        """
         return self._index(self.shares)
+
+    @property
+    def index_of_sizes(self) -> Tensor:
+        r"""The index with the mass :math:`|\tilde M|`.
+
+        Where the own bin alone adds it is :math:`1 - \sqrt{B / (2B - 2)}` for levels in the middle of B even bins, and
+        not 1: the centred shares of the other bins hold half of that mass.
+        """
+        even = torch.full((len(self.centers),), 1 / len(self.centers), dtype=torch.float64)
+        return localisation_index(centred(self.shares).abs(), self.levels, self.centers, even)
 
     @property
     def index_normalised(self) -> Tensor | None:
@@ -109,7 +126,7 @@ class NoiseLocalisation(Result):
 
     @property
     def near(self) -> Tensor:
-        """The part of the size of centred shares within one bin of each level's own, with shape (K,)."""
+        """The part of what bins added more than the mean one within one bin of each level's own, with shape (K,)."""
         return self._near(self.shares)
 
     @property
@@ -130,14 +147,14 @@ class NoiseLocalisation(Result):
 
     def _index(self, m: Tensor) -> Tensor:
         even = torch.full((len(self.centers),), 1 / len(self.centers), dtype=torch.float64)
-        return localisation_index(centred(m).abs(), self.levels, self.centers, even)
+        return localisation_index(_more(m), self.levels, self.centers, even)
 
     def _band(self) -> Tensor:
         own = torch.bucketize(self.levels, self.edges)
         return (torch.arange(len(self.centers))[None] - own[:, None]).abs() <= 1
 
     def _near(self, m: Tensor) -> Tensor:
-        size = centred(m).abs()
+        size = _more(m)
         return (size * self._band()).sum(1) / size.sum(1)
 
     def said(self) -> str:
@@ -165,7 +182,7 @@ class NoiseLocalisation(Result):
         return pd.DataFrame({
             "noise": self.levels.tolist(), "index": self.index.tolist(),
             "index normalised": nothing if plain is None else plain.tolist(),
-            "index shuffled": self.index_shuffled[0].tolist(), "near": self.near.tolist(),
+            "index shuffled": self.index_shuffled[0].tolist(), "index of sizes": self.index_of_sizes.tolist(), "near": self.near.tolist(),
             "near uniform": self.near_uniform.tolist(), "near shuffled": self.near_shuffled[0].tolist(),
             "cancellation": self.cancellation.tolist(),
             "own class": nothing if self.own is None else self.own.mean(0).tolist(),
@@ -244,7 +261,7 @@ def noise_localisation(run: Run, x: Tensor | None = None, *, levels: Tensor | No
                         "least one step that moved its parameters.")
     side = change / square[:, None] * weight[:, None].expand(-1, len(at), -1).flatten()[:, None]
     groups = run.labels if run.labels is not None else None if x is not None else _as_given(labels)
-    own = _Bookings(reader, edges, groups, seed)
+    own = _Bookings(reader, edges, groups, seed, None if progress is None else not progress)
     ledger, found = booked(run, (y, sigma), lambda o, v: (o.flatten(1) * v).sum(1), own.cells(bins), targets=side,
                            dtype=dtype, memory=memory, progress=progress, pools=len(rows) * len(at))
     assert found is not None
@@ -266,10 +283,17 @@ def noise_localisation(run: Run, x: Tensor | None = None, *, levels: Tensor | No
     )
 
 
+def _more(shares: Tensor) -> Tensor:
+    """What each bin added more than the mean one; all alike where none did."""
+    beside = centred(shares).clamp_min(0)
+    return torch.where(beside.sum(-1, keepdim=True) > 0, beside, 1.0)
+
+
 class _Bookings:
     """Where a draw's share is booked: in its bin and class; again by its gradient's length; and in shuffled bins."""
 
-    def __init__(self, reader: DiffusionRun, edges: Tensor, groups: list[str] | None, seed: int):
+    def __init__(self, reader: DiffusionRun, edges: Tensor, groups: list[str] | None, seed: int,
+                 quiet: bool | None):
         run = reader.run
         self.reader, self.edges, self.seed = reader, edges, seed
         self.words = [] if groups is None else sorted(set(groups))
@@ -279,12 +303,14 @@ class _Bookings:
         # A length needs no more digits than training had.
         self._place = next(iter(run.network.parameters.values())).device
         self._training = TrainingSide(run, run.precision, self._place, 2**27)
-        self.lengths = self._has_lengths()
+        self._quiet = quiet
+        self._lengths = self._measured()
+        self.lengths = bool(self._lengths)
         self.kinds = 1 + self.lengths + SHUFFLES
 
     def cells(self, bins: int) -> Cells:
         """The cells, for a number of bins."""
-        def of(k: int, batch: MicroBatch) -> Tensor:
+        def of(k: int, j: int, batch: MicroBatch) -> Tensor:
             own = torch.bucketize(self.reader.run.samples.read(batch)[0][1].double().cpu(), self.edges)
             source = torch.Generator().manual_seed((self.seed + 1) * 10**6 + k)
             kinds = [own] * (1 + self.lengths) + [torch.randint(0, bins, own.shape, generator=source)
@@ -292,10 +318,10 @@ class _Bookings:
             group = torch.zeros_like(own) if self.members is None else self.members[batch.columns]
             return torch.stack([(kind * bins + b) * self.width + group for kind, b in enumerate(kinds)])
 
-        def factors(k: int, batch: MicroBatch) -> Tensor:
+        def factors(k: int, j: int, batch: MicroBatch) -> Tensor:
             found = torch.ones(self.kinds, len(batch.columns), dtype=torch.float64)
             if self.lengths:
-                found[1] = 1 / self._lengths(k, batch).clamp_min(torch.finfo(torch.float64).tiny)
+                found[1] = 1 / self._lengths[k, j].clamp_min(torch.finfo(torch.float64).tiny)
             return found
 
         return Cells(self.kinds * bins * self.width, of, factors)
@@ -306,25 +332,28 @@ class _Bookings:
             return None
         return torch.stack([table[i, :, self.words.index(word)] for i, word in enumerate(pools)])
 
-    def _has_lengths(self) -> bool:
-        run = self.reader.run
+    def _measured(self) -> dict[tuple[int, int], Tensor]:
+        """The lengths of the gradients of all draws by step and forward pass; none if draws have none of their own."""
+        run, found = self.reader.run, {}
+        frozen = {name: p for name, p in run.network.parameters.items() if name not in run.names}
+        bar = Bar(total=len(run), desc="lengths of gradients", unit="step", disable=self._quiet)
         try:
-            self._lengths(run.start, run.step(run.start).batches[0])
-        except (ModelError, IndexError) as error:
+            with bar, undisturbed(self._place):
+                for start in range(run.start, run.stop, HELD):
+                    rows = run.trajectory(start, min(start + HELD, run.stop))
+                    for k in range(start, min(start + HELD, run.stop)):
+                        held = self._training.to(run.named(rows[k - start]) | frozen)
+                        for j, batch in enumerate(run.step(k).batches):
+                            theta = held if batch.at == k else self._training.to(
+                                run.named(run.trajectory(batch.at, batch.at)[0]) | frozen)
+                            of_draws = self._training.rows(batch, k, theta, list(run.names)).values()
+                            parts = torch.stack([part.flatten(1).norm(dim=1) for part in of_draws])
+                            found[k, j] = parts.norm(dim=0).double().cpu()
+                        bar.update(1)
+        except ModelError as error:
             self.notes.append(f"Shares are not normalised by lengths of gradients: {error}")
-            return False
-        return True
-
-    def _lengths(self, k: int, batch: MicroBatch) -> Tensor:
-        run = self.reader.run
-        with undisturbed(self._place):
-            held = self._training.to(run.named(run.trajectory(batch.at, batch.at)[0]) | _frozen(run))
-            rows = self._training.rows(batch, k, held, list(run.names))
-        return torch.stack([part.flatten(1).double().square().sum(1) for part in rows.values()]).sum(0).sqrt().cpu()
-
-
-def _frozen(run: Run) -> dict[str, Tensor]:
-    return {name: p for name, p in run.network.parameters.items() if name not in run.names}
+            return {}
+        return found
 
 
 def _levels(levels: Any) -> Tensor:

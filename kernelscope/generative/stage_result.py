@@ -221,6 +221,11 @@ class DiffusionExplanation(Result):
         """The stage from which on the nearest training image stays the same."""
         return int((self.levels == self.fixed(query)).nonzero()[0])
 
+    def _cancelled(self) -> float:
+        """The largest cancellation of images and bins at the stage where a sample was decided."""
+        kappa = self.cancellation("image and bin")
+        return max(float(kappa[i, self.decided(i)]) for i in range(len(self)))
+
     def divisible(self, query: int = 0, by: str = "image", stage: int | None = None) -> bool:
         """Whether contributions at a stage cancel so little that percentages of their sum mean something."""
         stage = self.decided(query) if stage is None else as_place(stage, "stage", len(self.levels), "stages")
@@ -259,12 +264,12 @@ class DiffusionExplanation(Result):
     def summary(self) -> str:
         """The answer in one sentence."""
         one, two = self.completeness()
-        kappa = float(self.cancellation("image and bin").max())
+        kappa = self._cancelled()
         q, stages, m, b, n = self.tensor.shape
         copies = sum(self.memorised(i) for i in range(q))
         return (f"DiffusionExplanation({q} sample{'s' * (q > 1)} x {stages} stages x {b} noise bins x {n} images, "
                 f"{m} direction{'s' * (m > 1)} ({self.info['directions']}), complete to {one:.0e} of the change and "
-                f"{two:.0e} of the terms, cancellation up to {kappa:.3g}, {copies} memorised and {q - copies} composed)")
+                f"{two:.0e} of the terms, cancellation {kappa:.3g} where it was decided, {copies} memorised and {q - copies} composed)")
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each sample and stage: what moved it, how much cancels, on how many images it rests."""
@@ -290,7 +295,7 @@ class DiffusionExplanation(Result):
         one, two = self.completeness()
         limit = COMPLETE[self.info["dtype"]]
         telescoped = self.telescoped()
-        kappa = float(self.cancellation("image and bin").max())
+        kappa = self._cancelled()
         terms = self.tensor.flatten(-2).norm(dim=-2).sum(-1).clamp_min(torch.finfo(torch.float64).tiny)
         odd = float((self.channels["unattributed"].norm(dim=-1) / terms).max())
         return Check((
@@ -302,20 +307,24 @@ class DiffusionExplanation(Result):
             CheckRow("unattributed", "pass" if odd <= 1e-6 else "warn", odd, 1e-6,
                      f"{odd:.1e} of the terms comes from changes that the update rule does not explain."),
             CheckRow("cancellation", "pass" if kappa <= LIMIT else "warn", kappa, LIMIT,
-                     f"The terms are up to {kappa:.3g} times as large as their sum" +
+                     f"Where samples were decided the terms are {kappa:.3g} times as large as their sum" +
                      ("." if kappa <= LIMIT else ", so no percentages of it are given, but centred ranks.")),
         ))
 
-    def said_of_noise(self, query: int = 0) -> str:
-        """Where in training noise the corrections of a sample come from, in words."""
+    def near_own_noise(self, query: int = 0) -> tuple[float, float]:
+        """The part of what noise bins added unequally within one bin of each stage's own noise; that of even spread."""
         query = self.place(query)
         beside = centred(self.toward("bin"))[query].abs()
         own = torch.bucketize(self.levels, self.edges)
         near = (torch.arange(beside.shape[1])[None] - own[:, None]).abs() <= 1
         mass = float((beside * near).sum() / beside.sum())
-        null = float(near.double().mean(1) @ beside.sum(1) / beside.sum())
-        return (f"{mass:.0%} of what noise bins added unequally acts within one bin of its own noise "
-                f"(evenly spread: {null:.0%})")
+        return mass, float(near.double().mean(1) @ beside.sum(1) / beside.sum())
+
+    def said_of_noise(self, query: int = 0) -> str:
+        """Where in training noise the corrections of a sample come from, in words."""
+        mass, even = self.near_own_noise(query)
+        return (f"{mass:.0%} of what noise bins added unequally acts within one bin of its own noise (evenly spread: "
+                f"{even:.0%})")
 
     def _bin_name(self, b: int) -> str:
         ends = [0.0, *self.edges.tolist(), float("inf")]

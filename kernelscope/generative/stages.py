@@ -122,7 +122,7 @@ def explain_diffusion(
     kind, rows, note = _directions(directions, run, clean, final[:, -1] - initial[:, 0], len(sigma), len(edges) + 1,
                                    memory, dtype)
     q, stages, m, bins_ = len(z), len(sigma), rows.shape[1], len(edges) + 1
-    cells = Cells(bins_ * run.size, lambda k, batch: _bin_of(reader, batch, edges) * run.size + batch.columns)
+    cells = Cells(bins_ * run.size, lambda k, j, batch: _bin_of(reader, batch, edges) * run.size + batch.columns)
     # The factor b brings contributions to o to those to D.
     b = reader.coefficients(level)[1]
     sides = rows.repeat_interleave(stages, 0) * b[:, None, None]

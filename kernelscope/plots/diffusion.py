@@ -61,9 +61,9 @@ def draw_explanation(result: DiffusionExplanation, ax: Axes, theme: Theme, *, qu
 def conclusion(result: DiffusionExplanation, query: int) -> str:
     """What the drawing shows, in words."""
     what = "memorised" if result.memorised(query) else "composed"
-    said = result.said_of_noise(query).replace("of what noise bins added unequally acts within one bin of its own noise",
-                                               "of its corrections act near their own noise")
-    return f"{result.names[query].capitalize()} is {what} (d1/d2 {float(result.ratios[query]):.2f}); {said}"
+    mass, even = result.near_own_noise(query)
+    return (f"{_capital(result.names[query])} is {what} (d1/d2 {float(result.ratios[query]):.2f}); {mass:.0%} of its "
+            f"corrections act near their own noise (evenly: {even:.0%})")
 
 
 @drawing(OptimalExplanation)

@@ -74,10 +74,13 @@ def test_planted_shares_have_the_index_they_should():
     found = noise_localisation(recorded(mlp(), points(), "adam"), points=6, bins=4, progress=False)
     own = torch.eye(4, dtype=torch.float64).expand(5, 4, 4)
     local = replace(found, pooled=own)
-    # Centred rows are 3/4 at the own bin and -1/4 at the three others.
-    assert torch.allclose(local.near, torch.tensor([4, 5, 5, 4], dtype=torch.float64) / 6)
-    assert bool((local.index > 0.25).all())
-    assert bool((replace(found, pooled=own.flip(-1)).index < local.index).all())
+    one, even = torch.ones(4, dtype=torch.float64), torch.ones(5, 4, 4, dtype=torch.float64) / 4
+    assert torch.equal(local.index, one)
+    assert torch.equal(local.near, one)
+    assert torch.allclose(replace(found, pooled=even).index, 0 * one, atol=1e-12)
+    assert bool((replace(found, pooled=own.flip(-1)).index < 0.3).all())
+    # Centred rows are 3/4 at the own bin and -1/4 at the three others: by sizes half of the mass is elsewhere.
+    assert torch.allclose(local.index_of_sizes, (1 - (2 / 3) ** 0.5) * one, atol=1e-12)
     assert torch.allclose(local.near_uniform, torch.tensor([0.5, 0.75, 0.75, 0.5], dtype=torch.float64))
 
 
