@@ -21,8 +21,8 @@ class Cells:
 
     Args:
         count: The number of cells.
-        of: From a step's number, the number of one of its forward passes and that pass to the cell of each of the pass's draws, with shape
-            (B,), or (m, B) where each draw is booked m times.
+        of: From a step's number, the number of one of its forward passes and that pass to the cell of each of its
+            draws, with shape (B,), or (m, B) where each draw is booked m times.
         factors: Likewise to the factors that shares are booked with, with the same shape; all 1 if not given.
     """
 

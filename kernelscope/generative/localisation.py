@@ -32,7 +32,6 @@ from ..result import Check, CheckRow, Result
 from ..run.run import Run
 from ..run.step import MicroBatch
 from .measures import cancellation, centred
-from .noise import NoiseLaw
 from .noise_kernels import chosen_points, localisation_index
 from .reading import DiffusionRun
 from .stage_result import COMPLETE, LIMIT
@@ -182,7 +181,9 @@ class NoiseLocalisation(Result):
         return pd.DataFrame({
             "noise": self.levels.tolist(), "index": self.index.tolist(),
             "index normalised": nothing if plain is None else plain.tolist(),
-            "index shuffled": self.index_shuffled[0].tolist(), "index of sizes": self.index_of_sizes.tolist(), "near": self.near.tolist(),
+            "index shuffled": self.index_shuffled[0].tolist(),
+            "index of sizes": self.index_of_sizes.tolist(),
+            "near": self.near.tolist(),
             "near uniform": self.near_uniform.tolist(), "near shuffled": self.near_shuffled[0].tolist(),
             "cancellation": self.cancellation.tolist(),
             "own class": nothing if self.own is None else self.own.mean(0).tolist(),

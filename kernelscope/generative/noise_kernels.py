@@ -3,8 +3,8 @@ r"""How a denoiser's tangent kernel couples noise levels.
 .. math:: K_{\sigma\sigma'} = E\, \mathrm{tr}\, J_F(y, \sigma)\, J_F(y', \sigma')^T, \qquad
           \cos_{\sigma\sigma'} = \frac{K_{\sigma\sigma'}}{\sqrt{K_{\sigma\sigma} K_{\sigma'\sigma'}}}
 
-in F-space, the space of what the network is regressed on: in D-space the factors :math:`b(\sigma) b(\sigma')` would look
-like locality and be none. *Paired* takes the same clean point and the same noise, scaled, at both levels;
+in F-space, the space of what the network is regressed on: in D-space the factors :math:`b(\sigma) b(\sigma')` would
+look like locality and be none. *Paired* takes the same clean point and the same noise, scaled, at both levels;
 *independent* takes different ones, and is the cosine of the mean Jacobians.
 """
 
@@ -225,8 +225,8 @@ def localisation_index(mass: Tensor, levels: Tensor, others: Tensor, weights: Te
 
     Example:
         >>> at, p = torch.tensor([0.1, 1.0, 10.0]), torch.full((3,), 1 / 3)
-        >>> localisation_index(torch.eye(3), at, at, p).tolist(), localisation_index(torch.ones(3, 3), at, at, p).tolist()
-        ([1.0, 1.0, 1.0], [0.0, 0.0, 0.0])
+        >>> [localisation_index(mass, at, at, p).tolist() for mass in (torch.eye(3), torch.ones(3, 3))]
+        [[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]
     """
     apart = (others.log()[None] - levels.log()[:, None]).square()
     w = mass / mass.sum(1, keepdim=True)

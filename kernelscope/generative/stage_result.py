@@ -234,7 +234,8 @@ class DiffusionExplanation(Result):
     def top(self, k: int = 5, query: int = 0, stage: int | None = None, by: str = "image") -> pd.DataFrame:
         """The groups that added most, compared with the mean group, along what training changed at a stage.
 
-        The stage is that of :meth:`decided` if not given. The share is left out (NaN) where contributions cancel more than :data:`LIMIT` times.
+        The stage is that of :meth:`decided` if not given. The share is left out (NaN) where contributions cancel more
+        than :data:`LIMIT` times.
         """
         import pandas as pd
 
@@ -269,7 +270,8 @@ class DiffusionExplanation(Result):
         copies = sum(self.memorised(i) for i in range(q))
         return (f"DiffusionExplanation({q} sample{'s' * (q > 1)} x {stages} stages x {b} noise bins x {n} images, "
                 f"{m} direction{'s' * (m > 1)} ({self.info['directions']}), complete to {one:.0e} of the change and "
-                f"{two:.0e} of the terms, cancellation {kappa:.3g} where it was decided, {copies} memorised and {q - copies} composed)")
+                f"{two:.0e} of the terms, cancellation {kappa:.3g} where it was decided, "
+                f"{copies} memorised and {q - copies} composed)")
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each sample and stage: what moved it, how much cancels, on how many images it rests."""
@@ -395,8 +397,8 @@ class OptimalExplanation(Result):
         low, high = self.middle()
         fixed = torch.tensor([self.fixed(i) for i in range(q)]).median()
         return (f"OptimalExplanation({q} samples x {stages} stages x {n} images: the images mixed fall from "
-                f"{float(eff[0]):.0f} to {float(eff[-1]):.2g}, the last one has most weight from noise {float(fixed):.2g} "
-                f"on, half of the change happens between noise {high:.2g} and {low:.2g})")
+                f"{float(eff[0]):.0f} to {float(eff[-1]):.2g}, the last one has most weight from noise "
+                f"{float(fixed):.2g} on, half of the change happens between noise {high:.2g} and {low:.2g})")
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each stage: the median over samples of how many images are mixed, and what changes."""

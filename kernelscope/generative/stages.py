@@ -264,8 +264,8 @@ def _check_finite(down: Sampled) -> None:
     odd = ~down.denoised.flatten(1).isfinite().all(1)
     if bool(odd.any()):
         at = float(down.levels[int(odd.nonzero()[0])])
-        raise NonFiniteError(f"The sampler leaves the numbers at noise {at:.3g}: what the network denoises there is NaN "
-                             "or infinite. Look at the run's last losses, and at the highest noise level.")
+        raise NonFiniteError(f"The sampler leaves the numbers at noise {at:.3g}: what the network denoises there is "
+                             "NaN or infinite. Look at the run's last losses, and at the highest noise level.")
 
 
 def _directions(asked: Any, run: Run, clean: Tensor, displacement: Tensor, stages: int, bins: int, memory: int,
@@ -280,8 +280,8 @@ def _directions(asked: Any, run: Run, clean: Tensor, displacement: Tensor, stage
             asked = None
         elif asked == "auto":
             asked = "displacement"
-            note = (f"All {d} numbers of each sample would take about {expected:.0f} s and {needed / 2**20:.0f} MiB, so "
-                    "contributions are split along the displacement alone. Pass directions=None for all of them.")
+            note = (f"All {d} numbers of each sample would take about {expected:.0f} s and {needed / 2**20:.0f} MiB, "
+                    "so contributions are split along the displacement alone. Pass directions=None for all of them.")
     if asked is None:
         kind, rows = "every number", torch.eye(d, dtype=torch.float64).expand(q, d, d)
     elif isinstance(asked, str):

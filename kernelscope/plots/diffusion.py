@@ -1,7 +1,8 @@
-"""The drawings of denoisers: a sample's stages by training noise, the coupling of noise levels, and its localisation."""
+"""The drawings of denoisers: a sample's stages by training noise, the coupling of noise levels, what is local in it."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -45,7 +46,7 @@ def draw_explanation(result: DiffusionExplanation, ax: Axes, theme: Theme, *, qu
     if shape is not None:
         low, high = limits(result.clean)
         width = 1 / len(result.levels)
-        for k in range(len(result.levels) - 1, -1, -(-(-len(result.levels) // FRAMES))):
+        for k in range(len(result.levels) - 1, -1, -math.ceil(len(result.levels) / FRAMES)):
             film = ax.inset_axes(((k + 0.5) * width - 0.055, 1.02, 0.11, 0.24))
             _picture(film, theme, result.denoised[query, k], shape, low, high)
         top = result.top(IMAGES, query)
