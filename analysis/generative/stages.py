@@ -13,7 +13,7 @@ from torch import Tensor
 
 import kernelscope as ks
 
-__all__ = ["denoiser", "e1", "e6", "e7"]
+__all__ = ["denoiser", "digits", "e1", "e6", "e7"]
 
 
 def denoiser(steps: int = 1000, width: int = 96, optimizer: str = "adam", seed: int = 0) -> Any:
