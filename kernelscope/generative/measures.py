@@ -93,8 +93,8 @@ def concentration(values: Tensor) -> Concentration:
         DataError: If there are none.
 
     References:
-        The Gini coefficient by ranks: "Describing Inequality in Plant Size or Fecundity" (Damgaard and Weiner, 2000). The
-        effective number: "The Effective Rank" (Roy and Vetterli, 2007), of shares in place of eigenvalues.
+        The Gini coefficient by ranks: "Describing Inequality in Plant Size or Fecundity" (Damgaard and Weiner, 2000).
+        The effective number: "The Effective Rank" (Roy and Vetterli, 2007), of shares in place of eigenvalues.
 
     Example:
         >>> found = concentration(torch.tensor([1.0, -1.0, 0.0, 0.0]))
