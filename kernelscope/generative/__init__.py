@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from .geometry import CriticGeometry, critic_geometry
     from .jacobians import JacobianGeometry, jacobian_geometry
     from .kernel_critics import kernel_critic
+    from .localisation import NoiseLocalisation, noise_localisation
     from .noise import NoiseLaw, schedule
+    from .noise_kernels import NoiseKernel, noise_kernel
     from .opening import load
     from .parameterisations import Parameterised, Reparameterised, kernel_factors
     from .points import points
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from .recording_game import record_gan
     from .sampling import Sampled, sample
     from .spectra_of_games import GameSpectrum, game_spectrum
+    from .stage_result import DiffusionExplanation, OptimalExplanation
+    from .stages import explain_diffusion, explain_optimal
     from .training import train_diffusion, train_gan
 
 __all__ = [
@@ -42,6 +46,7 @@ __all__ = [
     "CriticGeometry",
     "Denoiser",
     "DenoiserFit",
+    "DiffusionExplanation",
     "DiffusionRun",
     "EquivariantLocalDenoiser",
     "GANRun",
@@ -50,8 +55,11 @@ __all__ = [
     "JacobianGeometry",
     "Judged",
     "LocalDenoiser",
+    "NoiseKernel",
     "NoiseLaw",
+    "NoiseLocalisation",
     "OptimalDenoiser",
+    "OptimalExplanation",
     "Parameterised",
     "Reparameterised",
     "Sampled",
@@ -60,12 +68,16 @@ __all__ = [
     "compare",
     "critic_geometry",
     "denoiser_fit",
+    "explain_diffusion",
+    "explain_optimal",
     "from_diffusers",
     "game_spectrum",
     "jacobian_geometry",
     "kernel_critic",
     "kernel_factors",
     "load",
+    "noise_kernel",
+    "noise_localisation",
     "points",
     "record_diffusion",
     "record_gan",
@@ -81,6 +93,7 @@ _HOMES = {
     "CriticGeometry": "geometry",
     "Denoiser": "denoiser",
     "DenoiserFit": "denoiser_fits",
+    "DiffusionExplanation": "stage_result",
     "DiffusionRun": "reading",
     "EquivariantLocalDenoiser": "closed_forms",
     "GANRun": "game",
@@ -89,8 +102,11 @@ _HOMES = {
     "JacobianGeometry": "jacobians",
     "Judged": "adversary",
     "LocalDenoiser": "closed_forms",
+    "NoiseKernel": "noise_kernels",
     "NoiseLaw": "noise",
+    "NoiseLocalisation": "localisation",
     "OptimalDenoiser": "closed_forms",
+    "OptimalExplanation": "stage_result",
     "Parameterised": "parameterisations",
     "Reparameterised": "parameterisations",
     "Sampled": "sampling",
@@ -99,12 +115,16 @@ _HOMES = {
     "compare": "comparing",
     "critic_geometry": "geometry",
     "denoiser_fit": "denoiser_fits",
+    "explain_diffusion": "stages",
+    "explain_optimal": "stages",
     "from_diffusers": "diffusers",
     "game_spectrum": "spectra_of_games",
     "jacobian_geometry": "jacobians",
     "kernel_critic": "kernel_critics",
     "kernel_factors": "parameterisations",
     "load": "opening",
+    "noise_kernel": "noise_kernels",
+    "noise_localisation": "localisation",
     "points": "points",
     "record_diffusion": "recording_diffusion",
     "record_gan": "recording_game",
