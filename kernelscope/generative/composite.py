@@ -191,7 +191,7 @@ class GeneratorCourse(TrainingSide):
     """
 
     def __init__(self, course: CriticCourse, memory: int):
-        self.game = course.game
+        self.course, self.game = course, course.game
         super().__init__(course.game.generator, torch.float64, course.device, memory // 4)
         self.trajectory = Trajectory(self.run, torch.float64, course.device)
         self.unroller = Unroller(self.run, self, False)

@@ -5,7 +5,7 @@ is what is left of them without their mean,
 
 .. math:: \tilde c_i = c_i - \frac1n \sum_j c_j, \qquad m_i \propto \sum_z |\tilde c_i(z)| .
 
-A real image is *covered* if a generated point is as near to it as its k-th nearest real neighbour.
+A real image is *covered* if a generated point is nearer to it than its k-th nearest real neighbour.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from ..ranks import auroc
+from .measures import coverage_density
 
-__all__ = ["FAINT", "covered", "mass", "modes", "shares_of_classes"]
+__all__ = ["FAINT", "mass", "modes", "shares_of_classes"]
 
 #: A real image has next to no mass below this share of what each would have if all had the same.
 FAINT = 0.1
@@ -38,37 +39,13 @@ def mass(real: Tensor) -> Tensor:
     return apart / apart.sum().clamp_min(torch.finfo(apart.dtype).tiny)
 
 
-def covered(real: Tensor, samples: Tensor, k: int = 5, of: Tensor | None = None) -> Tensor:
-    """Whether some sample is as near to each real image as its k-th nearest real neighbour, with shape (n,).
-
-    Args:
-        real: The real images, with shape (n, *).
-        samples: The samples, with shape (m, *).
-        k: Which neighbour tells how far is near.
-        of: The real images that neighbours are looked for among, if not all.
-
-    References:
-        "Reliable Fidelity and Diversity Metrics for Generative Models" (Naeem et al., 2020), equation 4.
-
-    Example:
-        >>> covered(torch.tensor([[0.0], [1.0], [9.0]]), torch.tensor([[0.5]]), k=1).tolist()
-        [True, True, False]
-    """
-    x, y = real.flatten(1).double(), samples.flatten(1).double()
-    among = x if of is None else of.flatten(1).double()
-    own = 1 if of is None else 0
-    k = min(k, len(among) - own)
-    radius = torch.cdist(x, among).kthvalue(k + own, dim=1).values
-    return torch.cdist(x, y).amin(1) <= radius
-
-
 def modes(weights: Tensor, real: Tensor, generated: Tensor, untrained: Tensor, held: Tensor | None,
           seed: int = 0) -> tuple[Tensor, dict[str, float]]:
     """Which real images are covered, and what dropping them has to do with their mass, beside its nulls.
 
     Args:
         weights: The mass of each real image.
-        real: The real images.
+        real: The real images; rows of NaN, which the critic was never shown, are covered by nothing.
         generated: What the generator makes.
         untrained: What it made before training, as many.
         held: Real points held out, for the ceiling; half of the real ones against the other half, if not given.
@@ -78,17 +55,21 @@ def modes(weights: Tensor, real: Tensor, generated: Tensor, untrained: Tensor, h
         Whether each real image is covered, and the numbers.
     """
     source = torch.Generator().manual_seed(seed)
-    near = covered(real, generated)
+    known = real.flatten(1).isfinite().all(1)
+    real, weights = real[known], weights[known]
+    near = coverage_density(generated, real).covered
     order = torch.randperm(len(real), generator=source)
     half, other = real[order[: len(real) // 2]], real[order[len(real) // 2:]]
-    above = covered(half, other) if held is None else covered(real, held)
+    above = coverage_density(other, half) if held is None else coverage_density(held, real)
+    every = torch.zeros(len(known), dtype=torch.bool)
+    every[known] = near
     faint = weights < FAINT / len(weights)
     shuffled = [near[torch.randperm(len(near), generator=source)] for _ in range(SHUFFLES)]
     told = [_told(weights, each) for each in shuffled]
     spread = torch.tensor(told, dtype=torch.float64)
-    return near, {
-        "covered": float(near.double().mean()), "covered_untrained": float(covered(real, untrained).double().mean()),
-        "covered_by_real": float(above.double().mean()), "generated": float(len(generated)),
+    return every, {
+        "covered": float(near.double().mean()), "covered_untrained": coverage_density(untrained, real).coverage,
+        "covered_by_real": above.coverage, "generated": float(len(generated)),
         "faint": float(faint.double().mean()), "dropped": float((faint & ~near).sum()),
         "dropped_shuffled": float(torch.stack([(faint & ~each).sum() for each in shuffled]).double().mean()),
         "auroc": _told(weights, near),

@@ -14,6 +14,7 @@ over groups g, and as ranks of :math:`c_i - \bar c` where :math:`\kappa > 10`, n
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from ..errors import DataError
 from ..network import undisturbed
 from ..progress import counting, telling
 from ..result import Check, CheckRow, Result
-from .critic_course import CriticCourse, CriticLedger, Places
+from .critic_course import CriticCourse, CriticLedger, Places, real_points
 from .game import GANRun
 
 if TYPE_CHECKING:
@@ -297,30 +298,31 @@ def witness(run: GANRun, x: Any, labels: Any = None, *, own: Any = None, field: 
     game = checked_game(run)
     field = as_switch(field, "field")
     memory = checked_memory(memory)
-    points = as_queries(x, (game.points,))[0]
+    points = as_queries(x, (game.critic.samples.inputs[0],))[0]
     words = checked_labels(labels, game.real, "labels", "real points")
     own_words = checked_labels(own, len(points), "own", "points")
     with undisturbed(points.device), telling(progress):
         course = CriticCourse(game, memory)
-        return split_scores(course, points, words, own_words, field)
+        q, d = len(points), game.critic.samples.inputs[0][0].numel()
+        passes = course.passes(q, 1) + (course.passes(q, d) if field else 0)
+        with counting(passes * len(game.critic), "witness", "step") as done:
+            return split_scores(course, points, words, own_words, field, done)
 
 
 def split_scores(course: CriticCourse, points: Tensor, labels: list[str] | None, own: list[str] | None,
-                 slopes: bool) -> Witness:
+                 slopes: bool, done: Callable[[int], object]) -> Witness:
     """The witness of points, along a course that is ready."""
     game, places = course.game, Places.of(course.game)
     q, d = len(points), points[0].numel() if len(points) else 1
     ledger = CriticLedger(game, q, ["score"])
-    passes = course.passes(q, 1) + (course.passes(q, d) if slopes else 0)
     groups: list[str] = []
     pieces: dict[str, Tensor] = {}
-    with counting(passes * len(game.critic), "witness", "step") as done:
-        note = course.split(points, False, ledger, done)
-        if slopes:
-            of_field = CriticLedger(game, q, [str(i) for i in range(d)])
-            course.split(points, True, of_field, done)
-            groups = [] if labels is None else sorted(set(labels))
-            pieces = _pieces(of_field, places, labels, groups)
+    note = course.split(points, False, ledger, done)
+    if slopes:
+        of_field = CriticLedger(game, q, [str(i) for i in range(d)])
+        course.split(points, True, of_field, done)
+        groups = [] if labels is None else sorted(set(labels))
+        pieces = _pieces(of_field, places, labels, groups)
     shares = ledger.contributions[:, 0]
     cancelled = sum(bool(c.any()) for c in (ledger.channels["cancelled"],))
     return Witness(
@@ -328,7 +330,7 @@ def split_scores(course: CriticCourse, points: Tensor, labels: list[str] | None,
         real=shares[:, places.real].clone(), penalty=shares[:, places.penalty].clone(),
         fake=shares[:, places.fake].clone(), channels={name: c[:, 0] for name, c in ledger.others().items()},
         by_step=_steps(ledger), magnitude=(ledger.magnitude + ledger.path[:, :, 0].abs())[:, 0], field=pieces,
-        groups=groups, points=points.detach().cpu(), shown=game.points.detach().cpu(), labels=labels, own=own,
+        groups=groups, points=points.detach().cpu(), shown=real_points(game), labels=labels, own=own,
         info={"loss": game.game.kind, "r1": game.game.r1, "steps": len(game.critic), "cancelled": cancelled,
               "notes": [n for n in (note, course.training.note) if n] + ledger.notes()},
     )
