@@ -136,7 +136,7 @@ class WayBack:
             weight = -sample_weights(unrolled, batch, j)
             weights = {name: weight * scale for name, scale in scales.items()}
             if directions:
-                self.ledger.share(self.rows, k, batch.columns, meet(directions, weights))
+                self.ledger.share(self.rows, k, j, batch, meet(directions, weights))
             if together:
                 self.ledger.book("cancelled", self.rows, meet(together, weights).sum(1))
 

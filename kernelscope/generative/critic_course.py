@@ -27,6 +27,7 @@ from ..decomposition.unrolling import Unroller
 from ..errors import DataError
 from ..network import Network
 from ..result import as_float64
+from ..run.step import MicroBatch
 from .game import GANRun
 
 __all__ = ["KINDS_OF_SHARES", "CriticCourse", "CriticLedger", "Places", "real_points"]
@@ -85,12 +86,12 @@ class CriticLedger(Ledger):
         self.moved = torch.zeros_like(self.contributions)
         self.aged = torch.zeros_like(self.contributions)
 
-    def share(self, rows: slice, k: int, columns: Tensor, shares: Tensor) -> None:
-        """Adds the shares of samples at step k."""
-        super().share(rows, k, columns, shares)
+    def share(self, rows: slice, k: int, j: int, batch: MicroBatch, shares: Tensor) -> None:
+        """Adds the shares of samples in forward pass j of step k."""
+        super().share(rows, k, j, batch, shares)
         amounts = as_float64(shares).view(-1, len(self.names), shares.shape[1]).abs()
-        self.moved[rows].index_add_(2, columns, amounts)
-        self.aged[rows].index_add_(2, columns, amounts * (self.run.stop - 1 - k))
+        self.moved[rows].index_add_(2, batch.columns, amounts)
+        self.aged[rows].index_add_(2, batch.columns, amounts * (self.run.stop - 1 - k))
 
     def others(self) -> dict[str, Tensor]:
         """The channels that are no samples, (q, c) each."""
