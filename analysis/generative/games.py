@@ -68,7 +68,8 @@ def e9(settings: Settings, **changes: object) -> tuple[dict[str, float], "ks.Res
         "own_real": float(top[:n].mean()), "own_generated": float(top[n:].mean()),
         "nearest_real": float((nearest == own)[:n].double().mean()),
         "nearest_generated": float((nearest == own)[n:].double().mean()),
-        "untrained_real": float(_own(before, own)[:n].mean()), "untrained_generated": float(_own(before, own)[n:].mean()),
+        "untrained_real": float(_own(before, own)[:n].mean()),
+        "untrained_generated": float(_own(before, own)[n:].mean()),
         "chance": float(torch.bincount(train.y).max() / len(train.y)), "cancelled": float(found.info["cancelled"]),
         "seconds_training": trained - begun, "seconds": time.process_time() - begun,
     }

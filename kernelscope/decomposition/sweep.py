@@ -132,6 +132,8 @@ class WayBack:
         if isinstance(unrolled.clip, float):
             scales = {name: sign * unrolled.clip for name, sign in scales.items()}
         together = {name: directions.pop(name) for name in unrolled.cancelled if name in directions}
+        if together:
+            self.ledger.cancelled[k] = sorted(together)
         for j, (batch, meet) in enumerate(zip(self.run.step(k).batches, products, strict=False)):
             weight = -sample_weights(unrolled, batch, j)
             weights = {name: weight * scale for name, scale in scales.items()}

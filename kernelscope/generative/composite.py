@@ -18,6 +18,7 @@ m = 1 the split is exact, and a longer chord only moves mass between samples.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -220,7 +221,7 @@ class GeneratorCourse(TrainingSide):
         own = apart(parameters, list(directions))
         made = lambda p: self.run.network({**parameters, **p}, buffers, inputs, batch.training)
         with random_state(batch.random, self.device):
-            points, pulls = vmap(lambda d: jvp(made, (own,), (d,)), randomness="same")(directions)
+            points, pulls = vmap(lambda d: _pushed(made, own, d), randomness="same")(directions)
         return points[0], pulls
 
     def back(self, side: QuerySide, ledger: Ledger, advance: Any) -> Draws:
@@ -254,9 +255,15 @@ def standing_draws(generator: GeneratorCourse, side: QuerySide, draws: int) -> D
     latents = last_latents(generator, draws)
     own = {name: theta[name].clone() for name in side.names}
     made = lambda p: run.network({**theta, **p}, buffers, (latents,))
-    points, pulls = vmap(lambda d: jvp(made, (own,), (d,)))(dict(zip(side.names, rows, strict=True)))
+    points, pulls = vmap(lambda d: _pushed(made, own, d))(dict(zip(side.names, rows, strict=True)))
     seen = torch.full((len(latents),), len(generator.game.critic), dtype=torch.int64)
     return Draws(points[0], pulls / -len(latents), seen)
+
+
+def _pushed(made: Callable[[Parameters], Tensor], own: Parameters, direction: Parameters) -> tuple[Tensor, Tensor]:
+    """What is made at some parameters, and how it moves with them."""
+    points, pushed = jvp(made, (own,), (direction,))[:2]
+    return points, pushed
 
 
 def last_latents(generator: GeneratorCourse, count: int) -> Tensor:

@@ -35,6 +35,13 @@ __all__ = ["KINDS_OF_SHARES", "CriticCourse", "CriticLedger", "Places", "real_po
 #: What the critic was shown, in the order of its samples.
 KINDS_OF_SHARES = ("real", "penalty", "fake")
 
+#: What is said where groups cancel in a gradient.
+CANCEL = (
+    "In {count} of {total} steps of the critic the gradients of real points, penalties and generated points cancelled "
+    "in {names}, and the rule divides by the size of what is left: what they did there has no parts, and is told "
+    "together as cancelled."
+)
+
 #: How many bytes of query gradients are made at once.
 PART = 2**25
 
@@ -92,6 +99,13 @@ class CriticLedger(Ledger):
         amounts = as_float64(shares).view(-1, len(self.names), shares.shape[1]).abs()
         self.moved[rows].index_add_(2, batch.columns, amounts)
         self.aged[rows].index_add_(2, batch.columns, amounts * (self.run.stop - 1 - k))
+
+    def notes(self) -> list[str]:
+        """What a reader should know."""
+        if not self.cancelled:
+            return super().notes()
+        names = sorted({name for found in self.cancelled.values() for name in found})
+        return [*super().notes(), CANCEL.format(count=len(self.cancelled), total=len(self.run), names=", ".join(names))]
 
     def others(self) -> dict[str, Tensor]:
         """The channels that are no samples, (q, c) each."""

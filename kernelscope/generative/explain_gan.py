@@ -20,8 +20,8 @@ from torch import Tensor
 from ..arguments import as_choice, as_count
 from ..decomposition.ledger import Ledger
 from ..decomposition.output import OutputFunctional, output_functional
-from ..decomposition.questions import as_queries, checked_memory
 from ..decomposition.query_side import QuerySide
+from ..decomposition.questions import as_queries, checked_memory
 from ..errors import OutOfBudget
 from ..network import cast, undisturbed
 from ..progress import counting, telling
@@ -30,7 +30,7 @@ from .critic_course import CriticCourse, CriticLedger, Places, real_points
 from .game import GANRun
 from .gan_result import GANExplanation
 from .masses import mass, modes
-from .witness import checked_game, checked_labels, split_scores
+from .witness import Witness, checked_game, checked_labels, split_scores
 
 __all__ = ["CHORDS", "explain_gan"]
 
@@ -169,8 +169,10 @@ def _block(game: GANRun, side: QuerySide, how: str, draws: int, memory: int) -> 
     # Between steps a row is its adjoints; along the path the pulls of all draws are held.
     each = max(len(side.functional.names), 1) * 8 * (6 * size + 2 * drawn * d)
     if each > 4 * memory:
-        raise OutOfBudget(f"One point with {len(side.functional.names)} numbers needs about {each / 2**20:.0f} MiB, and "
-                          f"memory allows {memory / 2**20:.0f} MiB. Explain fewer numbers, or raise memory.")
+        raise OutOfBudget(
+            f"One point with {len(side.functional.names)} numbers needs about {each / 2**20:.0f} MiB, and memory "
+            f"allows {memory / 2**20:.0f} MiB. Explain fewer numbers, or raise memory."
+        )
     return max(1, memory // each)
 
 
@@ -214,8 +216,8 @@ def _said(fields: Fields, draws: Draws, seen: Tensor) -> Tensor:
     return total
 
 
-def _result(game: GANRun, generator: GeneratorCourse, parts: list[dict[str, Any]], seen: Any, names: list[str], how: str,
-            chord: int, held: Tensor | None, begun: float) -> GANExplanation:
+def _result(game: GANRun, generator: GeneratorCourse, parts: list[dict[str, Any]], seen: Witness, names: list[str],
+            how: str, chord: int, held: Tensor | None, begun: float) -> GANExplanation:
     places, stop = Places.of(game), len(game.critic)
     ledgers: list[CriticLedger] = [part["ledger"] for part in parts]
     shares = torch.cat([ledger.contributions for ledger in ledgers])

@@ -31,9 +31,9 @@ class GANExplanation(Result):
     r"""Generated points, and how the critic moved them, traced to real images.
 
     The motion told of is ``how="path"``: :math:`F(G_T(z)) - F(G_0(z))`, through every critic that the generator met; or
-    ``how="frozen"``: the rate :math:`-E_{z'}\langle\nabla F, K^G(z, z')\, v(G(z'))\rangle` at which the last critic moves
-    it now, with :math:`K^G = J_G J_G^T`. Both are contributions along the recorded game: what would happen without a
-    real image is another question.
+    ``how="frozen"``: the rate :math:`-E_{z'}\langle\nabla F, K^G(z, z')\, v(G(z'))\rangle` at which the last critic
+    moves it now, with :math:`K^G = J_G J_G^T`. Both are contributions along the recorded game: what would happen
+    without a real image is another question.
 
     Attributes:
         how: ``"path"`` or ``"frozen"``.
@@ -141,11 +141,11 @@ class GANExplanation(Result):
 
     @property
     def dropped(self) -> Tensor:
-        """The real images with next to no mass and no generated point near, their places."""
+        """The places of the real images with next to no mass and no generated point near."""
         return ((self.mass < FAINT / max(len(self.mass), 1)) & ~self.covered & (self.last >= 0)).nonzero().flatten()
 
     def by_class(self) -> dict[str, dict[str, float]]:
-        """For each class its part of the real images, its mass and how much of it is covered; nothing without labels."""
+        """For each class its part of the real images, its mass and how much is covered; nothing without labels."""
         labels = self.witness.labels
         return {} if labels is None else shares_of_classes(self.mass, self.covered, labels)
 
@@ -170,7 +170,7 @@ class GANExplanation(Result):
                  f"first critic {float(self.first_critic.mean()):+.3g} of a motion of {float(self.total.mean()):.3g}"]
         told = f"they cancel {self.kappa:.3g} times over"
         if self.kappa <= PERCENT_LIMIT:
-            told = f"cancellation {self.kappa:.3g}; the first critic made {100 * self.share_of_first_critic:.0f} % of it"
+            told = f"cancellation {self.kappa:.3g}; the first critic made {self.share_of_first_critic:.0%} of it"
         return f"{', '.join(parts)}; {told}"
 
     def said_of_modes(self) -> str:
@@ -188,9 +188,9 @@ class GANExplanation(Result):
         """The answer in one sentence."""
         found = self.concentration
         chord = "" if self.info["chord"] == 1 else (
-            f"; chords of {self.info['chord']} critic steps, half as long would move {float(self.moved):.2g} of the mass")
-        return (f'GANExplanation(how="{self.how}", {WORDS[self.how]}: {len(self)} points, {len(self.mass)} real images: '
-                f"{self.said()}; the mass is that of {float(found.n_eff):.0f} images, Gini {float(found.gini):.2f}; "
+            f"; chords of {self.info['chord']} critic steps: half as long would move {float(self.moved):.2g} of it")
+        return (f'GANExplanation(how="{self.how}", {WORDS[self.how]}: {len(self)} points, {len(self.mass)} real images'
+                f": {self.said()}; the mass is that of {float(found.n_eff):.0f} images, Gini {float(found.gini):.2f}; "
                 f"{self.said_of_modes()}{chord})")
 
     def to_frame(self) -> pd.DataFrame:
@@ -209,8 +209,9 @@ class GANExplanation(Result):
         import pandas as pd
 
         labels = self.witness.labels
+        words: list[str | None] = [None] * len(self.mass)
         return pd.DataFrame({
-            "real": range(len(self.mass)), "label": labels or [None] * len(self.mass), "mass": self.mass.tolist(),
+            "real": range(len(self.mass)), "label": labels if labels is not None else words, "mass": self.mass.tolist(),
             "covered": self.covered.tolist(), "age": self.age.tolist(), "last": self.last.tolist(),
         })
 
@@ -239,8 +240,8 @@ class GANExplanation(Result):
         if self.info["chord"] > 1:
             moved = float(self.moved)
             rows.append(CheckRow("chord", "pass" if moved <= 0.1 else "warn", moved, 0.1,
-                                 f"Chords of {self.info['chord']} steps move {moved:.2g} of the absolute shares of real "
-                                 "images beside chords half as long; the total is complete with both."))
+                                 f"Chords of {self.info['chord']} steps move {moved:.2g} of the absolute shares of "
+                                 "real images beside chords half as long; the total is complete with both."))
         return Check((*rows, *self.witness.check().rows[:1]))
 
 

@@ -57,10 +57,10 @@ class Witness(Result):
         channels: Decay, momentum at the start, buffers, rounding, unattributed and what cancels, with shape (q,) each.
         by_step: The shares of real points, penalties and generated points at each step, with shape (q, 3, T).
         magnitude: The sum of the absolute values of all terms, the scale of the residual, with shape (q,).
-        field: The gradient by the point, split in the same way, or nothing: ``initial`` and ``final`` with shape
+        of_field: The gradient by the point, split in the same way, or nothing: ``initial`` and ``final`` with shape
             (q, d), ``real`` (q, d, G) by group of real points, ``penalty``, ``fake`` and ``others`` (q, d), and
             ``magnitude`` (q, d).
-        groups: The groups of real points in ``field["real"]``: classes, or nothing for each by itself.
+        groups: The groups of real points in ``of_field["real"]``: classes, or nothing for each by itself.
         points: The points x, with shape (q, *).
         shown: The real points, with shape (n, *).
         labels: The class of each real point, or ``None``.
@@ -76,7 +76,7 @@ class Witness(Result):
     channels: dict[str, Tensor]
     by_step: Tensor
     magnitude: Tensor
-    field: dict[str, Tensor]
+    of_field: dict[str, Tensor]
     groups: list[str]
     points: Tensor
     shown: Tensor
@@ -97,10 +97,7 @@ class Witness(Result):
         return torch.stack([self.real.sum(1), self.penalty.sum(1), self.fake.sum(1)], 1)
 
     def by_group(self) -> dict[str, Tensor]:
-        """The share of each class of real points (of all of them, without labels), of penalties and of generated points.
-
-        Each with shape (q,).
-        """
+        """The shares of each class of real points (all in one without labels), penalties and generated points, (q,)."""
         found = {"real": self.real.sum(1)}
         if self.labels is not None:
             found = {name: self.real[:, _members(self.labels, name)].sum(1) for name in sorted(set(self.labels))}
@@ -137,7 +134,7 @@ class Witness(Result):
 
     def ranks(self) -> Tensor:
         """The rank of each real point by its centred share, 1 for the largest, with shape (q, n)."""
-        return self.real.argsort(1, descending=True, stable=True).argsort(1) + 1
+        return self.real.argsort(dim=1, descending=True, stable=True).argsort(dim=1) + 1
 
     def classes(self) -> Tensor:
         """The centred shares summed over each class, with shape (q, classes), in the order of the classes' names."""
@@ -188,9 +185,9 @@ class Witness(Result):
         own = "" if self.own is None or self.labels is None else (
             f"; the own class is the top centred contributor of {100 * self.own_class():.0f} % of them")
         cancelled = self.info.get("cancelled", 0)
-        told = f"; groups that cancel in a gradient are told together ({cancelled})" if cancelled else ""
-        return (f"Witness({len(self)} points, {self.real.shape[1]} real: the score changed by {change:+.3g} on the mean, "
-                f"{said}{own}{told})")
+        told = f"; what cancels in the gradients of {cancelled} steps is told together" if cancelled else ""
+        return (f"Witness({len(self)} points, {self.real.shape[1]} real: the score changed by {change:+.3g} on the "
+                f"mean, {said}{own}{told})")
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each point and group, with the share and its cancellation."""
@@ -223,8 +220,8 @@ class Witness(Result):
         lost = float(self.channels["unattributed"].abs().max() / self.magnitude.max().clamp_min(_TINY))
         rows.append(CheckRow("unattributed", "pass" if lost <= 1e-3 else "warn", lost, 1e-3,
                              f"Of the terms {lost:.1e} is unattributed."))
-        if self.field:
-            f = self.field
+        if self.of_field:
+            f = self.of_field
             total = f["initial"] + f["real"].sum(2) + f["penalty"] + f["fake"] + f["others"]
             gap = float(((f["final"] - total).abs() / f["magnitude"].clamp_min(_TINY)).max())
             rows.append(CheckRow("field", "pass" if gap <= 1e-10 else "fail", gap, 1e-10,
@@ -264,7 +261,7 @@ def checked_labels(labels: Any, count: int, name: str, of: str) -> list[str] | N
 
 def witness(run: GANRun, x: Any, labels: Any = None, *, own: Any = None, field: bool = False,
             memory: int | str = 2**29, progress: bool | None = None) -> Witness:
-    r"""Splits the critic's scores of points over the real points, their penalties and the generated points it was shown.
+    r"""Splits the critic's scores of points over the real points, penalties and generated points it was shown.
 
     .. math:: D_T(x) - D_0(x) = \sum_i c_i(x) + \sum_i p_i(x) + \sum_j f_j(x) + \text{other channels}
 
@@ -324,14 +321,13 @@ def split_scores(course: CriticCourse, points: Tensor, labels: list[str] | None,
         groups = [] if labels is None else sorted(set(labels))
         pieces = _pieces(of_field, places, labels, groups)
     shares = ledger.contributions[:, 0]
-    cancelled = sum(bool(c.any()) for c in (ledger.channels["cancelled"],))
     return Witness(
         initial=ledger.path[:, 0, 0].clone(), final=ledger.path[:, 0, -1].clone(),
         real=shares[:, places.real].clone(), penalty=shares[:, places.penalty].clone(),
         fake=shares[:, places.fake].clone(), channels={name: c[:, 0] for name, c in ledger.others().items()},
-        by_step=_steps(ledger), magnitude=(ledger.magnitude + ledger.path[:, :, 0].abs())[:, 0], field=pieces,
+        by_step=_steps(ledger), magnitude=(ledger.magnitude + ledger.path[:, :, 0].abs())[:, 0], of_field=pieces,
         groups=groups, points=points.detach().cpu(), shown=real_points(game), labels=labels, own=own,
-        info={"loss": game.game.kind, "r1": game.game.r1, "steps": len(game.critic), "cancelled": cancelled,
+        info={"loss": game.game.kind, "r1": game.game.r1, "steps": len(game.critic), "cancelled": len(ledger.cancelled),
               "notes": [n for n in (note, course.training.note) if n] + ledger.notes()},
     )
 
