@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..errors import DataError
 from ..ranks import auroc
 from .measures import coverage_density
 
@@ -20,6 +21,9 @@ __all__ = ["FAINT", "mass", "modes", "shares_of_classes"]
 
 #: A real image has next to no mass below this share of what each would have if all had the same.
 FAINT = 0.1
+
+#: Which real neighbour tells how far is near, where there are so many.
+NEIGHBOUR = 5
 
 #: How many times labels are shuffled for a null.
 SHUFFLES = 200
@@ -57,10 +61,15 @@ def modes(weights: Tensor, real: Tensor, generated: Tensor, untrained: Tensor, h
     source = torch.Generator().manual_seed(seed)
     known = real.flatten(1).isfinite().all(1)
     real, weights = real[known], weights[known]
-    near = coverage_density(generated, real).covered
+    if len(real) < 4:
+        raise DataError(f"What is dropped is told of 4 real points or more that the critic was shown; it was shown "
+                        f"{len(real)}. Explain a longer run.")
+    # Half of the real points must have so many neighbours too.
+    k = min(NEIGHBOUR, len(real) // 2 - 1)
+    near = coverage_density(generated, real, k).covered
     order = torch.randperm(len(real), generator=source)
     half, other = real[order[: len(real) // 2]], real[order[len(real) // 2:]]
-    above = coverage_density(other, half) if held is None else coverage_density(held, real)
+    above = coverage_density(other, half, k) if held is None else coverage_density(held, real, k)
     every = torch.zeros(len(known), dtype=torch.bool)
     every[known] = near
     faint = weights < FAINT / len(weights)
@@ -68,7 +77,7 @@ def modes(weights: Tensor, real: Tensor, generated: Tensor, untrained: Tensor, h
     told = [_told(weights, each) for each in shuffled]
     spread = torch.tensor(told, dtype=torch.float64)
     return every, {
-        "covered": float(near.double().mean()), "covered_untrained": coverage_density(untrained, real).coverage,
+        "covered": float(near.double().mean()), "covered_untrained": coverage_density(untrained, real, k).coverage,
         "covered_by_real": above.coverage, "generated": float(len(generated)),
         "faint": float(faint.double().mean()), "dropped": float((faint & ~near).sum()),
         "dropped_shuffled": float(torch.stack([(faint & ~each).sum() for each in shuffled]).double().mean()),
