@@ -15,9 +15,7 @@ from dataclasses import dataclass
 import torch
 
 import kernelscope as ks
-from kernelscope.generative import train_gan
-from kernelscope.generative.explain_gan import explain_gan
-from kernelscope.generative.witness import witness
+from kernelscope.generative import explain_gan, train_gan, witness
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .adversary import Adversary, Judged
     from .denoiser import Denoiser
+    from .explain_gan import explain_gan
     from .game import GANRun
+    from .gan_result import GANExplanation
     from .noise import NoiseLaw, schedule
     from .opening import load
     from .points import points
@@ -24,15 +26,19 @@ if TYPE_CHECKING:
     from .recording_game import record_gan
     from .sampling import Sampled, sample
     from .training import train_diffusion, train_gan
+    from .witness import Witness, witness
 
 __all__ = [
     "Adversary",
     "Denoiser",
     "DiffusionRun",
+    "GANExplanation",
     "GANRun",
     "Judged",
     "NoiseLaw",
     "Sampled",
+    "Witness",
+    "explain_gan",
     "load",
     "points",
     "record_diffusion",
@@ -41,16 +47,20 @@ __all__ = [
     "schedule",
     "train_diffusion",
     "train_gan",
+    "witness",
 ]
 
 _HOMES = {
     "Adversary": "adversary",
     "Denoiser": "denoiser",
     "DiffusionRun": "reading",
+    "GANExplanation": "gan_result",
     "GANRun": "game",
     "Judged": "adversary",
     "NoiseLaw": "noise",
     "Sampled": "sampling",
+    "Witness": "witness",
+    "explain_gan": "explain_gan",
     "load": "opening",
     "points": "points",
     "record_diffusion": "recording_diffusion",
@@ -59,6 +69,7 @@ _HOMES = {
     "schedule": "noise",
     "train_diffusion": "training",
     "train_gan": "training",
+    "witness": "witness",
 }
 
 

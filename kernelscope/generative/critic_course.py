@@ -30,7 +30,7 @@ from ..result import as_float64
 from ..run.step import MicroBatch
 from .game import GANRun
 
-__all__ = ["KINDS_OF_SHARES", "CriticCourse", "CriticLedger", "Places", "real_points"]
+__all__ = ["KINDS_OF_SHARES", "CriticCourse", "CriticLedger", "Places"]
 
 #: What the critic was shown, in the order of its samples.
 KINDS_OF_SHARES = ("real", "penalty", "fake")
@@ -67,16 +67,6 @@ class Places:
         found = torch.zeros(self.fake.stop, dtype=torch.int64)
         found[self.penalty], found[self.fake] = 1, 2
         return found
-
-
-def real_points(run: GANRun) -> Tensor:
-    """The real points of a game, with shape (n, *); NaN where the critic was never shown one."""
-    samples = run.critic.samples
-    seen = samples.seen[:run.real].nonzero().flatten()
-    held = samples.batch(seen)[0][0] if len(seen) else samples.inputs[0][:0]
-    x = torch.full((run.real, *samples.inputs[0].shape[1:]), torch.nan, dtype=held.dtype)
-    x[seen] = held.cpu()
-    return x
 
 
 class CriticLedger(Ledger):

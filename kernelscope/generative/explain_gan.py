@@ -26,7 +26,7 @@ from ..errors import OutOfBudget
 from ..network import cast, undisturbed
 from ..progress import counting, telling
 from .composite import Draws, Fields, FieldSweep, GeneratorCourse, last_latents, moved_draws, standing_draws
-from .critic_course import CriticCourse, CriticLedger, Places, real_points
+from .critic_course import CriticCourse, CriticLedger, Places
 from .game import GANRun
 from .gan_result import GANExplanation
 from .masses import mass, modes
@@ -230,7 +230,7 @@ def _result(game: GANRun, generator: GeneratorCourse, parts: list[dict[str, Any]
         for batch in game.critic.step(k).batches:
             last[batch.columns] = stop - 1 - k
     weights = mass(real)
-    images = real_points(game)
+    images = game.points.detach().cpu()
     latents = last_latents(generator, game.real)
     near, numbers = modes(weights, images, game.generated(latents).cpu(),
                           game.generated(latents, generator.trajectory.at(0)).cpu(), held)

@@ -27,7 +27,7 @@ from ..errors import DataError
 from ..network import undisturbed
 from ..progress import counting, telling
 from ..result import Check, CheckRow, Result
-from .critic_course import CriticCourse, CriticLedger, Places, real_points
+from .critic_course import CriticCourse, CriticLedger, Places
 from .game import GANRun
 
 if TYPE_CHECKING:
@@ -326,7 +326,7 @@ def split_scores(course: CriticCourse, points: Tensor, labels: list[str] | None,
         real=shares[:, places.real].clone(), penalty=shares[:, places.penalty].clone(),
         fake=shares[:, places.fake].clone(), channels={name: c[:, 0] for name, c in ledger.others().items()},
         by_step=_steps(ledger), magnitude=(ledger.magnitude + ledger.path[:, :, 0].abs())[:, 0], of_field=pieces,
-        groups=groups, points=points.detach().cpu(), shown=real_points(game), labels=labels, own=own,
+        groups=groups, points=points.detach().cpu(), shown=game.points.detach().cpu(), labels=labels, own=own,
         info={"loss": game.game.kind, "r1": game.game.r1, "steps": len(game.critic), "cancelled": len(ledger.cancelled),
               "notes": [n for n in (note, course.training.note) if n] + ledger.notes()},
     )

@@ -86,9 +86,11 @@ def _conclusion(result: GANExplanation, query: int, labels: list[str | None]) ->
         f"groups cancel {result.kappa:.2g} times")
     if labels[0] is None:
         return f"What {way} generated point {query}: {cancels}"
-    most = max(set(labels), key=labels.count)
-    return (f"What {way} generated point {query}: {labels.count(most)} of the first {len(labels)} are of class "
-            f"{plain(str(most), 12)}; {cancels}")
+    most = max(dict.fromkeys(labels), key=labels.count)
+    count = labels.count(most)
+    told = (f"the first {len(labels)} are of as many classes" if count == 1 else
+            f"{count} of the first {len(labels)} are of class {plain(str(most), 12)}")
+    return f"What {way} generated point {query}: {told}; {cancels}"
 
 
 def _draw_pictures(result: GANExplanation, ax: Axes, theme: Theme, shape: tuple[int, int, int], query: int,
@@ -114,7 +116,7 @@ def _draw_mass(result: GANExplanation, ax: Axes, theme: Theme) -> None:
     shown = result.last >= 0
     share = result.mass[shown] * int(shown.sum())
     near = result.covered[shown]
-    edges = torch.linspace(0, max(float(share.max()), 1e-12), 41).tolist()
+    edges = torch.linspace(0, max(float(share.max()), 1e-12), 25).tolist()
     parts = [("a generated point near", share[near], theme.up), ("none near", share[~near], theme.down)]
     for name, values, colour in parts:
         if len(values):

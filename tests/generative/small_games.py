@@ -1,4 +1,4 @@
-"""Games small enough to be gone through by hand: any optimizers, any number of critic steps for one of the generator."""
+"""Games small enough to be gone through by hand: any optimizers, any number of critic steps."""
 
 import warnings
 

@@ -84,17 +84,17 @@ def averaged(f, here, there):
 
 
 def test_a_curved_game_is_the_double_sum_of_its_definition():
-    """Every pair of a step of the generator and an earlier one of the critic by itself, under plain gradient descent."""
+    """Each pair of a generator's step and an earlier one of the critic by itself, under plain gradient descent."""
     game = small_game("non-saturating", "sgd", r1=0.3, critic_steps=2, steps=3, real=5)
     made, judge, rate, n = game.generator.network.module(()), game.critic.network.module(()), 0.05, game.real
     z, real = latents(1), torch.zeros(2, n, dtype=torch.float64)
     for c in range(2):
         for s in range(len(game.generator)):
-            output = lambda p: functional_call(made, p, (z,))[0, c]
+            output = lambda p, c=c: functional_call(made, p, (z,))[0, c]
             here, there = game.generator.parameters(s), game.generator.parameters(s + 1)
             psi = {name: rate * p for name, p in averaged(output, here, there).items()}
             (drawn,), _ = game.generator.samples.read(game.generator.step(s).batches[0])
-            x, u = torch.func.jvp(lambda p: functional_call(made, p, (drawn,)), (here,), (psi,))
+            x, u = torch.func.jvp(lambda p, drawn=drawn: functional_call(made, p, (drawn,)), (here,), (psi,))
 
             def pull(theta, x=x, u=u):
                 points = x.detach().clone().requires_grad_()
@@ -159,7 +159,7 @@ def test_a_frozen_critic_pulls_by_the_generators_kernel():
     here, there = jacobian(z), jacobian(drawn)
     kernel = sum(torch.einsum("qcp,bdp->qcbd", here[name].flatten(2), there[name].flatten(2)) for name in theta)
     for critic, term in ((None, found.total), (game.critic.parameters(0), found.first_critic)):
-        field = game.game.field(lambda x: game_score(game, x, critic), game.generated(drawn))
+        field = game.game.field(lambda x, critic=critic: game_score(game, x, critic), game.generated(drawn))
         assert torch.allclose(term, -torch.einsum("qcbd,bd->qc", kernel, field) / len(drawn), rtol=1e-10, atol=1e-14)
 
 
