@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from .denoiser import Denoiser
     from .denoiser_fits import DenoiserFit, denoiser_fit
     from .diffusers import from_diffusers
+    from .explain_gan import explain_gan
     from .game import GANRun
+    from .gan_result import GANExplanation
     from .geometry import CriticGeometry, critic_geometry
     from .jacobians import JacobianGeometry, jacobian_geometry
     from .kernel_critics import kernel_critic
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from .stage_result import DiffusionExplanation, OptimalExplanation
     from .stages import explain_diffusion, explain_optimal
     from .training import train_diffusion, train_gan
+    from .witness import Witness, witness
 
 __all__ = [
     "Adversary",
@@ -49,6 +52,7 @@ __all__ = [
     "DiffusionExplanation",
     "DiffusionRun",
     "EquivariantLocalDenoiser",
+    "GANExplanation",
     "GANRun",
     "GameSpectrum",
     "GenerativeComparison",
@@ -64,11 +68,13 @@ __all__ = [
     "Reparameterised",
     "Sampled",
     "WienerDenoiser",
+    "Witness",
     "bridge",
     "compare",
     "critic_geometry",
     "denoiser_fit",
     "explain_diffusion",
+    "explain_gan",
     "explain_optimal",
     "from_diffusers",
     "game_spectrum",
@@ -85,6 +91,7 @@ __all__ = [
     "schedule",
     "train_diffusion",
     "train_gan",
+    "witness",
 ]
 
 _HOMES = {
@@ -96,6 +103,7 @@ _HOMES = {
     "DiffusionExplanation": "stage_result",
     "DiffusionRun": "reading",
     "EquivariantLocalDenoiser": "closed_forms",
+    "GANExplanation": "gan_result",
     "GANRun": "game",
     "GameSpectrum": "spectra_of_games",
     "GenerativeComparison": "comparison",
@@ -111,11 +119,13 @@ _HOMES = {
     "Reparameterised": "parameterisations",
     "Sampled": "sampling",
     "WienerDenoiser": "closed_forms",
+    "Witness": "witness",
     "bridge": "bridging",
     "compare": "comparing",
     "critic_geometry": "geometry",
     "denoiser_fit": "denoiser_fits",
     "explain_diffusion": "stages",
+    "explain_gan": "explain_gan",
     "explain_optimal": "stages",
     "from_diffusers": "diffusers",
     "game_spectrum": "spectra_of_games",
@@ -132,6 +142,7 @@ _HOMES = {
     "schedule": "noise",
     "train_diffusion": "training",
     "train_gan": "training",
+    "witness": "witness",
 }
 
 
