@@ -7,7 +7,7 @@ from torch.func import functional_call
 
 from kernelscope.generative.explain_gan import explain_gan
 
-from .small_games import latents, small_game
+from .random_games import latents, small_game
 
 GAMES = ["non-saturating", "wasserstein", "hinge"]
 

@@ -9,7 +9,7 @@ from kernelscope.generative import explain_gan
 from kernelscope.generative.gan_result import GANExplanation
 from kernelscope.generative.masses import mass, modes
 
-from .small_games import latents, small_game
+from .random_games import latents, small_game
 
 LABELS = list("aabbbcc")
 

@@ -8,7 +8,7 @@ import kernelscope as ks
 from kernelscope.errors import DataError
 from kernelscope.generative.witness import Witness, witness
 
-from .small_games import latents, small_game
+from .random_games import latents, small_game
 
 GAMES = ["non-saturating", "wasserstein", "hinge"]
 
