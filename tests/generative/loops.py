@@ -39,7 +39,7 @@ def denoiser():
     return Denoiser(NoiseMLP(SIZE, width=6), spread=0.75).to(torch.float64)
 
 
-def diffuse(loader, network, optimizer, epochs=2, average=None, scale=lambda x: x, weigh=lambda loss: loss):
+def diffuse(loader, network, optimizer, epochs=2, average=None, scale=lambda x: x):
     """The user's own loop of a denoiser."""
     law = NoiseLaw()
     for _ in range(epochs):
@@ -48,7 +48,7 @@ def diffuse(loader, network, optimizer, epochs=2, average=None, scale=lambda x: 
             sigma = law.draw(len(x)).double()
             y = x + along(sigma, x) * torch.randn_like(x)
             optimizer.zero_grad()
-            weigh(F.mse_loss(network(y, sigma), network.target(x, y, sigma))).backward()
+            F.mse_loss(network(y, sigma), network.target(x, y, sigma)).backward()
             optimizer.step()
             if average is not None:
                 average.update_parameters(network)
