@@ -38,8 +38,8 @@ class Settings:
     width: int = 104
     denoiser_width: int = 104
     r1: float = 0.1
-    points: int = 512
-    eigenvalues: int = 20
+    points: int = 360
+    eigenvalues: int = 12
     seed: int = 0
 
 
@@ -80,7 +80,7 @@ def e8_geometry(settings: Settings, games: Mapping[str, GANRun] | None = None
     for name, run in games.items():
         start = time.process_time()
         found = ks.generative.critic_geometry(run, points=settings.points, held_out=held, seed=settings.seed)
-        turns = ks.generative.game_spectrum(run, points=settings.points // 4, count=settings.eigenvalues,
+        turns = ks.generative.game_spectrum(run, points=settings.points // 5, count=settings.eigenvalues,
                                             seed=settings.seed)
         for row in found.to_frame().itertuples():
             numbers |= {f"{name}: {row.measure}": row.trained, f"{name}: {row.measure}, untrained": row.untrained}
@@ -107,7 +107,7 @@ def e10(settings: Settings, models: tuple["ks.Run", GANRun] | None = None) -> tu
     diffusion, gan = (denoiser(settings), game(settings)) if models is None else models
     numbers = {"training": time.process_time() - start}
     start = time.process_time()
-    found = ks.generative.bridge(diffusion, gan, held_out=digits()[1], count=min(settings.points, 360),
+    found = ks.generative.bridge(diffusion, gan, held_out=digits()[1], count=settings.points,
                                  seed=settings.seed)
     for where in ("generated", "noisy"):
         for name in getattr(found, where):

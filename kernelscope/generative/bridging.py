@@ -19,7 +19,7 @@ from ..arguments import as_count, as_positive, as_seed, as_whole, what_came
 from ..errors import DataError
 from ..kernels.base import Kernel
 from ..kernels.stationary import Gaussian
-from ..network import undisturbed
+from ..network import Parameters, undisturbed
 from ..progress import counting
 from ..result import Check, CheckRow, Result
 from ..run.run import Run
@@ -226,15 +226,21 @@ def bridge(diffusion: Run | DiffusionRun, gan: GANRun, *, levels: int | Sequence
         others = _made(gan, len(real), source)
         if isinstance(points, str) and points != "generated":
             raise DataError(f'points must be "generated", or points; {what_came(points)} came.')
-        if ours.clean.shape[1:] != real.shape[1:]:
-            raise DataError(f"Both models must make the same kind of points; the denoiser's have shape "
-                            f"{tuple(ours.clean.shape[1:])}, the game's {tuple(real.shape[1:])}.")
+        form = ours.clean.shape[1:]
+        if form.numel() != real[0].numel():
+            raise DataError(f"Both models must make the same kind of points; the denoiser's have shape {tuple(form)}, "
+                            f"the game's {tuple(real.shape[1:])}. Train both on the same ones.")
+
+        def denoise(y: Tensor, sigma: Tensor, parameters: Parameters | None = None) -> Tensor:
+            # One may have been trained on images, the other on the same images as vectors.
+            return ours.denoised(y.reshape(len(y), *form), sigma, parameters).reshape(y.shape)
+
         begun, first = gan.critic.parameters(0), ours.run.parameters(0)
         wiener, optimal = WienerDenoiser(real), OptimalDenoiser(real)
         counter = OptimalDenoiser(others)
         machine = kernel_critic(Gaussian() if witness is None else witness, real, others)
         denoisers: dict[str, Denoise] = {
-            "denoiser": ours.denoised, "untrained denoiser": lambda y, s: ours.denoised(y, s, first),
+            "denoiser": denoise, "untrained denoiser": lambda y, s: denoise(y, s, first),
             "Wiener": wiener, "optimal": optimal}
         ahead = {"critic": gan.slope(x), "untrained critic": gan.slope(x, begun), "witness": slope(machine, x),
                  "nearest": nearest(x, real) - x, "random real": _random(real, len(x), source) - x}

@@ -139,6 +139,17 @@ def test_two_denoisers_of_one_point_each_differ_by_these_points(models):
     assert ideal.tolist() == pytest.approx(expected, abs=1e-9)
 
 
+def test_a_denoiser_of_images_meets_a_critic_of_the_same_images_as_vectors():
+    x = torch.randn(40, 1, 4, 4)
+    images = train_diffusion(x, network="conv", width=4, steps=3, batch=8)
+    vectors = train_gan(x.flatten(1), steps=3, width=4, latents=2, batch=8)
+    at = torch.randn(3, 16, dtype=f64)
+    found = bridge(images, vectors, levels=[0.5], points=at)
+    steps = DiffusionRun(images).denoised(at.view(3, 1, 4, 4), torch.full((3,), 0.5, dtype=f64)).flatten(1) - at
+    expected = [cosine(slope, step) for slope, step in zip(vectors.slope(at), steps, strict=True)]
+    assert found.generated["critic, denoiser"][0].tolist() == pytest.approx(expected, abs=1e-10)
+
+
 def test_the_mean_of_random_directions_is_within_chance(models):
     run, game, _ = models
     found = bridge(run, game, levels=[0.5], count=40)
