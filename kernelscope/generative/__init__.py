@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .adversary import Adversary, Judged
     from .denoiser import Denoiser
-    from .explain_gan import explain_gan
+    from .explaining_gan import explain_gan
     from .game import GANRun
     from .gan_result import GANExplanation
     from .noise import NoiseLaw, schedule
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .recording_game import record_gan
     from .sampling import Sampled, sample
     from .training import train_diffusion, train_gan
-    from .witness import Witness, witness
+    from .witnessing import Witness, witness
 
 __all__ = [
     "Adversary",
@@ -59,8 +59,8 @@ _HOMES = {
     "Judged": "adversary",
     "NoiseLaw": "noise",
     "Sampled": "sampling",
-    "Witness": "witness",
-    "explain_gan": "explain_gan",
+    "Witness": "witnessing",
+    "explain_gan": "explaining_gan",
     "load": "opening",
     "points": "points",
     "record_diffusion": "recording_diffusion",
@@ -69,7 +69,7 @@ _HOMES = {
     "schedule": "noise",
     "train_diffusion": "training",
     "train_gan": "training",
-    "witness": "witness",
+    "witness": "witnessing",
 }
 
 

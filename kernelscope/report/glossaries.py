@@ -24,7 +24,7 @@ from ..diagnostics.separation import Separation
 from ..diagnostics.spectra import Spectrum
 from ..diagnostics.trade_offs import TradeOffs
 from ..generative.gan_result import GANExplanation
-from ..generative.witness import Witness
+from ..generative.witnessing import Witness
 from ..machine.left_out import LeaveOneOut
 from ..machine.ridges import Ridges
 from ..nn.bundles.bundle_report import BundleReport

@@ -30,7 +30,7 @@ from .critic_course import CriticCourse, CriticLedger, Places
 from .game import GANRun
 from .gan_result import GANExplanation
 from .masses import mass, modes
-from .witness import Witness, checked_game, checked_labels, split_scores
+from .witnessing import Witness, checked_game, checked_labels, split_scores
 
 __all__ = ["CHORDS", "explain_gan"]
 
