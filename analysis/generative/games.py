@@ -34,7 +34,7 @@ class Settings:
     steps: int = 1000
     batch: int = 32
     width: int = 64
-    points: int = 100
+    points: int = 60
     queries: int = 6
     seed: int = 0
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .denoiser_fits import DenoiserFit, denoiser_fit
     from .diffusers import from_diffusers
     from .explain_gan import explain_gan
+    from .explaining_gan import explain_gan
     from .game import GANRun
     from .gan_result import GANExplanation
     from .geometry import CriticGeometry, critic_geometry
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from .stage_result import DiffusionExplanation, OptimalExplanation
     from .stages import explain_diffusion, explain_optimal
     from .training import train_diffusion, train_gan
-    from .witness import Witness, witness
+    from .witnessing import Witness, witness
 
 __all__ = [
     "Adversary",
@@ -120,12 +121,14 @@ _HOMES = {
     "Sampled": "sampling",
     "WienerDenoiser": "closed_forms",
     "Witness": "witness",
+    "Witness": "witnessing",
     "bridge": "bridging",
     "compare": "comparing",
     "critic_geometry": "geometry",
     "denoiser_fit": "denoiser_fits",
     "explain_diffusion": "stages",
     "explain_gan": "explain_gan",
+    "explain_gan": "explaining_gan",
     "explain_optimal": "stages",
     "from_diffusers": "diffusers",
     "game_spectrum": "spectra_of_games",
@@ -142,7 +145,7 @@ _HOMES = {
     "schedule": "noise",
     "train_diffusion": "training",
     "train_gan": "training",
-    "witness": "witness",
+    "witness": "witnessing",
 }
 
 

@@ -12,7 +12,7 @@ from ..arguments import as_count, as_place
 from ..result import Check, CheckRow, Result
 from .masses import FAINT, shares_of_classes
 from .measures import Concentration, concentration
-from .witness import COMPLETE, PERCENT_LIMIT, Witness
+from .witnessing import COMPLETE, PERCENT_LIMIT, Witness
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -72,7 +72,7 @@ def modes(weights: Tensor, real: Tensor, generated: Tensor, untrained: Tensor, h
     above = coverage_density(other, half, k) if held is None else coverage_density(held, real, k)
     every = torch.zeros(len(known), dtype=torch.bool)
     every[known] = near
-    faint = weights < FAINT / len(weights)
+    faint = weights < FAINT / len(known)
     shuffled = [near[torch.randperm(len(near), generator=source)] for _ in range(SHUFFLES)]
     told = [_told(weights, each) for each in shuffled]
     spread = torch.tensor(told, dtype=torch.float64)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..arguments import as_choice, as_count, as_place
 from ..generative.gan_result import GANExplanation
-from ..generative.witness import PERCENT_LIMIT, Witness
+from ..generative.witnessing import PERCENT_LIMIT, Witness
 from ..pictures import picture_shape
 from . import drawing
 from .bars import draw_bars

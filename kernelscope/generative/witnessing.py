@@ -286,9 +286,10 @@ def witness(run: GANRun, x: Any, labels: Any = None, *, own: Any = None, field: 
         Kernel Perspective of GANs" (Franceschi et al., 2022).
 
     Example:
-        >>> from kernelscope.generative.training import train_gan
-        >>> game = train_gan(torch.randn(12, 2), latents=2, width=4, steps=5, batch=4, dtype=torch.float64)
-        >>> found = witness(game, game.points[:3])
+        >>> from kernelscope.generative import train_gan
+        >>> x = torch.randn(12, 2)
+        >>> game = train_gan(x, latents=2, width=4, steps=5, batch=4, dtype=torch.float64)
+        >>> found = witness(game, x[:3])
         >>> found.real.shape, found.fake.shape, found.check().rows[0].status
         (torch.Size([3, 12]), torch.Size([3, 4]), 'pass')
     """

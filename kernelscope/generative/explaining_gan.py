@@ -30,7 +30,7 @@ from .critic_course import CriticCourse, CriticLedger, Places
 from .game import GANRun
 from .gan_result import GANExplanation
 from .masses import mass, modes
-from .witness import Witness, checked_game, checked_labels, split_scores
+from .witnessing import Witness, checked_game, checked_labels, split_scores
 
 __all__ = ["CHORDS", "explain_gan"]
 
@@ -76,7 +76,7 @@ def explain_gan(run: GANRun, z: Any, *, how: str = "frozen", output: str | int |
         Perspective of GANs" (Franceschi et al., 2022), for the generator's flow.
 
     Example:
-        >>> from kernelscope.generative.training import train_gan
+        >>> from kernelscope.generative import train_gan
         >>> game = train_gan(torch.randn(12, 2), latents=2, width=4, steps=5, batch=4, dtype=torch.float64)
         >>> found = explain_gan(game, torch.randn(3, 2), how="path")
         >>> found.real.shape, found.check().rows[0].status
