@@ -105,7 +105,7 @@ def _fingerprint(run: Any) -> str:
 
 def _data(word: str | None, a: Any) -> tuple[Tensor | None, Tensor | None]:
     """Points that were held out, and the classes of training points where they are known."""
-    from ..generative.points import points
+    from ..generative.example_points import points
     from .opening import read
 
     if word is None:
@@ -118,7 +118,7 @@ def _data(word: str | None, a: Any) -> tuple[Tensor | None, Tensor | None]:
 def _labels(run: Any) -> Tensor | None:
     """The classes of the digits, if the run was trained on them in their order."""
     from ..data import digits
-    from ..generative.points import points
+    from ..generative.example_points import points
     from ..generative.sides import side_of
 
     held, known = side_of(run, "A").points, points("digits")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .denoiser import Denoiser
     from .denoiser_fits import DenoiserFit, denoiser_fit
     from .diffusers import from_diffusers
-    from .explain_gan import explain_gan
+    from .example_points import points
     from .explaining_gan import explain_gan
     from .game import GANRun
     from .gan_result import GANExplanation
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from .noise_kernels import NoiseKernel, noise_kernel
     from .opening import load
     from .parameterisations import Parameterised, Reparameterised, kernel_factors
-    from .points import points
     from .reading import DiffusionRun
     from .recording_diffusion import record_diffusion
     from .recording_game import record_gan
@@ -120,14 +119,12 @@ _HOMES = {
     "Reparameterised": "parameterisations",
     "Sampled": "sampling",
     "WienerDenoiser": "closed_forms",
-    "Witness": "witness",
     "Witness": "witnessing",
     "bridge": "bridging",
     "compare": "comparing",
     "critic_geometry": "geometry",
     "denoiser_fit": "denoiser_fits",
     "explain_diffusion": "stages",
-    "explain_gan": "explain_gan",
     "explain_gan": "explaining_gan",
     "explain_optimal": "stages",
     "from_diffusers": "diffusers",
@@ -138,7 +135,7 @@ _HOMES = {
     "load": "opening",
     "noise_kernel": "noise_kernels",
     "noise_localisation": "localisation",
-    "points": "points",
+    "points": "example_points",
     "record_diffusion": "recording_diffusion",
     "record_gan": "recording_game",
     "sample": "sampling",
