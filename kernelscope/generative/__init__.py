@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .game import GANRun
     from .noise import NoiseLaw, schedule
     from .opening import load
+    from .points import points
     from .reading import DiffusionRun
     from .recording_diffusion import record_diffusion
     from .recording_game import record_gan
@@ -37,6 +38,7 @@ __all__ = [
     "Sampled",
     "compare",
     "load",
+    "points",
     "record_diffusion",
     "record_gan",
     "sample",
@@ -56,6 +58,7 @@ _HOMES = {
     "Sampled": "sampling",
     "compare": "comparing",
     "load": "opening",
+    "points": "points",
     "record_diffusion": "recording_diffusion",
     "record_gan": "recording_game",
     "sample": "sampling",

@@ -2,8 +2,8 @@ r"""The recording of a GAN: two runs of one game.
 
 Both are ordinary runs, so that everything which is asked of a run is asked of them too. The critic's run is one of
 :class:`Judged`, whose samples are the real points i (place i), their penalties (place n + i, where there are any) and
-the places of generated points in a batch (after these). The generator's run is one of the generator, whose samples are the
-places in a batch of latents and whose targets are the critic's field at what was generated.
+the places of generated points in a batch (after these). The generator's run is one of the generator, whose samples are
+the places in a batch of latents and whose targets are the critic's field at what was generated.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def _notes(run: Run) -> dict[str, Any]:
         raise DataError(f"{run!r} is no part of a recorded game. Record generator and critic with "
                         "kernelscope.generative.record_gan.")
     kind, r1, real = (notes.get(key) for key in ("kind", "r1", "real"))
-    plain = isinstance(r1, int | float) and not isinstance(r1, bool) and isinstance(real, int)
+    plain = isinstance(r1, int | float) and isinstance(real, int) and not isinstance(r1, bool) and real is not True
     if kind not in tuple(KINDS) or not plain or not 0 <= r1 < float("inf") or not 0 < real <= MOST:  # type: ignore[operator]
         raise StoreCorrupt(
             f"The notes of {run!r} do not tell the game: kind is {str(kind)[:100]!r}, r1 {str(r1)[:100]!r} and real "

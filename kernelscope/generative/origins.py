@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ..run.deliveries import place_of, rows_within
@@ -90,15 +89,26 @@ class Origins:
         parts: list[Part] = []
         at = 0
         while at < len(x):
-            found = next(((points, ids) for points, ids in known if len(points) and _begins_with(x[at:], points)), None)
-            if found is None:
+            for points, ids in known:
+                start, length = _stretch(x[at:], points)
+                if length:
+                    parts.append(Part(slice(at, at + length), None if ids is None else ids[start:start + length]))
+                    at += length
+                    break
+            else:
                 return None
-            parts.append(Part(slice(at, at + len(found[0])), found[1]))
-            at += len(found[0])
         return parts
 
 
-def _begins_with(x: Tensor, points: Tensor) -> bool:
-    if len(x) < len(points) or x[0].numel() != points[0].numel():
-        return False
-    return torch.equal(x[:len(points)].flatten(1), points.to(x).flatten(1))
+def _stretch(x: Tensor, points: Tensor) -> tuple[int, int]:
+    """Where in some points the first rows of ``x`` are, one after the other, and how many of them."""
+    if not len(points) or x[0].numel() != points[0].numel():
+        return 0, 0
+    rows, held = x.flatten(1), points.detach().to(x).flatten(1)
+    found = (held == rows[0]).all(1).nonzero()
+    if not len(found):
+        return 0, 0
+    start = int(found[0])
+    most = min(len(rows), len(held) - start)
+    same = (rows[:most] == held[start:start + most]).all(1)
+    return start, most if bool(same.all()) else int(same.int().argmin())

@@ -71,6 +71,30 @@ class DiffusionRun:
         return along(a, y) * y + along(b, y) * self.output(y, sigma, parameters)
 
     @property
+    def averaged(self) -> Parameters:
+        """The averaged weights that were recorded beside the trained ones, at the end of the run.
+
+        Raises:
+            DataError: If there are none.
+        """
+        row = self.run.average(self.run.stop)
+        if row is None:
+            raise DataError("This run holds no averaged weights at its end. Record with record_diffusion(..., "
+                            "average=averaged_model), and take the whole run.")
+        return self.run.named(row)
+
+    def averaging(self, y: Tensor, sigma: Tensor) -> Tensor:
+        r"""What averaging the weights adds to the denoised points, with the shape of ``y``.
+
+        .. math:: D_{\bar\theta} - D_{\theta_T} = \int_0^1 J\big(\theta_T + s (\bar\theta - \theta_T)\big)\,
+                  (\bar\theta - \theta_T)\, ds
+
+        It is the group that closes a ledger of the trained weights at the averaged ones; ``decompose(run, ...,
+        weights="average")`` gives the part of each sample in it.
+        """
+        return self.denoised(y, sigma, self.averaged) - self.denoised(y, sigma)
+
+    @property
     def clean(self) -> Tensor:
         """The clean training points by sample, with shape (n, *); NaN where training never drew one."""
         samples = self.run.samples

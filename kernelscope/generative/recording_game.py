@@ -2,7 +2,8 @@ r"""Recording a loop that trains a generator and a critic against each other, wi
 
 Two recordings run side by side. Hooks on both networks tell which passes are behind a step, and just before an
 optimizer moves one of them its recording is told what the step was made of: for the critic one batch of the real
-points, their penalties and the generated ones; for the generator the latents and the critic's field at what was made of them.
+points, their penalties and the generated ones; for the generator the latents and the critic's field at what was made of
+them.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ PLACES = 64
 #: What to do where the first gradient of one of the two is another one.
 ADVICE = {
     CRITIC: "Pass record_gan(..., loss=..., r1=..., lazy=...) those of the loop: the mean over the real points, the "
-            "mean over the generated ones, and R1 at real points are understood; other penalties and terms have no sample.",
+            "mean over the generated ones, and R1 at real points are understood; other penalties and terms have no "
+            "sample.",
     GENERATOR: "Pass record_gan(..., loss=...) the game of the loop: the mean of the loss of that name at the critic's "
                "scores of what was generated is understood; other terms have no sample.",
 }
@@ -73,9 +75,11 @@ def record_gan(
 
     The loop stays as it is: alternating or simultaneous steps, any number of critic steps for one of the generator,
     detached or graph-free generated points, separate passes or one of real and generated points together. The
-    critic's loss is the mean over the real points plus the mean over the generated ones, and, where it takes the slope at real points with ``create_graph=True``, R1 at these points:
+    critic's loss is the mean over the real points plus the mean over the generated ones, and, where it takes the slope
+    at real points with ``create_graph=True``, R1 at these points:
 
-    .. math:: \tfrac1n \sum_i g(-D(x_i)) + \tfrac1m \sum_j g(D(G(z_j))) + \tfrac\gamma2 \tfrac1n \sum_i |\nabla D(x_i)|^2
+    .. math:: \tfrac1n \sum_i g(-D(x_i)) + \tfrac1m \sum_j g(D(G(z_j)))
+              + \tfrac\gamma2 \tfrac1n \sum_i |\nabla D(x_i)|^2
 
     Of a loop that minimises something else the first gradients tell, and a warning says so; what a step holds beside
     this is booked as unattributed.
@@ -344,11 +348,13 @@ class GameRecording:
         return any(part.ids is not None for heard in passes for part in heard.about.parts or ())
 
     def _add_slopes(self, slopes: Rows, x: Tensor, ids: Sequence[Sequence[int] | None]) -> None:
-        """Adds the points of a penalty, if it is one that the game has."""
-        if len(ids) != 1 or ids[0] is None:
+        """Adds points whose slope was taken, if the game has a penalty of them."""
+        real = [i for part in ids if part is not None for i in part]
+        if len(real) < len(x):
             self._warn(
                 "The loop takes the critic's slope at points that are not real ones alone, as penalties at "
-                "interpolates do, and a recorded game has R1 at real points. What such a penalty does is booked as unattributed."
+                "interpolates do, and a recorded game has R1 at real points. What such a penalty does is booked as "
+                "unattributed."
             )
         elif not self._game.r1:
             self._warn(
@@ -356,7 +362,7 @@ class GameRecording:
                 "given. Pass record_gan(..., r1=...) its weight, or what it does is booked as unattributed."
             )
         else:
-            slopes.append((x, ids[0]))
+            slopes.append((x, real))
 
     def _warn(self, message: str) -> None:
         if message not in self._warned:
@@ -400,8 +406,8 @@ class GameRecording:
 def _refuse(generator: nn.Module, critic: nn.Module) -> None:
     """Refuses networks that are not those of a game that can be written as two runs."""
     if isinstance(critic, Judged):
-        raise RecordingError("The critic came wrapped in Judged, which a recording makes itself. Pass the score network "
-                             "that the loop calls.")
+        raise RecordingError("The critic came wrapped in Judged, which a recording makes itself. Pass the score "
+                             "network that the loop calls.")
     shared = {id(p) for p in generator.parameters()} & {id(p) for p in critic.parameters()}
     if shared:
         raise RecordingError(f"Generator and critic share {len(shared)} parameters, and a game has two networks. Make "
