@@ -26,8 +26,10 @@ from ..errors import DataError, NonFiniteError, OutOfBudget
 from ..network import cast, undisturbed
 from ..progress import Bar
 from ..run.run import Run
+from .cells import Cells
 from .ledger import Ledger
 from .output import output_functional
+from .pooled import PooledSide
 from .precision import checked_dtype, ledger_precision
 from .quadrature import Quadrature
 from .query_side import QuerySide
@@ -117,6 +119,31 @@ def decompose(
         >>> d.contributions.shape, bool(d.residual.abs().max() < 1e-12)
         (torch.Size([1, 1, 8]), True)
     """
+    return booked(run, x, output, None, targets=targets, quadrature=quadrature, weights=weights, rule=rule,
+                  groups=groups, dtype=dtype, device=device, memory=memory, progress=progress)[0]
+
+
+def booked(
+    run: Run,
+    x: Any,
+    output: str | int | Callable[..., Tensor] | None,
+    cells: Cells | None,
+    *,
+    targets: Any = None,
+    quadrature: str = "gonzalez",
+    weights: str = "trained",
+    rule: str = "recorded",
+    groups: bool | Sequence[str] | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    memory: int | str = 2**29,
+    progress: bool | None = None,
+    pools: int | None = None,
+) -> tuple[Decomposition, Tensor | None]:
+    """The decomposition of :func:`decompose`, and what it booked in ``cells``, with shape (q, c, cells).
+
+    With ``pools`` the queries stand in so many pools of neighbours, and what is explained is the sum over each pool.
+    """
     begun = time.perf_counter()
     rules = Quadrature.parse(quadrature)
     run = checked_run(run)
@@ -135,10 +162,11 @@ def decompose(
         final = final_outputs(trajectory, averaged, queries)
         given = cast(as_targets(targets, len(queries[0])), dtype, place)
         functional = output_functional(output, final, given, run, len(queries[0])).to(dtype)
-        side = QuerySide(run.network, queries, functional, run.names)
+        side = (QuerySide(run.network, queries, functional, run.names) if pools is None else
+                PooledSide(run.network, queries, functional, run.names, pools))
         training = TrainingSide(run, dtype, place, memory // 4)
         words, members = _groups(run, groups)
-        ledger = Ledger(run, len(side), functional.names, members, words)
+        ledger = Ledger(run, len(side), functional.names, members, words, cells)
         needed = 0
         if len(run) and len(side):
             side.probe(trajectory.at(run.start), trajectory.buffers(run.start))
@@ -163,13 +191,14 @@ def decompose(
             "at some step of the run. Look at the queries, and at operations like log(0) in the network."
         )
     about = run.info()
-    return ledger.result({
+    found = ledger.result({
         "run": {key: about[key] for key in ("path", "steps", "rules", "samples", "parameters", "loss", "dtype")},
         "first_step": run.start, "rule": rule, "weights": weights, "quadrature": rules.name,
         "dtype": str(dtype).removeprefix("torch."), "engine": {"training": training.way, "queries": side.way},
         "notes": [note for note in (own_precision, training.note, side.note) if note] + ledger.notes(),
         "seconds": round(time.perf_counter() - begun, 3), "bytes": needed,
     })
+    return found, ledger.booked
 
 
 def _check_choices(run: Run, weights: str, rule: str, dtype: torch.dtype | None) -> None:

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ..result import as_float64
 from ..run.run import Run
+from ..run.step import MicroBatch
+from .cells import Cells
 from .result import CHANNELS, Decomposition
 
 #: Networks with at most this many outputs have them kept along the run.
@@ -45,7 +47,8 @@ NOT_ASKED = 'All {count} steps are booked as unattributed, as rule="displacement
 class Ledger:
     """The arrays of a decomposition of ``queries`` queries with the outputs named."""
 
-    def __init__(self, run: Run, queries: int, names: list[str], members: Tensor | None, groups: list[str]):
+    def __init__(self, run: Run, queries: int, names: list[str], members: Tensor | None, groups: list[str],
+                 cells: Cells | None = None):
         q, c, t = queries, len(names), len(run)
         self.run, self.names, self.members, self.groups = run, names, members, groups
         self.contributions = _zeros(q, c, run.size)
@@ -54,6 +57,8 @@ class Ledger:
         self.magnitude = _zeros(q, c)
         self.group_steps = None if members is None else _zeros(q, c, len(groups), t)
         self.outputs: Tensor | None = None
+        self.cells = cells
+        self.booked = None if cells is None else _zeros(q, c, cells.count)
         # The steps whose gap is more than rounding, and whether the recorded loss led them there.
         self.unexplained: dict[int, bool | str | None] = {}
         # The steps that went on from a momentum which was put in the place of the one before.
@@ -65,8 +70,9 @@ class Ledger:
         self.channels[channel][rows] += amounts
         self.magnitude[rows] += amounts.abs()
 
-    def share(self, rows: slice, k: int, columns: Tensor, shares: Tensor) -> None:
-        """Adds the shares of samples at step k, with shape (queries x outputs, samples of the batch)."""
+    def share(self, rows: slice, k: int, j: int, batch: MicroBatch, shares: Tensor) -> None:
+        """Adds the shares of samples in forward pass j of step k, with shape (queries x outputs, samples of it)."""
+        columns = batch.columns
         amounts = as_float64(shares).view(-1, len(self.names), shares.shape[1])
         place = k - self.run.start
         self.contributions[rows].index_add_(2, columns, amounts)
@@ -76,6 +82,8 @@ class Ledger:
         self.magnitude[rows] += amounts.abs().sum(-1)
         if self.group_steps is not None and self.members is not None:
             self.group_steps[rows, :, :, place].index_add_(2, self.members[columns], amounts)
+        if self.booked is not None and self.cells is not None:
+            self.cells.book(self.booked[rows], k, j, batch, amounts)
 
     def see(self, rows: slice, k: int, raw: Any, values: Tensor) -> None:
         """Keeps what the network gives at the start of step k."""

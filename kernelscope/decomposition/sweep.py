@@ -169,7 +169,7 @@ class PartSweep:
         for j, (batch, meet) in enumerate(zip(self.run.step(k).batches, products, strict=False)):
             weight = -sample_weights(unrolled, batch, j)
             shares = meet(directions, {name: weight * scale for name, scale in scales.items()})
-            self.ledger.share(self.rows, k, batch.columns, shares)
+            self.ledger.share(self.rows, k, j, batch, shares)
         self._value = here
 
     def _gradients(self, k: int, ends: tuple[Parameters, Parameters], buffers: Parameters,

@@ -18,26 +18,38 @@ if TYPE_CHECKING:
     from .comparison import GenerativeComparison
     from .denoiser import Denoiser
     from .game import GANRun
+    from .localisation import NoiseLocalisation, noise_localisation
     from .noise import NoiseLaw, schedule
+    from .noise_kernels import NoiseKernel, noise_kernel
     from .opening import load
     from .points import points
     from .reading import DiffusionRun
     from .recording_diffusion import record_diffusion
     from .recording_game import record_gan
     from .sampling import Sampled, sample
+    from .stage_result import DiffusionExplanation, OptimalExplanation
+    from .stages import explain_diffusion, explain_optimal
     from .training import train_diffusion, train_gan
 
 __all__ = [
     "Adversary",
     "Denoiser",
+    "DiffusionExplanation",
     "DiffusionRun",
     "GANRun",
     "GenerativeComparison",
     "Judged",
+    "NoiseKernel",
     "NoiseLaw",
+    "NoiseLocalisation",
+    "OptimalExplanation",
     "Sampled",
     "compare",
+    "explain_diffusion",
+    "explain_optimal",
     "load",
+    "noise_kernel",
+    "noise_localisation",
     "points",
     "record_diffusion",
     "record_gan",
@@ -50,14 +62,22 @@ __all__ = [
 _HOMES = {
     "Adversary": "adversary",
     "Denoiser": "denoiser",
+    "DiffusionExplanation": "stage_result",
     "DiffusionRun": "reading",
     "GANRun": "game",
     "GenerativeComparison": "comparison",
     "Judged": "adversary",
+    "NoiseKernel": "noise_kernels",
     "NoiseLaw": "noise",
+    "NoiseLocalisation": "localisation",
+    "OptimalExplanation": "stage_result",
     "Sampled": "sampling",
     "compare": "comparing",
+    "explain_diffusion": "stages",
+    "explain_optimal": "stages",
     "load": "opening",
+    "noise_kernel": "noise_kernels",
+    "noise_localisation": "localisation",
     "points": "points",
     "record_diffusion": "recording_diffusion",
     "record_gan": "recording_game",

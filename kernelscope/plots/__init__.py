@@ -24,9 +24,9 @@ __all__ = ["draw", "drawing", "drawing_of", "svg", "title"]
 Drawing = Callable[..., None]
 
 _drawings: dict[type[Result], Drawing] = {}
-_ROOMS = ("agreement", "bridge", "bundles", "comparisons", "conversions", "coverage", "curves", "ensemble",
-          "evolution", "expected", "games", "ledger", "machines", "memory", "null_spaces", "orders", "path_kernels",
-          "posteriors", "reasons", "ridges", "scaling", "scores", "spectra", "trade_offs")
+_ROOMS = ("agreement", "bridge", "bundles", "comparisons", "conversions", "coverage", "curves", "diffusion",
+          "ensemble", "evolution", "expected", "games", "ledger", "machines", "memory", "null_spaces", "orders",
+          "path_kernels", "posteriors", "reasons", "ridges", "scaling", "scores", "spectra", "trade_offs")
 
 
 def drawing(kind: type[Result]) -> Callable[[Drawing], Drawing]:

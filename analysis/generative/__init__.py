@@ -1,0 +1,1 @@
+"""Experiments on generative models that need many trainings."""
