@@ -63,6 +63,8 @@ class Ledger:
         self.unexplained: dict[int, bool | str | None] = {}
         # The steps that went on from a momentum which was put in the place of the one before.
         self.restored: set[int] = set()
+        # The parameters of which groups of samples are told together, for each step at which they cancelled.
+        self.cancelled: dict[int, list[str]] = {}
 
     def book(self, channel: str, rows: slice, amounts: Tensor) -> None:
         """Adds amounts, one for each query and output, to a channel."""

@@ -11,9 +11,9 @@ gradient along them and carrying one more adjoint: with :math:`\lambda_k = p_k +
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -69,7 +69,21 @@ def cut(run: Run, unroller: Unroller, trajectory: Trajectory, length: int) -> li
     return segments
 
 
-def sweep(parts: list[PartSweep], segments: list[Segment], unroller: Unroller, trajectory: Trajectory,
+class Part(Protocol):
+    """What goes back through a run with others."""
+
+    def begin(self) -> None:
+        """Sees the end of the run."""
+
+    def step(self, k: int, held: tuple[Parameters, Parameters], unrolled: UnrolledStep,
+             products: list[Products]) -> None:
+        """Books step k, between the parameters ``held``; ``products`` meet directions with the samples' gradients."""
+
+    def end(self, theta: Parameters, momentum: dict[Key, Tensor]) -> None:
+        """Books what was there before the first step."""
+
+
+def sweep(parts: Sequence[Part], segments: list[Segment], unroller: Unroller, trajectory: Trajectory,
           training: TrainingSide, advance: Callable[[int], object]) -> None:
     """Goes over all segments, last first, with parts of the queries side by side: they share each batch's gradients."""
     run = trajectory.run
@@ -91,6 +105,61 @@ def sweep(parts: list[PartSweep], segments: list[Segment], unroller: Unroller, t
         part.end(theta, segments[0].state.momentum)
 
 
+class WayBack:
+    """Query gradients on their way back through a run: what they meet at each step goes to the ledger.
+
+    Args:
+        ledger: Where the amounts go.
+        rows: Which of the ledger's queries these are.
+        run: The run.
+    """
+
+    def __init__(self, ledger: Ledger, rows: slice, run: Run):
+        self.ledger, self.rows, self.run = ledger, rows, run
+        self._adjoints = Adjoint()
+
+    def step(self, k: int, theta: Parameters, unrolled: UnrolledStep, p: Parameters, products: list[Products]) -> None:
+        """Books step k, which began at ``theta`` and along which the query gradients are ``p``."""
+        gap = _dots(p, unrolled.gap)
+        self.ledger.book("rounding" if unrolled.explained else "unattributed", self.rows, gap)
+        if not unrolled.explained:
+            self.ledger.unexplained[k] = TURNED if unrolled.turned else unrolled.led
+        if unrolled.restored:
+            self.ledger.restored.add(k)
+        directions = {name: self._adjoint(name, p[name], theta[name], unrolled) for name in unrolled.linear}
+        directions = {name: rows for name, rows in directions.items() if name not in unrolled.silent}
+        scales = {name: rule.sign for name, rule in unrolled.linear.items()}
+        if isinstance(unrolled.clip, float):
+            scales = {name: sign * unrolled.clip for name, sign in scales.items()}
+        together = {name: directions.pop(name) for name in unrolled.cancelled if name in directions}
+        if together:
+            self.ledger.cancelled[k] = sorted(together)
+        for j, (batch, meet) in enumerate(zip(self.run.step(k).batches, products, strict=False)):
+            weight = -sample_weights(unrolled, batch, j)
+            weights = {name: weight * scale for name, scale in scales.items()}
+            if directions:
+                self.ledger.share(self.rows, k, j, batch, meet(directions, weights))
+            if together:
+                self.ledger.book("cancelled", self.rows, meet(together, weights).sum(1))
+
+    def end(self, momentum: dict[Key, Tensor]) -> None:
+        """Books the momentum that was there before the first step."""
+        self._adjoints.left(momentum, self._meet_momentum)
+
+    def _adjoint(self, name: str, p: Tensor, theta: Tensor, unrolled: UnrolledStep) -> Tensor:
+        """The direction that the gradient of this parameter meets; books its decay."""
+        rule = unrolled.linear[name]
+        if rule.decoupled:
+            self.ledger.book("decay", self.rows, -rule.decoupled * dot(p, theta))
+        psi = self._adjoints.direction(name, p, unrolled, self._meet_momentum)
+        if rule.coupled:
+            self.ledger.book("decay", self.rows, -rule.coupled * dot(psi, theta))
+        return psi if isinstance(unrolled.clip, float) else psi * unrolled.clip[name]
+
+    def _meet_momentum(self, adjoint: Tensor, momentum: Tensor) -> None:
+        self.ledger.book("momentum", self.rows, dot(adjoint, momentum))
+
+
 class PartSweep:
     """The adjoints of some of the queries on their way back through the run.
 
@@ -109,7 +178,7 @@ class PartSweep:
         self.trajectory, self.averaged = trajectory, averaged
         self.run = trajectory.run
         self._value = torch.zeros(0)  # the output after the step that is next
-        self._adjoints = Adjoint()
+        self._back = WayBack(ledger, rows, trajectory.run)
         self._epsilon: Parameters = {}
         self._received: Parameters = {}
 
@@ -127,7 +196,7 @@ class PartSweep:
 
     def end(self, theta: Parameters, momentum: dict[Key, Tensor]) -> None:
         """Books what was there before the first step, and sees the initial outputs."""
-        self._adjoints.left(momentum, self._meet_momentum)
+        self._back.end(momentum)
         if self.averaged is not None:
             # Averaged weights that differ from the trained ones as recording begins are states from before.
             apart = {name: theta[name] - self.averaged[0][name] for name in self._received}
@@ -155,21 +224,7 @@ class PartSweep:
         p = self._gradients(k, ends, buffers, there - here)
         if self.averaged is not None:
             p = self._through_average(self.averaged.factors[k], p)
-        gap = _dots(p, unrolled.gap)
-        self.ledger.book("rounding" if unrolled.explained else "unattributed", self.rows, gap)
-        if not unrolled.explained:
-            self.ledger.unexplained[k] = TURNED if unrolled.turned else unrolled.led
-        if unrolled.restored:
-            self.ledger.restored.add(k)
-        directions = {name: self._adjoint(name, p[name], theta[name], unrolled) for name in unrolled.linear}
-        directions = {name: rows for name, rows in directions.items() if name not in unrolled.silent}
-        scales = {name: rule.sign for name, rule in unrolled.linear.items()}
-        if isinstance(unrolled.clip, float):
-            scales = {name: sign * unrolled.clip for name, sign in scales.items()}
-        for j, (batch, meet) in enumerate(zip(self.run.step(k).batches, products, strict=False)):
-            weight = -sample_weights(unrolled, batch, j)
-            shares = meet(directions, {name: weight * scale for name, scale in scales.items()})
-            self.ledger.share(self.rows, k, j, batch, shares)
+        self._back.step(k, theta, unrolled, p, products)
         self._value = here
 
     def _gradients(self, k: int, ends: tuple[Parameters, Parameters], buffers: Parameters,
@@ -195,19 +250,6 @@ class PartSweep:
             for name in names:
                 rows_of(p[name]).addr_(missed, moved[name].flatten(), alpha=1 / square)
         return p
-
-    def _adjoint(self, name: str, p: Tensor, theta: Tensor, unrolled: UnrolledStep) -> Tensor:
-        """The direction that the gradient of this parameter meets; books its decay."""
-        rule = unrolled.linear[name]
-        if rule.decoupled:
-            self.ledger.book("decay", self.rows, -rule.decoupled * dot(p, theta))
-        psi = self._adjoints.direction(name, p, unrolled, self._meet_momentum)
-        if rule.coupled:
-            self.ledger.book("decay", self.rows, -rule.coupled * dot(psi, theta))
-        return psi if isinstance(unrolled.clip, float) else psi * unrolled.clip[name]
-
-    def _meet_momentum(self, adjoint: Tensor, momentum: Tensor) -> None:
-        self.ledger.book("momentum", self.rows, dot(adjoint, momentum))
 
     def _through_average(self, a: float, p: Parameters) -> Parameters:
         """What a step of the trained weights receives, from the gradient along the averaged ones."""

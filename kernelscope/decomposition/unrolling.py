@@ -23,6 +23,9 @@ from .non_finite import refuse_non_finite
 from .training_side import TrainingSide
 from .trajectory import Stretch, Trajectory
 
+#: A gradient is cancelled that is smaller than this share of the gradients of the groups it is made of.
+CANCELLED = 1e-5
+
 #: An optimizer, named by its first step, and a parameter it moves.
 Key = tuple[int, str]
 
@@ -66,6 +69,8 @@ class UnrolledStep:
             ``None`` where no rule is used.
         turned: Whether it is the step that the negative gradients, here and before, would have made.
         restored: Whether it went on from a momentum that is not the one which the steps before it left.
+        cancelled: The parameters whose gradient is next to nothing beside those of the groups it is made of, where the
+            rule divides by its size: such groups are told together.
     """
 
     linear: dict[str, Linear]
@@ -79,6 +84,7 @@ class UnrolledStep:
     led: bool | None = True
     turned: bool = False
     restored: bool = False
+    cancelled: frozenset[str] = frozenset()
 
 
 class Unroller:
@@ -88,10 +94,12 @@ class Unroller:
         run: The run.
         side: The training side, which recomputes gradients.
         displacement: Whether no rule is used, so that every step is a gap.
+        groups: The group of each sample, with shape (n,), if it is asked whether groups cancel.
     """
 
-    def __init__(self, run: Run, side: TrainingSide, displacement: bool):
+    def __init__(self, run: Run, side: TrainingSide, displacement: bool, groups: Tensor | None = None):
         self.run = run
+        self.groups = groups
         self.side = side
         self.displacement = displacement
         # Whether a parameter is without effect is a matter of the network's structure, and asked once for each mode.
@@ -182,7 +190,7 @@ class Unroller:
             self._led_astray[step.owner] = min(k, self._led_astray.get(step.owner, k))
         led = k < self._led_astray.get(step.owner, k + 1)
         return UnrolledStep(linear, used.weights, clip, gap, close, fresh, keys, silent | still, led,
-                            opposite, restored)
+                            opposite, restored, self._cancelled(k, step, at, linear, used.gradient, moving))
 
     def _is_rounded(self, missing: float, rounded: float, limit: float) -> bool:
         """Whether a step misses its low-precision form by no more than can be rounding.
@@ -194,6 +202,22 @@ class Unroller:
         if missing <= limit + few * rounded:
             self._rounds_alike = True
         return missing <= limit + (few if self._rounds_alike else 2.0) * rounded
+
+    def _cancelled(self, k: int, step: Step, at: list[Parameters], linear: dict[str, Linear], gradients: list[Tensor],
+                   moving: list[str]) -> frozenset[str]:
+        r"""The parameters with :math:`|\sum_g g_g| \ll \sum_g |g_g|` over groups g, which a preconditioner blows up."""
+        if self.groups is None:
+            return frozenset()
+        total = float(step.norms.norm())
+        sizes = {name: float(gradient.double().norm()) for name, gradient in zip(moving, gradients, strict=True)}
+        small = [name for name, size in sizes.items() if linear[name].after is not None and size <= CANCELLED * total]
+        found: dict[str, float] = dict.fromkeys(small, 0.0)
+        for batch, parameters in zip(step.batches, at, strict=True) if small else ():
+            members = self.groups[batch.columns]
+            for name, rows in self.side.rows(batch, k, parameters, small).items():
+                parts = [rows[members.to(rows.device) == g].sum(0) / len(rows) for g in members.unique().tolist()]
+                found[name] += sum(float(part.norm()) for part in parts)
+        return frozenset(name for name in small if found[name] > 0 and sizes[name] <= CANCELLED * found[name])
 
     def _doubtful(self, step: Step, moving: list[str], which: list[int], gradients: list[Tensor]) -> list[str]:
         """The parameters whose whole gradient may be nothing but round-off.

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from .comparing import compare
     from .comparison import GenerativeComparison
     from .denoiser import Denoiser
+    from .explain_gan import explain_gan
     from .game import GANRun
+    from .gan_result import GANExplanation
     from .localisation import NoiseLocalisation, noise_localisation
     from .noise import NoiseLaw, schedule
     from .noise_kernels import NoiseKernel, noise_kernel
@@ -30,12 +32,14 @@ if TYPE_CHECKING:
     from .stage_result import DiffusionExplanation, OptimalExplanation
     from .stages import explain_diffusion, explain_optimal
     from .training import train_diffusion, train_gan
+    from .witness import Witness, witness
 
 __all__ = [
     "Adversary",
     "Denoiser",
     "DiffusionExplanation",
     "DiffusionRun",
+    "GANExplanation",
     "GANRun",
     "GenerativeComparison",
     "Judged",
@@ -47,6 +51,8 @@ __all__ = [
     "compare",
     "explain_diffusion",
     "explain_optimal",
+    "Witness",
+    "explain_gan",
     "load",
     "noise_kernel",
     "noise_localisation",
@@ -57,6 +63,7 @@ __all__ = [
     "schedule",
     "train_diffusion",
     "train_gan",
+    "witness",
 ]
 
 _HOMES = {
@@ -64,6 +71,7 @@ _HOMES = {
     "Denoiser": "denoiser",
     "DiffusionExplanation": "stage_result",
     "DiffusionRun": "reading",
+    "GANExplanation": "gan_result",
     "GANRun": "game",
     "GenerativeComparison": "comparison",
     "Judged": "adversary",
@@ -75,6 +83,8 @@ _HOMES = {
     "compare": "comparing",
     "explain_diffusion": "stages",
     "explain_optimal": "stages",
+    "Witness": "witness",
+    "explain_gan": "explain_gan",
     "load": "opening",
     "noise_kernel": "noise_kernels",
     "noise_localisation": "localisation",
@@ -85,6 +95,7 @@ _HOMES = {
     "schedule": "noise",
     "train_diffusion": "training",
     "train_gan": "training",
+    "witness": "witness",
 }
 
 

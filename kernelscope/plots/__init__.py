@@ -25,8 +25,8 @@ Drawing = Callable[..., None]
 
 _drawings: dict[type[Result], Drawing] = {}
 _ROOMS = ("agreement", "bridge", "bundles", "comparisons", "conversions", "coverage", "curves", "diffusion",
-          "ensemble", "evolution", "expected", "games", "ledger", "machines", "memory", "null_spaces", "orders",
-          "path_kernels", "posteriors", "reasons", "ridges", "scaling", "scores", "spectra", "trade_offs")
+          "ensemble", "evolution", "expected", "games", "gans", "ledger", "machines", "memory", "null_spaces",
+          "orders", "path_kernels", "posteriors", "reasons", "ridges", "scaling", "scores", "spectra", "trade_offs")
 
 
 def drawing(kind: type[Result]) -> Callable[[Drawing], Drawing]:

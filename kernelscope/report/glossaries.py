@@ -25,8 +25,10 @@ from ..diagnostics.spectra import Spectrum
 from ..diagnostics.trade_offs import TradeOffs
 from ..generative.bridging import Bridge
 from ..generative.comparison import GenerativeComparison
+from ..generative.gan_result import GANExplanation
 from ..generative.geometry import CriticGeometry
 from ..generative.spectra_of_games import GameSpectrum
+from ..generative.witness import Witness
 from ..machine.left_out import LeaveOneOut
 from ..machine.ridges import Ridges
 from ..nn.bundles.bundle_report import BundleReport
@@ -226,11 +228,24 @@ COMPARISON_GLOSSARY = (
                                    "is taken off."),
     ("bridge", "The critic’s slope and the denoiser’s step at the same point: whether both would correct it the same "
                "way, as a cosine."),
+    ("witness", "The critic’s score as a running difference of what it was shown: real points pull it up where they "
+                "are, generated points pull it down."),
+    ("cancellation", "How many times over the contributions cancel: the sum of their sizes, over the size of their "
+                     "sum. Where it is above 10 no percentage is told, and contributions are read beside their mean."),
+    ("path, frozen", "Along the path: the motion since the first step, through every critic that the generator met. "
+                     "Frozen: the motion that the last critic asks for. Both are contributions, and do not tell what "
+                     "the generator would make without an image."),
+    ("mass", "How much a real image’s contributions differ from the mean of all, over all generated points; it sums to "
+             "one."),
+    ("covered, dropped", "A real image is covered if a generated point is nearer than its fifth real neighbour. It is "
+                         "dropped if none is, and it has next to no mass."),
+    ("first critic", "What the critic’s parameters before training did, which no real image made."),
 )
 
 #: The words of each kind of results, in the order of the page.
 GLOSSARIES = (
     ((Explanation, Decomposition), GLOSSARY),
+    ((GANExplanation, Witness), GAME_GLOSSARY),
     ((GradientScores,), SCORE_GLOSSARY),
     ((Expected, Ensemble, Agreement), NOISE_GLOSSARY),
     ((KernelEvolution, KernelDistances, Spectrum), KERNEL_GLOSSARY),
@@ -261,6 +276,7 @@ HEADINGS = {
     "Explanation": "Why it answers so",
     "GameSpectrum": "Whether the players go round each other",
     "GenerativeComparison": "Two generative models, side by side",
+    "GANExplanation": "What moved the generator",
     "GradientScores": "Which samples pull the same way",
     "KernelDistances": "The kernels of two runs",
     "KernelEvolution": "How the kernel moved",
@@ -278,6 +294,7 @@ HEADINGS = {
     "Separation": "Which score knows what is unknown",
     "Spectrum": "The spectrum of a kernel",
     "TradeOffs": "What it costs to be good",
+    "Witness": "The critic, a running witness",
 }
 
 

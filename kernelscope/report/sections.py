@@ -32,6 +32,7 @@ from ..diagnostics.spectra import Spectrum
 from ..diagnostics.trade_offs import TradeOffs
 from ..generative.bridging import Bridge
 from ..generative.comparison import GenerativeComparison
+from ..generative.gan_result import WORDS, GANExplanation
 from ..generative.geometry import CriticGeometry
 from ..generative.spectra_of_games import GameSpectrum
 from ..machine.left_out import LeaveOneOut
@@ -122,6 +123,20 @@ def _case(result: GradientScores, query: int) -> dict[str, Any]:
     }
 
 
+def traced(result: GANExplanation, album: Album, name: str) -> dict[str, Any]:
+    """The view of generated points traced to real images: the images behind some, the mass of all, the witness."""
+    count = min(len(result), MOST_QUERIES)
+    drawings = [(Markup(plots.svg(result, query=query)), plots.title(result, query=query)) for query in range(count)]
+    table = result.to_frame()
+    return checks(result) | {
+        "sentence": f"{WORDS[result.how].capitalize()}: {result.said()}. Of real images {result.said_of_modes()}.",
+        "drawings": [*drawings, (Markup(plots.svg(result, show="mass")), plots.title(result, show="mass")),
+                     (Markup(plots.svg(result.witness)), plots.title(result.witness))],
+        **cells(table.head(MOST_ROWS)),
+        "left_out": f"Showing {MOST_ROWS} of {len(table):,} rows." if len(table) > MOST_ROWS else "",
+    }
+
+
 def scaling(result: Scaling, album: Album, name: str) -> dict[str, Any]:
     """The view of model size and data size varied apart: the error against each, and the time."""
     ways = [options for options in ({"against": "centers"}, {"against": "samples"},
@@ -176,6 +191,7 @@ def noise(result: Result, album: Album, name: str) -> dict[str, Any]:
 SECTIONS: dict[type, tuple[str, View]] = {
     Explanation: ("explanation.html", explanation),
     Decomposition: ("decomposition.html", decomposition),
+    GANExplanation: ("drawings.html", traced),
     GradientScores: ("scores.html", scores),
     Scaling: ("drawings.html", scaling),
     LearningCurves: ("drawings.html", learning),
