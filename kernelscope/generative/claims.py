@@ -71,9 +71,9 @@ def _noise(result: GenerativeComparison) -> Claim | None:
                     number(row.nulls[side].get(UNTRAINED, math.nan)) for row in rows]))
         elif (row := _row(result, "time_locality")) and _known(row.values[side].mean):
             value, beyond = row.values[side], _beyond(row, side)
-            more = "more" if value.mean > beyond else "no more"
-            texts.append(f"{name} has no noise levels; in training time its kernel is {more} local than with steps "
-                         f"shuffled ({told(value)}).")
+            said = (f"is {_degree(value.mean)} local" if value.mean > beyond
+                    else "is no more local than with steps shuffled")
+            texts.append(f"{name} has no noise levels; in training time its kernel {said} ({told(value)}).")
             nulls.append(f"{name} with steps shuffled below {number(beyond)}")
     return Claim("noise", " ".join(texts), "; ".join(nulls)) if texts else None
 
@@ -95,7 +95,8 @@ def _local_in_noise(name: str, found: list[tuple[str, Interval, float]]) -> str:
 
 
 def _degree(value: float) -> str:
-    return next(word for least, word in ((0.5, "mostly"), (0.25, "partly"), (-math.inf, "a little")) if value >= least)
+    return next(word for least, word in ((0.5, "mostly"), (0.25, "partly"), (0.05, "a little"),
+                                                  (-math.inf, "hardly")) if value >= least)
 
 
 def _cancellation(result: GenerativeComparison) -> Claim | None:

@@ -80,7 +80,8 @@ def compare(a: Any, b: Any, *, probes: Any = None, held_out: Tensor | None = Non
     seed, paths = as_seed(seed), as_switch(paths, "paths")
     called = _names(names, sides)
     train, drawn = _shared([side for runs in sides for side in runs])
-    setting = Setting(train, train if held_out is None else _like(held_out, train, "held_out"), held_out is not None,
+    reference = train if held_out is None else _like(held_out, train, "held_out")
+    setting = Setting(train, drawn, reference, held_out is not None,
                       _classes(labels, drawn), as_count(samples, "samples", least=2),
                       as_count(points, "points", least=4), seed)
     latents = _probes(probes, sides, setting)
@@ -96,7 +97,7 @@ def compare(a: Any, b: Any, *, probes: Any = None, held_out: Tensor | None = Non
                 if paths:
                     behind = corrections(side, latents[place], setting)
                     readings += readings_of(behind, setting)
-                    explained |= _explained(place, behind, setting, drawn) if not number else {}
+                    explained |= _explained(place, behind, setting) if not number else {}
                 made += [own] if not number else []
                 found[place].append(readings)
                 done(1)
@@ -148,7 +149,8 @@ def _shared(sides: list[Side]) -> tuple[Tensor, Tensor]:
     Raises:
         DataError: If the runs were trained on different points.
     """
-    held = [side.points.double() for side in sides]
+    # A game holds the points themselves; of a denoiser they are worked out from noisy ones, up to a rounding.
+    held = [side.points.double() for side in sorted(sides, key=lambda side: side.kind != GAN)]
     first = held[0]
     for points in held[1:]:
         if points.shape != first.shape:
@@ -247,7 +249,7 @@ def _values(table: list[dict[str, Any]], metric: str, side: int) -> list[Any]:
     return next(row["values"][side] for row in table if (row["metric"], row["slot"]) == (metric, "main"))
 
 
-def _explained(place: int, behind: list[Correction], setting: Setting, drawn: Tensor) -> dict[str, Tensor]:
+def _explained(place: int, behind: list[Correction], setting: Setting) -> dict[str, Tensor]:
     """One sample of a side, its nearest training point, and the points that raised and lowered it most."""
     correction = next(one for one in behind if one.slot == "main")
     each, sample = centred(correction.each[0]), correction.samples[0]
@@ -255,9 +257,9 @@ def _explained(place: int, behind: list[Correction], setting: Setting, drawn: Te
     kept = torch.cat([order[:BEHIND], order[-BEHIND:]])
     near = int(distances(sample[None], setting.train).argmin())
     side = "ab"[place]
-    return {f"{side}.sample": sample, f"{side}.nearest": setting.train[near], f"{side}.nearest_id": drawn[near],
-            f"{side}.points": setting.train[kept].clone(), f"{side}.ids": drawn[kept], f"{side}.values": each[kept],
-            f"{side}.change": correction.change[0].clone()}
+    return {f"{side}.sample": sample, f"{side}.nearest": setting.train[near], f"{side}.nearest_id": setting.ids[near],
+            f"{side}.points": setting.train[kept].clone(), f"{side}.ids": setting.ids[kept],
+            f"{side}.values": each[kept], f"{side}.change": correction.change[0].clone()}
 
 
 def _bridge(sides: list[list[Side]], setting: Setting) -> Any:

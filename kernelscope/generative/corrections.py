@@ -33,8 +33,10 @@ class Correction:
         slot: In which row of the table it goes.
         where: Of what, in words.
         samples: What was generated there, with shape (q, *).
-        each: The contribution of each real training point, with shape (q, n).
-        others: Contributions that are no real point's: penalties and generated points, with shape (q, m).
+        each: The contribution of each real training point that all runs drew, with shape (q, n).
+        others: All other contributions: penalties, generated points, and points that another run never drew, with shape
+            (q, m).
+        real: What all real training points add up to, with shape (q,).
         change: What they add up to, with shape (q,).
         completeness: What is left over, of the sum of sizes.
         weights: The weights of the optimal denoiser there, with shape (q, n).
@@ -45,6 +47,7 @@ class Correction:
     samples: Tensor
     each: Tensor
     others: Tensor
+    real: Tensor
     change: Tensor
     completeness: float
     weights: Tensor
@@ -68,7 +71,7 @@ def readings_of(found: list[Correction], setting: Setting) -> list[Reading]:
         slot, where, n = correction.slot, correction.where, correction.each.shape[-1]
         terms = torch.cat([correction.each, correction.others], dim=-1)
         readings += [Reading("cancellation", slot, where, _middle(cancellation(terms)), {UNIFORM: 1.0}),
-                     Reading("from_real", slot, where, _middle(correction.each.sum(-1) / correction.change)),
+                     Reading("from_real", slot, where, _middle(correction.real / correction.change)),
                      Reading("completeness", slot, where, correction.completeness)]
         if setting.labels is not None:
             classes = by_class(correction.each, setting.labels)
@@ -105,8 +108,8 @@ def _of_denoiser(side: DiffusionSide, z: Tensor, setting: Setting) -> list[Corre
 
     ledger = decompose(side.run, (y.to(side.run.dtype), sigma.to(side.run.dtype)), output=followed,
                        targets=along.to(side.run.dtype))
-    drawn = side.run.samples.seen
-    each = ledger.contributions[:, 0, drawn].reshape(len(places), len(z), -1)
+    shares = ledger.contributions[:, 0].reshape(len(places), len(z), -1)
+    elsewhere = _others(shares, setting)
     gone = (ledger.final - ledger.initial)[:, 0].reshape(len(places), len(z))
     optimal = OptimalDenoiser(setting.train)
     found = []
@@ -114,8 +117,8 @@ def _of_denoiser(side: DiffusionSide, z: Tensor, setting: Setting) -> list[Corre
         at = down.levels[k]
         found.append(Correction(
             "main" if level == MAIN else f"σ = {level:g}", f"the denoiser on its way at σ = {at:.2g}",
-            down.final, each[row], each[row][:, :0], gone[row], ledger.completeness(),
-            optimal.weights(down.points[k], at.expand(len(z)))))
+            down.final, shares[row][:, setting.ids], shares[row][:, elsewhere], shares[row].sum(-1), gone[row],
+            ledger.completeness(), optimal.weights(down.points[k], at.expand(len(z)))))
     return found
 
 
@@ -123,7 +126,14 @@ def _of_critic(side: GANSide, z: Tensor, setting: Setting) -> list[Correction]:
     made, critic, n = side.generate(z), side.gan.critic, side.gan.real
     ledger = decompose(critic, made.to(critic.dtype), output=0)
     shares = ledger.contributions[:, 0]
-    drawn = critic.samples.seen[:n].nonzero().flatten()
     weights = OptimalDenoiser(setting.train).weights(made, torch.full((len(z),), BESIDE, dtype=torch.float64))
-    return [Correction("main", "the critic’s score of generated points", made, shares[:, drawn], shares[:, n:],
+    return [Correction("main", "the critic’s score of generated points", made, shares[:, setting.ids],
+                       shares[:, _others(shares, setting)], shares[:, :n].sum(-1),
                        (ledger.final - ledger.initial)[:, 0], ledger.completeness(), weights)]
+
+
+def _others(shares: Tensor, setting: Setting) -> Tensor:
+    """Which columns are not those of the shared training points."""
+    rest = torch.ones(shares.shape[-1], dtype=torch.bool)
+    rest[setting.ids] = False
+    return rest

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import hessian, jacrev, vmap
+from torch.func import jacrev, vmap
 
 from ..measures import centred, cosine
 from ..pictures import picture_shape
@@ -195,7 +195,7 @@ def _of_game(side: GANSide, setting: Setting, anyhow: dict[str, float]) -> list[
     bends, maps = {}, {}
     for k in (None, 0):
         score = function_of(side.gan.critic, k, "network")
-        bend = vmap(hessian(lambda point, f=score: f(point[None]).squeeze()))(made)
+        bend = vmap(jacrev(jacrev(lambda point, f=score: f(point[None]).squeeze())))(made)
         generated = function_of(side.gan.generator, k)
         j = vmap(jacrev(lambda point, f=generated: f(point[None]).flatten()))(z).reshape(FEW, d, -1)
         bends[k], maps[k] = radius(bend.detach().reshape(-1, d, d), shape), radius((j @ j.mT).detach(), shape)

@@ -46,7 +46,8 @@ class Setting:
     """What both sides of a comparison share.
 
     Attributes:
-        train: The training points that were drawn, in float64, with shape (n, *).
+        train: The training points that every run drew, in float64, with shape (n, *).
+        ids: Their places in the training set, with shape (n,).
         reference: The real points that generated ones are held against, with shape (m, *).
         held_out: Whether no model was trained on them.
         labels: The class of each training point, if known, with shape (n,).
@@ -56,6 +57,7 @@ class Setting:
     """
 
     train: Tensor
+    ids: Tensor
     reference: Tensor
     held_out: bool
     labels: Tensor | None

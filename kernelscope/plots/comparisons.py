@@ -109,7 +109,10 @@ def _name(row: Row) -> str:
 def _said(result: GenerativeComparison) -> str:
     """The conclusion of the claim on coverage, as the title."""
     claim = next((claim for claim in result.claims() if claim.topic == "coverage"), None)
-    return claim.text.split(". ")[0].rstrip(".") if claim else f"{result.columns[0]} and {result.columns[1]}"
+    if claim is None:
+        return f"{result.columns[0]} and {result.columns[1]}"
+    first = claim.text.split(". ")[0].rstrip(".")
+    return f"{first.split(' of ')[0]}: {first.partition(': ')[2]}"
 
 
 def _samples(result: GenerativeComparison, ax: Axes, theme: Theme) -> None:
