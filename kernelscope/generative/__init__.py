@@ -129,8 +129,6 @@ _HOMES = {
     "explain_diffusion": "stages",
     "explain_gan": "explaining_gan",
     "explain_optimal": "stages",
-    "Witness": "witness",
-    "explain_gan": "explain_gan",
     "from_diffusers": "diffusers",
     "game_spectrum": "spectra_of_games",
     "jacobian_geometry": "jacobians",

@@ -30,7 +30,6 @@ from ..generative.gan_result import GANExplanation
 from ..generative.geometry import CriticGeometry
 from ..generative.jacobians import JacobianGeometry
 from ..generative.spectra_of_games import GameSpectrum
-from ..generative.witness import Witness
 from ..generative.witnessing import Witness
 from ..machine.left_out import LeaveOneOut
 from ..machine.ridges import Ridges
