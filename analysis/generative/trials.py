@@ -39,7 +39,7 @@ class Settings:
         data: ``"digits"``, or ``"photographs"`` for windows of 8 x 8 pixels.
         sizes, transition_seeds, transition_steps: Those of E4.
         halves, half_seeds, half_steps: How many points each half has in E5, and its trainings.
-        seeds, presentations_steps: The seeds and steps of E8, of 64 points each.
+        seeds, steps: The seeds and steps of E8, of 64 points each.
         removal: The halves of E11.
         asked: What E11 measures.
     """
@@ -99,7 +99,7 @@ def e5(settings: Settings) -> Table:
             subsets += [order[:n], order[n:2 * n]]
             seeds += [2 * seed, 2 * seed + 1]
     many = train_many(lambda: Denoiser(NoiseMLP(64, width=256), spread), x, subsets, seeds, steps=settings.half_steps,
-                      course="cosine")
+                      rate=5e-3, course="cosine")
     z = torch.randn(120, 64, generator=torch.Generator().manual_seed(7))
     levels = schedule(18).to(x)
     made = many.sample(z, levels)
@@ -153,7 +153,7 @@ def e8(settings: Settings) -> Table:
     for name, core in cores.items():
         begun = time.process_time()
         many = train_many(lambda core=core: Denoiser(core(), spread), x, every, seeds, steps=steps,
-                          course="cosine", keep=[0, *keep])
+                          rate=5e-3, course="cosine", keep=[0, *keep])
         seconds = (time.process_time() - begun) / len(seeds)
         for step in (0, *keep, steps):
             at = many if step == steps else many.at(step)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -110,7 +111,7 @@ class ManyNetworks:
         """The number of parameters of one of them."""
         return sum(value[0].numel() for value in self.parameters.values())
 
-    def at(self, step: int) -> ManyNetworks:
+    def at(self, step: int) -> Self:
         """The networks as they were after ``step`` steps.
 
         Raises:

@@ -26,7 +26,7 @@ Drawing = Callable[..., None]
 _drawings: dict[type[Result], Drawing] = {}
 _ROOMS = ("agreement", "bundles", "conversions", "coverage", "curves", "ensemble", "evolution", "expected", "ledger",
           "machines", "memory", "null_spaces", "orders", "path_kernels", "posteriors", "reasons", "ridges", "scaling",
-          "scores", "spectra", "trade_offs")
+          "scores", "spectra", "trade_offs", "trials")
 
 
 def drawing(kind: type[Result]) -> Callable[[Drawing], Drawing]:
