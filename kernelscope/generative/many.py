@@ -230,7 +230,7 @@ def train_many(
         >>> halves = [torch.arange(4), torch.arange(4, 8)]
         >>> many = train_many(lambda: Denoiser(NoiseMLP(2, width=4), 1.0), x, halves, [0, 1], steps=5, batch=4)
         >>> many, many.denoised(x, torch.ones(8)).shape
-        (ManyDenoisers(2 networks with 110 parameters each), torch.Size([2, 8, 2]))
+        (ManyDenoisers(2 networks with 106 parameters each), torch.Size([2, 8, 2]))
     """
     places = _subsets(x, subsets, seeds)
     steps, batch = as_count(steps, "steps", 1), as_count(batch, "batch", 1)

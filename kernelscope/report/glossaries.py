@@ -23,6 +23,8 @@ from ..diagnostics.scores import GradientScores
 from ..diagnostics.separation import Separation
 from ..diagnostics.spectra import Spectrum
 from ..diagnostics.trade_offs import TradeOffs
+from ..generative.memorisation import MemorisationTransition
+from ..generative.removal import SubsetTrial
 from ..machine.left_out import LeaveOneOut
 from ..machine.ridges import Ridges
 from ..nn.bundles.bundle_report import BundleReport
@@ -177,6 +179,22 @@ RIDGE_GLOSSARY = (
                            "not by another fit."),
 )
 
+TRIAL_GLOSSARY = (
+    ("copy, memorised", "A sample less than a third as far from its nearest training point as from the second "
+                        "nearest."),
+    ("coverage", "The share of held-out points with a sample nearer than their fifth neighbour among themselves."),
+    ("LDS", "The rank correlation, over subsets of the training points, of the sum of a score over the subset with "
+            "what a network trained on it answers."),
+    ("ceiling of noise", "About the LDS of what knows the mean answers: the root of the reliability of the measured "
+                         "ones, from two halves of the seeds by the formula of Spearman and Brown."),
+    ("contribution", "What a training point added to an answer along one recorded run, exactly."),
+    ("influence", "What an answer would gain from more weight on a training point, by gradients of the end. It is no "
+                  "contribution, nor is a contribution an influence."),
+    ("Gauss-Newton", "The influence through the kernel of the trained network, sampled with random signs."),
+    ("influence of the Wiener denoiser", "How the best linear denoiser, which knows a mean and a covariance and no "
+                                         "network, answers to more weight on a training point."),
+)
+
 #: The words of each kind of results, in the order of the page.
 GLOSSARIES = (
     ((Explanation, Decomposition), GLOSSARY),
@@ -191,6 +209,7 @@ GLOSSARIES = (
     ((BundleReport,), BUNDLE_GLOSSARY),
     ((ConversionReport, ModeComparison), LAYER_GLOSSARY),
     ((Ridges, LeaveOneOut), RIDGE_GLOSSARY),
+    ((MemorisationTransition, SubsetTrial), TRIAL_GLOSSARY),
 )
 
 HEADINGS = {
@@ -208,6 +227,7 @@ HEADINGS = {
     "KernelEvolution": "How the kernel moved",
     "LearningCurves": "How errors fall with samples",
     "LeaveOneOut": "What it says of samples it was not told of",
+    "MemorisationTransition": "Where copies turn into new samples",
     "MemoryWeights": "What an optimizer remembers",
     "ModeComparison": "Ways to convert a layer",
     "NullSpace": "What it could not learn",
@@ -219,6 +239,7 @@ HEADINGS = {
     "Scaling": "More centers, more data",
     "Separation": "Which score knows what is unknown",
     "Spectrum": "The spectrum of a kernel",
+    "SubsetTrial": "Which scores foretell retraining",
     "TradeOffs": "What it costs to be good",
 }
 

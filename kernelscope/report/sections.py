@@ -30,6 +30,8 @@ from ..diagnostics.scores import GradientScores
 from ..diagnostics.separation import Separation
 from ..diagnostics.spectra import Spectrum
 from ..diagnostics.trade_offs import TradeOffs
+from ..generative.memorisation import MemorisationTransition
+from ..generative.removal import SubsetTrial
 from ..machine.left_out import LeaveOneOut
 from ..machine.ridges import Ridges
 from ..nn.bundles.bundle_report import BundleReport
@@ -179,7 +181,7 @@ SECTIONS: dict[type, tuple[str, View]] = {
     Coverage: ("drawings.html", covered),
     Separation: ("drawings.html", separated),
     **dict.fromkeys((BundleReport, ConversionReport, Eigenlearning, Ensemble, Expected, KernelDistances, LeaveOneOut,
-                     MemoryWeights, ModeComparison, Orders, PathKernel, Predictions, Reservoir, Ridges, Spectrum,
-                     TradeOffs), ("drawings.html", noise)),
+                     MemorisationTransition, MemoryWeights, ModeComparison, Orders, PathKernel, Predictions, Reservoir,
+                     Ridges, Spectrum, SubsetTrial, TradeOffs), ("drawings.html", noise)),
     Result: ("result.html", anything),
 }

@@ -14,6 +14,7 @@ from kernelscope.generative.noise import NoiseLaw
 from kernelscope.generative.questions import ask
 from kernelscope.generative.removal import PIXELS, SubsetTrial, subset_trial
 from kernelscope.generative.retraining import Halves, half_subsets, path_contribution, record_member
+from kernelscope.report import Report
 from kernelscope.result import Result
 
 
@@ -89,6 +90,8 @@ def test_scores_without_the_pixel_baseline_are_refused():
     assert PIXELS in repr(found)
     with pytest.raises(DataError, match="without the trivial baseline"):
         found.plot()
+    with pytest.raises(DataError, match="without the trivial baseline"):
+        Report("Trial", [found]).html()
 
 
 def test_too_few_subsets_or_seeds_are_refused():
@@ -112,6 +115,7 @@ def test_results_are_kept_drawn_and_shown(tmp_path):
     assert repr(again) == repr(found)
     assert set(found.to_frame()["score"]) == {"effects", PIXELS, "random"}
     assert "effects" in plots.title(found)
+    assert "ceiling of noise" in Report("Trial", [found]).html()
     assert "<table" in found._repr_html_()
 
 
