@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import data, errors, features, integrations, kernels, nn, sklearn, solvers
+    from . import data, errors, features, generative, integrations, kernels, nn, sklearn, solvers
     from .decomposition.exact import decompose
     from .decomposition.explaining import explain
     from .decomposition.explanation import Explanation
@@ -62,13 +62,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = ["Agreement", "Coverage", "Decomposition", "Eigenlearning", "Ensemble", "Expected", "Explanation",
-           "FeatureMachine", "GradientScores", "KernelDistances", "KernelEvolution", "KernelMachine", "KernelOperator",
-           "LearningCurves", "MemoryWeights", "NullSpace", "Orders", "PathKernel", "Posterior", "Predictions", "Report",
-           "Reservoir", "Run", "Scaling", "Separation", "Spectrum", "Tiles", "TradeOffs", "agreement", "coverage",
-           "data", "decompose", "eigenlearning", "ensemble", "errors", "evolution", "expected", "explain", "features",
-           "fit", "gradient_scores", "integrations", "kernel_distances", "kernel_of_run", "kernels", "learning_curves",
-           "load", "memory_weights", "nn", "null_space", "orders", "path_kernel", "posterior", "predictions", "record",
-           "reservoir", "scaling", "separation", "sklearn", "solvers", "spectrum", "trade_offs"]
+           "FeatureMachine", "GradientScores", "KernelDistances", "KernelEvolution", "KernelMachine",
+           "KernelOperator", "LearningCurves", "MemoryWeights", "NullSpace", "Orders", "PathKernel", "Posterior",
+           "Predictions", "Report", "Reservoir", "Run", "Scaling", "Separation", "Spectrum", "Tiles", "TradeOffs",
+           "agreement", "coverage", "data", "decompose", "eigenlearning", "ensemble", "errors", "evolution",
+           "expected", "explain", "features", "fit", "generative", "gradient_scores", "integrations",
+           "kernel_distances", "kernel_of_run", "kernels", "learning_curves", "load", "memory_weights", "nn",
+           "null_space", "orders", "path_kernel", "posterior", "predictions", "record", "reservoir", "scaling",
+           "separation", "sklearn", "solvers", "spectrum", "trade_offs"]
 
 _HOMES = {
     "Agreement": "diagnostics.agreement",

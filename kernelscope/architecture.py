@@ -1,7 +1,7 @@
 r"""A model as a plain description, and the model again from its description.
 
-A run on disk holds numbers, never code. For a model made only of the layers below, a small JSON tree of names and
-arguments says what the numbers are the parameters of:
+A run on disk holds numbers, never code. For a model made only of the layers below, and of the modules that this package
+brings, a small JSON tree of names and arguments says what the numbers are the parameters of:
 
     {"module": "Linear", "training": true, "dtype": "float32", "frozen": [],
      "arguments": {"in_features": 64, "out_features": 10, "bias": true}}
@@ -17,13 +17,15 @@ import reprlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
 from numbers import Integral, Number, Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .errors import UnsafeFile
+from .errors import DataError, UnsafeFile
 from .network import does_nothing
 
 DEEPEST = 32  # nested Sequentials
@@ -158,6 +160,26 @@ LAYERS: dict[type[nn.Module], Arguments] = {
 }
 NAMES = {layer.__name__: layer for layer in LAYERS}
 
+
+@dataclass(frozen=True)
+class Own:
+    """A module of this package: its home in it, its arguments, and the modules that it is made around.
+
+    Upper rooms are named here and imported when a description of theirs is built; the names are those of this table.
+    """
+
+    home: str
+    arguments: Arguments
+    around: tuple[str, ...] = ()
+
+
+OWN = {
+    "NoiseMLP": Own("generative.networks", {"size": _integer, "width": _integer}),
+    "NoiseConv": Own("generative.networks", {"side": _integer, "channels": _integer, "width": _integer}),
+    "Denoiser": Own("generative.denoiser", {"spread": _number}, ("core",)),
+    "Judged": Own("generative.adversary", {}, ("network",)),
+}
+
 # What constructors of layers raise when arguments do not go together.
 _CONSTRUCTION = (ValueError, RuntimeError, TypeError, IndexError, ArithmeticError, AssertionError)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -229,22 +251,31 @@ def _node(module: nn.Module | None, depth: int) -> dict[str, Any]:
     if type(module) is nn.Sequential:
         children = [[name, _node(child, depth + 1)] for name, child in module._modules.items()]
         return {"module": "Sequential", "training": module.training, "children": children}
-    if module is None or type(module) not in LAYERS:
+    own = OWN.get(type(module).__name__)
+    if own is not None and type(module).__module__ == f"{__package__}.{own.home}":
+        table, around = own.arguments, own.around
+    elif module is not None and type(module) in LAYERS:
+        table, around = LAYERS[type(module)], ()
+    else:
         raise _Unlike
+    assert module is not None
     arguments = {}
-    for name, kind in LAYERS[type(module)].items():
+    for name, kind in table.items():
         value = getattr(module, name, ...)
         try:
             arguments[name] = _plain(kind(value is not None if name == "bias" else value))
         except TypeError:
             raise _Unlike from None
-    dtypes = [tensor.dtype for tensor in _tensors(module) if tensor.is_floating_point()]
+    dtypes = [tensor.dtype for tensor in _tensors(module) if tensor.is_floating_point()] if not around else []
+    frozen = [name for name, value in module.named_parameters(recurse=not around) if not value.requires_grad]
+    inner = {"children": [[name, _node(getattr(module, name), depth + 1)] for name in around]} if around else {}
     return {
         "module": type(module).__name__,
         "training": module.training,
         "dtype": str(dtypes[0]).removeprefix("torch.") if dtypes else None,
-        "frozen": [name for name, value in module.named_parameters() if not value.requires_grad],
+        "frozen": frozen,
         "arguments": arguments,
+        **inner,
     }
 
 
@@ -314,13 +345,16 @@ def _module(spec: Any, where: str, depth: int, left: list[int]) -> nn.Module:
     name = spec.get("module") if isinstance(spec, Mapping) else None
     if name == "Sequential":
         return _sequential(_keys(spec, where, "module", "training", "children"), where, depth, left)
-    layer = NAMES.get(name) if isinstance(name, str) else None
-    if layer is None:
+    own = OWN.get(name) if isinstance(name, str) else None
+    layer: Any = NAMES.get(name) if isinstance(name, str) else None
+    if layer is None and own is None:
         raise _refusal(where, f"{_short(name)} is not the name of a layer that can be rebuilt")
-    _keys(spec, where, "module", "training", "dtype", "frozen", "arguments")
-    given = _keys(spec["arguments"], f"the arguments of {where}", *LAYERS[layer])
-    arguments = {}
-    for key, kind in LAYERS[layer].items():
+    around = () if own is None else own.around
+    _keys(spec, where, "module", "training", "dtype", "frozen", "arguments", *(["children"] if around else []))
+    table = LAYERS[layer] if own is None else own.arguments
+    given = _keys(spec["arguments"], f"the arguments of {where}", *table)
+    arguments: dict[str, Any] = {}
+    for key, kind in table.items():
         try:
             arguments[key] = kind(given[key])
         except TypeError as error:
@@ -328,18 +362,33 @@ def _module(spec: Any, where: str, depth: int, left: list[int]) -> nn.Module:
     dtype, frozen = spec["dtype"], spec["frozen"]
     if dtype is not None and not (isinstance(dtype, str) and dtype in DTYPES):
         raise _refusal(where, f"dtype must be null or one of {', '.join(DTYPES)}, and {_short(dtype)} was found")
+    if own is not None:
+        layer = getattr(import_module(f".{own.home}", __package__), str(name))
+    inner = _around(spec, around, where, depth, left)
     try:
-        module = layer(**arguments)
-    except _CONSTRUCTION as error:
+        module = layer(**inner, **arguments)
+    except (*_CONSTRUCTION, DataError) as error:
         raise _refusal(where, f"{name} does not take these arguments ({_short(str(error))})") from None
     if dtype is not None:
         module.to(DTYPES[dtype])
-    owned = dict(module.named_parameters())
+    owned = dict(module.named_parameters(recurse=not around))
     if not (isinstance(frozen, list) and all(isinstance(key, str) and key in owned for key in frozen)):
         raise _refusal(where, f"frozen must list parameters of {name}, and {_short(frozen)} was found")
     for key in frozen:
         owned[key].requires_grad_(False)
+    if own is not None and not around and isinstance(spec["training"], bool):
+        # What a module of this package is made of follows its mode.
+        module.train(spec["training"])
     return _in_mode(module, spec, where)
+
+
+def _around(spec: Mapping[str, Any], names: tuple[str, ...], where: str, depth: int, left: list[int]) -> dict[str, Any]:
+    """The modules that a module of this package is made around, by name."""
+    children = spec["children"] if names else []
+    if not isinstance(children, list) or [child[0] if isinstance(child, list) and len(child) == 2 else None
+                                          for child in children] != list(names):
+        raise _refusal(where, f"its modules must be {', '.join(names)}, and {_short(children)} was found")
+    return {name: _module(inner, f"{name} of {where}", depth + 1, left) for name, inner in children}
 
 
 def _sequential(spec: Mapping[str, Any], where: str, depth: int, left: list[int]) -> nn.Module:

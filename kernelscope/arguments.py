@@ -154,13 +154,13 @@ def as_place(value: Any, name: str, count: int, things: str) -> int:
     return number % count
 
 
-def as_function(value: Any, name: str, takes: str) -> Any:
-    """Something that can be called.
+def as_function(value: Any, name: str, takes: str, of: str = "batch") -> Any:
+    """Something that can be called, of arguments with the names ``of``.
 
     Raises:
         DataError: If it cannot.
     """
     if not callable(value):
         raise DataError(f"{name} must be a function {takes}; {what_came(value)} came. Pass for example {name}=lambda "
-                        "batch: ..., or leave it out.")
+                        f"{of}: ..., or leave it out.")
     return value

@@ -7,7 +7,7 @@ imported inside ``run``, so that ``--help`` answers at once.
 from dataclasses import dataclass, field
 from typing import Any
 
-NAMES = ("demo", "record", "info", "explain", "report", "check", "fit", "doctor")
+NAMES = ("demo", "record", "train", "info", "explain", "report", "check", "fit", "doctor")
 
 
 @dataclass(frozen=True)

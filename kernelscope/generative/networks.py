@@ -8,11 +8,19 @@ width); a network for images takes vectors as well and folds them.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["NoiseConv", "NoiseMLP", "critic", "generator"]
+from ..arguments import as_count
+from ..errors import DataError
+
+__all__ = ["NoiseConv", "NoiseMLP", "critic", "critic_of_images", "generator", "generator_of_images", "matched_width",
+           "parameters_of"]
+
+#: The widest network that is looked at.
+WIDEST = 2**20
 
 
 class NoiseWord(nn.Module):
@@ -98,3 +106,79 @@ def generator(latents: int, size: int, width: int = 128) -> nn.Sequential:
 def critic(size: int, width: int = 128) -> nn.Sequential:
     """A fully connected critic, which gives a score with shape (n, 1)."""
     return nn.Sequential(nn.Linear(size, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
+
+
+def generator_of_images(latents: int, side: int, channels: int = 1, width: int = 32) -> nn.Sequential:
+    """A convolutional generator of square images with an even side, as vectors, the last layer without bound.
+
+    Example:
+        >>> generator_of_images(16, 8)(torch.zeros(3, 16)).shape
+        torch.Size([3, 64])
+    """
+    half = _half(side)
+    return nn.Sequential(
+        nn.Linear(latents, width * half**2), nn.SiLU(), nn.Unflatten(1, (width, half, half)),
+        nn.ConvTranspose2d(width, width, 4, stride=2, padding=1), nn.SiLU(), nn.Conv2d(width, channels, 3, padding=1),
+        nn.Flatten(),
+    )
+
+
+def critic_of_images(side: int, channels: int = 1, width: int = 32) -> nn.Sequential:
+    """A convolutional critic of square images with an even side, as vectors, which gives a score with shape (n, 1).
+
+    Example:
+        >>> critic_of_images(8)(torch.zeros(3, 64)).shape
+        torch.Size([3, 1])
+    """
+    half = _half(side)
+    return nn.Sequential(
+        nn.Unflatten(1, (channels, side, side)), nn.Conv2d(channels, width, 3, padding=1), nn.SiLU(),
+        nn.Conv2d(width, width, 4, stride=2, padding=1), nn.SiLU(), nn.Flatten(), nn.Linear(width * half**2, 1),
+    )
+
+
+def parameters_of(module: nn.Module) -> int:
+    """The number of parameters of a module.
+
+    Example:
+        >>> parameters_of(nn.Linear(3, 2))
+        8
+    """
+    return sum(p.numel() for p in module.parameters())
+
+
+def matched_width(make: Callable[[int], nn.Module], parameters: int) -> int:
+    """The width at which a network has about as many parameters as another one, to compare the two fairly.
+
+    Args:
+        make: ``width -> network``, which has more parameters the wider it is.
+        parameters: The number that is wanted.
+
+    Returns:
+        The width whose number is nearest; of widths from 16 on it is within about 5 %.
+
+    Raises:
+        DataError: If ``parameters`` is not a number from 1 on.
+
+    Example:
+        >>> width = matched_width(lambda width: generator(16, 64, width), parameters_of(NoiseMLP(64)))
+        >>> width, parameters_of(generator(16, 64, width)), parameters_of(NoiseMLP(64))
+        (151, 35247, 35136)
+    """
+    wanted = as_count(parameters, "parameters", least=1)
+    with torch.device("meta"), torch.random.fork_rng():
+        low, high = 0, 1
+        while parameters_of(make(high)) < wanted and high < WIDEST:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if parameters_of(make(middle)) < wanted else (low, middle)
+        return min((width for width in (low, high) if width),
+                   key=lambda width: abs(parameters_of(make(width)) - wanted))
+
+
+def _half(side: int) -> int:
+    if side < 2 or side % 2:
+        raise DataError(f"These networks halve an image once, so its side must be even; {side} came. Cut or pad the "
+                        "images, or use the fully connected networks.")
+    return side // 2

@@ -24,7 +24,8 @@ class DiffusionRun:
 
     Attributes:
         run: The run.
-        law: The law that its noise levels were drawn from.
+        law: The law that its noise levels were drawn from: the one that was given to the recording, or else the normal
+            law with the mean and the deviation of the logarithms that were drawn.
 
     Raises:
         DataError: If the run is none of a denoiser.
@@ -40,7 +41,17 @@ class DiffusionRun:
                 "Wrap the network in a Denoiser, train that and record it."
             )
         self._module: Any = module
-        self.law = NoiseLaw(*run.meta["notes"]["law"]) if "law" in (run.meta.get("notes") or {}) else NoiseLaw()
+        self.law = self._law()
+
+    def _law(self) -> NoiseLaw:
+        given = (self.run.meta.get("notes") or {}).get("law")
+        if given is not None:
+            if not isinstance(given, list) or len(given) != 2 or not all(type(v) in (int, float) for v in given):
+                raise DataError(f"The law of noise in the notes of a diffusion run is its mean and its deviation; "
+                                f"{str(given)[:100]!r} was found. The notes were changed; record again.")
+            return NoiseLaw(float(given[0]), float(given[1]))
+        drawn = torch.cat([self.levels(k) for k in range(self.run.start, self.run.stop)]).double().log()
+        return NoiseLaw(float(drawn.mean()), float(drawn.std()) if len(drawn) > 1 else NoiseLaw.deviation)
 
     def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """The coefficients a and b in D = a y + b o, o what the network gives."""
@@ -58,6 +69,30 @@ class DiffusionRun:
         """The denoised points D."""
         a, b = self.coefficients(sigma.to(y))
         return along(a, y) * y + along(b, y) * self.output(y, sigma, parameters)
+
+    @property
+    def averaged(self) -> Parameters:
+        """The averaged weights that were recorded beside the trained ones, at the end of the run.
+
+        Raises:
+            DataError: If there are none.
+        """
+        row = self.run.average(self.run.stop)
+        if row is None:
+            raise DataError("This run holds no averaged weights at its end. Record with record_diffusion(..., "
+                            "average=averaged_model), and take the whole run.")
+        return self.run.named(row)
+
+    def averaging(self, y: Tensor, sigma: Tensor) -> Tensor:
+        r"""What averaging the weights adds to the denoised points, with the shape of ``y``.
+
+        .. math:: D_{\bar\theta} - D_{\theta_T} = \int_0^1 J\big(\theta_T + s (\bar\theta - \theta_T)\big)\,
+                  (\bar\theta - \theta_T)\, ds
+
+        It is the group that closes a ledger of the trained weights at the averaged ones; ``decompose(run, ...,
+        weights="average")`` gives the part of each sample in it.
+        """
+        return self.denoised(y, sigma, self.averaged) - self.denoised(y, sigma)
 
     @property
     def clean(self) -> Tensor:

@@ -1,107 +1,231 @@
-"""Small, honest reference training: a denoiser and a GAN on points that are vectors or images, recorded.
+"""Small, honest reference training: a denoiser and a GAN on points that are vectors or square images, recorded.
 
-(The recording in here is provisional; record_diffusion and record_gan take its place.)
+The loops are plain ones, recorded as anybody's would be, and the same seed gives the same run.
 """
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..run.recorder import record
+from ..arguments import as_choice, as_count, as_seed, what_came
+from ..errors import DataError
+from ..progress import counting
 from ..run.run import Run
-from .adversary import FAKE, PENALTY, REAL, Adversary, Judged, field_loss
+from .adversary import KINDS, Adversary
 from .denoiser import Denoiser, along
 from .game import GANRun
-from .networks import NoiseConv, NoiseMLP, critic, generator
+from .networks import NoiseConv, NoiseMLP, critic, critic_of_images, generator, generator_of_images
 from .noise import NoiseLaw
+from .recording_diffusion import record_diffusion
+from .recording_game import record_gan
 
 __all__ = ["train_diffusion", "train_gan"]
 
+#: Usual rates of the optimizers, for a denoiser and for the networks of a game.
+RATES = {"adam": (2e-3, 1e-3), "sgd": (0.2, 0.05), "momentum": (0.05, 0.01)}
 
-def train_diffusion(x: Tensor, *, network: str = "mlp", width: int | None = None, steps: int = 1000, batch: int = 64,
-                    rate: float | None = None, optimizer: str = "adam", law: NoiseLaw | None = None, seed: int = 0,
-                    out: Any = None, keep: Any = "all", dtype: torch.dtype = torch.float32) -> Run:
-    """Trains a denoiser on points with shape (n, d) and records it."""
+
+def train_diffusion(x: Tensor, *, network: str | nn.Module = "mlp", width: int | None = None, steps: int = 1000,
+                    batch: int = 64, rate: float | None = None, optimizer: str = "adam", average: float | None = None,
+                    law: NoiseLaw | None = None, seed: int = 0, out: str | Path | None = None, keep: int | str = "all",
+                    dtype: torch.dtype = torch.float32, overwrite: bool = False) -> Run:
+    r"""Trains a denoiser on points and records it.
+
+    Each step draws a batch of points with replacement, a noise level and a noise for each, and goes down the gradient
+    of the mean square between what the network gives and ``denoiser.target``.
+
+    Args:
+        x: The clean points, with shape (n, d), or (n, channels, side, side) for a network of images.
+        network: ``"mlp"`` (:class:`NoiseMLP`), ``"conv"`` (:class:`NoiseConv`, on square images), or a core called
+            as ``core(y, c)``, which is wrapped in a :class:`Denoiser`; a Denoiser is taken as it is.
+        width: The width of a network named by a word; 128, or 24 of the convolutional one, if not given.
+        steps: The number of steps.
+        batch: The number of points in one.
+        rate: The learning rate; of Adam 0.002, of SGD 0.2, with momentum 0.05, if not given.
+        optimizer: ``"adam"``, ``"sgd"``, or ``"momentum"``, SGD with a momentum of 0.9.
+        average: The decay of averaged weights that are recorded beside the trained ones, such as 0.99.
+        law: The law of noise levels.
+        seed: Names the initial network and all draws.
+        out: The folder to record into; ``None`` keeps the run in memory.
+        keep: Which parameters are stored, as in :func:`kernelscope.record`.
+        dtype: The precision.
+        overwrite: Whether a run in ``out`` may be replaced.
+
+    Returns:
+        The run, which :class:`DiffusionRun` reads as a denoiser.
+
+    Raises:
+        DataError: If an argument is not of its kind.
+
+    Example:
+        >>> train_diffusion(torch.randn(20, 4), width=8, steps=5, batch=4)
+        Run(in memory: 5 steps of Adam, 20 samples, 276 parameters)
+    """
+    x, steps, batch, seed = _points(x, dtype), as_count(steps, "steps", 1), as_count(batch, "batch", 1), as_seed(seed)
     law = law or NoiseLaw()
-    generator_ = torch.Generator().manual_seed(seed)
-    x = x.to(dtype)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        side = round(x[0].numel() ** 0.5)
-        core = NoiseMLP(x[0].numel(), width or 128) if network == "mlp" else NoiseConv(side, width=width or 24)
-        denoiser = Denoiser(core, float(x.std())).to(dtype)
-    made = (torch.optim.Adam(denoiser.parameters(), lr=rate or 2e-3) if optimizer == "adam" else
-            torch.optim.SGD(denoiser.parameters(), lr=rate or 0.05, momentum=0.9))
-    notes = {"generative": "diffusion", "law": [law.mean, law.deviation]}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with record(denoiser, (x, x), loss=F.mse_loss, out=out, keep=keep, notes=notes) as recording:
-            for _ in range(steps):
-                ids = torch.randint(len(x), (batch,), generator=generator_)
-                sigma = law.draw(batch, generator_).to(dtype)
-                y = x[ids] + along(sigma, x[ids]) * torch.randn(x[ids].shape, generator=generator_, dtype=dtype)
-                target = denoiser.target(x[ids], y, sigma)
-                recording.deliver((y, target), ids.tolist())
-                made.zero_grad()
-                F.mse_loss(denoiser(y, sigma), target).backward()
-                made.step()
+    source = torch.Generator().manual_seed(seed)
+    denoiser = _denoiser(x, network, width, seed).to(dtype)
+    made = _optimizer(denoiser, optimizer, rate, 0, (0.9, 0.999))
+    averaged = _averaged(denoiser, average)
+    with counting(steps, "training", "step") as done, \
+            record_diffusion(denoiser, x, law=law, average=averaged, out=out, keep=keep, overwrite=overwrite,
+                             notes={"seed": seed}) as recording:
+        for _ in range(steps):
+            ids = torch.randint(len(x), (batch,), generator=source)
+            sigma = law.draw(batch, source).to(dtype)
+            y = x[ids] + along(sigma, x[ids]) * torch.randn(x[ids].shape, generator=source, dtype=dtype)
+            recording.batch(ids)
+            made.zero_grad()
+            F.mse_loss(denoiser(y, sigma), denoiser.target(x[ids], y, sigma)).backward()
+            made.step()
+            if averaged is not None:
+                averaged.update_parameters(denoiser)
+            done(1)
     return recording.run
 
 
-def train_gan(x: Tensor, *, kind: str = "non-saturating", r1: float = 0.1, latents: int = 16, width: int = 128,
-              steps: int = 1000, batch: int = 64, rate: float = 1e-3, optimizer: str = "adam", seed: int = 0,
-              out: Any = None, keep: Any = "all", dtype: torch.dtype = torch.float32) -> GANRun:
-    """Trains a GAN on points with shape (n, d) and records both networks."""
-    game, n = Adversary(kind, r1), len(x)
+def train_gan(x: Tensor, *, kind: str = "non-saturating", r1: float = 0.1,
+              network: str | tuple[nn.Module, nn.Module] = "mlp", latents: int = 16, width: int | None = None,
+              steps: int = 1000, critic_steps: int = 1, batch: int = 64, rate: float | None = None,
+              optimizer: str = "adam", average: float | None = None, seed: int = 0, out: str | Path | None = None,
+              keep: int | str = "all", dtype: torch.dtype = torch.float32, overwrite: bool = False) -> GANRun:
+    r"""Trains a GAN on points and records both networks.
+
+    Each of the generator's steps comes after some of the critic's; all draw new latents, the critic's draw a batch of
+    real points with replacement.
+
+    Args:
+        x: The real points, with shape (n, d); images are taken as vectors.
+        kind: The game: ``"non-saturating"``, ``"wasserstein"`` or ``"hinge"``.
+        r1: The weight :math:`\gamma` of the penalty :math:`\tfrac\gamma2 E|\nabla_x D|^2` at real points; 0 for none.
+        network: ``"mlp"``, ``"conv"`` (on square images), or a generator and a critic.
+        latents: The number of latents.
+        width: The width of networks named by a word; 128, or 32 of convolutional ones, if not given.
+            :func:`~kernelscope.generative.networks.matched_width` finds one for a number of parameters.
+        steps: The number of the generator's steps.
+        critic_steps: How many the critic makes before each of them.
+        batch: The number of points in one.
+        rate: The learning rate of both; of Adam 0.001, of SGD 0.05, with momentum 0.01, if not given.
+        optimizer: ``"adam"`` (with betas 0.5 and 0.9), ``"sgd"``, or ``"momentum"``, SGD with a momentum of 0.9.
+        average: The decay of averaged weights of the generator that are recorded beside the trained ones.
+        seed: Names the initial networks and all draws.
+        out: The folder to record into; ``None`` keeps both runs in memory.
+        keep: Which parameters are stored, as in :func:`kernelscope.record`, of each network.
+        dtype: The precision.
+        overwrite: Whether a game in ``out`` may be replaced.
+
+    Returns:
+        The recorded game.
+
+    Raises:
+        DataError: If an argument is not of its kind.
+
+    Example:
+        >>> train_gan(torch.randn(20, 4), latents=2, width=8, steps=5, batch=4)
+        GANRun(non-saturating: 5 steps of a generator with 132 parameters, 5 of a critic with 121, 20 real points)
+    """
+    game = Adversary(kind, r1)
+    x, steps, batch, seed = _points(x, dtype), as_count(steps, "steps", 1), as_count(batch, "batch", 1), as_seed(seed)
+    x, critic_steps = x.flatten(1), as_count(critic_steps, "critic_steps", 1)
     source = torch.Generator().manual_seed(seed)
-    x = x.to(dtype)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        made, judged = generator(latents, x[0].numel(), width).to(dtype), Judged(critic(x[0].numel(), width)).to(dtype)
-
-    def optimizer_of(module: nn.Module) -> torch.optim.Optimizer:
-        if optimizer == "adam":
-            return torch.optim.Adam(module.parameters(), lr=rate, betas=(0.5, 0.9))
-        return torch.optim.SGD(module.parameters(), lr=rate)
-
-    moving, judging = optimizer_of(made), optimizer_of(judged)
-    parts = [(REAL, n), (PENALTY, n if r1 else 0), (FAKE, batch)]
-    kinds = torch.cat([torch.full((count,), what) for what, count in parts]).to(dtype)
-    terms = 3.0 if r1 else 2.0
-    table = torch.stack([kinds, torch.full_like(kinds, terms)], 1)
-    notes = {"generative": "gan", "kind": kind, "r1": r1, "real": n}
-    seen: list[int] = []
-    fakes = torch.arange(batch) + (2 * n if r1 else n)
-    slots = list(range(batch))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with record(judged, (torch.zeros(len(table), 1), table), loss=game.critic_loss, notes=notes, keep=keep,
-                    out=None if out is None else f"{out}/critic") as of_critic, \
-                record(made, (torch.zeros(batch, latents), torch.zeros(batch, 1)), loss=field_loss, notes=notes,
-                       keep=keep, out=None if out is None else f"{out}/generator") as of_generator:
-            for _ in range(steps):
-                ids = torch.randint(n, (batch,), generator=source)
-                z = torch.randn(batch, latents, generator=source, dtype=dtype)
+    made, judge = (net.to(dtype) for net in _players(x, network, as_count(latents, "latents", 1), width, seed))
+    moving, judging = (_optimizer(net, optimizer, rate, 1, (0.5, 0.9)) for net in (made, judge))
+    averaged = _averaged(made, average)
+    against, _ = KINDS[game.kind]
+    total = steps * (1 + critic_steps)
+    with counting(total, "training", "step") as done, \
+            record_gan(made, judge, x, loss=game.kind, r1=game.r1, average=averaged, out=out, keep=keep, places=batch,
+                       overwrite=overwrite, notes={"seed": seed}) as recording:
+        for _ in range(steps):
+            for _ in range(critic_steps):
+                ids = torch.randint(len(x), (batch,), generator=source)
                 with torch.no_grad():
-                    fake = made(z)
-                rows = torch.cat([x[ids], x[ids], fake]) if r1 else torch.cat([x[ids], fake])
-                places = torch.cat([ids, ids + n, fakes]) if r1 else torch.cat([ids, fakes])
-                of_critic.batch(places)
+                    fake = made(torch.randn(batch, latents, generator=source, dtype=dtype))
+                recording.batch(ids)
                 judging.zero_grad()
-                game.critic_loss(judged(rows), table[places], "mean").backward()
+                real = x[ids].requires_grad_(game.r1 > 0)
+                scores = judge(real)
+                loss = against(-scores).mean() + against(judge(fake)).mean()
+                if game.r1:
+                    slopes, = torch.autograd.grad(scores.sum(), real, create_graph=True)
+                    loss = loss + game.r1 / 2 * slopes.square().sum(1).mean()
+                loss.backward()
                 judging.step()
-                z = torch.randn(batch, latents, generator=source, dtype=dtype)
-                with torch.no_grad():
-                    at = made(z)
-                v = game.field(judged.score, at)
-                of_generator.deliver((z, v), slots)
-                moving.zero_grad()
-                field_loss(made(z), v, "mean").backward()
-                moving.step()
-                seen.append(len(seen) + 1)
-    return GANRun(of_generator.run, of_critic.run, game, n, torch.tensor(seen))
+            moving.zero_grad()
+            z = torch.randn(batch, latents, generator=source, dtype=dtype)
+            game.generator_loss(judge(made(z))).mean().backward()
+            moving.step()
+            if averaged is not None:
+                averaged.update_parameters(made)
+            done(1 + critic_steps)
+    return recording.run
+
+
+def _points(x: Any, dtype: torch.dtype) -> Tensor:
+    if not isinstance(x, Tensor) or x.ndim < 2 or not x.numel():
+        raise DataError(f"The training points must be a tensor with a row for each; {what_came(x)} came. Pass for "
+                        "example kernelscope.generative.points(\"digits\").")
+    return x.detach().to("cpu", dtype)
+
+
+def _denoiser(x: Tensor, network: str | nn.Module, width: int | None, seed: int) -> Any:
+    if isinstance(network, nn.Module):
+        return network if hasattr(network, "target") else Denoiser(network, float(x.std()))
+    if as_choice(network, "network", ("mlp", "conv")) == "mlp":
+        return _seeded(seed, lambda: Denoiser(NoiseMLP(x[0].numel(), width or 128), float(x.std())))
+    channels, side = _image(x)
+    return _seeded(seed, lambda: Denoiser(NoiseConv(side, channels, width or 24), float(x.std())))
+
+
+def _players(x: Tensor, network: str | tuple[nn.Module, nn.Module], latents: int, width: int | None,
+             seed: int) -> tuple[nn.Module, nn.Module]:
+    if isinstance(network, tuple):
+        return network
+    size = x.shape[1]
+    if as_choice(network, "network", ("mlp", "conv")) == "mlp":
+        return _seeded(seed, lambda: (generator(latents, size, width or 128), critic(size, width or 128)))
+    channels, side = _image(x)
+    return _seeded(seed, lambda: (generator_of_images(latents, side, channels, width or 32),
+                                  critic_of_images(side, channels, width or 32)))
+
+
+def _seeded(seed: int, make: Callable[[], Any]) -> Any:
+    """What is made under a seed, without a trace in the user's random state."""
+    with torch.random.fork_rng(), torch.enable_grad():
+        torch.manual_seed(seed)
+        return make()
+
+
+def _image(x: Tensor) -> tuple[int, int]:
+    """Channels and side of points as square images."""
+    if x.ndim == 4 and x.shape[2] == x.shape[3]:
+        return x.shape[1], x.shape[2]
+    side = round(x[0].numel() ** 0.5)
+    if x.ndim != 2 or side**2 != x.shape[1]:
+        raise DataError(f"A convolutional network needs square images, and points of shape {tuple(x.shape[1:])} came. "
+                        'Pass points with shape (n, side * side) or (n, channels, side, side), or network="mlp".')
+    return 1, side
+
+
+def _optimizer(network: nn.Module, name: str, rate: float | None, of: int,
+               betas: tuple[float, float]) -> torch.optim.Optimizer:
+    rate = RATES[as_choice(name, "optimizer", tuple(RATES))][of] if rate is None else rate
+    if name == "adam":
+        return torch.optim.Adam(network.parameters(), lr=rate, betas=betas)
+    return torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9 if name == "momentum" else 0.0)
+
+
+def _averaged(network: nn.Module, decay: float | None) -> AveragedModel | None:
+    if decay is None:
+        return None
+    if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 <= decay < 1:
+        raise DataError(f"average must be the decay of averaged weights, from 0 on and below 1; {what_came(decay)} "
+                        "came. Pass for example average=0.99.")
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))

@@ -95,6 +95,10 @@ class Deliveries:
         self._latest = None
         self._older.clear()
 
+    def latest(self) -> tuple[Sequence[int], Tensor] | None:
+        """The ids and targets of the batch that was delivered last, or ``None``."""
+        return None if self._latest is None else (self._latest[0].ids, self._latest[0].targets(slice(None)))
+
     def find(self, inputs: tuple[Tensor, ...]) -> tuple[Sequence[int], Tensor] | None:
         """The ids and the targets behind the inputs of a forward pass, or ``None``.
 
@@ -104,22 +108,29 @@ class Deliveries:
         if self._latest is not None and any(t is inputs[0] for t in self._latest[1]):
             # The plain loop, which is not to wait.
             return self._latest[0].ids, self._latest[0].targets(slice(None))
-        for x in inputs:
-            for tensor, delivery in self._at(_place(x)):
-                rows = _rows(x, tensor)
-                if rows is not None:
-                    return delivery.ids[rows], delivery.targets(rows)
+        held = self.held(inputs)
+        if held is not None:
+            return held
         self._refuse_exchanged_axes(inputs[0])
         if self._latest is None or len(self._latest[0].ids) != len_of(inputs[0]):
             return None
         return self._latest[0].ids, self._latest[0].targets(slice(None))
+
+    def held(self, inputs: tuple[Tensor, ...]) -> tuple[Sequence[int], Tensor] | None:
+        """The ids and the targets of rows that lie within a delivered batch, or ``None``."""
+        for x in inputs:
+            for tensor, delivery in self._at(place_of(x)):
+                rows = rows_within(x, tensor)
+                if rows is not None:
+                    return delivery.ids[rows], delivery.targets(rows)
+        return None
 
     def _refuse_exchanged_axes(self, x: Tensor) -> None:
         """Refuses a batch whose second axis are the samples, where the first one is as long and looks like them."""
         if not self._looks or x.ndim < 2 or x.shape[0] != x.shape[1]:
             return
         self._looks -= 1
-        delivered = [t for t, _ in self._at(_place(x))] + (self._latest[1] if self._latest is not None else [])
+        delivered = [t for t, _ in self._at(place_of(x))] + (self._latest[1] if self._latest is not None else [])
         for t in delivered:
             given = x.detach().to(t)
             if given.shape == t.shape and torch.equal(given, t.transpose(0, 1)) and not torch.equal(given, t):
@@ -131,13 +142,13 @@ class Deliveries:
                 )
 
     def _at(self, place: int) -> list[tuple[Tensor, Delivery]]:
-        latest = [] if self._latest is None else [(t, self._latest[0]) for t in self._latest[1] if _place(t) == place]
+        latest = [] if self._latest is None else [(t, self._latest[0]) for t in self._latest[1] if place_of(t) == place]
         older = [(reference(), delivery) for reference, delivery in reversed(self._older.get(place, []))]
         return latest + [(t, delivery) for t, delivery in older if t is not None]
 
     def _age(self, delivery: Delivery, tensors: list[Tensor]) -> None:
         for t in tensors if delivery.outlive() else ():
-            place = _place(t)
+            place = place_of(t)
             # A batch that is made once and delivered again and again is known by its last delivery.
             entries = [entry for entry in self._older.get(place, []) if entry[0]() is not t]
             self._older[place] = entries
@@ -157,11 +168,12 @@ def len_of(x: Tensor) -> int:
     return len(x) if x.ndim else 0
 
 
-def _place(x: Tensor) -> int:
+def place_of(x: Tensor) -> int:
+    """Where the memory of a tensor begins; 0 for one that has no plain memory."""
     return x.untyped_storage().data_ptr() if x.layout == torch.strided else 0
 
 
-def _rows(x: Tensor, whole: Tensor) -> slice | None:
+def rows_within(x: Tensor, whole: Tensor) -> slice | None:
     """Which rows of ``whole`` the tensor x is a view of, whatever the shape of a row; ``None`` if it is not."""
     count, total = len_of(x), len_of(whole)
     if not count or not total or x.dtype != whole.dtype or x.numel() * total != whole.numel() * count:

@@ -33,10 +33,11 @@ class Forms:
 
     Args:
         samples: The table of samples.
+        drawn: Whether input and target of a sample are drawn anew each time, so that nothing follows from others.
     """
 
-    def __init__(self, samples: Samples):
-        self._samples = samples
+    def __init__(self, samples: Samples, drawn: bool = False):
+        self._samples, self._drawn = samples, drawn
         self._earlier: _Earlier | None = None
         self._left = self._compared = self._changed = self._others = 0
         self._waiting: list[str] = []
@@ -60,6 +61,8 @@ class Forms:
             RecordingError: If these are not the data of the recording that is taken up.
             DataError: If the batches name their samples, and an id stands for two of them.
         """
+        if self._drawn:
+            return
         if self._earlier is not None and self._left:
             self._left -= 1
             self._compared += len(new) - int(new.sum())

@@ -18,8 +18,16 @@ from .subject import Subject
 DIFFERENT = 0.05
 
 
-def warn_of_another_loss(subject: Subject, loss: Loss, samples: Samples, step: Step) -> None:
-    """Recomputes the first gradient on the copy of the network and warns if the loop used another one."""
+def warn_of_another_loss(subject: Subject, loss: Loss, samples: Samples, step: Step, advice: str | None = None) -> None:
+    """Recomputes the first gradient on the copy of the network and warns if the loop used another one.
+
+    Args:
+        subject: What is recorded.
+        loss: The loss that the recording was given.
+        samples: The table of samples.
+        step: The first step.
+        advice: What to do, in sentences; if not given, how to pass another loss.
+    """
     network, parameters, device = subject.network, subject.parameters, subject.device
     moving = [name for group in step.groups for name in group["names"] if name not in step.without]
     if not moving:
@@ -45,9 +53,11 @@ def warn_of_another_loss(subject: Subject, loss: Loss, samples: Samples, step: S
     gap = sum(float(((a - u).double() ** 2).sum()) for a, u in zip(actual, used.gradient, strict=True)
               if a is not None) ** 0.5
     if size > 0 and gap > DIFFERENT * size:
+        advice = advice or (
+            f"{f'{SWAPPED} Else pass' if swapped else 'Pass'} record(..., loss=...) the loss that is minimised, with "
+            "its weights and penalties; weight decay of the optimizer and clipping are understood already."
+        )
         warn(
             f"At the first step the gradient differs by {gap / size:.0%} from that of the recorded loss, so much of "
-            f"this run will be booked as unattributed. {f'{SWAPPED} Else pass' if swapped else 'Pass'} record(..., "
-            "loss=...) the loss that is minimised, with its weights and penalties; weight decay of the optimizer and "
-            "clipping are understood already."
+            f"this run will be booked as unattributed. {advice}"
         )

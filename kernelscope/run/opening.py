@@ -101,6 +101,9 @@ def run_store(path: Path, verify: Verify = "sha256") -> Store:
         raise StoreError(f"{path} is a file, and no run. {RUN}")
     if not os.path.lexists(path / NAME):
         inside = sorted(str(found.parent) for found in path.glob(f"*/{NAME}"))[:5]
+        if {Path(name).name for name in inside} >= {"critic", "generator"}:
+            raise StoreError(f"{path} is no run but a recorded game, with two of them in it: open it with "
+                             f"kernelscope.generative.load({str(path)!r}), or name one of {', '.join(inside)}.")
         raise StoreError(f"{path} is no run: there is no {NAME} in it. "
                          + (f"In it are {', '.join(inside)}: name one." if inside else RUN))
     store = Store.open(path, verify=verify)

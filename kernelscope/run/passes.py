@@ -49,6 +49,7 @@ class Passes:
     Args:
         samples: The table of samples.
         norms: Gives the norms of the gradients gathered so far.
+        drawn: Whether input and target of a sample are drawn anew each time.
 
     Attributes:
         batches: The passes, in the order in which their gradients came.
@@ -57,11 +58,11 @@ class Passes:
         forms: What is known of the forms in which samples come.
     """
 
-    def __init__(self, samples: Samples, norms: Callable[[], Tensor]):
+    def __init__(self, samples: Samples, norms: Callable[[], Tensor], drawn: bool = False):
         self.batches: list[MicroBatch] = []
         self.unknown = 0
         self.fresh: list[tuple[Tensor, ...]] = []
-        self.forms = Forms(samples)
+        self.forms = Forms(samples, drawn)
         self._samples = samples
         self._norms: Callable[[], Tensor] | None = norms
         self._backward = -1

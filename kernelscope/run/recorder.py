@@ -31,6 +31,7 @@ def record(
     average: nn.Module | None = None,
     batch: Callable[[Any], tuple[Any, Any]] | None = None,
     ids: Callable[[Any], Any] | None = None,
+    targets: Callable[[tuple[Tensor, ...], Tensor], Tensor] | None = None,
     class_names: Sequence[str] | None = None,
     commit_every: float = 1.0,
     overwrite: bool = False,
@@ -66,6 +67,9 @@ def record(
         batch: ``batch -> (inputs, targets)`` for loaders that give something else than ``(..., targets)``.
         ids: ``batch -> whole numbers``, one of its own for each sample: for loaders whose samples have no index, or
             to have other ids than places.
+        targets: ``(inputs, given) -> targets`` for a loop that makes its targets from what it feeds the network, as
+            where noise is drawn: called with the tensors that a pass received and the batch's own targets, it gives
+            what the loss compares the outputs with. Input and target of a sample may then be others at every draw.
         class_names: A word for each class.
         commit_every: Seconds after which recorded steps are brought to the disk; ``0`` commits every step.
         overwrite: Whether a run in ``out`` may be replaced.
@@ -105,6 +109,8 @@ def record(
         split=split_batch if batch is None else as_function(batch, "batch", "of a batch that gives (inputs, targets)"),
         ids=None if ids is None else as_function(ids, "ids", "of a batch that gives a whole number for each sample"),
         class_names=checked_names(class_names), notes=notes or {},
+        targets=None if targets is None else as_function(
+            targets, "targets", "of a pass's inputs and the batch's targets", "inputs, given"),
     )
 
 

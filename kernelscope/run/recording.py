@@ -8,7 +8,7 @@ stored is what the optimizer did, so clipping, schedules, accumulation and skipp
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from ..errors import RecordingError, StoreError
+from ..arguments import what_came
+from ..errors import DataError, RecordingError, StoreError
 from ..losses import Loss
 from ..nested import leaves
-from ..network import Parameters, get_random_state
+from ..network import Parameters, get_random_state, random_state
 from ..storage import MemoryStore, Store
 from . import faults, precision
 from .averages import Average, averaged
@@ -56,20 +57,29 @@ class Recording:
         ids: ``batch -> whole numbers``.
         class_names: A word for each class.
         notes: Plain data to keep with the run.
+        targets: ``(inputs, given) -> targets``, where the loop makes its targets from what it feeds the network.
+        told: Where no pass is listened to and :meth:`book` tells of all of them, what to do if the first gradient is
+            another one.
         earlier: The buffers before the first pass, where passes were seen before the recording began.
 
     Attributes:
         acknowledged: The number of steps that are safely stored.
+        seen: In a game of two networks, the number of steps that the other one has made.
     """
+
+    seen: int | None = None
 
     def __init__(self, model: nn.Module, loader: Any, loss: Loss, *, place: Place, keep: Keep,
                  average: nn.Module | None, split: Callable[[Any], tuple[Any, Any]], ids: Callable[[Any], Any] | None,
-                 class_names: list[str] | None, notes: dict[str, Any], earlier: Parameters | None = None):
+                 class_names: list[str] | None, notes: dict[str, Any],
+                 targets: Callable[[tuple[Tensor, ...], Tensor], Tensor] | None = None, told: str | None = None,
+                 earlier: Parameters | None = None):
         self._source = Source(loader, split, ids)
         refuse_parts(model)
         self._model, self._loss, self._place, self._keep = model, loss, place, keep
         self._averaged = None if average is None else averaged(network_behind(model), average)
         self._class_names, self._notes, self._earlier = class_names, notes, earlier
+        self._targets, self._told = targets, told
         self._run: Run | None = None
         self._used = False
 
@@ -80,7 +90,7 @@ class Recording:
             raise RecordingError("A recording is used once. Call record(...) again for another one.")
         subject = self._subject = Subject(self._model, self._earlier)
         samples = self._source.samples
-        self._passes = Passes(samples, subject.norms)
+        self._passes = Passes(samples, subject.norms, drawn=not (self._told is None and self._targets is None))
         self._optimizers = Optimizers(subject)
         self._last_batches: list[MicroBatch] = []
         self._foreign = 0
@@ -111,9 +121,10 @@ class Recording:
         self._hooks: list[Any] = [
             register_optimizer_step_pre_hook(self._before_step),
             register_optimizer_step_post_hook(self._after_step),
-            attach(self._subject.called.register_forward_pre_hook, self._before_pass),
-            attach(self._subject.called.register_forward_hook, self._after_pass),
         ]
+        if self._told is None:
+            self._hooks += [attach(self._subject.called.register_forward_pre_hook, self._before_pass),
+                            attach(self._subject.called.register_forward_hook, self._after_pass)]
         self._source.open()
 
     def _detach(self) -> None:
@@ -176,6 +187,16 @@ class Recording:
         """The number of steps that are safely stored."""
         return self._tape.acknowledged if self._used else 0
 
+    @property
+    def steps(self) -> int:
+        """The number of steps that have ended."""
+        return self._tape.step - self._tape.broken_off if self._used else 0
+
+    @property
+    def gathered(self) -> Tensor:
+        """The norms of the gradients that the parameters hold, with one number for each."""
+        return self._subject.norms()
+
     # -- batches -----------------------------------------------------------------------------------------------------
 
     def batch(self, ids: Any) -> None:
@@ -222,7 +243,7 @@ class Recording:
         subject, random = self._subject, self._random
         if random is not None and torch.equal(random, get_random_state(subject.device)):
             random = None
-        this = Pass(self._passes, args, self._source.find(args), self._tape.step - self._tape.broken_off,
+        this = Pass(self._passes, args, self._known(args), self._tape.step - self._tape.broken_off,
                     subject.training, random, precision.current(subject.device))
         for t in tensors:
             t.register_hook(this.use)
@@ -231,6 +252,37 @@ class Recording:
                 compare_names(self._class_names, outputs, this.known[1], self._loss.name)
             self._other = warn_of_other_outputs(subject, this, outputs)
         return this
+
+    def _known(self, inputs: tuple[Tensor, ...]) -> tuple[Sequence[int], Tensor] | None:
+        """The ids and the targets behind the inputs of a pass, or ``None``."""
+        found = self._source.find(inputs)
+        if found is None or self._targets is None:
+            return found
+        ids, given = found
+        with torch.no_grad(), random_state(None, self._subject.device):
+            made = self._targets(tuple(t.detach() for t in inputs), given)
+        if not isinstance(made, Tensor) or made.shape[:1] != (len(ids),):
+            raise DataError(
+                f"targets= must give a tensor with one row for each of the {len(ids)} samples of a batch; "
+                f"{what_came(made)} came. Pass targets=lambda inputs, given: ... with the samples along the first axis."
+            )
+        return ids, made
+
+    def book(self, inputs: tuple[Tensor, ...], ids: Sequence[int], targets: Tensor,
+             training: tuple[str, ...] | None = None, random: Tensor | None = None) -> None:
+        """Takes note of a pass behind the next step that the loop made, be it in another form.
+
+        Args:
+            inputs: What the network received.
+            ids: The ids of its rows.
+            targets: Their targets.
+            training: The names of the submodules that were in train mode; those that are if not given.
+            random: The random state before the pass, if it used it.
+        """
+        subject = self._subject
+        this = Pass(self._passes, inputs, (ids, targets), self._tape.step - self._tape.broken_off,
+                    subject.training if training is None else training, random, precision.current(subject.device))
+        this.use(targets)
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
@@ -295,7 +347,8 @@ class Recording:
         groups = [plan.group(i, group) for i, group in enumerate(optimizer.param_groups)]
         without = [name for names in plan.names for name in names if subject.parameters[name].grad is None]
         first = self._optimizers.first_step(optimizer)
-        return Step(plan.rule, groups, batches, norms, largest, without, owner=k if first is None else first)
+        return Step(plan.rule, groups, batches, norms, largest, without, owner=k if first is None else first,
+                    seen=self.seen)
 
     def _look_at_the_first(self, step: Step) -> None:
         """Looks at the first step of an optimizer: can it be unrolled, and is the loss that of the loop?"""
@@ -313,4 +366,4 @@ class Recording:
         if not len(self._optimizers):
             refuse_other_losses(subject, self._loss, samples, step.batches[0])
             if name in RULES and not self._other:
-                warn_of_another_loss(subject, self._loss, samples, step)
+                warn_of_another_loss(subject, self._loss, samples, step, self._told)

@@ -95,7 +95,7 @@ def encode(chunk: Chunk) -> dict[str, Tensor]:
         # Schedules change a number at a step; whatever is the same as one step before is not written again.
         words["steps"].append({"o": step.optimizer, "g": None if step.groups == groups else step.groups,
                                "b": batches, "l": step.largest, "w": step.without, "a": step.average,
-                               "by": step.owner})
+                               "by": step.owner, **({} if step.seen is None else {"n": step.seen})})
         groups = step.groups
     words["modes"] = [list(names) for names in modes]
     for name, parts in (("columns", columns), ("random", random), ("norms", norms)):
@@ -170,7 +170,7 @@ def _steps(words: dict[str, Any], tensors: dict[str, Tensor]) -> Iterator[Step]:
             ))
             start += count
         yield Step(entry["o"], groups, batches, tensors["gradient_norms"][k], entry["l"], entry["w"], entry["a"],
-                   _whole(entry["by"]))
+                   _whole(entry["by"]), None if entry.get("n") is None else _whole(entry["n"]))
     if random or norms or start < len(columns):
         raise ValueError("it holds more than its steps name")
 

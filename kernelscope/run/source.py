@@ -89,13 +89,21 @@ class Source:
         """Forgets what was said."""
         self._said = None
 
+    def held(self, inputs: tuple[Tensor, ...]) -> tuple[Sequence[int], Tensor] | None:
+        """The ids and targets of rows that lie within a batch that was delivered, or ``None``."""
+        return self._deliveries.held(inputs)
+
+    def latest(self) -> tuple[Sequence[int], Tensor] | None:
+        """The ids and targets of what was said or delivered last, or ``None``."""
+        if self._said is None:
+            return self._deliveries.latest()
+        return self._said, self._targets[self.samples.columns(self._said)]
+
     def find(self, inputs: tuple[Tensor, ...]) -> tuple[Sequence[int], Tensor] | None:
         """The ids and targets of the rows that the network received, or ``None`` if they are unknown."""
         if self._said is None:
             return self._deliveries.find(inputs)
-        if len(self._said) != len_of(inputs[0]):
-            return None
-        return self._said, self._targets[self.samples.columns(self._said)]
+        return self.latest() if len(self._said) == len_of(inputs[0]) else None
 
 
 def _pair(pair: Any) -> tuple[tuple[Tensor, ...], Tensor]:

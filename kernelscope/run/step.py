@@ -44,6 +44,7 @@ class Step:
         without: The recorded parameters of this optimizer that had no gradient.
         average: If averaged weights were recorded, how much of the old average the update after this step kept.
         owner: Which optimizer made the step, named by the number of the first step it made.
+        seen: In a game of two networks, the number of steps that the other one had made before.
     """
 
     optimizer: str
@@ -54,3 +55,4 @@ class Step:
     without: list[str] = field(default_factory=list)
     average: float | None = None
     owner: int = 0
+    seen: int | None = None
