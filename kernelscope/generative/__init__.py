@@ -16,12 +16,16 @@ if TYPE_CHECKING:
     from .adversary import Adversary, Judged
     from .denoiser import Denoiser
     from .game import GANRun
+    from .many import ManyDenoisers, ManyGames, train_many, train_many_games
+    from .memorisation import MemorisationTransition, memorisation_transition
     from .noise import NoiseLaw, schedule
     from .opening import load
     from .points import points
     from .reading import DiffusionRun
     from .recording_diffusion import record_diffusion
     from .recording_game import record_gan
+    from .removal import SubsetTrial, subset_trial
+    from .retraining import Halves, half_subsets
     from .sampling import Sampled, sample
     from .training import train_diffusion, train_gan
 
@@ -30,17 +34,27 @@ __all__ = [
     "Denoiser",
     "DiffusionRun",
     "GANRun",
+    "Halves",
     "Judged",
+    "ManyDenoisers",
+    "ManyGames",
+    "MemorisationTransition",
     "NoiseLaw",
     "Sampled",
+    "SubsetTrial",
+    "half_subsets",
     "load",
+    "memorisation_transition",
     "points",
     "record_diffusion",
     "record_gan",
     "sample",
     "schedule",
+    "subset_trial",
     "train_diffusion",
     "train_gan",
+    "train_many",
+    "train_many_games",
 ]
 
 _HOMES = {
@@ -48,17 +62,27 @@ _HOMES = {
     "Denoiser": "denoiser",
     "DiffusionRun": "reading",
     "GANRun": "game",
+    "Halves": "retraining",
     "Judged": "adversary",
+    "ManyDenoisers": "many",
+    "ManyGames": "many",
+    "MemorisationTransition": "memorisation",
     "NoiseLaw": "noise",
     "Sampled": "sampling",
+    "SubsetTrial": "removal",
+    "half_subsets": "retraining",
     "load": "opening",
+    "memorisation_transition": "memorisation",
     "points": "points",
     "record_diffusion": "recording_diffusion",
     "record_gan": "recording_game",
     "sample": "sampling",
     "schedule": "noise",
+    "subset_trial": "removal",
     "train_diffusion": "training",
     "train_gan": "training",
+    "train_many": "many",
+    "train_many_games": "many",
 }
 
 
