@@ -39,7 +39,8 @@ class Settings:
         data: ``"digits"``, or ``"photographs"`` for windows of 8 x 8 pixels.
         sizes, transition_seeds, transition_steps: Those of E4.
         halves, half_seeds, half_steps: How many points each half has in E5, and its trainings.
-        seeds, presentations_steps: The seeds and steps of E8, of 64 points each.
+        seeds, steps: The seeds and steps of E8, of 64 points each.
+        conv: Whether E8 has a convolutional denoiser too, a fifth as large and nine times as slow.
         removal: The halves of E11.
         asked: What E11 measures.
     """
@@ -52,8 +53,8 @@ class Settings:
     half_seeds: tuple[int, ...] = (0, 1)
     half_steps: int = 1500
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    steps: int = 1500
-    conv: bool = True
+    steps: int = 3000
+    conv: bool = False
     removal: Halves = Halves()
     asked: tuple[str, ...] = ("loss", "output")
 
@@ -99,7 +100,7 @@ def e5(settings: Settings) -> Table:
             subsets += [order[:n], order[n:2 * n]]
             seeds += [2 * seed, 2 * seed + 1]
     many = train_many(lambda: Denoiser(NoiseMLP(64, width=256), spread), x, subsets, seeds, steps=settings.half_steps,
-                      course="cosine")
+                      rate=5e-3, course="cosine")
     z = torch.randn(120, 64, generator=torch.Generator().manual_seed(7))
     levels = schedule(18).to(x)
     made = many.sample(z, levels)
@@ -153,7 +154,7 @@ def e8(settings: Settings) -> Table:
     for name, core in cores.items():
         begun = time.process_time()
         many = train_many(lambda core=core: Denoiser(core(), spread), x, every, seeds, steps=steps,
-                          course="cosine", keep=[0, *keep])
+                          rate=5e-3, course="cosine", keep=[0, *keep])
         seconds = (time.process_time() - begun) / len(seeds)
         for step in (0, *keep, steps):
             at = many if step == steps else many.at(step)
@@ -162,7 +163,7 @@ def e8(settings: Settings) -> Table:
                        ("GAN, hinge + R1", Adversary("hinge", 0.1)), ("GAN, no R1", Adversary("non-saturating"))):
         begun = time.process_time()
         games = train_many_games(lambda: generator(16, 64, 128), lambda: critic(64, 128), x, every, seeds, game=game,
-                                 steps=steps, course="cosine", keep=[0, *keep])
+                                 steps=steps, keep=[0, *keep])
         seconds = (time.process_time() - begun) / len(seeds)
         for step in (0, *keep, steps):
             at = games if step == steps else games.at(step)

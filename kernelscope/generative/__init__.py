@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from .jacobians import JacobianGeometry, jacobian_geometry
     from .kernel_critics import kernel_critic
     from .localisation import NoiseLocalisation, noise_localisation
+    from .many import ManyDenoisers, ManyGames, train_many, train_many_games
+    from .memorisation import MemorisationTransition, memorisation_transition
     from .noise import NoiseLaw, schedule
     from .noise_kernels import NoiseKernel, noise_kernel
     from .opening import load
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from .reading import DiffusionRun
     from .recording_diffusion import record_diffusion
     from .recording_game import record_gan
+    from .removal import SubsetTrial, subset_trial
+    from .retraining import Halves, half_subsets
     from .sampling import Sampled, sample
     from .spectra_of_games import GameSpectrum, game_spectrum
     from .stage_result import DiffusionExplanation, OptimalExplanation
@@ -56,9 +60,13 @@ __all__ = [
     "GANRun",
     "GameSpectrum",
     "GenerativeComparison",
+    "Halves",
     "JacobianGeometry",
     "Judged",
     "LocalDenoiser",
+    "ManyDenoisers",
+    "ManyGames",
+    "MemorisationTransition",
     "NoiseKernel",
     "NoiseLaw",
     "NoiseLocalisation",
@@ -67,7 +75,9 @@ __all__ = [
     "Parameterised",
     "Reparameterised",
     "Sampled",
+    "SubsetTrial",
     "WienerDenoiser",
+    "Witness",
     "Witness",
     "bridge",
     "compare",
@@ -75,15 +85,16 @@ __all__ = [
     "denoiser_fit",
     "explain_diffusion",
     "explain_gan",
-    "explain_optimal",
-    "Witness",
     "explain_gan",
+    "explain_optimal",
     "from_diffusers",
     "game_spectrum",
+    "half_subsets",
     "jacobian_geometry",
     "kernel_critic",
     "kernel_factors",
     "load",
+    "memorisation_transition",
     "noise_kernel",
     "noise_localisation",
     "points",
@@ -91,8 +102,11 @@ __all__ = [
     "record_gan",
     "sample",
     "schedule",
+    "subset_trial",
     "train_diffusion",
     "train_gan",
+    "train_many",
+    "train_many_games",
     "witness",
 ]
 
@@ -109,9 +123,13 @@ _HOMES = {
     "GANRun": "game",
     "GameSpectrum": "spectra_of_games",
     "GenerativeComparison": "comparison",
+    "Halves": "retraining",
     "JacobianGeometry": "jacobians",
     "Judged": "adversary",
     "LocalDenoiser": "closed_forms",
+    "ManyDenoisers": "many",
+    "ManyGames": "many",
+    "MemorisationTransition": "memorisation",
     "NoiseKernel": "noise_kernels",
     "NoiseLaw": "noise",
     "NoiseLocalisation": "localisation",
@@ -120,6 +138,7 @@ _HOMES = {
     "Parameterised": "parameterisations",
     "Reparameterised": "parameterisations",
     "Sampled": "sampling",
+    "SubsetTrial": "removal",
     "WienerDenoiser": "closed_forms",
     "Witness": "witnessing",
     "bridge": "bridging",
@@ -131,19 +150,25 @@ _HOMES = {
     "explain_optimal": "stages",
     "from_diffusers": "diffusers",
     "game_spectrum": "spectra_of_games",
+    "half_subsets": "retraining",
     "jacobian_geometry": "jacobians",
     "kernel_critic": "kernel_critics",
     "kernel_factors": "parameterisations",
     "load": "opening",
+    "memorisation_transition": "memorisation",
     "noise_kernel": "noise_kernels",
     "noise_localisation": "localisation",
     "points": "example_points",
+    "points": "points",
     "record_diffusion": "recording_diffusion",
     "record_gan": "recording_game",
     "sample": "sampling",
     "schedule": "noise",
+    "subset_trial": "removal",
     "train_diffusion": "training",
     "train_gan": "training",
+    "train_many": "many",
+    "train_many_games": "many",
     "witness": "witnessing",
 }
 

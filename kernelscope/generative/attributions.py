@@ -62,7 +62,7 @@ def end_features(denoiser: Denoiser, x: Tensor, question: Question, *, levels: i
     law, source = law or NoiseLaw(), torch.Generator().manual_seed(seed)
     held = {name: value.detach() for name, value in denoiser.named_parameters()}
 
-    def rows(value: Callable[[Tensor, Tensor, Tensor], Tensor], *given: Tensor) -> Tensor:
+    def rows(value: Callable[..., Tensor], *given: Tensor) -> Tensor:
         def one(*parts: Tensor) -> Tensor:
             found = grad(lambda at: value(functional_call(denoiser, at, (parts[0], parts[1])), *parts[2:]))(held)
             return torch.cat([found[name].flatten() for name in held])

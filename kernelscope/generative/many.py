@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -110,7 +111,7 @@ class ManyNetworks:
         """The number of parameters of one of them."""
         return sum(value[0].numel() for value in self.parameters.values())
 
-    def at(self, step: int) -> ManyNetworks:
+    def at(self, step: int) -> Self:
         """The networks as they were after ``step`` steps.
 
         Raises:
@@ -229,7 +230,7 @@ def train_many(
         >>> halves = [torch.arange(4), torch.arange(4, 8)]
         >>> many = train_many(lambda: Denoiser(NoiseMLP(2, width=4), 1.0), x, halves, [0, 1], steps=5, batch=4)
         >>> many, many.denoised(x, torch.ones(8)).shape
-        (ManyDenoisers(2 networks with 110 parameters each), torch.Size([2, 8, 2]))
+        (ManyDenoisers(2 networks with 106 parameters each), torch.Size([2, 8, 2]))
     """
     places = _subsets(x, subsets, seeds)
     steps, batch = as_count(steps, "steps", 1), as_count(batch, "batch", 1)

@@ -130,7 +130,7 @@ def memorisation_transition(
     seeds: Sequence[int] = (0, 1),
     steps: int = 2000,
     batch: int = 64,
-    rate: float = 2e-3,
+    rate: float = 5e-3,
     course: str = "cosine",
     law: NoiseLaw | None = None,
     stages: int = 18,

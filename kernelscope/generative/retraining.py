@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,9 @@ from .questions import Question, ask
 from .removal import PIXELS, SubsetTrial, subset_trial
 
 __all__ = ["Halves", "half_subsets", "path_contribution", "record_member"]
+
+#: What is measured, in words.
+WORDS = {"loss": "denoising loss", "output": "denoised point along its direction"}
 
 #: The noise levels of the optimal denoiser's weights.
 LEVELS = (0.5, 1.0, 2.0, 4.0)
@@ -99,9 +103,9 @@ def half_subsets(denoiser: Callable[[], nn.Module], x: Tensor, queries: Tensor, 
         ['contribution, exact path', 'contribution, less its mean over queries', 'influence, gradient dot']
     """
     plan, law = halves or Halves(), law or NoiseLaw()
-    for one, other, words in ((queries, tuning, "a tuning point"), (queries, x, "a training point"),
-                              (tuning, x, "a training point")):
-        if len(one) and bool((one[:, None] == other[None]).flatten(2).all(-1).any()):
+    for held_out, known, words in ((queries, tuning, "a tuning point"), (queries, x, "a training point"),
+                                   (tuning, x, "a training point")):
+        if bool((held_out[:, None] == known[None]).flatten(2).all(-1).any()):
             raise DataError(f"A held-out point is also {words}. What is chosen on points must not be judged by them: "
                             "pass others.")
     begun = time.process_time()
@@ -124,14 +128,13 @@ def half_subsets(denoiser: Callable[[], nn.Module], x: Tensor, queries: Tensor, 
         begun = time.process_time()
         question, other = (ask(end, points, kind, levels=plan.levels, law=law, seed=plan.seed + extra)
                            for extra, points in enumerate((queries, tuning)))
-        answers, others = (one(many(one.y, one.sigma)).view(plan.seeds, plan.subsets, -1) for one in (question, other))
+        answers, others = (q(many(q.y, q.sigma)).view(plan.seeds, plan.subsets, -1) for q in (question, other))
         scores = {**(path_contribution(run, question) if path else {}),
                   **_chosen(end, x, question, other, members, others, law)}
         random = torch.randn(len(queries), n, generator=source)
         scores["random"] = ("null", random)
-        words = {"loss": "denoising loss", "output": "denoised point along its direction"}
         found[kind] = subset_trial(scores, members, answers, seed=plan.seed, info={
-            "asked": words[kind], "points": n, "parameters": many.size, "steps": plan.steps, "batch": plan.batch,
+            "asked": WORDS[kind], "points": n, "parameters": many.size, "steps": plan.steps, "batch": plan.batch,
             "seconds of training": trained, "seconds of scores": time.process_time() - begun,
             "chosen on other queries": "damping, and the sign of scores without one", "interval": "subsets resampled"})
     return found
@@ -201,7 +204,7 @@ def _chosen(end: Denoiser, x: Tensor, question: Question, other: Question, membe
         "influence of the optimal denoiser": ("baseline", optimal_influence(x, end, question)),
         "influence of the Wiener denoiser": ("baseline", wiener_influence(x, end, question)),
         PIXELS: ("baseline", either(lambda one: pixel_distance(x, one))),
-        **{f"optimal weights, σ = {level:g}": ("baseline", either(lambda one, s=level: optimal_weights(x, one, s)))
+        **{f"optimal weights, σ = {level:g}": ("baseline", either(partial(optimal_weights, x, sigma=level)))
            for level in LEVELS},
     }
     return dict(scores)

@@ -29,6 +29,8 @@ from ..generative.denoiser_fits import DenoiserFit
 from ..generative.gan_result import GANExplanation
 from ..generative.geometry import CriticGeometry
 from ..generative.jacobians import JacobianGeometry
+from ..generative.memorisation import MemorisationTransition
+from ..generative.removal import SubsetTrial
 from ..generative.spectra_of_games import GameSpectrum
 from ..generative.witnessing import Witness
 from ..machine.left_out import LeaveOneOut
@@ -261,6 +263,20 @@ COMPARISON_GLOSSARY = (
     ("covered, dropped", "A real image is covered if a generated point is nearer than its fifth real neighbour. It is "
                          "dropped if none is, and it has next to no mass."),
     ("first critic", "What the critic’s parameters before training did, which no real image made."),
+TRIAL_GLOSSARY = (
+    ("copy, memorised", "A sample less than a third as far from its nearest training point as from the second "
+                        "nearest."),
+    ("coverage", "The share of held-out points with a sample nearer than their fifth neighbour among themselves."),
+    ("LDS", "The rank correlation, over subsets of the training points, of the sum of a score over the subset with "
+            "what a network trained on it answers."),
+    ("ceiling of noise", "About the LDS of what knows the mean answers: the root of the reliability of the measured "
+                         "ones, from two halves of the seeds by the formula of Spearman and Brown."),
+    ("contribution", "What a training point added to an answer along one recorded run, exactly."),
+    ("influence", "What an answer would gain from more weight on a training point, by gradients of the end. It is no "
+                  "contribution, nor is a contribution an influence."),
+    ("Gauss-Newton", "The influence through the kernel of the trained network, sampled with random signs."),
+    ("influence of the Wiener denoiser", "How the best linear denoiser, which knows a mean and a covariance and no "
+                                         "network, answers to more weight on a training point."),
 )
 
 #: The words of each kind of results, in the order of the page.
@@ -282,6 +298,7 @@ GLOSSARIES = (
     ((GenerativeComparison,), COMPARISON_GLOSSARY),
     ((Bridge, CriticGeometry), GEOMETRY_GLOSSARY),
     ((GameSpectrum,), GAME_GLOSSARY),
+    ((MemorisationTransition, SubsetTrial), TRIAL_GLOSSARY),
 )
 
 HEADINGS = {
@@ -306,6 +323,7 @@ HEADINGS = {
     "KernelEvolution": "How the kernel moved",
     "LearningCurves": "How errors fall with samples",
     "LeaveOneOut": "What it says of samples it was not told of",
+    "MemorisationTransition": "Where copies turn into new samples",
     "MemoryWeights": "What an optimizer remembers",
     "ModeComparison": "Ways to convert a layer",
     "NullSpace": "What it could not learn",
@@ -317,6 +335,7 @@ HEADINGS = {
     "Scaling": "More centers, more data",
     "Separation": "Which score knows what is unknown",
     "Spectrum": "The spectrum of a kernel",
+    "SubsetTrial": "Which scores foretell retraining",
     "TradeOffs": "What it costs to be good",
     "Witness": "The critic, a running witness",
 }

@@ -36,6 +36,8 @@ from ..generative.denoiser_fits import DenoiserFit
 from ..generative.gan_result import WORDS, GANExplanation
 from ..generative.geometry import CriticGeometry
 from ..generative.jacobians import MEASURES, JacobianGeometry
+from ..generative.memorisation import MemorisationTransition
+from ..generative.removal import SubsetTrial
 from ..generative.spectra_of_games import GameSpectrum
 from ..machine.left_out import LeaveOneOut
 from ..machine.ridges import Ridges
@@ -219,7 +221,7 @@ SECTIONS: dict[type, tuple[str, View]] = {
     GenerativeComparison: ("generative.html", generative_comparison),
     **dict.fromkeys((Bridge, CriticGeometry, GameSpectrum), ("drawings.html", game)),
     **dict.fromkeys((BundleReport, ConversionReport, Eigenlearning, Ensemble, Expected, KernelDistances, LeaveOneOut,
-                     MemoryWeights, ModeComparison, Orders, PathKernel, Predictions, Reservoir, Ridges, Spectrum,
-                     TradeOffs), ("drawings.html", noise)),
+                     MemorisationTransition, MemoryWeights, ModeComparison, Orders, PathKernel, Predictions, Reservoir,
+                     Ridges, Spectrum, SubsetTrial, TradeOffs), ("drawings.html", noise)),
     Result: ("result.html", anything),
 }

@@ -1,0 +1,106 @@
+"""Drawings of experiments of many trainings: scores beside a ceiling, and where copies turn into new samples."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..arguments import as_choice
+from ..errors import DataError
+from ..generative.memorisation import COPIES, MEASURES, MemorisationTransition
+from ..generative.removal import PIXELS, SubsetTrial
+from . import drawing
+from .style import in_lines, plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from .style import Theme
+
+#: How each null is drawn.
+DASHES = ("--", ":", "-.", (0, (1, 3)))
+
+
+@drawing(SubsetTrial)
+def draw_subset_trial(result: SubsetTrial, ax: Axes, theme: Theme) -> None:
+    """Draws a bar for each score with its interval, the best on top, and the ceiling of noise as a line."""
+    if result.refused():
+        raise DataError(result.refused())
+    colours = {"contribution": theme.data, "influence": theme.up, "baseline": theme.down, "null": theme.muted}
+    order = result.order
+    figure = ax.get_figure(root=True)
+    # Alone on its figure it is as high as its rows.
+    if figure is not None and len(figure.axes) == 1:
+        width, height = figure.get_size_inches()
+        figure.set_size_inches(width, max(height, 0.26 * len(order) + 1.4))
+    reach = min(0.0, *(result.interval(name).low for name in order))
+    for place, name in enumerate(order):
+        found, role = result.interval(name), result.roles[result.names.index(name)]
+        ax.barh(place, found.mean, height=0.62, color=colours[role], label=role)
+        ax.plot([found.low, found.high], [place, place], color=theme.ink, linewidth=1.2)
+        ax.annotate(f"{found.mean:.2f}".replace("-", "−"), (max(found.high, found.mean, 0.0), place), (5, 0),
+                    textcoords="offset points", va="center", color=theme.ink, fontsize="small")
+    ax.axvline(0, color=theme.muted, linewidth=0.8)
+    ax.axvline(result.ceiling, color=theme.ink, linewidth=1.0, linestyle="--")
+    ax.annotate("ceiling of noise", (result.ceiling, 1.0), (-4, 2), xycoords=("data", "axes fraction"),
+                textcoords="offset points", ha="right", color=theme.muted, fontsize="small")
+    ax.set_yticks(range(len(order)), [plain(name, 44) for name in order], parse_math=False)
+    ax.tick_params(axis="y", labelcolor=theme.ink)
+    ax.invert_yaxis()
+    ax.set_xlim(1.1 * reach, max(1.08 * result.ceiling, max(result.interval(name).high for name in order) + 0.08))
+    ax.set_xlabel("rank correlation with retraining (95 %)")
+    handles = dict(zip(reversed(ax.get_legend_handles_labels()[1]), reversed(ax.get_legend_handles_labels()[0]),
+                       strict=True))
+    ax.legend([handles[role] for role in colours if role in handles], [role for role in colours if role in handles],
+              frameon=False, fontsize="small", labelcolor=theme.ink, loc="lower right", bbox_to_anchor=(0.86, 0.0))
+    ax.spines["left"].set_visible(False)
+    # Names of scores take half of the width: the title begins above them.
+    ax.set_title(in_lines(conclusion(result), "; ", 60), parse_math=False, pad=18, x=-0.66)
+
+
+def conclusion(result: SubsetTrial) -> str:
+    """Who foretells retraining best, in words."""
+    best = result.order[0]
+    text = f"{best} foretells best, {result.interval(best).mean:.2f} of at most {result.ceiling:.2f}"
+    own = next((name for name in result.order if result.roles[result.names.index(name)] == "contribution"), None)
+    if own is None or own == best:
+        return text
+    lead = result.interval(own, than=PIXELS)
+    word = "beats" if lead.low > 0 else "loses to" if lead.high < 0 else "is level with"
+    return f"{text}; the best contribution {word} {PIXELS}"
+
+
+@drawing(MemorisationTransition)
+def draw_transition(result: MemorisationTransition, ax: Axes, theme: Theme, *, measure: str = "memorised") -> None:
+    """Draws a measure over the number of training points, every seed as a point, and that of the nulls beside it."""
+    as_choice(measure, "measure", MEASURES)
+    values = result.values[measure]
+    ax.plot(result.sizes, values.mean(0).tolist(), color=theme.up, linewidth=1.8, label="network")
+    for row in values:
+        ax.plot(result.sizes, row.tolist(), color=theme.up, marker="o", markersize=3.5, linestyle="none")
+    colours = (theme.down, theme.data, theme.muted, theme.ink)
+    for (name, found), dashes, colour in zip(result.nulls.items(), DASHES, colours, strict=False):
+        if bool(found[measure].isfinite().any()):
+            ax.plot(result.sizes, found[measure].tolist(), color=colour, linestyle=dashes, linewidth=1.4,
+                    marker="s", markersize=2.5, label=plain(name))
+    ax.set_xscale("log")
+    ax.set_xticks(result.sizes, [f"{size:,}" for size in result.sizes])
+    ax.minorticks_off()
+    ax.set_xlabel("training points")
+    ax.set_ylabel({"memorised": "copies among samples", "coverage": "held-out points covered"}.get(measure, measure))
+    if measure in ("memorised", "coverage"):
+        ax.set_ylim(-0.03, 1.05)
+    ax.grid(True, axis="y", color=theme.rule, linewidth=0.6)
+    ax.legend(frameon=False, fontsize="small", labelcolor=theme.ink, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    ax.set_title(plain(_turned(result, measure), 90), parse_math=False)
+
+
+def _turned(result: MemorisationTransition, measure: str) -> str:
+    if measure == "memorised":
+        turn = result.turn
+        if turn is None:
+            return result.said().partition(":")[0]
+        last = float(result.values["memorised"][:, -1].mean())
+        beside = f", and {last:.2f} at {result.sizes[-1]:,}" if COPIES in result.nulls else ""
+        return f"Half of the samples are copies at n = {turn:.0f}{beside}"
+    one, last = (float(result.values[measure][:, i].mean()) for i in (0, -1))
+    return f"{measure.capitalize()} goes from {one:.3g} at n = {result.sizes[0]} to {last:.3g} at {result.sizes[-1]:,}"
