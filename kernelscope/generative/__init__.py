@@ -159,7 +159,6 @@ _HOMES = {
     "noise_kernel": "noise_kernels",
     "noise_localisation": "localisation",
     "points": "example_points",
-    "points": "points",
     "record_diffusion": "recording_diffusion",
     "record_gan": "recording_game",
     "sample": "sampling",

@@ -251,6 +251,9 @@ COMPARISON_GLOSSARY = (
                                    "is taken off."),
     ("bridge", "The critic’s slope and the denoiser’s step at the same point: whether both would correct it the same "
                "way, as a cosine."),
+)
+
+WITNESS_GLOSSARY = (
     ("witness", "The critic’s score as a running difference of what it was shown: real points pull it up where they "
                 "are, generated points pull it down."),
     ("cancellation", "How many times over the contributions cancel: the sum of their sizes, over the size of their "
@@ -263,6 +266,8 @@ COMPARISON_GLOSSARY = (
     ("covered, dropped", "A real image is covered if a generated point is nearer than its fifth real neighbour. It is "
                          "dropped if none is, and it has next to no mass."),
     ("first critic", "What the critic’s parameters before training did, which no real image made."),
+)
+
 TRIAL_GLOSSARY = (
     ("copy, memorised", "A sample less than a third as far from its nearest training point as from the second "
                         "nearest."),
@@ -282,7 +287,7 @@ TRIAL_GLOSSARY = (
 #: The words of each kind of results, in the order of the page.
 GLOSSARIES = (
     ((Explanation, Decomposition), GLOSSARY),
-    ((GANExplanation, Witness), GAME_GLOSSARY),
+    ((GANExplanation, Witness), WITNESS_GLOSSARY),
     ((GradientScores,), SCORE_GLOSSARY),
     ((Expected, Ensemble, Agreement), NOISE_GLOSSARY),
     ((KernelEvolution, KernelDistances, Spectrum), KERNEL_GLOSSARY),
