@@ -176,10 +176,10 @@ class Own:
 OWN = {
     "NoiseMLP": Own("generative.networks", {"size": _integer, "width": _integer}),
     "NoiseConv": Own("generative.networks", {"side": _integer, "channels": _integer, "width": _integer}),
-    "Denoiser": Own("generative.denoiser", {"spread": _number}, ("core",)),
-    "Parameterised": Own("generative.parameterisations",
+    "Denoiser": Own("generative.denoising.denoiser", {"spread": _number}, ("core",)),
+    "Parameterised": Own("generative.denoising.parameterisations",
                          {"spread": _number, "kind": _one_of("noise", "clean", "velocity", "edm")}, ("core",)),
-    "Judged": Own("generative.adversary", {}, ("network",)),
+    "Judged": Own("generative.games.adversary", {}, ("network",)),
 }
 
 # What constructors of layers raise when arguments do not go together.

@@ -18,17 +18,17 @@ import torch
 from torch import Tensor
 
 import kernelscope as ks
-from kernelscope.generative.adversary import Adversary
-from kernelscope.generative.closed_forms import OptimalDenoiser, WienerDenoiser
-from kernelscope.generative.denoiser import Denoiser
-from kernelscope.generative.many import train_many, train_many_games
+from kernelscope.generative.denoising.closed_forms import OptimalDenoiser, WienerDenoiser
+from kernelscope.generative.denoising.denoiser import Denoiser
+from kernelscope.generative.denoising.noise import schedule
+from kernelscope.generative.denoising.sampling import sample
+from kernelscope.generative.games.adversary import Adversary
 from kernelscope.generative.measures import coverage_density, intervals, memorised
-from kernelscope.generative.memorisation import MemorisationTransition, memorisation_transition
 from kernelscope.generative.networks import NoiseConv, NoiseMLP, critic, generator
-from kernelscope.generative.noise import schedule
-from kernelscope.generative.removal import SubsetTrial
-from kernelscope.generative.retraining import Halves, half_subsets
-from kernelscope.generative.sampling import sample
+from kernelscope.generative.trials.many import train_many, train_many_games
+from kernelscope.generative.trials.memorisation import MemorisationTransition, memorisation_transition
+from kernelscope.generative.trials.removal import SubsetTrial
+from kernelscope.generative.trials.retraining import Halves, half_subsets
 
 
 @dataclass(frozen=True)

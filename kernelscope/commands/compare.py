@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> Answer:
     """Compares the runs and writes the page."""
     import time
 
-    from ..generative.comparing import compare
+    from ..generative.comparing.comparing import compare
     from ..report import Report
     from ..storage.files import folder_of
     from . import telling
@@ -105,7 +105,7 @@ def _fingerprint(run: Any) -> str:
 
 def _data(word: str | None, a: Any) -> tuple[Tensor | None, Tensor | None]:
     """Points that were held out, and the classes of training points where they are known."""
-    from ..generative.example_points import points
+    from ..generative.reference import points
     from .opening import read
 
     if word is None:
@@ -118,8 +118,8 @@ def _data(word: str | None, a: Any) -> tuple[Tensor | None, Tensor | None]:
 def _labels(run: Any) -> Tensor | None:
     """The classes of the digits, if the run was trained on them in their order."""
     from ..data import digits
-    from ..generative.example_points import points
-    from ..generative.sides import side_of
+    from ..generative.comparing.sides import side_of
+    from ..generative.reference import points
 
     held, known = side_of(run, "A").points, points("digits")
     drawn = ~held.flatten(1).isnan().any(1)

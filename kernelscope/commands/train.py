@@ -45,7 +45,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> Answer:
     """Trains, records, and says what is there."""
     from ..decomposition.wording import counted
-    from ..generative.example_points import points
+    from ..generative.reference import points
     from ..generative.training import train_diffusion, train_gan
     from . import telling
 

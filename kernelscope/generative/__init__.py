@@ -13,39 +13,39 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .adversary import Adversary, Judged
-    from .bridging import Bridge, bridge
-    from .closed_forms import EquivariantLocalDenoiser, LocalDenoiser, OptimalDenoiser, WienerDenoiser
-    from .comparing import compare
-    from .comparison import GenerativeComparison
-    from .denoiser import Denoiser
-    from .denoiser_fits import DenoiserFit, denoiser_fit
-    from .diffusers import from_diffusers
-    from .example_points import points
-    from .explaining_gan import explain_gan
-    from .game import GANRun
-    from .gan_result import GANExplanation
-    from .geometry import CriticGeometry, critic_geometry
-    from .jacobians import JacobianGeometry, jacobian_geometry
-    from .kernel_critics import kernel_critic
-    from .localisation import NoiseLocalisation, noise_localisation
-    from .many import ManyDenoisers, ManyGames, train_many, train_many_games
-    from .memorisation import MemorisationTransition, memorisation_transition
-    from .noise import NoiseLaw, schedule
-    from .noise_kernels import NoiseKernel, noise_kernel
+    from .comparing.bridging import Bridge, bridge
+    from .comparing.comparing import compare
+    from .comparing.comparison import GenerativeComparison
+    from .denoising.closed_forms import EquivariantLocalDenoiser, LocalDenoiser, OptimalDenoiser, WienerDenoiser
+    from .denoising.denoiser import Denoiser
+    from .denoising.diffusers import from_diffusers
+    from .denoising.fits import DenoiserFit, denoiser_fit
+    from .denoising.jacobians import JacobianGeometry, jacobian_geometry
+    from .denoising.noise import NoiseLaw, schedule
+    from .denoising.parameterisations import Parameterised, Reparameterised, kernel_factors
+    from .denoising.reading import DiffusionRun
+    from .denoising.recording import record_diffusion
+    from .denoising.sampling import Sampled, sample
+    from .games.adversary import Adversary, Judged
+    from .games.explaining import explain_gan
+    from .games.game import GANRun
+    from .games.geometry import CriticGeometry, critic_geometry
+    from .games.kernel_critics import kernel_critic
+    from .games.recording import record_gan
+    from .games.result import GANExplanation
+    from .games.spectra import GameSpectrum, game_spectrum
+    from .games.witnessing import Witness, witness
     from .opening import load
-    from .parameterisations import Parameterised, Reparameterised, kernel_factors
-    from .reading import DiffusionRun
-    from .recording_diffusion import record_diffusion
-    from .recording_game import record_gan
-    from .removal import SubsetTrial, subset_trial
-    from .retraining import Halves, half_subsets
-    from .sampling import Sampled, sample
-    from .spectra_of_games import GameSpectrum, game_spectrum
-    from .stage_result import DiffusionExplanation, OptimalExplanation
-    from .stages import explain_diffusion, explain_optimal
+    from .reference import points
+    from .stages.localisation import NoiseLocalisation, noise_localisation
+    from .stages.noise_kernels import NoiseKernel, noise_kernel
+    from .stages.result import DiffusionExplanation, OptimalExplanation
+    from .stages.stages import explain_diffusion, explain_optimal
     from .training import train_diffusion, train_gan
-    from .witnessing import Witness, witness
+    from .trials.many import ManyDenoisers, ManyGames, train_many, train_many_games
+    from .trials.memorisation import MemorisationTransition, memorisation_transition
+    from .trials.removal import SubsetTrial, subset_trial
+    from .trials.retraining import Halves, half_subsets
 
 __all__ = [
     "Adversary",
@@ -78,13 +78,11 @@ __all__ = [
     "SubsetTrial",
     "WienerDenoiser",
     "Witness",
-    "Witness",
     "bridge",
     "compare",
     "critic_geometry",
     "denoiser_fit",
     "explain_diffusion",
-    "explain_gan",
     "explain_gan",
     "explain_optimal",
     "from_diffusers",
@@ -111,64 +109,64 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Adversary": "adversary",
-    "Bridge": "bridging",
-    "CriticGeometry": "geometry",
-    "Denoiser": "denoiser",
-    "DenoiserFit": "denoiser_fits",
-    "DiffusionExplanation": "stage_result",
-    "DiffusionRun": "reading",
-    "EquivariantLocalDenoiser": "closed_forms",
-    "GANExplanation": "gan_result",
-    "GANRun": "game",
-    "GameSpectrum": "spectra_of_games",
-    "GenerativeComparison": "comparison",
-    "Halves": "retraining",
-    "JacobianGeometry": "jacobians",
-    "Judged": "adversary",
-    "LocalDenoiser": "closed_forms",
-    "ManyDenoisers": "many",
-    "ManyGames": "many",
-    "MemorisationTransition": "memorisation",
-    "NoiseKernel": "noise_kernels",
-    "NoiseLaw": "noise",
-    "NoiseLocalisation": "localisation",
-    "OptimalDenoiser": "closed_forms",
-    "OptimalExplanation": "stage_result",
-    "Parameterised": "parameterisations",
-    "Reparameterised": "parameterisations",
-    "Sampled": "sampling",
-    "SubsetTrial": "removal",
-    "WienerDenoiser": "closed_forms",
-    "Witness": "witnessing",
-    "bridge": "bridging",
-    "compare": "comparing",
-    "critic_geometry": "geometry",
-    "denoiser_fit": "denoiser_fits",
-    "explain_diffusion": "stages",
-    "explain_gan": "explaining_gan",
-    "explain_optimal": "stages",
-    "from_diffusers": "diffusers",
-    "game_spectrum": "spectra_of_games",
-    "half_subsets": "retraining",
-    "jacobian_geometry": "jacobians",
-    "kernel_critic": "kernel_critics",
-    "kernel_factors": "parameterisations",
+    "Adversary": "games.adversary",
+    "Bridge": "comparing.bridging",
+    "CriticGeometry": "games.geometry",
+    "Denoiser": "denoising.denoiser",
+    "DenoiserFit": "denoising.fits",
+    "DiffusionExplanation": "stages.result",
+    "DiffusionRun": "denoising.reading",
+    "EquivariantLocalDenoiser": "denoising.closed_forms",
+    "GANExplanation": "games.result",
+    "GANRun": "games.game",
+    "GameSpectrum": "games.spectra",
+    "GenerativeComparison": "comparing.comparison",
+    "Halves": "trials.retraining",
+    "JacobianGeometry": "denoising.jacobians",
+    "Judged": "games.adversary",
+    "LocalDenoiser": "denoising.closed_forms",
+    "ManyDenoisers": "trials.many",
+    "ManyGames": "trials.many",
+    "MemorisationTransition": "trials.memorisation",
+    "NoiseKernel": "stages.noise_kernels",
+    "NoiseLaw": "denoising.noise",
+    "NoiseLocalisation": "stages.localisation",
+    "OptimalDenoiser": "denoising.closed_forms",
+    "OptimalExplanation": "stages.result",
+    "Parameterised": "denoising.parameterisations",
+    "Reparameterised": "denoising.parameterisations",
+    "Sampled": "denoising.sampling",
+    "SubsetTrial": "trials.removal",
+    "WienerDenoiser": "denoising.closed_forms",
+    "Witness": "games.witnessing",
+    "bridge": "comparing.bridging",
+    "compare": "comparing.comparing",
+    "critic_geometry": "games.geometry",
+    "denoiser_fit": "denoising.fits",
+    "explain_diffusion": "stages.stages",
+    "explain_gan": "games.explaining",
+    "explain_optimal": "stages.stages",
+    "from_diffusers": "denoising.diffusers",
+    "game_spectrum": "games.spectra",
+    "half_subsets": "trials.retraining",
+    "jacobian_geometry": "denoising.jacobians",
+    "kernel_critic": "games.kernel_critics",
+    "kernel_factors": "denoising.parameterisations",
     "load": "opening",
-    "memorisation_transition": "memorisation",
-    "noise_kernel": "noise_kernels",
-    "noise_localisation": "localisation",
-    "points": "example_points",
-    "record_diffusion": "recording_diffusion",
-    "record_gan": "recording_game",
-    "sample": "sampling",
-    "schedule": "noise",
-    "subset_trial": "removal",
+    "memorisation_transition": "trials.memorisation",
+    "noise_kernel": "stages.noise_kernels",
+    "noise_localisation": "stages.localisation",
+    "points": "reference",
+    "record_diffusion": "denoising.recording",
+    "record_gan": "games.recording",
+    "sample": "denoising.sampling",
+    "schedule": "denoising.noise",
+    "subset_trial": "trials.removal",
     "train_diffusion": "training",
     "train_gan": "training",
-    "train_many": "many",
-    "train_many_games": "many",
-    "witness": "witnessing",
+    "train_many": "trials.many",
+    "train_many_games": "trials.many",
+    "witness": "games.witnessing",
 }
 
 

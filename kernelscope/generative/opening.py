@@ -15,8 +15,8 @@ from ..run.opening import load as open_run
 from ..run.opening import run_store
 from ..run.run import Run
 from ..storage.manifest import NAME
-from .adversary import Judged, field_loss
-from .game import CRITIC, GENERATOR, GANRun, game_of
+from .games.adversary import Judged, field_loss
+from .games.game import CRITIC, GENERATOR, GANRun, game_of
 
 __all__ = ["load"]
 

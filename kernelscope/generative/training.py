@@ -18,13 +18,13 @@ from ..arguments import as_choice, as_count, as_seed, what_came
 from ..errors import DataError
 from ..progress import counting
 from ..run.run import Run
-from .adversary import KINDS, Adversary
-from .denoiser import Denoiser, along
-from .game import GANRun
+from .denoising.denoiser import Denoiser, along
+from .denoising.noise import NoiseLaw
+from .denoising.recording import record_diffusion
+from .games.adversary import KINDS, Adversary
+from .games.game import GANRun
+from .games.recording import record_gan
 from .networks import NoiseConv, NoiseMLP, critic, critic_of_images, generator, generator_of_images
-from .noise import NoiseLaw
-from .recording_diffusion import record_diffusion
-from .recording_game import record_gan
 
 __all__ = ["train_diffusion", "train_gan"]
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ..arguments import as_choice
-from ..generative.bridging import Bridge
-from ..generative.geometry import CriticGeometry
+from ..generative.comparing.bridging import Bridge
+from ..generative.games.geometry import CriticGeometry
 from ..text import with_minus
 from . import drawing
 from .style import in_lines

@@ -11,9 +11,9 @@ from torch import Tensor
 from ..arguments import as_choice
 from ..diagnostics.winners import Interval
 from ..errors import DataError
-from ..generative.comparison import GenerativeComparison, Row
-from ..generative.metrics import METRICS
-from ..generative.readings import HELD_OUT, OPTIMAL, PIXELS, REAL, SHUFFLED, UNIFORM, UNTRAINED, WIENER
+from ..generative.comparing.comparison import GenerativeComparison, Row
+from ..generative.comparing.metrics import METRICS
+from ..generative.comparing.readings import HELD_OUT, OPTIMAL, PIXELS, REAL, SHUFFLED, UNIFORM, UNTRAINED, WIENER
 from ..pictures import picture_shape
 from . import drawing
 from .style import in_lines, plain

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..arguments import as_choice
-from ..generative.denoiser_fits import DenoiserFit
-from ..generative.jacobians import MEASURES, NULLS, JacobianGeometry
+from ..generative.denoising.fits import DenoiserFit
+from ..generative.denoising.jacobians import MEASURES, NULLS, JacobianGeometry
 from ..text import with_minus
 from . import drawing
 from .curves import LOOKS

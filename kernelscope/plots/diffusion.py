@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..generative.localisation import NoiseLocalisation
 from ..generative.measures import centred
-from ..generative.noise_kernels import NoiseKernel
-from ..generative.stage_result import DiffusionExplanation, OptimalExplanation
+from ..generative.stages.localisation import NoiseLocalisation
+from ..generative.stages.noise_kernels import NoiseKernel
+from ..generative.stages.result import DiffusionExplanation, OptimalExplanation
 from ..pictures import limits, picture_shape
 from ..text import with_minus
 from . import drawing

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..arguments import as_choice
-from ..generative.spectra_of_games import TURNS, GameSpectrum
+from ..generative.games.spectra import TURNS, GameSpectrum
 from ..text import with_minus
 from . import drawing
 from .style import in_lines

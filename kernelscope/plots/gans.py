@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ..arguments import as_choice, as_count, as_place
-from ..generative.gan_result import GANExplanation
-from ..generative.witnessing import PERCENT_LIMIT, Witness
+from ..generative.games.result import GANExplanation
+from ..generative.games.witnessing import PERCENT_LIMIT, Witness
 from ..pictures import picture_shape
 from . import drawing
 from .bars import draw_bars

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from ..arguments import as_choice
 from ..errors import DataError
-from ..generative.memorisation import COPIES, MEASURES, MemorisationTransition
-from ..generative.removal import PIXELS, SubsetTrial
+from ..generative.trials.memorisation import COPIES, MEASURES, MemorisationTransition
+from ..generative.trials.removal import PIXELS, SubsetTrial
 from . import drawing
 from .style import in_lines, plain
 

@@ -7,9 +7,9 @@ from typing import Any
 from markupsafe import Markup
 
 from .. import plots
-from ..generative.bridging import Bridge
-from ..generative.geometry import CriticGeometry
-from ..generative.spectra_of_games import GameSpectrum
+from ..generative.comparing.bridging import Bridge
+from ..generative.games.geometry import CriticGeometry
+from ..generative.games.spectra import GameSpectrum
 from ..result import Result
 from .album import Album
 from .cells import cells, checks

@@ -10,10 +10,10 @@ from markupsafe import Markup
 from .. import pictures, plots
 from ..decomposition.wording import number
 from ..diagnostics.winners import Interval
-from ..generative.claims import LIMIT, told
-from ..generative.comparison import GenerativeComparison, Row
-from ..generative.metrics import METRICS
-from ..generative.readings import OPTIMAL, WIENER
+from ..generative.comparing.claims import LIMIT, told
+from ..generative.comparing.comparison import GenerativeComparison, Row
+from ..generative.comparing.metrics import METRICS
+from ..generative.comparing.readings import OPTIMAL, WIENER
 from ..pictures import picture_shape
 from ..plots.comparisons import tiled
 from .album import Album

@@ -30,15 +30,15 @@ from ..diagnostics.scores import GradientScores
 from ..diagnostics.separation import Separation
 from ..diagnostics.spectra import Spectrum
 from ..diagnostics.trade_offs import TradeOffs
-from ..generative.bridging import Bridge
-from ..generative.comparison import GenerativeComparison
-from ..generative.denoiser_fits import DenoiserFit
-from ..generative.gan_result import WORDS, GANExplanation
-from ..generative.geometry import CriticGeometry
-from ..generative.jacobians import MEASURES, JacobianGeometry
-from ..generative.memorisation import MemorisationTransition
-from ..generative.removal import SubsetTrial
-from ..generative.spectra_of_games import GameSpectrum
+from ..generative.comparing.bridging import Bridge
+from ..generative.comparing.comparison import GenerativeComparison
+from ..generative.denoising.fits import DenoiserFit
+from ..generative.denoising.jacobians import MEASURES, JacobianGeometry
+from ..generative.games.geometry import CriticGeometry
+from ..generative.games.result import WORDS, GANExplanation
+from ..generative.games.spectra import GameSpectrum
+from ..generative.trials.memorisation import MemorisationTransition
+from ..generative.trials.removal import SubsetTrial
 from ..machine.left_out import LeaveOneOut
 from ..machine.ridges import Ridges
 from ..nn.bundles.bundle_report import BundleReport

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import kernelscope as ks
-from kernelscope.generative.denoiser import Denoiser, along
+from kernelscope.generative.denoising.denoiser import Denoiser, along
+from kernelscope.generative.denoising.noise import NoiseLaw
 from kernelscope.generative.networks import NoiseMLP
-from kernelscope.generative.noise import NoiseLaw
 from kernelscope.run.run import Run
 
 RATE, SPREAD = 0.05, 0.8

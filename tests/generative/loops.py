@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from kernelscope.generative import Denoiser, NoiseLaw, record_diffusion, record_gan
-from kernelscope.generative.denoiser import along
+from kernelscope.generative.denoising.denoiser import along
 from kernelscope.generative.networks import NoiseMLP
 
 N, SIZE, LATENTS, BATCH = 12, 4, 3, 4

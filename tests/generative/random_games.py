@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 import kernelscope as ks
-from kernelscope.generative.adversary import FAKE, PENALTY, REAL, Adversary, Judged, field_loss
-from kernelscope.generative.game import GANRun
+from kernelscope.generative.games.adversary import FAKE, PENALTY, REAL, Adversary, Judged, field_loss
+from kernelscope.generative.games.game import GANRun
 
 RULES = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.05),

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 import kernelscope as ks
-from kernelscope.generative.adversary import FAKE, PENALTY, REAL, Adversary, Judged, field_loss
-from kernelscope.generative.game import GANRun
+from kernelscope.generative.games.adversary import FAKE, PENALTY, REAL, Adversary, Judged, field_loss
+from kernelscope.generative.games.game import GANRun
 
 
 def played(generator, critic, x, z, *, kind="wasserstein", r1=0.0, steps=1, rate=0.0, critic_steps=1,

@@ -8,10 +8,10 @@ from torch import nn
 
 import kernelscope as ks
 from kernelscope.errors import DataError
-from kernelscope.generative.bridging import Bridge, bridge, nearest
-from kernelscope.generative.closed_forms import WienerDenoiser
-from kernelscope.generative.denoiser import Denoiser, along
-from kernelscope.generative.reading import DiffusionRun
+from kernelscope.generative.comparing.bridging import Bridge, bridge, nearest
+from kernelscope.generative.denoising.closed_forms import WienerDenoiser
+from kernelscope.generative.denoising.denoiser import Denoiser, along
+from kernelscope.generative.denoising.reading import DiffusionRun
 from kernelscope.generative.training import train_diffusion, train_gan
 from kernelscope.result import Result
 

@@ -12,14 +12,14 @@ from torch import nn
 import kernelscope as ks
 import kernelscope.plots  # noqa: F401
 from kernelscope.errors import DataError, NonFiniteError
-from kernelscope.generative.closed_forms import (
+from kernelscope.generative.denoising.closed_forms import (
     EquivariantLocalDenoiser,
     LocalDenoiser,
     OptimalDenoiser,
     WienerDenoiser,
 )
-from kernelscope.generative.closed_forms.points import rows
-from kernelscope.generative.denoiser_fits import DenoiserFit, denoiser_fit
+from kernelscope.generative.denoising.closed_forms.points import rows
+from kernelscope.generative.denoising.fits import DenoiserFit, denoiser_fit
 from kernelscope.generative.training import train_diffusion
 
 
@@ -152,7 +152,7 @@ def test_blocks_of_any_size_give_the_same_local_denoiser(monkeypatch):
     forms = [LocalDenoiser(x, 4, 3), EquivariantLocalDenoiser(x, 4, 3)]
     wanted = [form(y, sigma) for form in forms]
     for entries in (1, 50, 700):
-        monkeypatch.setattr("kernelscope.generative.closed_forms.local.ENTRIES", entries)
+        monkeypatch.setattr("kernelscope.generative.denoising.closed_forms.local.ENTRIES", entries)
         for form, value in zip(forms, wanted, strict=True):
             torch.testing.assert_close(form(y, sigma), value, rtol=0, atol=1e-13)
 
@@ -297,8 +297,8 @@ def test_r2_and_skill_are_those_of_a_loop_and_the_error_of_the_jackknife(small):
     run, x = small
     found = denoiser_fit(run, x, [0.5], windows=[], equivariant=[], draws="independent", seed=3)
     assert found.names == ["noisy point", "untrained", "Wiener", "optimal"]
-    from kernelscope.generative.functions import noised
-    from kernelscope.generative.reading import DiffusionRun
+    from kernelscope.generative.denoising.functions import noised
+    from kernelscope.generative.denoising.reading import DiffusionRun
 
     read = DiffusionRun(run)
     (clean, y), = noised(x.double(), torch.tensor([0.5]), "independent", 3)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kernelscope.cli import main
-from kernelscope.generative.example_points import points
+from kernelscope.generative.reference import points
 from kernelscope.generative.training import train_diffusion, train_gan
 
 

@@ -9,13 +9,13 @@ import torch
 
 import kernelscope as ks
 from kernelscope.errors import DataError
-from kernelscope.generative.claims import LIMIT
-from kernelscope.generative.comparing import compare
-from kernelscope.generative.comparison import GenerativeComparison
-from kernelscope.generative.fairness import HELD, NOT_HELD, UNKNOWN
-from kernelscope.generative.localities import localisation, radius
-from kernelscope.generative.metrics import METRICS, why_no_null
-from kernelscope.generative.sides import DiffusionSide, GANSide
+from kernelscope.generative.comparing.claims import LIMIT
+from kernelscope.generative.comparing.comparing import compare
+from kernelscope.generative.comparing.comparison import GenerativeComparison
+from kernelscope.generative.comparing.fairness import HELD, NOT_HELD, UNKNOWN
+from kernelscope.generative.comparing.localities import localisation, radius
+from kernelscope.generative.comparing.metrics import METRICS, why_no_null
+from kernelscope.generative.comparing.sides import DiffusionSide, GANSide
 from kernelscope.generative.training import train_diffusion, train_gan
 from kernelscope.measures import alignment
 

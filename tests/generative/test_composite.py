@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from kernelscope.generative.explaining_gan import explain_gan
+from kernelscope.generative.games.explaining import explain_gan
 
 from .random_games import latents, small_game
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 import kernelscope as ks
 from kernelscope.errors import DataError
-from kernelscope.generative.diffusers import DiffusersDenoiser, from_diffusers
-from kernelscope.generative.sampling import sample
+from kernelscope.generative.denoising.diffusers import DiffusersDenoiser, from_diffusers
+from kernelscope.generative.denoising.sampling import sample
 
 diffusers = pytest.importorskip("diffusers")
 

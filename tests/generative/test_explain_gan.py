@@ -6,8 +6,8 @@ import torch
 import kernelscope as ks
 from kernelscope.errors import DataError, OutOfBudget
 from kernelscope.generative import explain_gan
-from kernelscope.generative.gan_result import GANExplanation
-from kernelscope.generative.masses import mass, modes
+from kernelscope.generative.games.masses import mass, modes
+from kernelscope.generative.games.result import GANExplanation
 
 from .random_games import latents, small_game
 

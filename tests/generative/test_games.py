@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from kernelscope.errors import DataError
-from kernelscope.generative.geometry import critic_geometry, guided_kernel, states_at
-from kernelscope.generative.spectra_of_games import (
+from kernelscope.generative.games.geometry import critic_geometry, guided_kernel, states_at
+from kernelscope.generative.games.spectra import (
     DENSE,
     GameSpectrum,
     dirac_jacobian,
@@ -214,7 +214,7 @@ def trained():
 def test_eigenvalues_by_products_are_those_of_the_matrix(trained, monkeypatch):
     whole = game_spectrum(trained, points=32)
     assert whole.info["dense"]
-    monkeypatch.setattr("kernelscope.generative.spectra_of_games.DENSE", 10)
+    monkeypatch.setattr("kernelscope.generative.games.spectra.DENSE", 10)
     found = game_spectrum(trained, points=32, count=5)
     # A pair of eigenvalues may be cut in two.
     assert torch.allclose(found.eigenvalues.norm(dim=1), whole.eigenvalues[:5].norm(dim=1), rtol=1e-8)

@@ -6,7 +6,7 @@ from torch import nn
 
 import kernelscope as ks
 from kernelscope.errors import DataError
-from kernelscope.generative.geometry import (
+from kernelscope.generative.games.geometry import (
     MEASURES,
     CriticGeometry,
     cosines,

@@ -10,10 +10,10 @@ import torch
 import kernelscope as ks
 import kernelscope.plots  # noqa: F401
 from kernelscope.errors import DataError
-from kernelscope.generative.closed_forms import OptimalDenoiser, WienerDenoiser
-from kernelscope.generative.denoiser import Denoiser
-from kernelscope.generative.functions import noised
-from kernelscope.generative.jacobians import MEASURES, JacobianGeometry, jacobian_geometry
+from kernelscope.generative.denoising.closed_forms import OptimalDenoiser, WienerDenoiser
+from kernelscope.generative.denoising.denoiser import Denoiser
+from kernelscope.generative.denoising.functions import noised
+from kernelscope.generative.denoising.jacobians import MEASURES, JacobianGeometry, jacobian_geometry
 from kernelscope.generative.networks import NoiseConv, NoiseMLP
 from kernelscope.generative.training import train_diffusion
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from kernelscope.errors import DataError
-from kernelscope.generative.kernel_critics import kernel_critic, slope
-from kernelscope.generative.spectra_of_games import vector_field
+from kernelscope.generative.games.kernel_critics import kernel_critic, slope
+from kernelscope.generative.games.spectra import vector_field
 from kernelscope.kernels import Gaussian, Tangent
 
 from .small_games import Place, played

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import kernelscope as ks
-from kernelscope.generative.localisation import noise_localisation
-from kernelscope.generative.noise_kernels import chosen_points
-from kernelscope.generative.reading import DiffusionRun
+from kernelscope.generative.denoising.reading import DiffusionRun
+from kernelscope.generative.stages.localisation import noise_localisation
+from kernelscope.generative.stages.noise_kernels import chosen_points
 from tests.generative.denoisers import RATE, SPREAD, LinearCore, at, draws, mlp, points, recorded
 
 

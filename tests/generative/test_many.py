@@ -4,11 +4,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from kernelscope.errors import DataError, ModelError
-from kernelscope.generative.adversary import Adversary, Judged
-from kernelscope.generative.denoiser import Denoiser
-from kernelscope.generative.many import draws, train_many, train_many_games
+from kernelscope.generative.denoising.denoiser import Denoiser
+from kernelscope.generative.denoising.noise import NoiseLaw
+from kernelscope.generative.games.adversary import Adversary, Judged
 from kernelscope.generative.networks import NoiseConv, NoiseMLP, critic, generator
-from kernelscope.generative.noise import NoiseLaw
+from kernelscope.generative.trials.many import draws, train_many, train_many_games
 
 CORES = {"mlp": lambda: NoiseMLP(16, width=6), "conv": lambda: NoiseConv(4, width=3)}
 
@@ -99,8 +99,8 @@ def test_denoised_points_are_those_of_each_member():
 
 
 def test_samples_are_those_of_each_member():
-    from kernelscope.generative.noise import schedule
-    from kernelscope.generative.sampling import sample
+    from kernelscope.generative.denoising.noise import schedule
+    from kernelscope.generative.denoising.sampling import sample
 
     x, z, levels = points(5), points(4), schedule(5)
     many = train_many(lambda: Denoiser(CORES["mlp"](), 0.8), x, [torch.arange(5)] * 2, [0, 1], steps=3, batch=4)

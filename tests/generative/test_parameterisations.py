@@ -10,15 +10,15 @@ from torch.func import functional_call
 import kernelscope as ks
 from kernelscope.architecture import describe, rebuild
 from kernelscope.errors import DataError
-from kernelscope.generative.denoiser import Denoiser, along
-from kernelscope.generative.networks import NoiseMLP
-from kernelscope.generative.parameterisations import (
+from kernelscope.generative.denoising.denoiser import Denoiser, along
+from kernelscope.generative.denoising.parameterisations import (
     PARAMETERISATIONS,
     Parameterised,
     Reparameterised,
     kernel_factors,
 )
-from kernelscope.generative.reading import DiffusionRun
+from kernelscope.generative.denoising.reading import DiffusionRun
+from kernelscope.generative.networks import NoiseMLP
 from kernelscope.generative.training import train_diffusion
 
 KINDS = list(PARAMETERISATIONS)

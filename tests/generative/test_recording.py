@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import kernelscope as ks
 from kernelscope.errors import DataError, KernelscopeError, ModelError, RecordingError, StoreError, StoreExists
 from kernelscope.generative import DiffusionRun, NoiseLaw, record_diffusion, record_gan
-from kernelscope.generative.adversary import FAKE, KINDS, PENALTY, REAL
-from kernelscope.generative.denoiser import along
+from kernelscope.generative.denoising.denoiser import along
+from kernelscope.generative.games.adversary import FAKE, KINDS, PENALTY, REAL
 from kernelscope.network import exact_arithmetic
 from tests.generative.loops import (
     BATCH,

@@ -5,15 +5,15 @@ import torch
 
 from kernelscope import plots
 from kernelscope.errors import DataError
-from kernelscope.generative.attributions import damped, end_features, optimal_influence, wiener_influence
-from kernelscope.generative.closed_forms import OptimalDenoiser, WienerDenoiser
-from kernelscope.generative.denoiser import Denoiser
-from kernelscope.generative.many import train_many
+from kernelscope.generative.denoising.closed_forms import OptimalDenoiser, WienerDenoiser
+from kernelscope.generative.denoising.denoiser import Denoiser
+from kernelscope.generative.denoising.noise import NoiseLaw
 from kernelscope.generative.networks import NoiseMLP
-from kernelscope.generative.noise import NoiseLaw
-from kernelscope.generative.questions import ask
-from kernelscope.generative.removal import PIXELS, SubsetTrial, subset_trial
-from kernelscope.generative.retraining import Halves, half_subsets, path_contribution, record_member
+from kernelscope.generative.trials.attributions import damped, end_features, optimal_influence, wiener_influence
+from kernelscope.generative.trials.many import train_many
+from kernelscope.generative.trials.questions import ask
+from kernelscope.generative.trials.removal import PIXELS, SubsetTrial, subset_trial
+from kernelscope.generative.trials.retraining import Halves, half_subsets, path_contribution, record_member
 from kernelscope.report import Report
 from kernelscope.result import Result
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from kernelscope.errors import DataError, NonFiniteError
-from kernelscope.generative.closed_forms import OptimalDenoiser, WienerDenoiser
-from kernelscope.generative.noise import schedule
-from kernelscope.generative.sampling import sample
+from kernelscope.generative.denoising.closed_forms import OptimalDenoiser, WienerDenoiser
+from kernelscope.generative.denoising.noise import schedule
+from kernelscope.generative.denoising.sampling import sample
 
 
 def gaussian(d=4):

@@ -8,9 +8,9 @@ import torch
 import kernelscope as ks
 from kernelscope.decomposition.result import CHANNELS
 from kernelscope.errors import DataError, OutOfBudget
-from kernelscope.generative.noise import schedule
-from kernelscope.generative.stage_result import DiffusionExplanation, first_of_the_last
-from kernelscope.generative.stages import explain_diffusion, explain_optimal
+from kernelscope.generative.denoising.noise import schedule
+from kernelscope.generative.stages.result import DiffusionExplanation, first_of_the_last
+from kernelscope.generative.stages.stages import explain_diffusion, explain_optimal
 from tests.generative.denoisers import RATE, SPREAD, LinearCore, at, draws, gradient, mlp, points, recorded
 
 LEVELS = schedule(5, lowest=0.05, highest=5.0)

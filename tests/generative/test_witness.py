@@ -6,7 +6,7 @@ from torch import nn
 
 import kernelscope as ks
 from kernelscope.errors import DataError
-from kernelscope.generative.witnessing import Witness, witness
+from kernelscope.generative.games.witnessing import Witness, witness
 
 from .random_games import latents, small_game
 

@@ -1,0 +1,1 @@
+"""Two generative models asked the same questions."""

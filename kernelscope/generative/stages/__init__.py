@@ -1,0 +1,1 @@
+"""A generated point split over sampling stages, training noise and training points."""

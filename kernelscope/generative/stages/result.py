@@ -1,0 +1,430 @@
+r"""A generated sample, split over sampling stages, training noise and training images.
+
+Going down the noise levels, each stage's denoised point is telescoped, and each of its terms split along training:
+
+.. math:: x = D(x_0, \sigma_0) + \sum_{k \ge 1} \Delta_k, \qquad
+          D_T(x_k, \sigma_k) = D_{\text{init}}(x_k, \sigma_k) + \sum_g C_g(k) + \text{other channels},
+          \qquad a_{k,g} = C_g(k) - C_g(k - 1)
+
+A group g is an image, a class, a bin of training noise, or a pair of them. What groups add often cancels; where
+:math:`\kappa = \sum_g |C_g| / |\sum_g C_g|` is above :data:`LIMIT` no percentage of the sum is given, but the rank of
+what is left when the groups' mean is taken off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ...arguments import as_choice, as_count, as_place
+from ...errors import DataError
+from ...ranks import ranks, spearman
+from ...result import Check, CheckRow, Result
+from ...text import with_minus
+from ..measures import Concentration, cancellation, centred, concentration, shares
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["LIMIT", "DiffusionExplanation", "OptimalExplanation"]
+
+#: Above this cancellation no percentages are given.
+LIMIT = 10.0
+
+#: What contributions may be grouped by.
+GROUPS = ("image", "bin", "label", "image and bin", "label and bin")
+
+#: The residual a complete tensor may leave, as a share of the sum of the lengths of its terms.
+COMPLETE = {"float64": 1e-12, "float32": 1e-5}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DiffusionExplanation(Result):
+    r"""Why a denoiser's samples are what they are: q samples, N stages, m directions, B noise bins, n images.
+
+    Attributes:
+        levels: The noise level of each stage, descending, with shape (N,).
+        points: The noisy point at each stage, with shape (q, N, \*).
+        denoised: What the trained network makes of it, with shape (q, N, \*); the last one is the sample.
+        initial: What the network made of it as training began, with shape (q, N, \*).
+        directions: The unit vectors along which points are split, with shape (q, m, d).
+        tensor: The contribution of each draw's cell to each stage's denoised point, with shape (q, N, m, B, n).
+        channels: For each other source of change its part, with shape (q, N, m).
+        edges: The noise levels between the bins, ascending, with shape (B - 1,).
+        clean: The training images, with shape (n, \*); NaN where training drew none.
+        log_weights: The logarithm of the optimal denoiser's weight of each training image at each stage's noisy point,
+            with shape (q, N, n); minus infinity where training drew none.
+        ratios: For each sample the distance to the nearest training image over that to the second, with shape (q,).
+        nearest: The place of the nearest training image, with shape (q,).
+        null_ratios: The same ratios of real images that are no copies, with shape (r,).
+        labels: A word for each training image, or ``None``.
+        names: A word for each sample.
+        info: Provenance: weights, sampler, noise law, parameterisation, directions, the ledger, cost, notes.
+    """
+
+    levels: Tensor
+    points: Tensor
+    denoised: Tensor
+    initial: Tensor
+    directions: Tensor
+    tensor: Tensor
+    channels: dict[str, Tensor]
+    edges: Tensor
+    clean: Tensor
+    log_weights: Tensor
+    ratios: Tensor
+    nearest: Tensor
+    null_ratios: Tensor
+    labels: list[str] | None
+    names: list[str]
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.tensor)
+
+    @property
+    def final(self) -> Tensor:
+        """The samples, with shape (q, *)."""
+        return self.denoised[:, -1]
+
+    @property
+    def change(self) -> Tensor:
+        """What training changed at each stage, along the directions, with shape (q, N, m)."""
+        moved = (self.denoised - self.initial).flatten(2)
+        return moved @ self.directions.transpose(1, 2)
+
+    @property
+    def displacement(self) -> Tensor:
+        """The way from what the network made of the first noise as training began to the sample, with shape (q, m)."""
+        whole = (self.final - self.initial[:, 0]).flatten(1)
+        return (self.directions @ whole[..., None])[..., 0]
+
+    @property
+    def residual(self) -> Tensor:
+        """What no cell and no channel holds, with shape (q, N, m)."""
+        return self.change - self.tensor.sum((-2, -1)) - torch.stack(list(self.channels.values())).sum(0)
+
+    # -- groups ------------------------------------------------------------------------------------------------------
+
+    def group_names(self, by: str = "image") -> list[str]:
+        """A word for each group, in the order in which contributions stand."""
+        bins = [self._bin_name(b) for b in range(self.tensor.shape[-2])]
+        images = [f"image {i}" for i in range(self.tensor.shape[-1])]
+        words = sorted(set(self.labels or []))
+        plain = {"image": images, "bin": bins, "label": words}
+        parts = [plain[part] for part in self._by(by).split(" and ")]
+        return parts[0] if len(parts) == 1 else [f"{one}, {two}" for two in parts[1] for one in parts[0]]
+
+    def contributions(self, by: str = "image") -> Tensor:
+        """What each group added to each stage's denoised point, C, with shape (q, N, m, G)."""
+        found = self.tensor
+        if self._by(by).startswith("label"):
+            words = self.group_names("label")
+            places = {word: i for i, word in enumerate(words)}
+            members = torch.tensor([places[word] for word in self.labels or []])
+            found = found.new_zeros(*found.shape[:-1], len(words)).index_add_(-1, members, found)
+        if by.endswith("and bin"):
+            return found.flatten(-2)
+        return found.sum(-1) if by == "bin" else found.sum(-2)
+
+    def stage_contributions(self, by: str = "image") -> Tensor:
+        """What each group added to the sample at each stage, a, with shape (q, N, m, G); the first stage's is C."""
+        found = self.contributions(by)
+        return torch.cat([found[:, :1], found.diff(dim=1)], dim=1)
+
+    def shares(self, by: str = "image") -> Tensor:
+        """The part of each group in each stage's change, with shape (q, N, G); they add up to the data's part."""
+        return shares(self.contributions(by), self.change)
+
+    def centred(self, by: str = "image") -> Tensor:
+        """What each group added more than the mean one, with shape (q, N, m, G)."""
+        return centred(self.contributions(by))
+
+    def cancellation(self, by: str = "image", stages: bool = False) -> Tensor:
+        r"""How much larger the contributions are than their sum, :math:`\kappa`.
+
+        Args:
+            by: The groups.
+            stages: Whether stages are groups as well: of the sample alone, with shape (q,), instead of (q, N).
+        """
+        if stages:
+            return cancellation(self.stage_contributions(by).movedim(1, -1).flatten(-2), vectors=True)
+        return cancellation(self.contributions(by), vectors=True)
+
+    def concentration(self, by: str = "image") -> Concentration:
+        """On how few groups each stage's centred contributions rest, each measure with shape (q, N)."""
+        return concentration(self.centred(by).norm(dim=-2))
+
+    def toward(self, by: str = "bin") -> Tensor:
+        r"""What each group added at each stage along the sample's whole displacement, in units of it, (q, N, G).
+
+        Over stages and groups they add up to what training changed at the last noise level alone. Where the network
+        passes its input on at low noise, as in EDM, that is little: what earlier stages added has become input by then,
+        so that later stages take it off again.
+        """
+        along = self.displacement / self.displacement.square().sum(-1, keepdim=True)
+        return torch.einsum("qm,qkmg->qkg", along, self.stage_contributions(by))
+
+    # -- claims ------------------------------------------------------------------------------------------------------
+
+    def completeness(self) -> tuple[float, float]:
+        r"""The largest :math:`\varepsilon_1`, the residual over the change, and :math:`\varepsilon_2`, over all terms.
+
+        The terms of :math:`\varepsilon_2` are the cells of single images and noise bins, and the other channels.
+        """
+        left = self.residual.norm(dim=-1)
+        terms = self.tensor.flatten(-2).norm(dim=-2).sum(-1)
+        terms = terms + sum(part.norm(dim=-1) for part in self.channels.values())
+        tiny = torch.finfo(torch.float64).tiny
+        one = left / self.change.norm(dim=-1).clamp_min(tiny)
+        return float(one.max()), float((left / terms.clamp_min(tiny)).max())
+
+    def telescoped(self) -> float:
+        """How far the sample is from the first denoised point and all later corrections, relative."""
+        total = self.denoised[:, 0] + self.denoised.diff(dim=1).sum(1)
+        return float((total - self.final).norm() / self.final.norm())
+
+    def agreement(self) -> Tensor:
+        """Spearman's correlation of the sizes of images' centred contributions and their posterior weights, (q, N)."""
+        drawn = self.log_weights[0, 0].isfinite()
+        sizes = self.centred("image").norm(dim=-2)[..., drawn]
+        return spearman(sizes.flatten(0, 1), self.log_weights[..., drawn].flatten(0, 1)).view(sizes.shape[:2])
+
+    def posterior(self) -> Concentration:
+        """How many training images the optimal denoiser would still mix at each stage, measures with shape (q, N)."""
+        return concentration(self.log_weights.exp())
+
+    def fixed(self, query: int = 0) -> float:
+        """The noise level from which on the training image nearest to the denoised point stays the same."""
+        place = self.place(query)
+        drawn = self.log_weights[0, 0].isfinite()
+        nearest = torch.cdist(self.denoised[place].flatten(1), self.clean[drawn].flatten(1)).argmin(1)
+        return float(self.levels[first_of_the_last(nearest)])
+
+    def memorised(self, query: int = 0) -> bool:
+        """Whether the sample is a copy: its nearest training image is far nearer than the second."""
+        return float(self.ratios[self.place(query)]) < self.info["copied"]
+
+    def verdict(self, query: int = 0) -> str:
+        """Whether the sample is memorised or composed, with the threshold and what real images give."""
+        place, copied = self.place(query), self.info["copied"]
+        what = "memorised" if self.memorised(place) else "composed"
+        ratio = float(self.ratios[place])
+        null = float((self.null_ratios < copied).double().mean())
+        return (f"{what}: the nearest training image is at {ratio:.2f} of the distance of the second (a copy: below "
+                f"{copied:.2f}; of {len(self.null_ratios)} {self.info['null']} {null:.1%} are)")
+
+    def decided(self, query: int = 0) -> int:
+        """The stage from which on the nearest training image stays the same."""
+        return int((self.levels == self.fixed(query)).nonzero()[0])
+
+    def _cancelled(self) -> float:
+        """The largest cancellation of images and bins at the stage where a sample was decided."""
+        kappa = self.cancellation("image and bin")
+        return max(float(kappa[i, self.decided(i)]) for i in range(len(self)))
+
+    def divisible(self, query: int = 0, by: str = "image", stage: int | None = None) -> bool:
+        """Whether contributions at a stage cancel so little that percentages of their sum mean something."""
+        stage = self.decided(query) if stage is None else as_place(stage, "stage", len(self.levels), "stages")
+        return float(self.cancellation(by)[self.place(query), stage]) <= LIMIT
+
+    def top(self, k: int = 5, query: int = 0, stage: int | None = None, by: str = "image") -> pd.DataFrame:
+        """The groups that added most, compared with the mean group, along what training changed at a stage.
+
+        The stage is that of :meth:`decided` if not given. The share is left out (NaN) where contributions cancel more
+        than :data:`LIMIT` times.
+        """
+        import pandas as pd
+
+        k, query = as_count(k, "k", least=1), self.place(query)
+        stage = self.decided(query) if stage is None else as_place(stage, "stage", len(self.levels), "stages")
+        change = self.change[query, stage]
+        beside = centred((change / change.norm()) @ self.contributions(by)[query, stage])
+        order = beside.argsort(descending=True, stable=True)[:k]
+        kappa = float(self.cancellation(by)[query, stage])
+        part = shares(self.contributions(by)[query, stage], change)[order]
+        names = self.group_names(by)
+        words = self.labels if by == "image" else None
+        return pd.DataFrame({
+            "group": [names[i] for i in order.tolist()],
+            "label": [None if words is None else words[i] for i in order.tolist()],
+            "share": part.tolist() if kappa <= LIMIT else [float("nan")] * len(order),
+            "centred": beside[order].tolist(),
+            "rank": (len(beside) + 1 - ranks(beside)[order]).tolist(),
+        })
+
+    # -- the shape of every answer -----------------------------------------------------------------------------------
+
+    def place(self, query: Any) -> int:
+        """The number of a sample from 0 on; raises if there is no such sample."""
+        return as_place(query, "query", len(self), "samples")
+
+    def summary(self) -> str:
+        """The answer in one sentence."""
+        one, two = self.completeness()
+        kappa = self._cancelled()
+        q, stages, m, b, n = self.tensor.shape
+        copies = sum(self.memorised(i) for i in range(q))
+        return (f"DiffusionExplanation({q} sample{'s' * (q > 1)} x {stages} stages x {b} noise bins x {n} images, "
+                f"{m} direction{'s' * (m > 1)} ({self.info['directions']}), complete to {one:.0e} of the change and "
+                f"{two:.0e} of the terms, cancellation {kappa:.3g} where it was decided, "
+                f"{copies} memorised and {q - copies} composed)")
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each sample and stage: what moved it, how much cancels, on how many images it rests."""
+        import pandas as pd
+
+        kappa, agreement = self.cancellation("image and bin"), self.agreement()
+        rests, posterior = self.concentration("image"), self.posterior()
+        toward = self.toward("bin").sum(-1)
+        along = self.displacement / self.displacement.square().sum(-1, keepdim=True)
+        others = torch.cat([torch.zeros_like(self.change[:, :1]), self.change], 1).diff(dim=1)
+        whole = torch.einsum("qm,qkm->qk", along, others)
+        rows = []
+        for i, name in enumerate(self.names):
+            for k, level in enumerate(self.levels.tolist()):
+                rows.append({"sample": name, "stage": k, "noise": level, "learned": float(whole[i, k]),
+                             "by data": float(toward[i, k]), "cancellation": float(kappa[i, k]),
+                             "gini": float(rests.gini[i, k]), "n_eff": float(rests.n_eff[i, k]),
+                             "optimal n_eff": float(posterior.n_eff[i, k]), "agreement": float(agreement[i, k])})
+        return pd.DataFrame(rows)
+
+    def check(self) -> Check:
+        """Whether the tensor is complete, telescopes, leaves nothing unattributed, and cancels little."""
+        one, two = self.completeness()
+        limit = COMPLETE[self.info["dtype"]]
+        telescoped = self.telescoped()
+        kappa = self._cancelled()
+        terms = self.tensor.flatten(-2).norm(dim=-2).sum(-1).clamp_min(torch.finfo(torch.float64).tiny)
+        odd = float((self.channels["unattributed"].norm(dim=-1) / terms).max())
+        return Check((
+            CheckRow("completeness", "pass" if two <= limit else "fail", two, limit,
+                     f"Cells and channels give what training changed to {two:.1e} of all terms, {one:.1e} of the "
+                     "change."),
+            CheckRow("telescoping", "pass" if telescoped <= 1e-12 else "fail", telescoped, 1e-12,
+                     f"The first denoised point and the later corrections give the sample to {telescoped:.1e}."),
+            CheckRow("unattributed", "pass" if odd <= 1e-6 else "warn", odd, 1e-6,
+                     f"{odd:.1e} of the terms comes from changes that the update rule does not explain."),
+            CheckRow("cancellation", "pass" if kappa <= LIMIT else "warn", kappa, LIMIT,
+                     f"Where samples were decided the terms are {kappa:.3g} times as large as their sum" +
+                     ("." if kappa <= LIMIT else ", so no percentages of it are given, but centred ranks.")),
+        ))
+
+    def near_own_noise(self, query: int = 0) -> tuple[float, float]:
+        """The part of what noise bins added unequally within one bin of each stage's own noise; that of even spread."""
+        query = self.place(query)
+        beside = centred(self.toward("bin"))[query].abs()
+        own = torch.bucketize(self.levels, self.edges)
+        near = (torch.arange(beside.shape[1])[None] - own[:, None]).abs() <= 1
+        mass = float((beside * near).sum() / beside.sum())
+        return mass, float(near.double().mean(1) @ beside.sum(1) / beside.sum())
+
+    def said_of_noise(self, query: int = 0) -> str:
+        """Where in training noise the corrections of a sample come from, in words."""
+        mass, even = self.near_own_noise(query)
+        return (f"{mass:.0%} of what noise bins added unequally acts within one bin of its own noise (evenly spread: "
+                f"{even:.0%})")
+
+    def _bin_name(self, b: int) -> str:
+        ends = [0.0, *self.edges.tolist(), float("inf")]
+        return f"noise {ends[b]:.2g} to {ends[b + 1]:.2g}" if b < len(self.edges) else f"noise above {ends[b]:.2g}"
+
+    def _by(self, by: str) -> str:
+        as_choice(by, "by", GROUPS)
+        if by.startswith("label") and self.labels is None:
+            raise DataError('No labels came with the explanation. Pass explain_diffusion(..., labels=...), a word for '
+                            'each training image, or by="image".')
+        return by
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class OptimalExplanation(Result):
+    r"""Samples of the optimal denoiser, whose split over training images is closed: :math:`D^* = \sum_i w_i x_i`.
+
+    Attributes:
+        levels: The noise level of each of N stages, descending, with shape (N,).
+        points: The noisy point at each stage, with shape (q, N, \*).
+        denoised: The mean of the training images there, with shape (q, N, \*); the last one is the sample.
+        weights: The weight w of each training image, with shape (q, N, n).
+        labels: A word for each training image, or ``None``.
+        names: A word for each sample.
+        info: The sampler.
+    """
+
+    levels: Tensor
+    points: Tensor
+    denoised: Tensor
+    weights: Tensor
+    labels: list[str] | None
+    names: list[str]
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    @property
+    def final(self) -> Tensor:
+        """The samples, with shape (q, *)."""
+        return self.denoised[:, -1]
+
+    def stage_contributions(self) -> Tensor:
+        r""":math:`a_{k,i} = w_i(x_k) - w_i(x_{k-1})` for k from 1 on, with shape (q, N - 1, n); nought over images."""
+        return self.weights.diff(dim=1)
+
+    def concentration(self) -> Concentration:
+        """On how few training images each stage's denoised point rests, each measure with shape (q, N)."""
+        return concentration(self.weights)
+
+    def fixed(self, query: int = 0) -> float:
+        """The noise level from which on the image of largest weight in the end has more than half of it."""
+        weights = self.weights[as_place(query, "query", len(self), "samples")]
+        return float(self.levels[first_of_the_last(weights[:, int(weights[-1].argmax())] > 0.5)])
+
+    def middle(self) -> tuple[float, float]:
+        r"""The noise levels between which the middle half of all change of weights happens, the lower one first."""
+        size = self.stage_contributions().abs().sum(-1).mean(0)
+        reached = size.cumsum(0) / size.sum()
+        ends = [int((reached >= part).nonzero()[0]) + 1 for part in (0.75, 0.25)]
+        return float(self.levels[ends[0]]), float(self.levels[ends[1]])
+
+    def summary(self) -> str:
+        """The answer in one sentence."""
+        q, stages, n = self.weights.shape
+        eff = self.concentration().n_eff.median(0).values
+        low, high = self.middle()
+        fixed = torch.tensor([self.fixed(i) for i in range(q)]).median()
+        return (f"OptimalExplanation({q} samples x {stages} stages x {n} images: the images mixed fall from "
+                f"{float(eff[0]):.0f} to {float(eff[-1]):.2g}, the last one has most weight from noise "
+                f"{float(fixed):.2g} on, half of the change happens between noise {high:.2g} and {low:.2g})")
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each stage: the median over samples of how many images are mixed, and what changes."""
+        import pandas as pd
+
+        measures = self.concentration()
+        moved = self.stage_contributions().abs().sum(-1).mean(0)
+        return pd.DataFrame({"stage": range(len(self.levels)), "noise": self.levels.tolist(),
+                             "n_eff": measures.n_eff.median(0).values.tolist(),
+                             "gini": measures.gini.median(0).values.tolist(),
+                             "change": [float("nan"), *moved.tolist()]})
+
+    def check(self) -> Check:
+        """Whether what images gain others lose, and the weighted images are the denoised points."""
+        left = float(self.stage_contributions().sum(-1).abs().max())
+        words = with_minus(f"{left:.1e}")
+        return Check((CheckRow("sum", "pass" if left <= 1e-14 else "fail", left, 1e-14,
+                               f"At each stage what images gain and lose adds up to nought, to {words}."),))
+
+
+def first_of_the_last(values: Tensor) -> int:
+    """From which place on a sequence keeps its last value.
+
+    Example:
+        >>> first_of_the_last(torch.tensor([2, 1, 2, 2]))
+        2
+    """
+    other = (values != values[-1]).nonzero()
+    return int(other[-1]) + 1 if len(other) else 0

@@ -1,0 +1,337 @@
+r"""A generated image split over sampling stage x training noise level x training image.
+
+The final way down the noise levels is held fixed. Its noisy points :math:`(x_k, \sigma_k)` are queries like any other,
+so one exact decomposition gives what each draw of training added to each stage's denoised point, in D-space:
+:math:`D = a\,y + b\,o`, and contributions to D are b times those to the output o.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...arguments import as_choice, as_count, as_whole, what_came
+from ...decomposition.cells import Cells
+from ...decomposition.exact import booked
+from ...decomposition.questions import as_words, checked_memory, checked_run
+from ...errors import DataError, NonFiniteError, OutOfBudget
+from ...network import Parameters, cast, undisturbed
+from ...run.run import Run
+from ...run.step import MicroBatch
+from ..denoising.closed_forms import OptimalDenoiser
+from ..denoising.closed_forms.posterior import exponents
+from ..denoising.denoiser import along
+from ..denoising.noise import schedule
+from ..denoising.reading import DiffusionRun
+from ..denoising.sampling import Sampled, sample
+from ..measures import COPIED, distances, memorised
+from .result import DiffusionExplanation, OptimalExplanation
+
+__all__ = ["explain_diffusion", "explain_optimal", "noise_bins"]
+
+#: All outputs are split unless that is expected to take longer than this many seconds.
+PATIENCE = 60.0
+
+#: Seconds for one number of one row of queries at one step, and of one sample's gradient; measured on one core.
+ROW, SAMPLE = 1.8e-8, 6e-9
+
+#: What the explained weights are, in the words of :func:`kernelscope.decompose`.
+WEIGHTS = {"trained": "trained", "average": "average", "average apart": "trained"}
+
+
+def explain_diffusion(
+    run: Run,
+    z: Tensor,
+    *,
+    levels: Tensor | None = None,
+    method: str = "heun",
+    bins: int | Tensor = 8,
+    directions: str | int | Tensor | None = "auto",
+    weights: str = "trained",
+    labels: Any = None,
+    names: Any = None,
+    held_out: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    memory: int | str = "1GB",
+    progress: bool | None = None,
+) -> DiffusionExplanation:
+    r"""Splits what a trained denoiser generates exactly over sampling stages, training noise and training images.
+
+    .. math:: D_T(x_k, \sigma_k) - D_{\text{init}}(x_k, \sigma_k) = \sum_b \sum_i T[k, b, i] + \text{other channels}
+
+    along the way :math:`x_k` that the trained network takes from :math:`\sigma_0 z`. Contributions are accounting along
+    this run, with the way held fixed; they do not say what the sample would be without an image.
+
+    Args:
+        run: The recorded run of a :class:`Denoiser`.
+        z: Standard normal latents, with shape (q, \*), or one of them.
+        levels: Noise levels, descending; :func:`schedule` of 18 if not given.
+        method: ``"heun"`` or ``"euler"``.
+        bins: How many bins of training noise, of equal mass under the law of the run; or the levels between them.
+        directions: ``None`` splits every number of the sample. ``"displacement"`` splits along one unit vector for each
+            sample, from what the initial network makes of the first noise to the sample: a row of gradients for each
+            stage. A number takes so many leading principal directions of the training
+            images, and a tensor with shape (m, d) its rows, brought to length 1. ``"auto"`` is ``None``, and
+            ``"displacement"`` where that is expected to take more than a minute or more than ``memory``.
+        weights: ``"trained"``; ``"average"`` for samples of the averaged weights, unrolled through the average; or
+            ``"average apart"``, the same samples split along the trained weights, and one channel more, ``average``,
+            for the difference of the two networks.
+        labels: A word for each training image, to group by; the labels of the run if not given.
+        names: A word for each sample.
+        held_out: Real images that training did not draw, with shape (r, \*): what is called a copy is compared with
+            them. Without them each training image is compared with all others.
+        dtype: The precision of the ledger, as :func:`kernelscope.decompose` takes it; ``torch.float32`` is about twice
+            as fast and closes to 1e-5.
+        memory: About how many bytes may be used, as a number or as ``"1GB"``.
+        progress: Whether a bar is shown; only on a terminal if not given.
+
+    Raises:
+        DataError: If the run is none of a denoiser, or arguments do not fit it.
+        OutOfBudget: If the tensor does not fit into ``memory``.
+
+    References:
+        Notes 2.3; telescoping instead of unrolling in x, which puts all weight on the last stage.
+
+    Example:
+        >>> from kernelscope.generative.training import train_diffusion
+        >>> x = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+        >>> run = train_diffusion(x, width=8, steps=30, batch=5)
+        >>> why = explain_diffusion(run, torch.ones(1, 4), levels=schedule(6), bins=3)
+        >>> why.tensor.shape, max(why.completeness()) < 1e-10
+        (torch.Size([1, 6, 4, 3, 20]), True)
+    """
+    begun = time.perf_counter()
+    reader = DiffusionRun(checked_run(run))
+    memory = checked_memory(memory)
+    as_choice(weights, "weights", tuple(WEIGHTS))
+    clean = reader.clean.double()
+    z = _latents(z, clean)
+    names = [f"sample {i}" for i in range(len(z))] if names is None else _words(names, "names", len(z))
+    words = run.labels if labels is None else _words(labels, "labels", run.size)
+    edges = noise_bins(reader, bins)
+    last, first = _ends(run, weights)
+    down = sample(lambda y, sigma: _denoised(reader, y, sigma, last, run.stop), z, _levels(levels), method)
+    _check_finite(down)
+    y, sigma = down.points.transpose(0, 1), down.levels  # (q, N, *)
+    flat, level = y.flatten(0, 1), sigma.repeat(len(z))
+    initial = _denoised(reader, flat, level, first, run.start - (run.start == 0)).view(y.shape)
+    final = down.denoised.transpose(0, 1)
+    kind, rows, note = _directions(directions, run, clean, final[:, -1] - initial[:, 0], len(sigma), len(edges) + 1,
+                                   memory, dtype)
+    q, stages, m, bins_ = len(z), len(sigma), rows.shape[1], len(edges) + 1
+    cells = Cells(bins_ * run.size, lambda k, j, batch: _bin_of(reader, batch, edges) * run.size + batch.columns)
+    # The factor b brings contributions to o to those to D.
+    b = reader.coefficients(level)[1]
+    sides = rows.repeat_interleave(stages, 0) * b[:, None, None]
+    ledger, found = booked(run, (flat, level), lambda o, side: torch.einsum("nd,nmd->nm", o.flatten(1), side), cells,
+                           targets=sides, weights=WEIGHTS[weights], dtype=dtype, memory=max(memory, 2**28),
+                           progress=progress)
+    assert found is not None
+    parts = {name: part.view(q, stages, m) for name, part in ledger.channels.items() if name != "data"}
+    if weights == "average apart":
+        trained = _denoised(reader, flat, level, run.parameters(), run.stop).view(y.shape)
+        parts["average"] = (final - trained).flatten(2) @ rows.transpose(1, 2)
+    null, nulls = _null_ratios(clean, held_out)
+    drawn = ~clean.flatten(1).isnan().any(1)
+    near = memorised(final[:, -1], clean[drawn])
+    return DiffusionExplanation(
+        levels=sigma, points=y, denoised=final, initial=initial, directions=rows,
+        tensor=found.view(q, stages, m, bins_, run.size), channels=parts, edges=edges, clean=clean,
+        log_weights=_log_weights(flat, level, clean, drawn).view(q, stages, -1),
+        ratios=near.ratios, nearest=drawn.nonzero().flatten()[near.nearest], null_ratios=nulls,
+        labels=None if words is None else list(words), names=names,
+        info={"weights": weights, "method": method, "law": [reader.law.mean, reader.law.deviation],
+              "parameterisation": type(run.network.module(())).__name__, "directions": kind, "copied": COPIED,
+              "null": null, "dtype": ledger.info["dtype"], "ledger": ledger.info,
+              "notes": [part for part in (note, *ledger.info["notes"]) if part],
+              "seconds": round(time.perf_counter() - begun, 3)},
+    )
+
+
+def explain_optimal(x: Tensor, z: Tensor, *, levels: Tensor | None = None, method: str = "heun", labels: Any = None,
+                    names: Any = None) -> OptimalExplanation:
+    r"""The same question to the optimal denoiser of the training images, answered in closed form.
+
+    .. math:: a_{k,i} = w_i(x_k) - w_i(x_{k-1}), \qquad \sum_i a_{k,i} = 0
+
+    It is the null beside a network: a denoiser that can only give training images back.
+
+    Args:
+        x: The training images, with shape (n, \*).
+        z: Standard normal latents, with shape (q, \*), or one of them.
+        levels: Noise levels, descending; :func:`schedule` of 18 if not given.
+        method: ``"heun"`` or ``"euler"``.
+        labels: A word for each training image.
+        names: A word for each sample.
+
+    Raises:
+        DataError: If shapes do not go together.
+
+    Example:
+        >>> why = explain_optimal(torch.eye(3), torch.tensor([[2.0, 0.0, 0.0]]))
+        >>> why.final.round().tolist(), bool(why.stage_contributions().sum(-1).abs().max() < 1e-15)
+        ([[1.0, 0.0, 0.0]], True)
+    """
+    optimal = OptimalDenoiser(x)
+    z = _latents(z, optimal.x)
+    names = [f"sample {i}" for i in range(len(z))] if names is None else _words(names, "names", len(z))
+    words = None if labels is None else _words(labels, "labels", len(optimal.x))
+    down = sample(optimal, z, _levels(levels), method)
+    at = [optimal.weights(y, sigma.expand(len(z))) for y, sigma in zip(down.points, down.levels, strict=True)]
+    weights = torch.stack(at, 1)
+    # Once more, so that what images gain and lose adds up to nought to the last digit.
+    weights = weights / weights.sum(-1, keepdim=True)
+    return OptimalExplanation(down.levels, down.points.transpose(0, 1), down.denoised.transpose(0, 1), weights, words,
+                              names, {"method": method})
+
+
+def noise_bins(reader: DiffusionRun, bins: Any) -> Tensor:
+    """The noise levels between bins, ascending.
+
+    Raises:
+        DataError: If they are no number of bins and no ascending levels.
+    """
+    if as_whole(bins) is not None:
+        return torch.tensor(reader.law.edges(as_count(bins, "bins", least=1)), dtype=torch.float64)
+    edges = torch.as_tensor(bins, dtype=torch.float64)
+    if edges.ndim != 1 or bool((edges <= 0).any()) or bool((edges.diff() <= 0).any()):
+        raise DataError("bins must be a number of bins, or the noise levels between them, ascending and above 0; "
+                        f"{what_came(bins)} came. Pass bins=8.")
+    return edges
+
+
+def _bin_of(reader: DiffusionRun, batch: MicroBatch, edges: Tensor) -> Tensor:
+    """The noise bin of each draw of a forward pass."""
+    return torch.bucketize(reader.run.samples.read(batch)[0][1].double().cpu(), edges)
+
+
+def _ends(run: Run, weights: str) -> tuple[Parameters, Parameters]:
+    """The parameters that generate, and those that training began with, as the ledger takes them."""
+    if weights == "trained":
+        return run.parameters(), run.parameters(run.start)
+    last, first = run.average(run.stop), run.average(0)
+    if last is None or first is None or run.start:
+        raise DataError("This run holds no averaged weights, or is a slice of one that does. Record with "
+                        'record(..., average=averaged_model), or pass weights="trained".')
+    return run.named(last), run.parameters(run.start) if weights == "average apart" else run.named(first)
+
+
+def outputs_at(reader: DiffusionRun, y: Tensor, sigma: Tensor, parameters: Parameters, k: int) -> Tensor:
+    """What the network gives at some parameters, with the buffers of step k, in the precision of ``y``."""
+    run = reader.run
+    with undisturbed(y.device), torch.no_grad():
+        held = cast({**run.network.parameters, **parameters}, y.dtype, y.device)
+        return run.network(held, cast(run.buffers(k), y.dtype, y.device), (y, sigma.to(y)))
+
+
+def _denoised(reader: DiffusionRun, y: Tensor, sigma: Tensor, parameters: Parameters, k: int) -> Tensor:
+    """The denoised points at some parameters, with the buffers of step k, in the precision of ``y``."""
+    a, b = reader.coefficients(sigma.to(y))
+    return along(a, y) * y + along(b, y) * outputs_at(reader, y, sigma, parameters, k)
+
+
+def _latents(z: Any, like: Tensor) -> Tensor:
+    if not isinstance(z, Tensor) or not z.is_floating_point():
+        raise DataError(f"z must be a tensor of standard normal numbers with shape (q, *); {what_came(z)} came. Pass "
+                        f"torch.randn(1, {', '.join(map(str, like.shape[1:]))}).")
+    z = z.detach().to("cpu", torch.float64)
+    z = z[None] if z.shape == like.shape[1:] else z
+    if z.shape[1:] != like.shape[1:] or not len(z):
+        raise DataError(f"z must hold one latent of the shape of a training image, {tuple(like.shape[1:])}, in each "
+                        f"row; {tuple(z.shape)} came. Pass torch.randn(1, {', '.join(map(str, like.shape[1:]))}).")
+    return z
+
+
+def _levels(levels: Any) -> Tensor:
+    given = schedule(18) if levels is None else torch.as_tensor(levels, dtype=torch.float64)
+    if given.ndim != 1 or len(given) < 2 or bool((given <= 0).any()) or bool((given.diff() >= 0).any()):
+        raise DataError("levels must be two noise levels or more, descending and above 0. Pass "
+                        "kernelscope.generative.schedule(18).")
+    return given
+
+
+def _words(given: Any, name: str, count: int) -> list[str]:
+    words = as_words(given, name)
+    if len(words) != count:
+        raise DataError(f"{name} must hold {count} words; {len(words)} came. Pass one for each, in order.")
+    return words
+
+
+def _check_finite(down: Sampled) -> None:
+    odd = ~down.denoised.flatten(1).isfinite().all(1)
+    if bool(odd.any()):
+        at = float(down.levels[int(odd.nonzero()[0])])
+        raise NonFiniteError(f"The sampler leaves the numbers at noise {at:.3g}: what the network denoises there is "
+                             "NaN or infinite. Look at the run's last losses, and at the highest noise level.")
+
+
+def _directions(asked: Any, run: Run, clean: Tensor, displacement: Tensor, stages: int, bins: int, memory: int,
+                dtype: torch.dtype | None) -> tuple[str, Tensor, str]:
+    """What the directions are called, their unit vectors with shape (q, m, d), and what to say of the choice."""
+    q, d = len(displacement), displacement[0].numel()
+    note = ""
+    if isinstance(asked, str):
+        as_choice(asked, "directions", ("auto", "displacement"))
+        expected, needed = _cost(run, q * stages * d, dtype), _bytes(run, q * stages * d, bins)
+        if asked == "auto" and expected <= PATIENCE and needed <= memory:
+            asked = None
+        elif asked == "auto":
+            asked = "displacement"
+            note = (f"All {d} numbers of each sample would take about {expected:.0f} s and {needed / 2**20:.0f} MiB, "
+                    "so contributions are split along the displacement alone. Pass directions=None for all of them.")
+    if asked is None:
+        kind, rows = "every number", torch.eye(d, dtype=torch.float64).expand(q, d, d)
+    elif isinstance(asked, str):
+        kind, rows = "the displacement", displacement.flatten(1)[:, None]
+    elif as_whole(asked) is not None:
+        x = clean[~clean.flatten(1).isnan().any(1)].flatten(1)
+        count = as_count(asked, "directions", least=1)
+        found = torch.linalg.svd(x - x.mean(0), full_matrices=False).Vh[:count]
+        kind, rows = f"{len(found)} principal directions of the training images", found.expand(q, *found.shape)
+    else:
+        given = torch.as_tensor(asked, dtype=torch.float64).flatten(1)
+        if given.shape[1] != d or not len(given):
+            raise DataError(f"directions must be rows of {d} numbers, as many as a sample has; {tuple(given.shape)} "
+                            'came. Pass a number of principal directions, or "displacement".')
+        kind, rows = "given directions", given.expand(q, *given.shape)
+    length = rows.norm(dim=-1, keepdim=True)
+    if bool((length == 0).any()):
+        raise DataError("A direction is nought: training did not move the sample, or a row of directions is nought.")
+    count = q * stages * rows.shape[1]
+    if _bytes(run, count, bins) > memory:
+        raise OutOfBudget(f"The tensor of {count} rows and {bins * run.size} cells needs about "
+                          f"{_bytes(run, count, bins) / 2**20:.0f} MiB, and memory={memory} allows "
+                          f'{memory / 2**20:.0f}. Pass directions="displacement", fewer samples, or more memory.')
+    return kind, (rows / length).contiguous(), note
+
+
+def _cost(run: Run, rows: int, dtype: torch.dtype | None) -> float:
+    """About how many seconds a decomposition takes on one core."""
+    drawn = sum(len(batch.columns) for batch in run.step(run.start).batches) if len(run) else 0
+    each = rows * ROW + drawn * SAMPLE
+    return len(run) * run.parameter_count * each / (2 if dtype is torch.float32 else 1)
+
+
+def _bytes(run: Run, rows: int, bins: int) -> int:
+    """About how many bytes the ledger and its cells take."""
+    return 8 * rows * ((bins + 1) * run.size + 4 * len(run))
+
+
+def _log_weights(y: Tensor, sigma: Tensor, clean: Tensor, drawn: Tensor) -> Tensor:
+    """The logarithms of the optimal denoiser's weights, with shape (q, n)."""
+    found = torch.full((len(y), len(clean)), -torch.inf, dtype=torch.float64)
+    found[:, drawn] = exponents(y.flatten(1), clean[drawn].flatten(1), sigma).log_softmax(1)
+    return found
+
+
+def _null_ratios(clean: Tensor, held_out: Tensor | None) -> tuple[str, Tensor]:
+    """What real images that are no copies give: those held out, or each training image beside the others."""
+    known = clean[~clean.flatten(1).isnan().any(1)]
+    if held_out is not None:
+        return "held-out real images", memorised(held_out.double(), known).ratios
+    away = distances(known, known).fill_diagonal_(torch.inf)
+    near = away.topk(2, largest=False).values
+    return "training images beside the others", (near[:, 0] / near[:, 1]).nan_to_num(0.0)
