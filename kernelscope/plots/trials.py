@@ -78,9 +78,10 @@ def draw_transition(result: MemorisationTransition, ax: Axes, theme: Theme, *, m
     for row in values:
         ax.plot(result.sizes, row.tolist(), color=theme.up, marker="o", markersize=3.5, linestyle="none")
     colours = (theme.down, theme.data, theme.muted, theme.ink)
-    for (name, found), dashes, colour in zip(result.nulls.items(), DASHES, colours, strict=False):
-        if bool(found[measure].isfinite().any()):
-            ax.plot(result.sizes, found[measure].tolist(), color=colour, linestyle=dashes, linewidth=1.4,
+    for name, dashes, colour in zip(result.nulls, DASHES, colours, strict=False):
+        found = result.null(name, measure)
+        if bool(found.isfinite().any()):
+            ax.plot(result.sizes, found.tolist(), color=colour, linestyle=dashes, linewidth=1.4,
                     marker="s", markersize=2.5, label=plain(name))
     ax.set_xscale("log")
     ax.set_xticks(result.sizes, [f"{size:,}" for size in result.sizes])

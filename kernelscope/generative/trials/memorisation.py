@@ -46,13 +46,13 @@ class MemorisationTransition(Result):
         sizes: The numbers of training points.
         values: By measure (``"memorised"``, ``"coverage"``, ``"train error"``, ``"held-out error"``), with shape
             (seeds, sizes).
-        nulls: By name and measure the same of what was not trained, with shape (sizes,); NaN where it is not defined.
+        nulls: By name the same of what was not trained, with shape (measures, sizes); NaN where it is not defined.
         info: Facts to print.
     """
 
     sizes: list[int]
     values: dict[str, Tensor]
-    nulls: dict[str, dict[str, Tensor]]
+    nulls: dict[str, Tensor]
     info: dict[str, Any] = field(default_factory=dict)
 
     def interval(self, measure: str, size: int) -> Interval:
@@ -61,6 +61,10 @@ class MemorisationTransition(Result):
         if size not in self.sizes:
             raise DataError(f"There is no training on {size} points. There are {self.sizes}.")
         return intervals(self.values[measure][:, self.sizes.index(size)].tolist())
+
+    def null(self, name: str, measure: str) -> Tensor:
+        """A measure of one of the nulls, with shape (sizes,)."""
+        return self.nulls[name][MEASURES.index(measure)]
 
     @property
     def turn(self) -> float | None:
@@ -83,7 +87,7 @@ class MemorisationTransition(Result):
               "copies are half of the samples and more at every n")
         text = f"{at}: {float(share[0]):.3f} at n = {few}, {float(share[-1]):.3f} at n = {many}"
         if COPIES in self.nulls:
-            text += f"; the {COPIES} copies {float(self.nulls[COPIES]['memorised'][-1]):.3f} at n = {many}"
+            text += f"; the {COPIES} copies {float(self.null(COPIES, 'memorised')[-1]):.3f} at n = {many}"
         gap = self.values["held-out error"].mean(0) / self.values["train error"].mean(0)
         falls = float(gap[-1]) < float(gap[0])
         return (f"{text}; held-out over training error {'falls' if falls else 'goes'} from {float(gap[0]):.3g} to "
@@ -100,7 +104,7 @@ class MemorisationTransition(Result):
         rows: list[dict[str, Any]] = []
         for i, size in enumerate(self.sizes):
             rows.append({"n": size, "of": "network", **{m: float(self.values[m][:, i].mean()) for m in MEASURES}})
-            rows += [{"n": size, "of": name, **{m: float(found[m][i]) for m in MEASURES}}
+            rows += [{"n": size, "of": name, **{m: float(found[k, i]) for k, m in enumerate(MEASURES)}}
                      for name, found in self.nulls.items()]
         return pd.DataFrame(rows)
 
@@ -108,11 +112,11 @@ class MemorisationTransition(Result):
         """Whether the nulls are where they must be, so that the measures can be read."""
         rows = []
         if COPIES in self.nulls:
-            least = float(self.nulls[COPIES]["memorised"].min())
+            least = float(self.null(COPIES, "memorised").min())
             rows.append(CheckRow("copies", "pass" if least > 0.95 else "warn", least, 0.95,
                                  f"The {COPIES} copies at least {least:.3f} of its samples."))
         if "held-out points" in self.nulls:
-            most = float(self.nulls["held-out points"]["memorised"].max())
+            most = float(self.null("held-out points", "memorised").max())
             rows.append(CheckRow("held out", "pass" if most < 0.05 else "warn", most, 0.05,
                                  f"Held-out points are taken for copies in at most {most:.3f} of cases."))
         seeds = len(self.values["memorised"])
@@ -208,8 +212,7 @@ def memorisation_transition(
         nulls["held-out points"].append(known)
     return MemorisationTransition(
         sizes, values,
-        {name: {measure: torch.tensor([row[k] for row in rows], dtype=torch.float64)
-                for k, measure in enumerate(MEASURES)} for name, rows in nulls.items()},
+        {name: torch.tensor(rows, dtype=torch.float64).T for name, rows in nulls.items()},
         {"parameters": many.size, "steps": steps, "batch": batch, "course": course, "samples": len(z),
          "error at σ": SIGMA, "seconds of training": seconds})
 
