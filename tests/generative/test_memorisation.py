@@ -1,8 +1,8 @@
 import torch
-
-from kernelscope import plots
 from kernelscope.generative.denoiser import Denoiser
 from kernelscope.generative.memorisation import MemorisationTransition, memorisation_transition
+
+from kernelscope import plots
 from kernelscope.generative.networks import NoiseMLP
 from kernelscope.report import Report
 from kernelscope.result import Result

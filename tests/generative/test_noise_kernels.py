@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kernelscope.generative import noise_kernels
 from kernelscope.generative.denoising.noise import NoiseLaw
+from kernelscope.generative.stages import noise_kernels
 from kernelscope.generative.stages.noise_kernels import half_widths, law_weights, localisation_index, noise_kernel
 from tests.generative.denoisers import LinearCore, at, gradient, mlp, points, recorded
 

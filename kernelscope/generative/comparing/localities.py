@@ -139,7 +139,7 @@ def radius(matrices: Tensor, shape: Any) -> float:
 
     Example:
         >>> radius(torch.eye(64), (64,)), round(radius(torch.ones(64, 64), (64,)), 2)
-        (0.0, 4.18)
+        (0.0, 4.14)
     """
     picture = picture_shape(shape)
     if picture is None:
