@@ -1,9 +1,9 @@
 import torch
-from kernelscope.generative.denoiser import Denoiser
-from kernelscope.generative.memorisation import MemorisationTransition, memorisation_transition
 
 from kernelscope import plots
+from kernelscope.generative.denoising.denoiser import Denoiser
 from kernelscope.generative.networks import NoiseMLP
+from kernelscope.generative.trials.memorisation import MemorisationTransition, memorisation_transition
 from kernelscope.report import Report
 from kernelscope.result import Result
 
