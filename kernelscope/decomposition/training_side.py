@@ -289,7 +289,9 @@ class TrainingSide:
         own = apart(parameters, moving)
 
         def derivative(direction: Parameters) -> tuple[Tensor, Tensor]:
-            primal, tangent = jvp(lambda p: losses({**parameters, **p}), (own,), (direction,))[:2]
+            # Of some parameters that move no share may be asked.
+            asked = {name: own[name] for name in direction}
+            primal, tangent = jvp(lambda p: losses({**parameters, **p}), (asked,), (direction,))[:2]
             return primal, tangent
 
         def products(directions: Parameters, scales: dict[str, float]) -> Tensor:
