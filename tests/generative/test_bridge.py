@@ -213,7 +213,7 @@ def test_what_does_not_fit_is_refused(models):
 def test_the_experiments_tell_their_numbers_with_their_nulls():
     from analysis.generative.bridging import Settings, denoiser, e8_geometry, e10, game
 
-    small = Settings(steps=4, batch=16, width=16, denoiser_width=8, points=20, eigenvalues=4)
+    small = Settings(steps=6, batch=16, width=16, denoiser_width=8, points=32, eigenvalues=2)
     run = game(small)
     numbers, results = e8_geometry(small, {"R1": run})
     assert [type(result).__name__ for result in results] == ["CriticGeometry", "GameSpectrum"]
