@@ -42,6 +42,13 @@ def load(path: str | Path, model: nn.Module | None = None, *, loss: Callable[...
         StoreError: If the folder is neither, or not the bytes that were written.
         ModelError: If a network is needed, or has other parameters than the recorded one.
         DataError: If the folder holds a run that is not generative.
+
+    Example:
+        >>> import torch
+        >>> from kernelscope.generative.training import train_diffusion
+        >>> _ = train_diffusion(torch.randn(20, 4), width=8, steps=5, batch=4, out="runs/diffusion")
+        >>> len(load("runs/diffusion"))
+        5
     """
     path = as_path(path, "The folder of a generative run", 'kernelscope.generative.load("runs/diffusion")')
     if os.path.isdir(path) and not os.path.lexists(path / NAME):

@@ -25,6 +25,9 @@ def points(name: str = "digits", split: str = "train", count: int | None = None,
     Raises:
         DataError: If there are not so many, or scikit-learn, which has the photographs, is not installed.
 
+    References:
+        Alpaydin & Kaynak (1998), Optical Recognition of Handwritten Digits, https://doi.org/10.24432/C50P49
+
     Example:
         >>> points("digits", count=5).shape
         torch.Size([5, 64])

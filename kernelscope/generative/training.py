@@ -64,6 +64,9 @@ def train_diffusion(x: Tensor, *, network: str | nn.Module = "mlp", width: int |
     Raises:
         DataError: If an argument is not of its kind.
 
+    References:
+        "Elucidating the Design Space of Diffusion-Based Generative Models" (Karras et al., 2022), table 1.
+
     Example:
         >>> train_diffusion(torch.randn(20, 4), width=8, steps=5, batch=4)
         Run(in memory: 5 steps of Adam, 20 samples, 276 parameters)
@@ -126,6 +129,10 @@ def train_gan(x: Tensor, *, kind: str = "non-saturating", r1: float = 0.1,
 
     Raises:
         DataError: If an argument is not of its kind.
+
+    References:
+        | "Generative Adversarial Nets" (Goodfellow et al., 2014), section 3: the non-saturating game
+        | "Which Training Methods for GANs do actually Converge?" (Mescheder et al., 2018), equation 9: R1
 
     Example:
         >>> train_gan(torch.randn(20, 4), latents=2, width=8, steps=5, batch=4)

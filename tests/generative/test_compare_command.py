@@ -48,22 +48,21 @@ def test_it_writes_one_page_that_needs_nothing_else(folders, tmp_path, capsys):
 def test_a_folder_of_several_runs_is_a_list_of_seeds(folders, tmp_path, capsys):
     told = json.loads(answer(capsys, "compare", folders / "several", folders / "game", "-o", tmp_path / "page.html",
                              "--samples", 16, "--no-paths", "--json"))
-    row = next(row for row in told["table"] if row["metric"] == "coverage")
-    assert [len(values) for values in row["values"]] == [2, 1]
-    one = json.loads(answer(capsys, "compare", folders / "several", folders / "game", "-o", tmp_path / "page.html",
-                            "--samples", 16, "--no-paths", "--seeds", 1, "--json"))
-    row = next(row for row in one["table"] if row["metric"] == "coverage")
-    assert [len(values) for values in row["values"]] == [1, 1]
+    assert seeds_of(told) == [2, 1]
+    assert "of the training points" in next(c["text"] for c in told["claims"] if c["topic"] == "coverage")
 
 
-def test_points_of_a_file_are_held_out(folders, tmp_path, capsys):
+def test_points_of_a_file_are_held_out_and_seeds_are_left_out(folders, tmp_path, capsys):
     np.save(tmp_path / "held.npy", points("digits", split="test", count=30).numpy())
-    out = answer(capsys, "compare", folders / "denoiser", folders / "game", "-o", tmp_path / "page.html", "--data",
-                 tmp_path / "held.npy", "--samples", 16, "--no-paths")
-    assert "points nobody was trained on" in out
-    out = answer(capsys, "compare", folders / "denoiser", folders / "game", "-o", tmp_path / "page.html",
-                 "--samples", 16, "--no-paths")
-    assert "of the training points" in out
+    told = json.loads(answer(capsys, "compare", folders / "several", folders / "game", "-o", tmp_path / "page.html",
+                             "--data", tmp_path / "held.npy", "--samples", 16, "--no-paths", "--seeds", 1, "--json"))
+    assert "points nobody was trained on" in next(c["text"] for c in told["claims"] if c["topic"] == "coverage")
+    assert seeds_of(told) == [1, 1]
+
+
+def seeds_of(told):
+    """How many runs of each model were asked for their coverage."""
+    return [len(values) for row in told["table"] if row["metric"] == "coverage" for values in row["values"]]
 
 
 @pytest.mark.parametrize(("words", "said"), [

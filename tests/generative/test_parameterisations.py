@@ -117,3 +117,8 @@ def test_what_is_no_denoiser_and_no_parameterisation_is_refused():
         Parameterised(core(), 1.0, "score")
     with pytest.raises(DataError, match="coefficients"):
         Reparameterised(nn.Identity(), "noise")
+
+
+def test_factors_of_what_is_no_denoiser_are_refused():
+    with pytest.raises(DataError, match="Wrap the network"):
+        kernel_factors(torch.nn.Linear(1, 1), torch.tensor([1.0]))

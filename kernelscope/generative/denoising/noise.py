@@ -52,13 +52,16 @@ class NoiseLaw:
 
 
 def schedule(levels: int = 18, lowest: float = 0.02, highest: float = 20.0, rho: float = 7.0) -> Tensor:
-    """The noise levels of a sampler in descending order, with shape (levels,), without the 0 at which it ends.
+    r"""The noise levels of a sampler in descending order, with shape (levels,), without the 0 at which it ends.
+
+    .. math:: \sigma_k = \Big(\sigma_{\max}^{1/\rho}
+              + \tfrac{k}{N - 1} \big(\sigma_{\min}^{1/\rho} - \sigma_{\max}^{1/\rho}\big)\Big)^\rho
 
     Raises:
         DataError: If the lowest is not below the highest.
 
     References:
-        Karras et al. (2022), equation 5.
+        "Elucidating the Design Space of Diffusion-Based Generative Models" (Karras et al., 2022), equation 5.
 
     Example:
         >>> sigma = schedule(4)

@@ -125,11 +125,17 @@ def kernel_factors(denoiser: Any, sigma: Tensor) -> dict[str, Tensor]:
     Returns:
         For each parameterisation, and for D itself under ``"denoised"``, the factor of each noise level.
 
+    Raises:
+        DataError: If the module has no coefficients or no spread.
+
     Example:
         >>> factors = kernel_factors(Parameterised(nn.Identity(), 1.0, "noise"), torch.tensor([0.5, 2.0]))
         >>> factors["clean"].tolist(), factors["noise"].tolist()
         ([0.25, 4.0], [1.0, 1.0])
     """
+    if not hasattr(denoiser, "coefficients") or not hasattr(denoiser, "spread"):
+        raise DataError("Kernel factors are those of a module with coefficients(sigma) and a spread, as "
+                        f"kernelscope.generative.Denoiser; {what_came(denoiser)} came. Wrap the network in one.")
     own = denoiser.coefficients(sigma)[1]
     found = {kind: (own / of(sigma, denoiser.spread)[1]).square() for kind, of in PARAMETERISATIONS.items()}
     return {**found, "denoised": own.square()}

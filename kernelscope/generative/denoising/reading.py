@@ -29,6 +29,12 @@ class DiffusionRun:
 
     Raises:
         DataError: If the run is none of a denoiser.
+
+    Example:
+        >>> from kernelscope.generative.training import train_diffusion
+        >>> reading = DiffusionRun(train_diffusion(torch.randn(20, 4), width=8, steps=5, batch=4))
+        >>> reading.law, reading.denoised(torch.zeros(2, 4), torch.tensor([0.1, 1.0])).shape
+        (NoiseLaw(mean=-1.2, deviation=1.2), torch.Size([2, 4]))
     """
 
     def __init__(self, run: Run):

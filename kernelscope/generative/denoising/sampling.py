@@ -31,6 +31,10 @@ class Sampled:
         levels: The noise levels of the N stages, descending, with shape (N,).
         points: The noisy point at each stage, with shape (N, q, *).
         denoised: What the denoiser makes of it, with shape (N, q, *); the last one is the sample.
+
+    Example:
+        >>> sample(lambda y, sigma: y / 2, torch.ones(5, 2), torch.tensor([2.0, 1.0])).final.shape
+        torch.Size([5, 2])
     """
 
     levels: Tensor

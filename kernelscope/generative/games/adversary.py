@@ -37,7 +37,7 @@ KINDS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] 
 
 
 class Judged(nn.Module):
-    """A score network with its squared slope beside its score.
+    r"""A score network with its squared slope beside its score, :math:`(D(x), |\nabla_x D(x)|^2)`.
 
     Args:
         network: A module that gives one number for each point, with shape (n,) or (n, 1).
@@ -67,9 +67,16 @@ class Judged(nn.Module):
 class Adversary:
     r"""The losses of one game.
 
+    .. math:: L_D = E\, g(-D(x)) + E\, g(D(G(z))) + \tfrac\gamma2 E|\nabla_x D(x)|^2, \qquad L_G = E\, \ell(D(G(z)))
+
     Attributes:
-        kind: ``"non-saturating"``, ``"wasserstein"`` or ``"hinge"``.
+        kind: ``"non-saturating"``, :math:`g(s) = \ln(1 + e^s)` and :math:`\ell(s) = g(-s)`; ``"wasserstein"``,
+            :math:`g(s) = s` and :math:`\ell(s) = -s`; or ``"hinge"``, :math:`g(s) = \max(0, 1 + s)` and
+            :math:`\ell(s) = -s`.
         r1: The weight :math:`\gamma` of the penalty :math:`\tfrac\gamma2 E|\nabla_x D|^2` at real points.
+
+    Raises:
+        DataError: If there is no such game, or r1 is negative.
 
     References:
         R1: "Which Training Methods for GANs do actually Converge?" (Mescheder et al., 2018), equation 9.

@@ -72,8 +72,8 @@ def explain_gan(run: GANRun, z: Any, *, how: str = "frozen", output: str | int |
         OutOfBudget: If not even one point fits in memory.
 
     References:
-        Sections 1.3 (h) of the theory notes and 2.5 of the notes on generative models; "A Neural Tangent Kernel
-        Perspective of GANs" (Franceschi et al., 2022), for the generator's flow.
+        | (h) of section 1.3 of the theory notes, and section 2.5 of the notes on generative models
+        | "A Neural Tangent Kernel Perspective of GANs" (Franceschi et al., 2022): the generator's flow
 
     Example:
         >>> from kernelscope.generative import train_gan

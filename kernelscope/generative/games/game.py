@@ -39,6 +39,12 @@ class GANRun:
         game: The losses.
         real: The number n of real points.
         seen: For each step of the generator the number of steps that the critic had made before it, with shape (T,).
+
+    Example:
+        >>> from kernelscope.generative.training import train_gan
+        >>> game = train_gan(torch.randn(20, 4), latents=2, width=8, steps=5, batch=4)
+        >>> game.score(game.generated(torch.randn(3, 2))).shape, game.seen
+        (torch.Size([3]), tensor([1, 2, 3, 4, 5]))
     """
 
     generator: Run

@@ -133,6 +133,8 @@ def game_spectrum(run: GANRun, *, step: int | None = None, points: int = 256, la
                   count: int = 30, since: int | None = None, which: str = "LM", seed: int = 0) -> GameSpectrum:
     r"""The eigenvalues of a game's Jacobian at a step, in double precision.
 
+    .. math:: v(\theta, \phi) = (-\nabla_\theta L_G,\ -\nabla_\phi L_D), \qquad v' u = \lambda u
+
     Up to 1500 parameters of both players the Jacobian is formed, one product for each direction; beyond it the largest
     eigenvalues are found by products alone (implicitly restarted Arnoldi).
 

@@ -208,6 +208,9 @@ def noise_localisation(run: Run, x: Tensor | None = None, *, levels: Tensor | No
                        memory: int | str = 2**29, progress: bool | None = None) -> NoiseLocalisation:
     r"""Splits what a denoiser learned at each noise level over the noise levels of training, in F-space.
 
+    .. math:: M[k, b] = E_y \frac{\langle C_b(y, \sigma_k),\ \Delta(y, \sigma_k)\rangle}{|\Delta(y, \sigma_k)|^2},
+              \qquad \Delta = o_T - o_{\text{init}} = \sum_b C_b + \text{other channels}
+
     Args:
         run: The recorded run of a :class:`Denoiser`.
         x: Clean points, with shape (n, \*); some of the training images if not given.
@@ -222,12 +225,16 @@ def noise_localisation(run: Run, x: Tensor | None = None, *, levels: Tensor | No
         memory: About how many bytes may be used.
         progress: Whether a bar is shown; only on a terminal if not given.
 
+    Returns:
+        The :class:`NoiseLocalisation`.
+
     Raises:
         DataError: If the run is none of a denoiser, or arguments do not fit it.
 
     References:
-        Notes 2.4; the normalised shares after "Data Attribution for Diffusion Models: Timestep-induced Bias in
-        Influence Estimation" (Xie et al., 2024).
+        | Section 2.4 of the notes on generative models
+        | "Data Attribution for Diffusion Models: Timestep-induced Bias in Influence Estimation" (Xie et al., 2024): the
+          normalised shares
 
     Example:
         >>> from kernelscope.generative.training import train_diffusion

@@ -149,6 +149,9 @@ def noise_kernel(run: Run, x: Tensor | None = None, *, levels: int | Tensor = 12
                  dtype: torch.dtype | None = None, memory: int | str = "1GB") -> NoiseKernel:
     r"""Computes how the tangent kernel of a denoiser couples noise levels.
 
+    .. math:: K_{\sigma\sigma'} = E\, \mathrm{tr}\, J_F(y, \sigma)\, J_F(y', \sigma')^T, \qquad
+              \cos_{\sigma\sigma'} = K_{\sigma\sigma'} / \sqrt{K_{\sigma\sigma} K_{\sigma'\sigma'}}
+
     Args:
         run: The recorded run of a :class:`Denoiser`.
         x: Clean points, with shape (n, \*); some of the training images if not given.
@@ -162,11 +165,14 @@ def noise_kernel(run: Run, x: Tensor | None = None, *, levels: int | Tensor = 12
         dtype: The precision; ``float64`` if not given.
         memory: About how many bytes may be used.
 
+    Returns:
+        The :class:`NoiseKernel`.
+
     Raises:
         DataError: If the run is none of a denoiser, or arguments do not fit it.
 
     References:
-        Notes 2.1 and 2.4.
+        Sections 2.1 and 2.4 of the notes on generative models.
 
     Example:
         >>> from kernelscope.generative.training import train_diffusion

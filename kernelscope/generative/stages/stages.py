@@ -88,12 +88,16 @@ def explain_diffusion(
         memory: About how many bytes may be used, as a number or as ``"1GB"``.
         progress: Whether a bar is shown; only on a terminal if not given.
 
+    Returns:
+        The :class:`DiffusionExplanation`.
+
     Raises:
         DataError: If the run is none of a denoiser, or arguments do not fit it.
         OutOfBudget: If the tensor does not fit into ``memory``.
 
     References:
-        Notes 2.3; telescoping instead of unrolling in x, which puts all weight on the last stage.
+        Section 2.3 of the notes on generative models: telescoping over stages, where unrolling in x would put all
+        weight on the last of them.
 
     Example:
         >>> from kernelscope.generative.training import train_diffusion
@@ -167,8 +171,15 @@ def explain_optimal(x: Tensor, z: Tensor, *, levels: Tensor | None = None, metho
         labels: A word for each training image.
         names: A word for each sample.
 
+    Returns:
+        The :class:`OptimalExplanation`.
+
     Raises:
         DataError: If shapes do not go together.
+
+    References:
+        | Section 2.2 of the notes on generative models
+        | "Elucidating the Design Space of Diffusion-Based Generative Models" (Karras et al., 2022), equation 57
 
     Example:
         >>> why = explain_optimal(torch.eye(3), torch.tensor([[2.0, 0.0, 0.0]]))

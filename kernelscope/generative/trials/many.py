@@ -138,7 +138,7 @@ class ManyNetworks:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ManyDenoisers(ManyNetworks):
-    """Denoisers that were trained together; called as (y, sigma) they give what their cores do."""
+    """Denoisers that :func:`train_many` trained together; called as (y, sigma) they give what their cores do."""
 
     def denoised(self, y: Tensor, sigma: Tensor) -> Tensor:
         """The denoised points of each of them, with shape (M, q, *).
@@ -175,7 +175,7 @@ class ManyDenoisers(ManyNetworks):
 
 @dataclass(frozen=True, eq=False)
 class ManyGames:
-    """Generators and critics that were trained together.
+    """Generators and critics that :func:`train_many_games` trained together.
 
     Attributes:
         generators: The generators.
@@ -284,6 +284,9 @@ def train_many_games(
         rate: The learning rate of Adam, with momenta 0.5 and 0.9.
         course: ``"constant"``, or ``"cosine"`` for a rate that falls to nought.
         keep: After which rounds parameters are kept, beside the last.
+
+    Returns:
+        The :class:`ManyGames`.
 
     Raises:
         DataError: If subsets and seeds are not as many, or a subset has none of the points.

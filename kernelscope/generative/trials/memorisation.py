@@ -154,8 +154,15 @@ def memorisation_transition(
         law: The law of training noise.
         stages: The noise levels of the sampler.
 
+    Returns:
+        The :class:`MemorisationTransition`.
+
+    Raises:
+        DataError: If a size is below 3 or more than there are points.
+
     References:
-        E4 of the notes on generative models; "On Memorization in Diffusion Models" (Gu et al., 2025).
+        | E4 of the notes on generative models
+        | "On Memorization in Diffusion Models" (Gu et al., 2025): what is a copy
 
     Example:
         >>> from kernelscope.generative.networks import NoiseMLP

@@ -53,6 +53,10 @@ class Halves:
         rate: The learning rate.
         levels: At how many noise levels each query is asked.
         seed: The seed of halves, networks and noise.
+
+    Example:
+        >>> Halves(subsets=16).seeds
+        4
     """
 
     subsets: int = 48
@@ -91,8 +95,10 @@ def half_subsets(denoiser: Callable[[], nn.Module], x: Tensor, queries: Tensor, 
         DataError: If a query is also a tuning point, or a training point.
 
     References:
-        E11 of the notes on generative models; LDS after Zheng et al. (2024), Gauss-Newton after "Influence Functions
-        for Scalable Data Attribution in Diffusion Models" (Mlodozeniec et al., 2025).
+        | E11 of the notes on generative models
+        | "Intriguing Properties of Data Attribution on Diffusion Models" (Zheng et al., 2024): LDS, D-TRAK
+        | "Influence Functions for Scalable Data Attribution in Diffusion Models" (Mlodozeniec et al., 2025):
+          Gauss-Newton
 
     Example:
         >>> from kernelscope.generative.networks import NoiseMLP
