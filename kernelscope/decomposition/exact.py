@@ -80,8 +80,8 @@ def decompose(
             class minus runner-up, both as in the end), ``"answer"`` (the margin of several classes, the logit of two,
             or the first output), ``"loss"``, or a function of ``(outputs)`` or ``(outputs, targets)``.
         targets: The queries' targets, with one row for each, where the output needs them.
-        quadrature: ``"gonzalez"`` (complete), ``"midpoint"``, ``"left"``, ``"gaussM"`` with M nodes, or ``"gonzalezM"``,
-            which is the last one corrected to be complete.
+        quadrature: ``"gonzalez"`` (complete), ``"midpoint"``, ``"left"``, ``"gaussM"`` with M nodes, or
+            ``"gonzalezM"``, which is the last one corrected to be complete.
         weights: ``"trained"``, or ``"average"`` for the averaged weights that were recorded beside them.
         rule: ``"recorded"``, or ``"displacement"`` to book every step as unattributed.
         groups: A word for each training sample, or ``True`` for their labels, to book shares by group and step too.

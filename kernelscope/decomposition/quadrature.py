@@ -6,8 +6,8 @@ The step kernel is exact when the query side is the average
 
 A rule evaluates the gradient at some nodes. Its global error is of order 1 in the step length at the left end, 2 at the
 midpoint, 2m with m Gauss-Legendre nodes. Gonzalez' discrete gradient corrects the midpoint along the step so that
-:math:`\langle\tilde\phi_k, D_k\rangle = f_{k+1} - f_k` to the last digit, and is the default; with M in its name it corrects
-M Gauss-Legendre nodes likewise.
+:math:`\langle\tilde\phi_k, D_k\rangle = f_{k+1} - f_k` to the last digit, and is the default; with M in its name
+it corrects M Gauss-Legendre nodes likewise.
 """
 
 from __future__ import annotations

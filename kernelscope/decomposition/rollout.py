@@ -68,7 +68,7 @@ class RolloutSide(QuerySide):
         """Nothing to keep of the network's outputs, and the ends along the directions, in equal parts for stages."""
         with torch.no_grad():
             ends, _ = self.rollout(lambda *x: self.network(parameters, buffers, x), self.inputs)
-            whole = (ends.flatten(1) * self.functional.side).sum(1, keepdim=True)
+            whole = self._along(ends)[:, None]
         return None, (whole / self.stages).expand(-1, self.stages).contiguous()
 
     def gradients(self, parameters: Parameters, buffers: Parameters) -> list[Tensor]:
@@ -102,6 +102,11 @@ class RolloutSide(QuerySide):
         few.gradients(parameters, buffers)
         self.seconds = (time.perf_counter() - begun) * len(self) / len(few)
 
+    def _along(self, ends: Tensor) -> Tensor:
+        """The ends along their directions, with shape (n,)."""
+        assert self.functional.side is not None
+        return (ends.flatten(1) * self.functional.side).sum(1)
+
     def _evaluations(self, parameters: Parameters, buffers: Parameters) -> tuple[QuerySide, list[int]]:
         """All evaluations as queries, row after row, each with what the end changes by its output; their stages."""
         held = {name: p.detach() for name, p in parameters.items()}
@@ -118,8 +123,7 @@ class RolloutSide(QuerySide):
 
         with torch.enable_grad():
             ends, stages = self.rollout(network, self.inputs)
-            whole = (ends.flatten(1) * self.functional.side).sum()
-            slopes = torch.autograd.grad(whole, given)
+            slopes = torch.autograd.grad(self._along(ends).sum(), given)
         asked = copy.copy(self._asked)
         asked.inputs = tuple(torch.stack(part, 1).flatten(0, 1) for part in zip(*inputs, strict=True))
         asked.functional = replace(asked.functional, side=torch.stack(slopes, 1).flatten(0, 1).flatten(1))

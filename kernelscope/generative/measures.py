@@ -20,8 +20,8 @@ from ..measures import centred as centred_matrix
 from ..measures import entropy_rank
 
 __all__ = ["COPIED", "LEAST_SEEDS", "Concentration", "Coverage", "Memorised", "cancellation", "centred",
-           "concentration", "coverage_density", "distances", "effective_rank", "intervals", "localisation_index", "memorised",
-           "shares", "surplus"]
+           "concentration", "coverage_density", "distances", "effective_rank", "intervals", "localisation_index",
+           "memorised", "shares", "surplus"]
 
 #: A sample is memorised if its nearest training point is nearer than this part of the distance to the second one.
 COPIED = 1 / 3

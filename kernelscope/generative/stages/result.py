@@ -279,8 +279,8 @@ class DiffusionExplanation(Result):
         q, stages, m, b, n = self.tensor.shape
         copies = sum(self.memorised(i) for i in range(q))
         return (f"DiffusionExplanation({q} sample{'s' * (q > 1)} x {stages} stages x {b} noise bins x {n} images, "
-                f"{m} direction{'s' * (m > 1)} ({self.info['directions']}), {self.form}, complete to {one:.0e} of the change and "
-                f"{two:.0e} of the terms, cancellation {kappa:.3g} where it was decided, "
+                f"{m} direction{'s' * (m > 1)} ({self.info['directions']}), {self.form}, complete to {one:.0e} of the "
+                f"change and {two:.0e} of the terms, cancellation {kappa:.3g} where it was decided, "
                 f"{copies} memorised and {q - copies} composed)")
 
     def to_frame(self) -> pd.DataFrame:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ...arguments import as_place
 from ...result import Check, CheckRow
-from ..measures import cancellation
 from .result import COMPLETE, LIMIT, DiffusionExplanation
 
 __all__ = ["SamplerExplanation"]

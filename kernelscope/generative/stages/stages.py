@@ -91,8 +91,8 @@ def explain_diffusion(
         bins: How many bins of training noise, of equal mass under the law of the run; or the levels between them.
         directions: ``None`` splits every number of the sample. ``"displacement"`` splits along one unit vector for each
             sample, from what the initial network makes of the first noise, or through the sampler generates from it, to
-            the sample: a row of gradients for each stage. A number takes so many leading principal directions of the training
-            images, and a tensor with shape (m, d) its rows, brought to length 1. ``"auto"`` is ``None``, and
+            the sample: a row of gradients for each stage. A number takes so many leading principal directions of the
+            training images, and a tensor with shape (m, d) its rows, brought to length 1. ``"auto"`` is ``None``, and
             ``"displacement"`` where that is expected to take more than a minute or more than ``memory``.
         weights: ``"trained"``; ``"average"`` for samples of the averaged weights, unrolled through the average; or
             ``"average apart"``, the same samples split along the trained weights, and one channel more, ``average``,
