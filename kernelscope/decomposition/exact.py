@@ -35,6 +35,7 @@ from .quadrature import Quadrature
 from .query_side import QuerySide
 from .questions import as_queries, as_targets, as_words, checked_memory, checked_place, checked_run
 from .result import Decomposition
+from .rollout import Rollout, RolloutSide
 from .sweep import PartSweep, cut, outputs_only, sweep
 from .training_side import TrainingSide
 from .trajectory import AveragedTrajectory, Trajectory
@@ -79,7 +80,8 @@ def decompose(
             class minus runner-up, both as in the end), ``"answer"`` (the margin of several classes, the logit of two,
             or the first output), ``"loss"``, or a function of ``(outputs)`` or ``(outputs, targets)``.
         targets: The queries' targets, with one row for each, where the output needs them.
-        quadrature: ``"gonzalez"`` (complete), ``"midpoint"``, ``"left"`` or ``"gaussM"``.
+        quadrature: ``"gonzalez"`` (complete), ``"midpoint"``, ``"left"``, ``"gaussM"`` with M nodes, or
+            ``"gonzalezM"``, which is the last one corrected to be complete.
         weights: ``"trained"``, or ``"average"`` for the averaged weights that were recorded beside them.
         rule: ``"recorded"``, or ``"displacement"`` to book every step as unattributed.
         groups: A word for each training sample, or ``True`` for their labels, to book shares by group and step too.
@@ -139,10 +141,13 @@ def booked(
     memory: int | str = 2**29,
     progress: bool | None = None,
     pools: int | None = None,
+    through: tuple[Rollout, int] | None = None,
 ) -> tuple[Decomposition, Tensor | None]:
     """The decomposition of :func:`decompose`, and what it booked in ``cells``, with shape (q, c, cells).
 
     With ``pools`` the queries stand in so many pools of neighbours, and what is explained is the sum over each pool.
+    With ``through``, a rollout and the number of its stages, it is where the rollout ends from each query, along the
+    direction that the targets give, split over stages.
     """
     begun = time.perf_counter()
     rules = Quadrature.parse(quadrature)
@@ -162,12 +167,16 @@ def booked(
         final = final_outputs(trajectory, averaged, queries)
         given = cast(as_targets(targets, len(queries[0])), dtype, place)
         functional = output_functional(output, final, given, run, len(queries[0])).to(dtype)
-        side = (QuerySide(run.network, queries, functional, run.names) if pools is None else
-                PooledSide(run.network, queries, functional, run.names, pools))
+        if through is not None:
+            side: QuerySide = RolloutSide(run.network, queries, functional, run.names, *through)
+        elif pools is not None:
+            side = PooledSide(run.network, queries, functional, run.names, pools)
+        else:
+            side = QuerySide(run.network, queries, functional, run.names)
         training = TrainingSide(run, dtype, place, memory // 4)
         words, members = _groups(run, groups)
-        ledger = Ledger(run, len(side), functional.names, members, words, cells)
-        needed = 0
+        ledger = Ledger(run, len(side), side.functional.names, members, words, cells)
+        needed, expected = 0, 0.0
         if len(run) and len(side):
             side.probe(trajectory.at(run.start), trajectory.buffers(run.start))
             plan = _Plan.make(run, side, dtype, memory)
@@ -175,8 +184,11 @@ def booked(
             unroller = Unroller(run, training, displacement)
             segments = cut(run, unroller, trajectory, plan.length)
             # tqdm measures the first steps and then tells the time that is left.
-            bar = Bar(total=plan.passes * len(run), desc=f"decompose ({plan.bytes / 2**20:.0f} MiB)", unit="step",
-                       disable=quiet)
+            about = f"{plan.bytes / 2**20:.0f} MiB"
+            if isinstance(side, RolloutSide):
+                expected = side.seconds * len(rules.nodes) * len(run)
+                about = f"through {side.stages} stages, about {expected:.0f} s or more, {about}"
+            bar = Bar(total=plan.passes * len(run), desc=f"decompose ({about})", unit="step", disable=quiet)
             with bar:
                 for start in range(0, len(side), plan.block):
                     end = min(start + plan.block, len(side))
@@ -190,13 +202,14 @@ def booked(
             "The ledger holds NaN or infinite values: the network gives such outputs or gradients for these queries "
             "at some step of the run. Look at the queries, and at operations like log(0) in the network."
         )
-    about = run.info()
+    facts = run.info()
     found = ledger.result({
-        "run": {key: about[key] for key in ("path", "steps", "rules", "samples", "parameters", "loss", "dtype")},
+        "run": {key: facts[key] for key in ("path", "steps", "rules", "samples", "parameters", "loss", "dtype")},
         "first_step": run.start, "rule": rule, "weights": weights, "quadrature": rules.name,
         "dtype": str(dtype).removeprefix("torch."), "engine": {"training": training.way, "queries": side.way},
         "notes": [note for note in (own_precision, training.note, side.note) if note] + ledger.notes(),
         "seconds": round(time.perf_counter() - begun, 3), "bytes": needed,
+        **({"expected seconds": round(expected, 1)} if isinstance(side, RolloutSide) else {}),
     })
     return found, ledger.booked
 

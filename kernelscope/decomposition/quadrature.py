@@ -6,7 +6,8 @@ The step kernel is exact when the query side is the average
 
 A rule evaluates the gradient at some nodes. Its global error is of order 1 in the step length at the left end, 2 at the
 midpoint, 2m with m Gauss-Legendre nodes. Gonzalez' discrete gradient corrects the midpoint along the step so that
-:math:`\langle\tilde\phi_k, D_k\rangle = f_{k+1} - f_k` to the last digit, and is the default.
+:math:`\langle\tilde\phi_k, D_k\rangle = f_{k+1} - f_k` to the last digit, and is the default; with M in its name
+it corrects M Gauss-Legendre nodes likewise.
 """
 
 from __future__ import annotations
@@ -36,16 +37,17 @@ class Quadrature:
 
     @classmethod
     def parse(cls, name: str) -> Quadrature:
-        """The rule called ``"left"``, ``"midpoint"``, ``"gaussM"`` (M nodes) or ``"gonzalez"``."""
+        """The rule called ``"left"``, ``"midpoint"``, ``"gaussM"`` (M nodes), ``"gonzalez"`` or ``"gonzalezM"``."""
         if isinstance(name, str) and name == "left":
             return cls(name, (0.0,), (1.0,))
         if isinstance(name, str) and name in ("midpoint", "gonzalez"):
             return cls(name, (0.5,), (1.0,), corrected=name == "gonzalez")
-        gauss = re.fullmatch(r"gauss([1-9]\d?)", str(name))
+        gauss = re.fullmatch(r"(gauss|gonzalez)([1-9]\d?)", str(name))
         if gauss:
-            nodes, weights = np.polynomial.legendre.leggauss(int(gauss[1]))
-            return cls(name, tuple(((nodes + 1) / 2).tolist()), tuple((weights / 2).tolist()))
+            nodes, weights = np.polynomial.legendre.leggauss(int(gauss[2]))
+            return cls(name, tuple(((nodes + 1) / 2).tolist()), tuple((weights / 2).tolist()),
+                       corrected=gauss[1] == "gonzalez")
         raise DataError(
-            'quadrature must be "gonzalez", "midpoint", "left" or "gaussM" with M from 1 to 99; '
+            'quadrature must be "gonzalez", "midpoint", "left", or "gaussM" or "gonzalezM" with M from 1 to 99; '
             f'{what_came(name)} came. "gonzalez" is complete to the last digit at the cost of one gradient a step.'
         )

@@ -85,6 +85,10 @@ class QuerySide:
         ways = {"layers": self._by_layers, "vectorised": self._vectorised, "loop": self._loop}
         return ways[self.way](parameters, buffers)
 
+    def spread(self, missed: Tensor) -> Tensor:
+        """What each row is corrected by where a quadrature missed ``missed`` of it: all of it, by itself."""
+        return missed
+
     def tile(self, parameters: Parameters, buffers: Parameters, count: int, full: bool) -> Tile | None:
         """The gradients by their factors, for products of ``count`` by ``count`` queries; ``None`` if they have none.
 

@@ -242,7 +242,7 @@ class PartSweep:
                 else:
                     # The correction below writes through a flat view, which only contiguous rows have.
                     p[name] = (rows if weight == 1.0 else rows * weight).contiguous()
-        missed = change.reshape(-1) - _dots(p, moved)
+        missed = self.side.spread(change.reshape(-1) - _dots(p, moved))
         place = k - self.run.start
         self.ledger.missed[self.rows, :, place] = missed.detach().cpu().double().view(-1, len(self.ledger.names))
         square = sum(float((d.double() ** 2).sum()) for d in moved.values())

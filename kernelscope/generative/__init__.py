@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .stages.localisation import NoiseLocalisation, noise_localisation
     from .stages.noise_kernels import NoiseKernel, noise_kernel
     from .stages.result import DiffusionExplanation, OptimalExplanation
+    from .stages.sampler_result import SamplerExplanation
     from .stages.stages import explain_diffusion, explain_optimal
     from .training import train_diffusion, train_gan
     from .trials.many import ManyDenoisers, ManyGames, train_many, train_many_games
@@ -75,6 +76,7 @@ __all__ = [
     "Parameterised",
     "Reparameterised",
     "Sampled",
+    "SamplerExplanation",
     "SubsetTrial",
     "WienerDenoiser",
     "Witness",
@@ -136,6 +138,7 @@ _HOMES = {
     "Parameterised": "denoising.parameterisations",
     "Reparameterised": "denoising.parameterisations",
     "Sampled": "denoising.sampling",
+    "SamplerExplanation": "stages.sampler_result",
     "SubsetTrial": "trials.removal",
     "WienerDenoiser": "denoising.closed_forms",
     "Witness": "games.witnessing",

@@ -20,7 +20,8 @@ from ..measures import centred as centred_matrix
 from ..measures import entropy_rank
 
 __all__ = ["COPIED", "LEAST_SEEDS", "Concentration", "Coverage", "Memorised", "cancellation", "centred",
-           "concentration", "coverage_density", "distances", "effective_rank", "intervals", "memorised", "shares"]
+           "concentration", "coverage_density", "distances", "effective_rank", "intervals", "localisation_index",
+           "memorised", "shares", "surplus"]
 
 #: A sample is memorised if its nearest training point is nearer than this part of the distance to the second one.
 COPIED = 1 / 3
@@ -331,3 +332,38 @@ def _points(one: Tensor, other: Tensor, name: str, beside: str) -> tuple[Tensor,
         raise DataError(f"{name} and {beside} must be points of one shape; points of shape {tuple(one.shape[1:])} and "
                          f"{tuple(other.shape[1:])} came. Give both the same shape, and the same scale.")
     return (one.detach().to("cpu", torch.float64).flatten(1), other.detach().to("cpu", torch.float64).flatten(1))
+
+
+def localisation_index(mass: Tensor, levels: Tensor, others: Tensor, weights: Tensor) -> Tensor:
+    r"""The noise-localisation index :math:`1 - \mathrm{rms}_W(\ln\sigma' - \ln\sigma) / \mathrm{rms}_p(\cdot)`.
+
+    Args:
+        mass: How much of each other level is behind a level, with shape (K, L); rows are brought to sum 1.
+        levels: The K levels.
+        others: The L levels.
+        weights: The training noise p, with shape (L,).
+
+    Returns:
+        With shape (K,): 0 where the mass is spread as the training noise, 1 where it is at the level itself, below 0
+        where it is further away; NaN where there is none.
+
+    Example:
+        >>> at, p = torch.tensor([0.1, 1.0, 10.0]), torch.full((3,), 1 / 3)
+        >>> [localisation_index(mass, at, at, p).tolist() for mass in (torch.eye(3), torch.ones(3, 3))]
+        [[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]
+    """
+    apart = (others.log()[None] - levels.log()[:, None]).square()
+    w = mass / mass.sum(1, keepdim=True)
+    p = weights / weights.sum()
+    return 1 - ((w * apart).sum(1) / (p * apart).sum(1)).sqrt()
+
+
+def surplus(shares: Tensor) -> Tensor:
+    """What each group has more than the mean one, along the last axis; all alike where none has.
+
+    Example:
+        >>> surplus(torch.tensor([[0.0, 1.0, 5.0], [2.0, 2.0, 2.0]])).tolist()
+        [[0.0, 0.0, 3.0], [1.0, 1.0, 1.0]]
+    """
+    beside = centred(shares).clamp_min(0)
+    return torch.where(beside.sum(-1, keepdim=True) > 0, beside, 1.0)

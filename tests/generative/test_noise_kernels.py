@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from kernelscope.generative.denoising.noise import NoiseLaw
+from kernelscope.generative.measures import localisation_index
 from kernelscope.generative.stages import noise_kernels
-from kernelscope.generative.stages.noise_kernels import half_widths, law_weights, localisation_index, noise_kernel
+from kernelscope.generative.stages.noise_kernels import half_widths, law_weights, noise_kernel
 from tests.generative.denoisers import LinearCore, at, gradient, mlp, points, recorded
 
 LEVELS = torch.tensor([0.05, 0.3, 1.0, 6.0], dtype=torch.float64)

@@ -47,8 +47,15 @@ class NoiseLaw:
 
     def edges(self, bins: int) -> list[float]:
         """The noise levels between ``bins`` bins of equal mass, ascending."""
-        at = torch.arange(1, bins, dtype=torch.float64) / bins
-        return (self.mean + self.deviation * math.sqrt(2) * torch.erfinv(2 * at - 1)).exp().tolist()
+        return self.at(torch.arange(1, bins, dtype=torch.float64) / bins).tolist()
+
+    def at(self, part: Tensor) -> Tensor:
+        """The noise levels with a part of all noise below them."""
+        return (self.mean + self.deviation * math.sqrt(2) * torch.erfinv(2 * part - 1)).exp()
+
+    def below(self, sigma: Tensor) -> Tensor:
+        """The part of noise below levels."""
+        return (1 + torch.erf((sigma.log() - self.mean) / (self.deviation * math.sqrt(2)))) / 2
 
 
 def schedule(levels: int = 18, lowest: float = 0.02, highest: float = 20.0, rho: float = 7.0) -> Tensor:

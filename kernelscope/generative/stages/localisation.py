@@ -32,8 +32,8 @@ from ...result import Check, CheckRow, Result
 from ...run.run import Run
 from ...run.step import MicroBatch
 from ..denoising.reading import DiffusionRun
-from ..measures import cancellation, centred
-from .noise_kernels import chosen_points, localisation_index
+from ..measures import cancellation, centred, localisation_index, surplus
+from .noise_kernels import chosen_points
 from .result import COMPLETE, LIMIT
 from .stages import outputs_at
 
@@ -146,14 +146,14 @@ class NoiseLocalisation(Result):
 
     def _index(self, m: Tensor) -> Tensor:
         even = torch.full((len(self.centers),), 1 / len(self.centers), dtype=torch.float64)
-        return localisation_index(_more(m), self.levels, self.centers, even)
+        return localisation_index(surplus(m), self.levels, self.centers, even)
 
     def _band(self) -> Tensor:
         own = torch.bucketize(self.levels, self.edges)
         return (torch.arange(len(self.centers))[None] - own[:, None]).abs() <= 1
 
     def _near(self, m: Tensor) -> Tensor:
-        size = _more(m)
+        size = surplus(m)
         return (size * self._band()).sum(1) / size.sum(1)
 
     def said(self) -> str:
@@ -289,12 +289,6 @@ def noise_localisation(run: Run, x: Tensor | None = None, *, levels: Tensor | No
               "dtype": ledger.info["dtype"], "ledger": ledger.info, "notes": own.notes,
               "seconds": round(time.perf_counter() - begun, 3)},
     )
-
-
-def _more(shares: Tensor) -> Tensor:
-    """What each bin added more than the mean one; all alike where none did."""
-    beside = centred(shares).clamp_min(0)
-    return torch.where(beside.sum(-1, keepdim=True) > 0, beside, 1.0)
 
 
 class _Bookings:

@@ -28,12 +28,12 @@ from ...result import Check, CheckRow, Result
 from ...run.run import Run
 from ..denoising.noise import NoiseLaw
 from ..denoising.reading import DiffusionRun
-from ..measures import effective_rank
+from ..measures import effective_rank, localisation_index
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["NoiseKernel", "half_widths", "law_weights", "localisation_index", "noise_kernel"]
+__all__ = ["NoiseKernel", "half_widths", "law_weights", "noise_kernel"]
 
 #: Points with more numbers than this are probed with random directions.
 EXACT = 64
@@ -214,30 +214,6 @@ def noise_kernel(run: Run, x: Tensor | None = None, *, levels: int | Tensor = 12
               "probes": 0 if directions is None else len(directions), "law": [reader.law.mean, reader.law.deviation],
               "parameterisation": f"output of {type(run.network.module(())).__name__} (F-space)"},
     )
-
-
-def localisation_index(mass: Tensor, levels: Tensor, others: Tensor, weights: Tensor) -> Tensor:
-    r"""The noise-localisation index :math:`1 - \mathrm{rms}_W(\ln\sigma' - \ln\sigma) / \mathrm{rms}_p(\cdot)`.
-
-    Args:
-        mass: How much of each other level is behind a level, with shape (K, L); rows are brought to sum 1.
-        levels: The K levels.
-        others: The L levels.
-        weights: The training noise p, with shape (L,).
-
-    Returns:
-        With shape (K,): 0 where the mass is spread as the training noise, 1 where it is at the level itself, below 0
-        where it is further away; NaN where there is none.
-
-    Example:
-        >>> at, p = torch.tensor([0.1, 1.0, 10.0]), torch.full((3,), 1 / 3)
-        >>> [localisation_index(mass, at, at, p).tolist() for mass in (torch.eye(3), torch.ones(3, 3))]
-        [[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]
-    """
-    apart = (others.log()[None] - levels.log()[:, None]).square()
-    w = mass / mass.sum(1, keepdim=True)
-    p = weights / weights.sum()
-    return 1 - ((w * apart).sum(1) / (p * apart).sum(1)).sqrt()
 
 
 def half_widths(cosine: Tensor, levels: Tensor) -> Tensor:

@@ -24,7 +24,8 @@ from ...errors import DataError
 from ...ranks import ranks, spearman
 from ...result import Check, CheckRow, Result
 from ...text import with_minus
-from ..measures import Concentration, cancellation, centred, concentration, shares
+from ..denoising.noise import NoiseLaw
+from ..measures import Concentration, cancellation, centred, concentration, localisation_index, shares, surplus
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,6 +64,8 @@ class DiffusionExplanation(Result):
         labels: A word for each training image, or ``None``.
         names: A word for each sample.
         info: Provenance: weights, sampler, noise law, parameterisation, directions, the ledger, cost, notes.
+        shuffled: What bins added to each stage where each draw's bin is one of fresh noise, R times over, the null of
+            what is said of noise, with shape (q, N, m, R, B).
     """
 
     levels: Tensor
@@ -81,6 +84,7 @@ class DiffusionExplanation(Result):
     labels: list[str] | None
     names: list[str]
     info: dict[str, Any] = field(default_factory=dict)
+    shuffled: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.tensor)
@@ -97,6 +101,11 @@ class DiffusionExplanation(Result):
         return moved @ self.directions.transpose(1, 2)
 
     @property
+    def stage_change(self) -> Tensor:
+        """What training changed of the sample at each stage, along the directions, with shape (q, N, m)."""
+        return torch.cat([torch.zeros_like(self.change[:, :1]), self.change], 1).diff(dim=1)
+
+    @property
     def displacement(self) -> Tensor:
         """The way from what the network made of the first noise as training began to the sample, with shape (q, m)."""
         whole = (self.final - self.initial[:, 0]).flatten(1)
@@ -106,6 +115,11 @@ class DiffusionExplanation(Result):
     def residual(self) -> Tensor:
         """What no cell and no channel holds, with shape (q, N, m)."""
         return self.change - self.tensor.sum((-2, -1)) - torch.stack(list(self.channels.values())).sum(0)
+
+    @property
+    def form(self) -> str:
+        """Which of the two ways to split over stages this is, in words."""
+        return "stages of the trained network's way held fixed"
 
     # -- groups ------------------------------------------------------------------------------------------------------
 
@@ -132,8 +146,7 @@ class DiffusionExplanation(Result):
 
     def stage_contributions(self, by: str = "image") -> Tensor:
         """What each group added to the sample at each stage, a, with shape (q, N, m, G); the first stage's is C."""
-        found = self.contributions(by)
-        return torch.cat([found[:, :1], found.diff(dim=1)], dim=1)
+        return self._of_stages(self.contributions(by))
 
     def shares(self, by: str = "image") -> Tensor:
         """The part of each group in each stage's change, with shape (q, N, G); they add up to the data's part."""
@@ -165,8 +178,7 @@ class DiffusionExplanation(Result):
         passes its input on at low noise, as in EDM, that is little: what earlier stages added has become input by then,
         so that later stages take it off again.
         """
-        along = self.displacement / self.displacement.square().sum(-1, keepdim=True)
-        return torch.einsum("qm,qkmg->qkg", along, self.stage_contributions(by))
+        return torch.einsum("qm,qkmg->qkg", self._along(), self.stage_contributions(by))
 
     # -- claims ------------------------------------------------------------------------------------------------------
 
@@ -228,8 +240,7 @@ class DiffusionExplanation(Result):
 
     def divisible(self, query: int = 0, by: str = "image", stage: int | None = None) -> bool:
         """Whether contributions at a stage cancel so little that percentages of their sum mean something."""
-        stage = self.decided(query) if stage is None else as_place(stage, "stage", len(self.levels), "stages")
-        return float(self.cancellation(by)[self.place(query), stage]) <= LIMIT
+        return float(cancellation(self._asked(query, stage, by)[0], vectors=True)) <= LIMIT
 
     def top(self, k: int = 5, query: int = 0, stage: int | None = None, by: str = "image") -> pd.DataFrame:
         """The groups that added most, compared with the mean group, along what training changed at a stage.
@@ -239,13 +250,12 @@ class DiffusionExplanation(Result):
         """
         import pandas as pd
 
-        k, query = as_count(k, "k", least=1), self.place(query)
-        stage = self.decided(query) if stage is None else as_place(stage, "stage", len(self.levels), "stages")
-        change = self.change[query, stage]
-        beside = centred((change / change.norm()) @ self.contributions(by)[query, stage])
+        k = as_count(k, "k", least=1)
+        added, change = self._asked(query, stage, by)
+        beside = centred((change / change.norm()) @ added)
         order = beside.argsort(descending=True, stable=True)[:k]
-        kappa = float(self.cancellation(by)[query, stage])
-        part = shares(self.contributions(by)[query, stage], change)[order]
+        kappa = float(cancellation(added, vectors=True))
+        part = shares(added, change)[order]
         names = self.group_names(by)
         words = self.labels if by == "image" else None
         return pd.DataFrame({
@@ -269,8 +279,8 @@ class DiffusionExplanation(Result):
         q, stages, m, b, n = self.tensor.shape
         copies = sum(self.memorised(i) for i in range(q))
         return (f"DiffusionExplanation({q} sample{'s' * (q > 1)} x {stages} stages x {b} noise bins x {n} images, "
-                f"{m} direction{'s' * (m > 1)} ({self.info['directions']}), complete to {one:.0e} of the change and "
-                f"{two:.0e} of the terms, cancellation {kappa:.3g} where it was decided, "
+                f"{m} direction{'s' * (m > 1)} ({self.info['directions']}), {self.form}, complete to {one:.0e} of the "
+                f"change and {two:.0e} of the terms, cancellation {kappa:.3g} where it was decided, "
                 f"{copies} memorised and {q - copies} composed)")
 
     def to_frame(self) -> pd.DataFrame:
@@ -280,9 +290,7 @@ class DiffusionExplanation(Result):
         kappa, agreement = self.cancellation("image and bin"), self.agreement()
         rests, posterior = self.concentration("image"), self.posterior()
         toward = self.toward("bin").sum(-1)
-        along = self.displacement / self.displacement.square().sum(-1, keepdim=True)
-        others = torch.cat([torch.zeros_like(self.change[:, :1]), self.change], 1).diff(dim=1)
-        whole = torch.einsum("qm,qkm->qk", along, others)
+        whole = torch.einsum("qm,qkm->qk", self._along(), self.stage_change)
         rows = []
         for i, name in enumerate(self.names):
             for k, level in enumerate(self.levels.tolist()):
@@ -316,17 +324,63 @@ class DiffusionExplanation(Result):
     def near_own_noise(self, query: int = 0) -> tuple[float, float]:
         """The part of what noise bins added unequally within one bin of each stage's own noise; that of even spread."""
         query = self.place(query)
-        beside = centred(self.toward("bin"))[query].abs()
-        own = torch.bucketize(self.levels, self.edges)
-        near = (torch.arange(beside.shape[1])[None] - own[:, None]).abs() <= 1
+        beside, near = centred(self.toward("bin"))[query].abs(), self._near()
         mass = float((beside * near).sum() / beside.sum())
         return mass, float(near.double().mean(1) @ beside.sum(1) / beside.sum())
+
+    def near_shuffled(self, query: int = 0) -> tuple[float, float]:
+        """What :meth:`near_own_noise` is with the bins of draws shuffled, mean and standard deviation."""
+        beside = centred(self._shuffled_toward()[self.place(query)]).abs()
+        mass = (beside * self._near()).sum((-2, -1)) / beside.sum((-2, -1))
+        return float(mass.mean()), float(mass.std())
+
+    def localisation(self, query: int | None = None) -> tuple[Tensor, Tensor]:
+        """The noise-localisation index of what each stage added along the displacement, and with shuffled bins.
+
+        Args:
+            query: The sample; the mean over all of them if not given.
+
+        Returns:
+            With shapes (N,) and (R, N): 1 where a stage's part comes from draws at its own noise alone, 0 where from
+            all alike.
+        """
+        found, null = self.toward("bin"), self._shuffled_toward()
+        found, null = (one.mean(0) if query is None else one[self.place(query)] for one in (found, null))
+        law = NoiseLaw(*self.info["law"])
+        part = torch.cat([torch.zeros(1), law.below(self.edges), torch.ones(1)]).double()
+        centers, weights = law.at((part[1:] + part[:-1]) / 2), part.diff()
+        of = lambda m: localisation_index(surplus(m), self.levels, centers, weights)
+        return of(found), torch.stack([of(one) for one in null])
 
     def said_of_noise(self, query: int = 0) -> str:
         """Where in training noise the corrections of a sample come from, in words."""
         mass, even = self.near_own_noise(query)
+        null = "" if self.shuffled is None else "; shuffled draws: {:.0%} ± {:.0%}".format(*self.near_shuffled(query))
         return (f"{mass:.0%} of what noise bins added unequally acts within one bin of its own noise (evenly spread: "
-                f"{even:.0%})")
+                f"{even:.0%}{null})")
+
+    def _near(self) -> Tensor:
+        own = torch.bucketize(self.levels, self.edges)
+        return (torch.arange(self.tensor.shape[-2])[None] - own[:, None]).abs() <= 1
+
+    def _along(self) -> Tensor:
+        return self.displacement / self.displacement.square().sum(-1, keepdim=True)
+
+    def _of_stages(self, added: Tensor) -> Tensor:
+        """What was added to the sample at each stage, from what was added to each stage's denoised point."""
+        return torch.cat([added[:, :1], added.diff(dim=1)], dim=1)
+
+    def _shuffled_toward(self) -> Tensor:
+        """What bins of shuffled draws added toward the sample, with shape (q, R, N, B)."""
+        if self.shuffled is None:
+            raise DataError("This explanation holds no shuffled draws. Call explain_diffusion again.")
+        return torch.einsum("qm,qkmrb->qrkb", self._along(), self._of_stages(self.shuffled))
+
+    def _asked(self, query: int, stage: int | None, by: str) -> tuple[Tensor, Tensor]:
+        """What groups added at a stage, where the sample was decided if none is given, and what training changed."""
+        query = self.place(query)
+        stage = self.decided(query) if stage is None else as_place(stage, "stage", len(self.levels), "stages")
+        return self.contributions(by)[query, stage], self.change[query, stage]
 
     def _bin_name(self, b: int) -> str:
         ends = [0.0, *self.edges.tolist(), float("inf")]

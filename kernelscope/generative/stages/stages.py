@@ -3,11 +3,15 @@ r"""A generated image split over sampling stage x training noise level x trainin
 The final way down the noise levels is held fixed. Its noisy points :math:`(x_k, \sigma_k)` are queries like any other,
 so one exact decomposition gives what each draw of training added to each stage's denoised point, in D-space:
 :math:`D = a\,y + b\,o`, and contributions to D are b times those to the output o.
+
+Through the sampler, the sample is one function of the parameters, and its gradient the sum of those by a copy of them
+for each stage; what a stage adds has gone through all later ones, and stages add up to the change of the sample.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,6 +21,7 @@ from ...arguments import as_choice, as_count, as_whole, what_came
 from ...decomposition.cells import Cells
 from ...decomposition.exact import booked
 from ...decomposition.questions import as_words, checked_memory, checked_run
+from ...decomposition.rollout import Rollout
 from ...errors import DataError, NonFiniteError, OutOfBudget
 from ...network import Parameters, cast, undisturbed
 from ...run.run import Run
@@ -29,6 +34,7 @@ from ..denoising.reading import DiffusionRun
 from ..denoising.sampling import Sampled, sample
 from ..measures import COPIED, distances, memorised
 from .result import DiffusionExplanation, OptimalExplanation
+from .sampler_result import SamplerExplanation
 
 __all__ = ["explain_diffusion", "explain_optimal", "noise_bins"]
 
@@ -38,6 +44,9 @@ PATIENCE = 60.0
 #: Seconds for one number of one row of queries at one step, and of one sample's gradient; measured on one core.
 ROW, SAMPLE = 1.8e-8, 6e-9
 
+#: How often the bins of draws are shuffled for the null.
+SHUFFLES = 8
+
 #: What the explained weights are, in the words of :func:`kernelscope.decompose`.
 WEIGHTS = {"trained": "trained", "average": "average", "average apart": "trained"}
 
@@ -46,6 +55,7 @@ def explain_diffusion(
     run: Run,
     z: Tensor,
     *,
+    through: str = "trajectory",
     levels: Tensor | None = None,
     method: str = "heun",
     bins: int | Tensor = 8,
@@ -54,6 +64,7 @@ def explain_diffusion(
     labels: Any = None,
     names: Any = None,
     held_out: Tensor | None = None,
+    quadrature: str = "gonzalez",
     dtype: torch.dtype | None = None,
     memory: int | str = "1GB",
     progress: bool | None = None,
@@ -62,19 +73,26 @@ def explain_diffusion(
 
     .. math:: D_T(x_k, \sigma_k) - D_{\text{init}}(x_k, \sigma_k) = \sum_b \sum_i T[k, b, i] + \text{other channels}
 
-    along the way :math:`x_k` that the trained network takes from :math:`\sigma_0 z`. Contributions are accounting along
-    this run, with the way held fixed; they do not say what the sample would be without an image.
+    along the way :math:`x_k` that the trained network takes from :math:`\sigma_0 z`, with the way held fixed; or, with
+    ``through="sampler"``, the sample itself, in which each stage has parameters of its own:
+
+    .. math:: X(z; \theta_T) - X(z; \theta_0) = \sum_j \sum_b \sum_i T[j, b, i] + \text{other channels}
+
+    Contributions are accounting along this run; they do not say what the sample would be without an image.
 
     Args:
         run: The recorded run of a :class:`Denoiser`.
         z: Standard normal latents, with shape (q, \*), or one of them.
+        through: ``"trajectory"``: what training changed at each point of the trained network's way, whose differences
+            from stage to stage are not parts of the sample. ``"sampler"``: parts of the sample, which it takes one pass
+            back through the sampler for each step of training to find.
         levels: Noise levels, descending; :func:`schedule` of 18 if not given.
-        method: ``"heun"`` or ``"euler"``.
+        method: ``"heun"`` or ``"euler"``. Both evaluations of a Heun step belong to the stage where it begins.
         bins: How many bins of training noise, of equal mass under the law of the run; or the levels between them.
         directions: ``None`` splits every number of the sample. ``"displacement"`` splits along one unit vector for each
-            sample, from what the initial network makes of the first noise to the sample: a row of gradients for each
-            stage. A number takes so many leading principal directions of the training
-            images, and a tensor with shape (m, d) its rows, brought to length 1. ``"auto"`` is ``None``, and
+            sample, from what the initial network makes of the first noise, or through the sampler generates from it, to
+            the sample: a row of gradients for each stage. A number takes so many leading principal directions of the
+            training images, and a tensor with shape (m, d) its rows, brought to length 1. ``"auto"`` is ``None``, and
             ``"displacement"`` where that is expected to take more than a minute or more than ``memory``.
         weights: ``"trained"``; ``"average"`` for samples of the averaged weights, unrolled through the average; or
             ``"average apart"``, the same samples split along the trained weights, and one channel more, ``average``,
@@ -83,6 +101,10 @@ def explain_diffusion(
         names: A word for each sample.
         held_out: Real images that training did not draw, with shape (r, \*): what is called a copy is compared with
             them. Without them each training image is compared with all others.
+        quadrature: How gradients are averaged along a step of training, as :func:`kernelscope.decompose` takes it.
+            Through the sampler ``"gonzalez"`` corrects all stages alike, by the least change of their gradients that
+            makes the sum complete; how much that is stands in the check, and ``"gonzalez5"`` makes it small.
+            ``"gaussM"`` is not corrected and leaves a residual, which may be large where the sampler is stiff.
         dtype: The precision of the ledger, as :func:`kernelscope.decompose` takes it; ``torch.float32`` is about twice
             as fast and closes to 1e-5.
         memory: About how many bytes may be used, as a number or as ``"1GB"``.
@@ -90,6 +112,7 @@ def explain_diffusion(
 
     Returns:
         The :class:`DiffusionExplanation`.
+        The :class:`DiffusionExplanation`; through the sampler, a :class:`SamplerExplanation`.
 
     Raises:
         DataError: If the run is none of a denoiser, or arguments do not fit it.
@@ -98,6 +121,8 @@ def explain_diffusion(
     References:
         Section 2.3 of the notes on generative models: telescoping over stages, where unrolling in x would put all
         weight on the last of them.
+        Notes 2.3; telescoping instead of unrolling in x, which puts all weight on the last stage. Through the sampler:
+        theory notes 1.3 (g3).
 
     Example:
         >>> from kernelscope.generative.training import train_diffusion
@@ -106,44 +131,73 @@ def explain_diffusion(
         >>> why = explain_diffusion(run, torch.ones(1, 4), levels=schedule(6), bins=3)
         >>> why.tensor.shape, max(why.completeness()) < 1e-10
         (torch.Size([1, 6, 4, 3, 20]), True)
+        >>> through = explain_diffusion(run, torch.ones(1, 4), through="sampler", levels=schedule(6), bins=3)
+        >>> moved = through.final - through.began
+        >>> parts = through.tensor.sum((1, 3, 4)) + sum(part.sum(1) for part in through.channels.values())
+        >>> bool((parts - moved).norm() < 1e-10 * moved.norm())
+        True
     """
     begun = time.perf_counter()
     reader = DiffusionRun(checked_run(run))
     memory = checked_memory(memory)
     as_choice(weights, "weights", tuple(WEIGHTS))
+    sampler = as_choice(through, "through", ("trajectory", "sampler")) == "sampler"
     clean = reader.clean.double()
     z = _latents(z, clean)
     names = [f"sample {i}" for i in range(len(z))] if names is None else _words(names, "names", len(z))
     words = run.labels if labels is None else _words(labels, "labels", run.size)
     edges = noise_bins(reader, bins)
     last, first = _ends(run, weights)
-    down = sample(lambda y, sigma: _denoised(reader, y, sigma, last, run.stop), z, _levels(levels), method)
+    at_first = run.start - (run.start == 0)
+    denoise = lambda parameters, k: lambda y, sigma: _denoised(reader, y, sigma, parameters, k)
+    down = sample(denoise(last, run.stop), z, _levels(levels), method)
     _check_finite(down)
     y, sigma = down.points.transpose(0, 1), down.levels  # (q, N, *)
     flat, level = y.flatten(0, 1), sigma.repeat(len(z))
-    initial = _denoised(reader, flat, level, first, run.start - (run.start == 0)).view(y.shape)
+    initial = denoise(first, at_first)(flat, level).view(y.shape)
     final = down.denoised.transpose(0, 1)
-    kind, rows, note = _directions(directions, run, clean, final[:, -1] - initial[:, 0], len(sigma), len(edges) + 1,
-                                   memory, dtype)
-    q, stages, m, bins_ = len(z), len(sigma), rows.shape[1], len(edges) + 1
-    cells = Cells(bins_ * run.size, lambda k, j, batch: _bin_of(reader, batch, edges) * run.size + batch.columns)
-    # The factor b brings contributions to o to those to D.
-    b = reader.coefficients(level)[1]
-    sides = rows.repeat_interleave(stages, 0) * b[:, None, None]
-    ledger, found = booked(run, (flat, level), lambda o, side: torch.einsum("nd,nmd->nm", o.flatten(1), side), cells,
-                           targets=sides, weights=WEIGHTS[weights], dtype=dtype, memory=max(memory, 2**28),
-                           progress=progress)
+    q, stages, bins_ = len(z), len(sigma), len(edges) + 1
+    began = sample(denoise(first, at_first), z, sigma, method).final if sampler else initial[:, 0]
+    asked = 2 * stages - 1 if sampler and method == "heun" else stages
+    kind, rows, note = _directions(directions, run, clean, final[:, -1] - began, asked, bins_, memory, dtype)
+    m = rows.shape[1]
+    cells = _cells(reader, edges)
+    options: dict[str, Any] = {"weights": WEIGHTS[weights], "dtype": dtype, "memory": max(memory, 2**28),
+                               "progress": progress, "quadrature": quadrature}
+    along_sides = lambda o, side: (o.flatten(1) * side).sum(1)
+    if sampler:
+        # Each pair of a latent and a direction goes down by itself, and back along that direction.
+        starts = z.repeat_interleave(m, 0), sigma[:1].expand(q * m)
+        ledger, found = booked(run, starts, along_sides, cells, targets=rows.flatten(0, 1),
+                               through=(_rollout(reader, sigma, method), stages), **options)
+    else:
+        # The factor b brings contributions to o to those to D.
+        b = reader.coefficients(level)[1]
+        sides = rows.repeat_interleave(stages, 0) * b[:, None, None]
+        ledger, found = booked(run, (flat, level), lambda o, side: torch.einsum("nd,nmd->nm", o.flatten(1), side),
+                               cells, targets=sides, **options)
     assert found is not None
-    parts = {name: part.view(q, stages, m) for name, part in ledger.channels.items() if name != "data"}
+    in_order = lambda part: (part.view(q, m, stages, *part.shape[2:]).transpose(1, 2) if sampler else
+                             part.view(q, stages, m, *part.shape[2:])).contiguous()
+    parts = {name: in_order(part) for name, part in ledger.channels.items() if name != "data"}
+    table, shuffled = in_order(found).split((bins_ * run.size, SHUFFLES * bins_), -1)
     if weights == "average apart":
-        trained = _denoised(reader, flat, level, run.parameters(), run.stop).view(y.shape)
-        parts["average"] = (final - trained).flatten(2) @ rows.transpose(1, 2)
+        trained = run.parameters()
+        if sampler:
+            # The difference of two samples has no stages; it stands in equal parts.
+            apart = down.final - sample(denoise(trained, run.stop), z, sigma, method).final
+            apart = (apart.flatten(1) / stages)[:, None].expand(-1, stages, -1)
+        else:
+            apart = (final - denoise(trained, run.stop)(flat, level).view(y.shape)).flatten(2)
+        parts["average"] = apart @ rows.transpose(1, 2)
     null, nulls = _null_ratios(clean, held_out)
     drawn = ~clean.flatten(1).isnan().any(1)
     near = memorised(final[:, -1], clean[drawn])
-    return DiffusionExplanation(
+    missed = ledger.quadrature_error.sum(1) if sampler else None
+    form, own = (SamplerExplanation, {"began": began}) if sampler else (DiffusionExplanation, {})
+    return form(
         levels=sigma, points=y, denoised=final, initial=initial, directions=rows,
-        tensor=found.view(q, stages, m, bins_, run.size), channels=parts, edges=edges, clean=clean,
+        tensor=table.unflatten(-1, (bins_, run.size)).contiguous(), channels=parts, edges=edges, clean=clean,
         log_weights=_log_weights(flat, level, clean, drawn).view(q, stages, -1),
         ratios=near.ratios, nearest=drawn.nonzero().flatten()[near.nearest], null_ratios=nulls,
         labels=None if words is None else list(words), names=names,
@@ -151,7 +205,9 @@ def explain_diffusion(
               "parameterisation": type(run.network.module(())).__name__, "directions": kind, "copied": COPIED,
               "null": null, "dtype": ledger.info["dtype"], "ledger": ledger.info,
               "notes": [part for part in (note, *ledger.info["notes"]) if part],
+              **({} if missed is None else {"missed": missed.abs().sum(-1).view(q, m).norm(dim=-1).tolist()}),
               "seconds": round(time.perf_counter() - begun, 3)},
+        shuffled=shuffled.unflatten(-1, (SHUFFLES, bins_)).contiguous(), **own,
     )
 
 
@@ -214,9 +270,32 @@ def noise_bins(reader: DiffusionRun, bins: Any) -> Tensor:
     return edges
 
 
-def _bin_of(reader: DiffusionRun, batch: MicroBatch, edges: Tensor) -> Tensor:
-    """The noise bin of each draw of a forward pass."""
-    return torch.bucketize(reader.run.samples.read(batch)[0][1].double().cpu(), edges)
+def _cells(reader: DiffusionRun, edges: Tensor) -> Cells:
+    """Where a draw is booked: by its noise bin and image, and by the bins of fresh noise."""
+    bins, size = len(edges) + 1, reader.run.size
+
+    def of(k: int, j: int, batch: MicroBatch) -> Tensor:
+        own = torch.bucketize(reader.run.samples.read(batch)[0][1].double().cpu(), edges) * size + batch.columns
+        source = torch.Generator().manual_seed(10**6 + k)
+        fresh = [torch.bucketize(reader.law.draw(len(own), source).double(), edges) for _ in range(SHUFFLES)]
+        return torch.stack([own] + [bins * (size + r) + bin_ for r, bin_ in enumerate(fresh)])
+
+    return Cells(bins * (size + SHUFFLES), of)
+
+
+def _rollout(reader: DiffusionRun, levels: Tensor, method: str) -> Rollout:
+    """The sampler, from latents to samples, as one that asks the network."""
+    count = len(levels)
+    stages = [k for k in range(count) for _ in range(2 if method == "heun" and k + 1 < count else 1)]
+
+    def rollout(network: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> tuple[Tensor, list[int]]:
+        def denoise(y: Tensor, sigma: Tensor) -> Tensor:
+            a, b = reader.coefficients(sigma)
+            return along(a, y) * y + along(b, y) * network(y, sigma)
+
+        return sample(denoise, inputs[0], levels.to(inputs[0]), method).final, stages
+
+    return rollout
 
 
 def _ends(run: Run, weights: str) -> tuple[Parameters, Parameters]:
@@ -328,7 +407,7 @@ def _cost(run: Run, rows: int, dtype: torch.dtype | None) -> float:
 
 def _bytes(run: Run, rows: int, bins: int) -> int:
     """About how many bytes the ledger and its cells take."""
-    return 8 * rows * ((bins + 1) * run.size + 4 * len(run))
+    return 8 * rows * ((bins + 1) * run.size + SHUFFLES * bins + 4 * len(run))
 
 
 def _log_weights(y: Tensor, sigma: Tensor, clean: Tensor, drawn: Tensor) -> Tensor:
