@@ -42,6 +42,8 @@ def run(options: argparse.Namespace) -> Answer:
         "complete": "yes" if about["complete"] else "no; it was cut short, and the steps here were acknowledged",
         "checks": f"the checksums of {'the one file' if files == 1 else f'all {files:,} files'} agree",
         "made with": ", ".join(f"{key} {value}" for key, value in environment.items()),
+        "took": "" if about["cost"] is None else f"{about['cost']['seconds']:.1f} s, recording included, "
+                                                f"{about['cost']['cpu_seconds']:.1f} s of processors",
         "notes": ", ".join(f"{key} {value}" for key, value in (about["notes"] or {}).items()),
         "code": "" if not needs else "to ask the run, name " + " and ".join(WAYS[name].format(own) for name in needs),
     }

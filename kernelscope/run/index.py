@@ -122,7 +122,7 @@ class RunIndex:
             "bytes": self.store.nbytes,
             "complete": self.meta.get("complete", False),
             "averaged_weights": self.average(0) is not None,
-            **{key: self.meta.get(key) for key in ("environment", "fingerprint", "notes")},
+            **{key: self.meta.get(key) for key in ("environment", "fingerprint", "notes", "cost")},
         }
 
     def check_buffers(self, known: Parameters) -> None:

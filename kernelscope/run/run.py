@@ -245,8 +245,10 @@ class Run:
         return self._index.average(k)
 
     def fingerprint(self) -> str:
-        """A hash of everything the run holds."""
-        digest = hashlib.sha256(json.dumps(self._index.meta, sort_keys=True).encode())
+        """A hash of everything the run holds but the seconds it took."""
+        # Seconds differ each time the same is recorded.
+        meta = {key: value for key, value in self._index.meta.items() if key != "cost"}
+        digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
         for k in (self.start, self.stop):
             digest.update(self.trajectory(k, k)[0].contiguous().view(torch.uint8).numpy().tobytes())
         for step in self._index.steps[self.start:self.stop]:

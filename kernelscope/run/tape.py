@@ -103,6 +103,7 @@ class Tape:
                  meta: dict[str, Any], loss: Loss):
         self._subject, self._samples, self._place, self._keep, self._average = subject, samples, place, keep, average
         self._meta = meta
+        self._begun = time.perf_counter(), time.process_time()
         self._rows = Rows(subject.size, subject.dtype)
         self._seen_buffers: Parameters = {}
         self._under_way: Step | None = None
@@ -314,8 +315,15 @@ class Tape:
         self.writer.close()
         store = self.writer.store
         if self.recorded and store is not None:
-            store.commit({**self._meta, "complete": complete})
+            store.commit({**self._meta, "complete": complete, "cost": self._cost()})
         return store
+
+    def _cost(self) -> dict[str, float] | None:
+        """Seconds since the recording began, with those of the one it takes up; ``None`` where these are not known."""
+        earlier = {"seconds": 0.0, "cpu_seconds": 0.0} if self.earlier is None else self.earlier.meta.get("cost")
+        now = (time.perf_counter(), time.process_time())
+        return earlier and {name: round(earlier[name] + end - begun, 3)
+                            for name, begun, end in zip(("seconds", "cpu_seconds"), self._begun, now, strict=True)}
 
     def rescue(self) -> MemoryStore | None:
         """Where the disk failed, what is on it and what waits, in memory; ``None`` if that is too much."""

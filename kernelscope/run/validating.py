@@ -58,6 +58,10 @@ class Validator:
                           ("keep", str | int), ("notes", dict | None), ("complete", bool)):
             if not isinstance(meta.get(key, False if key == "complete" else None if key != "keep" else "all"), kind):
                 self._refuse(f"{key} is of the wrong kind")
+        cost = meta.get("cost")
+        if cost is not None and not (isinstance(cost, dict) and set(cost) == {"seconds", "cpu_seconds"}
+                                     and all(_is_number(value) and value >= 0 for value in cost.values())):
+            self._refuse("its cost is not in seconds")
 
     def chunk(self, chunk: Chunk, ids: int) -> None:
         """Checks one chunk; ``ids`` is the number of samples known so far, where they have no index."""

@@ -1,6 +1,7 @@
 """The reference training: what a seed names, what the words mean, what the command says."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -170,3 +171,17 @@ def test_a_denoiser_that_is_none_of_the_packages_is_wrapped():
     assert DiffusionRun(run).denoised(X[:2], torch.ones(2, dtype=torch.float64)).shape == (2, 16)
     with pytest.raises(DataError):
         DiffusionRun(train_gan(X, **SMALL).critic)
+
+
+def test_a_run_says_what_it_cost_and_its_fingerprint_does_not_depend_on_it(tmp_path):
+    begun = time.perf_counter()
+    a = train_diffusion(X, out=tmp_path / "run", **SMALL)
+    took = time.perf_counter() - begun
+    b = train_diffusion(X, out=tmp_path / "again", **SMALL)
+    cost = ks.load(tmp_path / "run").meta["cost"]
+    assert cost == a.info()["cost"]
+    assert 0 < cost["seconds"] <= took
+    assert 0 < cost["cpu_seconds"]
+    assert a.fingerprint() == b.fingerprint()
+    game = train_gan(X, **SMALL)
+    assert game.generator.meta["cost"]["cpu_seconds"] > 0

@@ -81,10 +81,9 @@ def _seconds(a: list[Side], b: list[Side], names: tuple[str, str]) -> Rule:
 
 
 def seconds_of(side: Side) -> float | None:
-    """The processor seconds that training took, where a run says so."""
-    notes = side.runs[0].meta.get("notes") or {}
-    seconds = notes.get("cpu_seconds", notes.get("seconds"))
-    return float(seconds) if isinstance(seconds, int | float) and not isinstance(seconds, bool) else None
+    """The processor seconds of recorded training, where a run says so; those of a game are the same in both runs."""
+    cost = side.runs[0].meta.get("cost")
+    return None if cost is None else cost["cpu_seconds"]
 
 
 def _plain(a: list[Side], b: list[Side], names: tuple[str, str]) -> Rule:
