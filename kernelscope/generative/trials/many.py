@@ -335,7 +335,8 @@ class _Stack:
     """The stacked parameters of networks while they are trained, and their optimizer, which works entry by entry."""
 
     def __init__(self, make: Callable[[], nn.Module], name: str, seeds: Sequence[int], x: Tensor,
-                 rate: float | Sequence[float], course: str | Sequence[str], steps: int, betas: tuple[float, float], keep: Sequence[int]):
+                 rate: float | Sequence[float], course: str | Sequence[str], steps: int,
+                 betas: tuple[float, float], keep: Sequence[int]):
         make = as_function(make, name, "nothing, and gives a module")
         plans = [(as_positive(r, "rate", "2e-3"), as_choice(c, "course", tuple(COURSES)))
                  for r, c in zip(_each(rate, "rate", len(seeds)), _each(course, "course", len(seeds)), strict=True)]
