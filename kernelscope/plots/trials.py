@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..arguments import as_choice
+from ..diagnostics.trade_offs import amount
 from ..errors import DataError
 from ..generative.trials.covering import DENOISER, GAN, LONGER, NULLS, OF_SAMPLES, CoverageTrial
-from ..generative.trials.disjoint import HALVES, NEAREST, WIENER, DisjointHalves
+from ..generative.trials.disjoint import HALVES, NEAREST, PAIRS, WIENER, DisjointHalves
 from ..generative.trials.memorisation import COPIES, MEASURES, MemorisationTransition
 from ..generative.trials.removal import PIXELS, SubsetTrial
 from . import drawing
@@ -83,10 +84,11 @@ def draw_transition(result: MemorisationTransition, ax: Axes, theme: Theme, *, m
     budgets[int(result.info.get("steps", 0))] = result.values[measure]
     for i, (steps, values) in enumerate(sorted(budgets.items(), reverse=True)):
         told = f"network, {steps:,} steps" if len(budgets) > 1 else "network"
-        look = {"color": theme.up, "alpha": max(1.0 - 0.45 * i, 0.3)}
-        ax.plot(result.sizes, values.mean(0).tolist(), linewidth=1.8, label=told, **look)
+        faint = max(1.0 - 0.45 * i, 0.3)
+        ax.plot(result.sizes, values.mean(0).tolist(), color=theme.up, alpha=faint, linewidth=1.8, label=told)
         for row in values:
-            ax.plot(result.sizes, row.tolist(), marker="os^"[i % 3], markersize=3.5, linestyle="none", **look)
+            ax.plot(result.sizes, row.tolist(), color=theme.up, alpha=faint, marker="os^"[i % 3], markersize=3.5,
+                    linestyle="none")
     colours = (theme.down, theme.data, theme.muted, theme.ink)
     for name, dashes, colour in zip(result.nulls, DASHES, colours, strict=False):
         found = result.null(name, measure)
@@ -111,10 +113,10 @@ def _turned(result: MemorisationTransition, measure: str) -> str:
         if turn is None:
             return result.said().partition(":")[0]
         last = float(result.values["memorised"][:, -1].mean())
-        turns = {steps: at for steps, at in result.turns.items() if at is not None}
-        if len(turns) > 1:
-            told = ", ".join(f"{at:.0f} after {steps:,} steps" for steps, at in turns.items())
-            return f"Half of the samples are copies at n = {told}"
+        if result.shorter:
+            told = ", ".join(f"{'no n here' if at is None else f'n = {at:.0f}'} after {steps:,} steps"
+                             for steps, at in result.turns.items())
+            return f"Half of the samples are copies at {told}"
         beside = f", and {last:.2f} at {result.sizes[-1]:,}" if COPIES in result.nulls else ""
         return f"Half of the samples are copies at n = {turn:.0f}{beside}"
     one, last = (float(result.values[measure][:, i].mean()) for i in (0, -1))
@@ -125,7 +127,8 @@ def _turned(result: MemorisationTransition, measure: str) -> str:
 def draw_disjoint_halves(result: DisjointHalves, ax: Axes, theme: Theme) -> None:
     """Draws how alike samples of two halves are over the points of a half, with the nulls beside them."""
     colours = (theme.up, theme.down, theme.muted, theme.muted, theme.data, theme.ink)
-    for i, (pair, found) in enumerate(result.values.items()):
+    for i, pair in enumerate(PAIRS):
+        found = result.values[pair]
         own = pair in (HALVES, NEAREST)
         ax.plot(result.sizes, found.mean(0).tolist(), color=colours[i % len(colours)],
                 linestyle="-" if own else DASHES[i % len(DASHES)], linewidth=1.8 if own else 1.3, label=plain(pair))
@@ -141,14 +144,16 @@ def draw_disjoint_halves(result: DisjointHalves, ax: Axes, theme: Theme) -> None
     ax.legend(frameon=False, fontsize="small", labelcolor=theme.ink, loc="center left", bbox_to_anchor=(1.0, 0.5))
     halves, closed = (float(result.values[pair][:, -1].mean()) for pair in (HALVES, WIENER))
     word = "more" if halves > closed else "no more"
-    ax.set_title(plain(f"Networks of two halves agree, {halves:.2f} at {result.sizes[-1]:,}, {word} than Wiener "
-                       f"denoisers do, {closed:.2f}", 90), parse_math=False)
+    ax.set_title(in_lines(f"Networks of two halves agree, cosine {halves:.2f} at n = {result.sizes[-1]:,}; {word} than "
+                          f"Wiener denoisers do, {closed:.2f}", "; ", 60), parse_math=False)
 
 
 @drawing(CoverageTrial)
 def draw_coverage_trial(result: CoverageTrial, ax: Axes, theme: Theme, *, measure: str = "coverage",
                         over: str = "CPU seconds") -> None:
     """Draws a measure along the trainings with 95 % intervals, over CPU seconds or presentations, and the nulls."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     as_choice(measure, "measure", OF_SAMPLES)
     as_choice(over, "over", ("CPU seconds", "presentations"))
     looks = {DENOISER: (theme.up, "-", "o"), LONGER: (theme.up, "--", "s"), GAN: (theme.down, "-", "o")}
@@ -163,10 +168,13 @@ def draw_coverage_trial(result: CoverageTrial, ax: Axes, theme: Theme, *, measur
                     yerr=[0.0 if one.low != one.low else one.mean - one.low for one in found], color=colour,
                     linestyle=dashes, marker=marker, markersize=3.5, linewidth=1.4, elinewidth=1.0, label=name)
     place = OF_SAMPLES.index(measure)
-    for name, dashes in zip((name for name in NULLS if name in result.nulls), ("-", *DASHES), strict=False):
-        ax.axhline(float(result.nulls[name][place]), color=theme.muted, linewidth=1.0, linestyle=dashes, zorder=0,
+    for name, line in zip((name for name in NULLS if name in result.nulls), ("-", *DASHES), strict=False):
+        ax.axhline(float(result.nulls[name][place]), color=theme.muted, linewidth=1.0, linestyle=line, zorder=0,
                    label=plain(name))
     ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: amount(value)))
+    ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_xlabel("CPU seconds of a seed" if over == "CPU seconds" else "points shown in training")
     ax.set_ylabel({"coverage": "held-out points covered", "memorised": "copies among samples"}.get(measure, measure))
     ax.grid(True, axis="y", color=theme.rule, linewidth=0.6)

@@ -21,7 +21,7 @@ def points(n=80):
 
 
 def tried(**given):
-    plan = CoveragePlan((Setting(1e-9), Setting(1e-2)), (Setting(1e-3, r1=0.1), Setting(1e-9)), steps=60,
+    plan = CoveragePlan((Setting(1e-9), Setting(1e-2)), (Setting(1e-3, r1=0.1), Setting(1e-9)), steps=40,
                         seeds=(5, 6, 7, 8, 9), searched=(0, 1), latents=3, batch=16, stages=6)
     x = points()
     return coverage_trial(lambda: Denoiser(NoiseMLP(2, width=8), 1.0), lambda: generator(3, 2, 6),
@@ -77,7 +77,7 @@ def test_the_search_sees_no_held_out_point_and_chooses_by_validation(trial):
     x = points()
     other = coverage_trial(lambda: Denoiser(NoiseMLP(2, width=8), 1.0), lambda: generator(3, 2, 6),
                            lambda: critic(2, 6), x[:50], x[50:] + 9, CoveragePlan(
-                               (Setting(1e-9), Setting(1e-2)), (Setting(1e-3, r1=0.1), Setting(1e-9)), steps=60,
+                               (Setting(1e-9), Setting(1e-2)), (Setting(1e-3, r1=0.1), Setting(1e-9)), steps=40,
                                seeds=(5,), searched=(0, 1), latents=3, batch=16, stages=6))
     assert other.search == trial.search
 
@@ -88,7 +88,7 @@ def test_ends_are_those_of_the_chosen_setting_trained_alone(trial):
 
     x, best = points(), trial.chosen("GAN")
     games = train_many_games(lambda: generator(3, 2, 6), lambda: critic(2, 6), x[:50], [torch.arange(50)], [5],
-                             game=Adversary(r1=0.1 if best["rate"] == 1e-3 else 0.0), latents=3, steps=60, batch=16,
+                             game=Adversary(r1=0.1 if best["rate"] == 1e-3 else 0.0), latents=3, steps=40, batch=16,
                              rate=best["rate"])
     source = torch.Generator().manual_seed(5)
     torch.randn(30, 2, generator=source)
@@ -99,8 +99,8 @@ def test_ends_are_those_of_the_chosen_setting_trained_alone(trial):
 
 
 def test_budgets_are_what_they_are_called(trial):
-    assert trial.steps[trial.place("denoiser")] == trial.steps[trial.place("GAN")] == 60
-    assert trial.steps[trial.place("denoiser, longer")] == 180
+    assert trial.steps[trial.place("denoiser")] == trial.steps[trial.place("GAN")] == 40
+    assert trial.steps[trial.place("denoiser, longer")] == 120
     assert bool((trial.seconds[[trial.place(name) for name in ("denoiser", "GAN")]] > 0).all())
     for name in ("the Wiener denoiser", "the optimal denoiser", "real points", "the untrained denoiser",
                  "the untrained GAN"):

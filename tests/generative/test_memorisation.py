@@ -36,7 +36,7 @@ def test_shorter_trainings_are_those_trained_alone_and_stand_beside_the_long_one
     for own, table in zip(alone.values.values(), found.shorter["4"], strict=True):
         torch.testing.assert_close(own, table, rtol=1e-5, atol=1e-6)
     assert list(found.turns) == [4, 10]
-    assert "after 4 steps" in found.said()
+    assert "after 4 steps, " in found.said()
     assert repr(Result.load(found.save(tmp_path / "both"))) == repr(found)
     assert "network, 4 steps" in set(found.to_frame()["of"])
     plots.draw(found)

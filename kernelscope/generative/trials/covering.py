@@ -77,7 +77,7 @@ class CoveragePlan:
 
     Attributes:
         denoisers: The settings that are tried for the denoiser.
-        games: As many for the GAN; of its rates, courses and penalties every pair occurs, and half of the triples.
+        games: As many for the GAN: every rate with every course, and every penalty with two rates and both courses.
         steps: The steps of each training, of a denoiser and of a game.
         longer: How many times as many steps a denoiser gets in the CPU seconds of a game, about.
         batch: The points of a step.
@@ -89,15 +89,15 @@ class CoveragePlan:
         stages: The noise levels of the sampler.
     """
 
-    denoisers: tuple[Setting, ...] = tuple(Setting(rate, course) for rate in (2e-3, 5e-3, 1e-2)
+    denoisers: tuple[Setting, ...] = tuple(Setting(rate, course) for rate in (5e-3, 1e-2, 2e-2)
                                            for course in ("constant", "cosine"))
-    games: tuple[Setting, ...] = (Setting(1e-3, "constant", 0.1), Setting(1e-3, "cosine", 1.0),
-                                  Setting(2e-3, "constant", 1.0), Setting(2e-3, "cosine", 0.1),
-                                  Setting(4e-3, "constant", 0.1), Setting(4e-3, "cosine", 1.0))
-    steps: int = 1500
+    games: tuple[Setting, ...] = (Setting(2e-3, "constant", 1.0), Setting(2e-3, "cosine", 3.0),
+                                  Setting(4e-3, "constant", 0.3), Setting(4e-3, "cosine", 1.0),
+                                  Setting(8e-3, "constant", 3.0), Setting(8e-3, "cosine", 0.3))
+    steps: int = 1400
     longer: int = 3
     batch: int = 64
-    seeds: tuple[int, ...] = (100, 101, 102, 103, 104)
+    seeds: tuple[int, ...] = (200, 201, 202, 203, 204)
     searched: tuple[int, ...] = (0, 1)
     validation: float = 0.2
     kind: str = "non-saturating"

@@ -19,6 +19,7 @@ from ...arguments import as_choice, as_count
 from ...diagnostics.winners import Interval
 from ...errors import DataError
 from ...result import Check, CheckRow, Result
+from ...text import with_minus
 from ..denoising.closed_forms import OptimalDenoiser, WienerDenoiser
 from ..denoising.noise import schedule
 from ..denoising.sampling import sample
@@ -72,10 +73,12 @@ class DisjointHalves(Result):
         text = (f"from n = {self.crossing} on two halves agree more with each other than with their nearest training "
                 "points" if self.crossing is not None else
                 "two halves agree less with each other than with their nearest training points")
-        word = "more" if last[HALVES] > last[WIENER] else "no more"
-        return (f"{text}: cosines {last[HALVES]:.3f} and {last[NEAREST]:.3f} at n = {self.sizes[-1]}; that is {word} "
-                f"than Wiener denoisers of the halves agree, {last[WIENER]:.3f}; optimal ones have "
-                f"{last[OPTIMAL]:.3f}, untrained networks {last[UNTRAINED]:.3f}, other noise {last[OTHER]:.3f}")
+        other = with_minus(f"{last[OTHER]:.3f}")
+        beside = ", ".join(f"{'more' if last[HALVES] > last[pair] else 'no more'} than {name}, {last[pair]:.3f}"
+                           for pair, name in ((WIENER, "Wiener denoisers of the halves"),
+                                              (UNTRAINED, "untrained networks")))
+        return (f"{text}: cosines {last[HALVES]:.3f} and {last[NEAREST]:.3f} at n = {self.sizes[-1]}; that is "
+                f"{beside}; optimal denoisers have {last[OPTIMAL]:.3f}, other noise {other}")
 
     def summary(self) -> str:
         """The answer in one sentence."""

@@ -76,7 +76,7 @@ class MemorisationTransition(Result):
 
     @property
     def turns(self) -> dict[int, float | None]:
-        """The same by how many steps were trained, the fewest first."""
+        """The size at which half of the samples are copies by how many steps were trained, the fewest first."""
         found = {int(steps): self._turn(values[MEASURES.index("memorised")].mean(0))
                  for steps, values in self.shorter.items()}
         return dict(sorted((found | {int(self.info["steps"]): self.turn}).items()))
@@ -101,9 +101,9 @@ class MemorisationTransition(Result):
         if COPIES in self.nulls:
             text += f"; the {COPIES} copies {float(self.null(COPIES, 'memorised')[-1]):.3f} at n = {many}"
         if self.shorter:
-            text += "; after " + ", ".join(
-                f"{steps} steps " + ("no n with half of them copies lies within" if turn is None else
-                                     f"half are copies at n = {turn:.0f}") for steps, turn in self.turns.items())
+            text += "; half are copies at " + ", ".join(
+                f"{'no n that was tried' if turn is None else f'n = {turn:.0f}'} after {steps:,} steps"
+                for steps, turn in self.turns.items())
         gap = self.values["held-out error"].mean(0) / self.values["train error"].mean(0)
         falls = float(gap[-1]) < float(gap[0])
         return (f"{text}; held-out over training error {'falls' if falls else 'goes'} from {float(gap[0]):.3g} to "
