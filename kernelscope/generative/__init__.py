@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from .stages.sampler_result import SamplerExplanation
     from .stages.stages import explain_diffusion, explain_optimal
     from .training import train_diffusion, train_gan
+    from .trials.covering import CoveragePlan, CoverageTrial, Setting, coverage_trial
+    from .trials.disjoint import DisjointHalves, disjoint_halves
     from .trials.many import ManyDenoisers, ManyGames, train_many, train_many_games
     from .trials.memorisation import MemorisationTransition, memorisation_transition
     from .trials.removal import SubsetTrial, subset_trial
@@ -51,11 +53,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Adversary",
     "Bridge",
+    "CoveragePlan",
+    "CoverageTrial",
     "CriticGeometry",
     "Denoiser",
     "DenoiserFit",
     "DiffusionExplanation",
     "DiffusionRun",
+    "DisjointHalves",
     "EquivariantLocalDenoiser",
     "GANExplanation",
     "GANRun",
@@ -77,13 +82,16 @@ __all__ = [
     "Reparameterised",
     "Sampled",
     "SamplerExplanation",
+    "Setting",
     "SubsetTrial",
     "WienerDenoiser",
     "Witness",
     "bridge",
     "compare",
+    "coverage_trial",
     "critic_geometry",
     "denoiser_fit",
+    "disjoint_halves",
     "explain_diffusion",
     "explain_gan",
     "explain_optimal",
@@ -113,11 +121,14 @@ __all__ = [
 _HOMES = {
     "Adversary": "games.adversary",
     "Bridge": "comparing.bridging",
+    "CoveragePlan": "trials.covering",
+    "CoverageTrial": "trials.covering",
     "CriticGeometry": "games.geometry",
     "Denoiser": "denoising.denoiser",
     "DenoiserFit": "denoising.fits",
     "DiffusionExplanation": "stages.result",
     "DiffusionRun": "denoising.reading",
+    "DisjointHalves": "trials.disjoint",
     "EquivariantLocalDenoiser": "denoising.closed_forms",
     "GANExplanation": "games.result",
     "GANRun": "games.game",
@@ -139,13 +150,16 @@ _HOMES = {
     "Reparameterised": "denoising.parameterisations",
     "Sampled": "denoising.sampling",
     "SamplerExplanation": "stages.sampler_result",
+    "Setting": "trials.covering",
     "SubsetTrial": "trials.removal",
     "WienerDenoiser": "denoising.closed_forms",
     "Witness": "games.witnessing",
     "bridge": "comparing.bridging",
     "compare": "comparing.comparing",
+    "coverage_trial": "trials.covering",
     "critic_geometry": "games.geometry",
     "denoiser_fit": "denoising.fits",
+    "disjoint_halves": "trials.disjoint",
     "explain_diffusion": "stages.stages",
     "explain_gan": "games.explaining",
     "explain_optimal": "stages.stages",
