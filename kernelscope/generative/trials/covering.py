@@ -191,8 +191,8 @@ class CoverageTrial(Result):
             i, j = pair
             text += (f"; at matched coverage, {float(self.values['coverage'][i].mean()):.3f} and "
                      f"{float(self.values['coverage'][j].mean()):.3f}, after {self.steps[i]} and {self.steps[j]} "
-                     f"steps and {float(self.seconds[i]):.2g} and {float(self.seconds[j]):.2g} CPU seconds, densities differ "
-                     f"by {self.difference('density', i, j)} and copies by {self.difference('memorised', i, j)}")
+                     f"steps and {float(self.seconds[i]):.2g} and {float(self.seconds[j]):.2g} CPU seconds, densities "
+                     f"differ by {self.difference('density', i, j)} and copies by {self.difference('memorised', i, j)}")
         told = [f"{name} cover{'' if name.endswith('points') else 's'} {float(self.nulls[name][0]):.3f}"
                 for name in NULLS if name in self.nulls]
         return "; ".join([text, *([", ".join(told)] if told else [])])
