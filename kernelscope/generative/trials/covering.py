@@ -156,8 +156,8 @@ class CoverageTrial(Result):
     def matched(self) -> tuple[int, int] | None:
         """The two trained checkpoints with coverages within 0.05 that cover most, the denoiser's first."""
         means = self.values["coverage"].mean(1).tolist()
-        own, other = ([i for i, one in enumerate(self.courses) if one == course and self.steps[i]]
-                      for course in (DENOISER, GAN))
+        own, other = ([i for i, one in enumerate(self.courses) if (one == GAN) == game and self.steps[i]]
+                      for game in (False, True))
         pairs = [(i, j) for i in own for j in other if abs(means[i] - means[j]) <= NEAR]
         return max(pairs, key=lambda pair: min(means[pair[0]], means[pair[1]]), default=None)
 
@@ -189,9 +189,10 @@ class CoverageTrial(Result):
             text += f"; no two checkpoints have coverages within {NEAR:g}"
         else:
             i, j = pair
-            text += (f"; at matched coverage, after {self.steps[i]} and {self.steps[j]} steps and "
-                     f"{float(self.seconds[i]):.2g} and {float(self.seconds[j]):.2g} CPU seconds, densities differ by "
-                     f"{self.difference('density', i, j)} and copies by {self.difference('memorised', i, j)}")
+            text += (f"; at matched coverage, {float(self.values['coverage'][i].mean()):.3f} and "
+                     f"{float(self.values['coverage'][j].mean()):.3f}, after {self.steps[i]} and {self.steps[j]} "
+                     f"steps and {float(self.seconds[i]):.2g} and {float(self.seconds[j]):.2g} CPU seconds, densities "
+                     f"differ by {self.difference('density', i, j)} and copies by {self.difference('memorised', i, j)}")
         told = [f"{name} cover{'' if name.endswith('points') else 's'} {float(self.nulls[name][0]):.3f}"
                 for name in NULLS if name in self.nulls]
         return "; ".join([text, *([", ".join(told)] if told else [])])
