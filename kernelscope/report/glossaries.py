@@ -31,6 +31,9 @@ from ..generative.games.geometry import CriticGeometry
 from ..generative.games.result import GANExplanation
 from ..generative.games.spectra import GameSpectrum
 from ..generative.games.witnessing import Witness
+from ..generative.stages.localisation import NoiseLocalisation
+from ..generative.stages.noise_kernels import NoiseKernel
+from ..generative.stages.result import DiffusionExplanation, OptimalExplanation
 from ..generative.trials.memorisation import MemorisationTransition
 from ..generative.trials.removal import SubsetTrial
 from ..machine.left_out import LeaveOneOut
@@ -284,10 +287,37 @@ TRIAL_GLOSSARY = (
                                          "network, answers to more weight on a training point."),
 )
 
+STAGE_GLOSSARY = (
+    ("denoiser, noise level", "A network that is given a noisy point and the size σ of its noise, and says where the "
+                              "clean point is."),
+    ("stage", "One noise level on the way from noise to a sample. The sample is what the denoiser says at the last "
+              "one."),
+    ("training noise, bin", "The noise level at which training showed a point. Bins hold equal parts of all draws."),
+    ("contribution", "What the draws of a training image, or of a bin of training noise, added to the denoised point "
+                     "of a stage along this run: exact, and with a sign. It is not what leaving them out would do."),
+    ("centred, ranks", "What a group added more than the mean one, and its place in that order. It is read where "
+                       "contributions cancel."),
+    ("cancellation κ", "The sizes of all contributions, added up, over the size of their sum. Above 10 no percentage "
+                       "of the sum is given."),
+    ("d1/d2, memorised, composed", "The distance to the nearest training image over that to the second. Below a third "
+                                   "the sample is a copy, that is memorised; else it is composed."),
+    ("n_eff", "Over how many images something is spread, by entropy. That of the optimal denoiser tells how many "
+              "images are near at this noise."),
+    ("optimal denoiser", "The formula that answers best on the training images alone: it mixes them, and gives one of "
+                         "them back in the end."),
+    ("kernel of noise levels", "How much a step for a point at one noise level moves the answer at another, as a "
+                               "cosine: 1 moves both alike, 0 not at all."),
+    ("index of noise-localisation", "1 where what is learned at a noise level comes from this level alone, 0 where it "
+                                    "comes from all alike, below 0 where it comes from far away."),
+    ("shuffled", "The same number with noise levels, or the bins of draws, in random order: what chance alone gives."),
+    ("normalised", "Each draw counts alike, whatever the length of its gradient."),
+)
+
 #: The words of each kind of results, in the order of the page.
 GLOSSARIES = (
     ((Explanation, Decomposition), GLOSSARY),
     ((GANExplanation, Witness), WITNESS_GLOSSARY),
+    ((DiffusionExplanation, OptimalExplanation, NoiseKernel, NoiseLocalisation), STAGE_GLOSSARY),
     ((GradientScores,), SCORE_GLOSSARY),
     ((Expected, Ensemble, Agreement), NOISE_GLOSSARY),
     ((KernelEvolution, KernelDistances, Spectrum), KERNEL_GLOSSARY),
@@ -315,6 +345,7 @@ HEADINGS = {
     "CriticGeometry": "What a critic can tell a generator",
     "Decomposition": "The ledger",
     "DenoiserFit": "Which closed form a denoiser is",
+    "DiffusionExplanation": "Why a sample is what it is",
     "Eigenlearning": "The error that is expected",
     "Ensemble": "The same training on other batches",
     "Expected": "Where runs end on average",
@@ -331,7 +362,10 @@ HEADINGS = {
     "MemorisationTransition": "Where copies turn into new samples",
     "MemoryWeights": "What an optimizer remembers",
     "ModeComparison": "Ways to convert a layer",
+    "NoiseKernel": "Which noise levels are learned together",
+    "NoiseLocalisation": "Whether what is learned stays at its noise",
     "NullSpace": "What it could not learn",
+    "OptimalExplanation": "What the optimal denoiser mixes",
     "Orders": "How fast errors fall",
     "PathKernel": "A kernel of the run",
     "Predictions": "Foretold and measured",

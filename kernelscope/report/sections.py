@@ -37,6 +37,10 @@ from ..generative.denoising.jacobians import MEASURES, JacobianGeometry
 from ..generative.games.geometry import CriticGeometry
 from ..generative.games.result import WORDS, GANExplanation
 from ..generative.games.spectra import GameSpectrum
+from ..generative.games.witnessing import Witness
+from ..generative.stages.localisation import NoiseLocalisation
+from ..generative.stages.noise_kernels import NoiseKernel
+from ..generative.stages.result import DiffusionExplanation, OptimalExplanation
 from ..generative.trials.memorisation import MemorisationTransition
 from ..generative.trials.removal import SubsetTrial
 from ..machine.left_out import LeaveOneOut
@@ -53,6 +57,7 @@ from .games import game
 from .generative import comparison as generative_comparison
 from .learned import MOST_ROWS, covered, evolution, null_space, separated
 from .reasons import LINE_NAMES, MOST_QUERIES, explanation, nothing
+from .stages import stages
 
 View = Callable[[Any, Album, str], dict[str, Any]]
 
@@ -220,8 +225,10 @@ SECTIONS: dict[type, tuple[str, View]] = {
     **dict.fromkeys((DenoiserFit, JacobianGeometry), ("drawings.html", denoisers)),
     GenerativeComparison: ("generative.html", generative_comparison),
     **dict.fromkeys((Bridge, CriticGeometry, GameSpectrum), ("drawings.html", game)),
+    **dict.fromkeys((DiffusionExplanation, OptimalExplanation, NoiseKernel, NoiseLocalisation),
+                    ("drawings.html", stages)),
     **dict.fromkeys((BundleReport, ConversionReport, Eigenlearning, Ensemble, Expected, KernelDistances, LeaveOneOut,
                      MemorisationTransition, MemoryWeights, ModeComparison, Orders, PathKernel, Predictions, Reservoir,
-                     Ridges, Spectrum, SubsetTrial, TradeOffs), ("drawings.html", noise)),
+                     Ridges, Spectrum, SubsetTrial, TradeOffs, Witness), ("drawings.html", noise)),
     Result: ("result.html", anything),
 }
