@@ -346,6 +346,7 @@ HEADINGS = {
     "Decomposition": "The ledger",
     "DenoiserFit": "Which closed form a denoiser is",
     "DiffusionExplanation": "Why a sample is what it is",
+    "SamplerExplanation": "Why a sample is what it is, through its sampler",
     "Eigenlearning": "The error that is expected",
     "Ensemble": "The same training on other batches",
     "Expected": "Where runs end on average",
