@@ -64,10 +64,12 @@ def conclusion(result: DiffusionExplanation, query: int) -> str:
     """What the drawing shows, in words."""
     what = "memorised" if result.memorised(query) else "composed"
     mass, even = result.near_own_noise(query)
-    null = "" if result.shuffled is None else ", shuffled draws {:.0%} ± {:.0%}".format(*result.near_shuffled(query))
-    way = "through the sampler " if isinstance(result, SamplerExplanation) else ""
-    return (f"{_capital(result.names[query])} is {what} (d1/d2 {float(result.ratios[query]):.2f}); {way}{mass:.0%} of "
-            f"its corrections act near their own noise; evenly {even:.0%}{null}")
+    null = f"evenly: {even:.0%}"
+    if result.shuffled is not None:
+        null = "shuffled: {:.0%} ± {:.0%}".format(*result.near_shuffled(query))
+    way = ", through the sampler," if isinstance(result, SamplerExplanation) else ""
+    return (f"{_capital(result.names[query])}{way} is {what} (d1/d2 {float(result.ratios[query]):.2f}); {mass:.0%} of "
+            f"its corrections act near their own noise ({null})")
 
 
 @drawing(OptimalExplanation)
