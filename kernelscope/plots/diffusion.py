@@ -12,6 +12,7 @@ from ..generative.measures import centred
 from ..generative.stages.localisation import NoiseLocalisation
 from ..generative.stages.noise_kernels import NoiseKernel
 from ..generative.stages.result import DiffusionExplanation, OptimalExplanation
+from ..generative.stages.sampler_result import SamplerExplanation
 from ..pictures import limits, picture_shape
 from ..text import with_minus
 from . import drawing
@@ -63,8 +64,12 @@ def conclusion(result: DiffusionExplanation, query: int) -> str:
     """What the drawing shows, in words."""
     what = "memorised" if result.memorised(query) else "composed"
     mass, even = result.near_own_noise(query)
-    return (f"{_capital(result.names[query])} is {what} (d1/d2 {float(result.ratios[query]):.2f}); {mass:.0%} of its "
-            f"corrections act near their own noise (evenly: {even:.0%})")
+    null = f"evenly: {even:.0%}"
+    if result.shuffled is not None:
+        null = "shuffled: {:.0%} ± {:.0%}".format(*result.near_shuffled(query))
+    way = ", through the sampler," if isinstance(result, SamplerExplanation) else ""
+    return (f"{_capital(result.names[query])}{way} is {what} (d1/d2 {float(result.ratios[query]):.2f}); {mass:.0%} of "
+            f"its corrections act near their own noise ({null})")
 
 
 @drawing(OptimalExplanation)

@@ -356,6 +356,7 @@ HEADINGS = {
     "DenoiserFit": "Which closed form a denoiser is",
     "DiffusionExplanation": "Why a sample is what it is",
     "DisjointHalves": "What halves of the data agree on",
+    "SamplerExplanation": "Why a sample is what it is, through its sampler",
     "Eigenlearning": "The error that is expected",
     "Ensemble": "The same training on other batches",
     "Expected": "Where runs end on average",

@@ -41,6 +41,7 @@ from ..generative.games.witnessing import Witness
 from ..generative.stages.localisation import NoiseLocalisation
 from ..generative.stages.noise_kernels import NoiseKernel
 from ..generative.stages.result import DiffusionExplanation, OptimalExplanation
+from ..generative.stages.sampler_result import SamplerExplanation
 from ..generative.trials.covering import CoverageTrial
 from ..generative.trials.disjoint import DisjointHalves
 from ..generative.trials.memorisation import MemorisationTransition
@@ -234,7 +235,7 @@ SECTIONS: dict[type, tuple[str, View]] = {
     **dict.fromkeys((DenoiserFit, JacobianGeometry), ("drawings.html", denoisers)),
     GenerativeComparison: ("generative.html", generative_comparison),
     **dict.fromkeys((Bridge, CriticGeometry, GameSpectrum), ("drawings.html", game)),
-    **dict.fromkeys((DiffusionExplanation, OptimalExplanation, NoiseKernel, NoiseLocalisation),
+    **dict.fromkeys((DiffusionExplanation, SamplerExplanation, OptimalExplanation, NoiseKernel, NoiseLocalisation),
                     ("drawings.html", stages)),
     **dict.fromkeys((BundleReport, ConversionReport, Eigenlearning, Ensemble, Expected, KernelDistances, LeaveOneOut,
                      MemorisationTransition, MemoryWeights, ModeComparison, Orders, PathKernel, Predictions, Reservoir,

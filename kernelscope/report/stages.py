@@ -12,6 +12,7 @@ from ..decomposition.wording import counted
 from ..generative.stages.localisation import NoiseLocalisation
 from ..generative.stages.noise_kernels import NoiseKernel
 from ..generative.stages.result import LIMIT, DiffusionExplanation, OptimalExplanation
+from ..generative.stages.sampler_result import SamplerExplanation
 from ..result import Result
 from .album import Album
 from .cells import cells, checks
@@ -34,7 +35,7 @@ def stages(result: Result, album: Album, name: str) -> dict[str, Any]:
 def _of_samples(result: DiffusionExplanation) -> str:
     q, levels, directions, bins, images = result.tensor.shape
     parts = [f"{counted(q, 'sample')}, split over {levels} stages of sampling, {bins} bins of training noise and "
-             f"{images:,} training images, along {result.info['directions']}."]
+             f"{images:,} training images, along {result.info['directions']}: {result.form}."]
     for query in range(min(q, MOST_QUERIES)):
         told = f"{result.names[query]} is {result.verdict(query)}; {result.said_of_noise(query)}"
         parts.append(f"{told[0].upper()}{told[1:]}.")
@@ -88,6 +89,7 @@ def _both_countings(result: NoiseLocalisation) -> list[dict[str, Any]]:
 #: What is said of each, and what is drawn.
 SHOWN: dict[type, tuple[Callable[[Any], str], Callable[[Any], list[dict[str, Any]]]]] = {
     DiffusionExplanation: (_of_samples, _each_sample),
+    SamplerExplanation: (_of_samples, _each_sample),
     OptimalExplanation: (_of_optimal, _once),
     NoiseKernel: (_of_kernel, _once),
     NoiseLocalisation: (_of_localisation, _both_countings),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import kernelscope as ks
 from kernelscope.errors import DataError
 from kernelscope.generative.denoising.noise import schedule
 from kernelscope.generative.denoising.reading import DiffusionRun
@@ -214,6 +215,7 @@ def test_the_explanation_draws_speaks_and_is_kept(tmp_path):
     assert why.verdict().startswith(("memorised", "composed"))
     assert len(why.to_frame()) == 8
     why.plot()
+    assert "through the sampler" in ks.Report("A sample", [("Why", why)]).html()
     # Without a stage, images are ranked by what they added to the whole sample.
     found = why.top(k=12)
     change = why.displacement[0]
