@@ -49,8 +49,8 @@ def _of_optimal(result: OptimalExplanation) -> str:
     eff = result.concentration().n_eff.median(0).values
     low, high = result.middle()
     return (f"The optimal denoiser can only give training images back. Of {images:,} images it mixes "
-            f"{float(eff[0]):.0f} at the first of {levels} stages and {float(eff[-1]):.2g} at the last, the median over "
-            f"{counted(q, 'sample')}; half of all change happens between noise {high:.2g} and {low:.2g}.")
+            f"{float(eff[0]):.0f} at the first of {levels} stages and {float(eff[-1]):.2g} at the last, the median "
+            f"over {counted(q, 'sample')}; half of all change happens between noise {high:.2g} and {low:.2g}.")
 
 
 def _of_kernel(result: NoiseKernel) -> str:

@@ -28,7 +28,7 @@ from ...result import Check, CheckRow, Result
 from ...run.run import Run
 from ..denoising.noise import NoiseLaw
 from ..denoising.reading import DiffusionRun
-from ..measures import effective_rank
+from ..measures import effective_rank, locality
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -228,10 +228,7 @@ def localisation_index(mass: Tensor, levels: Tensor, others: Tensor, weights: Te
         >>> [localisation_index(mass, at, at, p).tolist() for mass in (torch.eye(3), torch.ones(3, 3))]
         [[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]
     """
-    apart = (others.log()[None] - levels.log()[:, None]).square()
-    w = mass / mass.sum(1, keepdim=True)
-    p = weights / weights.sum()
-    return 1 - ((w * apart).sum(1) / (p * apart).sum(1)).sqrt()
+    return locality(mass, levels.log(), others.log(), weights)
 
 
 def half_widths(cosine: Tensor, levels: Tensor) -> Tensor:
