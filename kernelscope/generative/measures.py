@@ -352,7 +352,8 @@ def locality(mass: Tensor, places: Tensor, others: Tensor | None = None, weights
         >>> locality(torch.eye(4), places).tolist(), locality(torch.ones(4, 4), places).tolist()
         ([1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0])
     """
-    others = places if others is None else others
+    mass, places = mass.double(), places.double()
+    others = places if others is None else others.double()
     apart = (others[None] - places[:, None]).square()
     w = mass / mass.sum(1, keepdim=True)
     p = torch.full_like(others, 1 / len(others)) if weights is None else weights / weights.sum()
