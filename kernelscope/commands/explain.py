@@ -20,8 +20,10 @@ def run(options: argparse.Namespace) -> Answer:
     """Explains each point: a sentence, samples on both sides, and what it adds up to."""
     from ..decomposition.explaining import explain
     from . import telling
-    from .opening import open_run, queries
+    from .generative import refuse
+    from .opening import folder, open_run, queries
 
+    refuse(folder(options))
     recorded = open_run(options)
     asked = queries(recorded, options, hardest=FEW, others=0)
     why = explain(recorded, asked.x, targets=asked.targets, k=options.k)

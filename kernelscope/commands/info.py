@@ -1,7 +1,9 @@
 """What a run holds, in words."""
 
 import argparse
+from pathlib import Path
 
+from ..errors import DataError
 from . import Answer
 from .opening import run_arguments
 
@@ -17,17 +19,36 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> Answer:
-    """Says the numbers of the run; its network is made only where code was named, to be compared with it."""
-    from ..run.opening import contents
-    from . import telling
-    from .opening import folder, open_run
+    """Says the numbers of the run, or of both runs of a game."""
+    from .generative import PARTS, is_game
+    from .opening import folder
 
     place = folder(options)
+    if not is_game(place):
+        return _of_run(options, place)
+    if options.model or options.loss or options.data:
+        raise DataError(f"{options.run} holds a GAN, whose two runs have code of their own each. Name one of them: "
+                        f"kernelscope info {place / PARTS[0]}.")
+    parts = {name: _of_run(argparse.Namespace(**{**vars(options), "run": str(place / name)}), place / name)
+             for name in PARTS}
+    return Answer("\n\n".join(part.text for part in parts.values()), {name: part.data for name, part in parts.items()})
+
+
+def _of_run(options: argparse.Namespace, place: Path) -> Answer:
+    """The numbers of one run; its network is made only where code was named, to be compared with it."""
+    from ..run.opening import contents, run_store
+    from . import telling
+    from .generative import known_loss
+    from .opening import open_run
+
     if options.model or options.loss or options.data:
         open_run(options)
     about = contents(place)
+    if known_loss(run_store(place, verify="size").meta) is not None:
+        about["needs"] = [name for name in about["needs"] if name != "loss"]
     rate = about["learning_rate"]
-    environment, loss = about["environment"] or {}, about["loss"] or "a function of its own"
+    environment, loss = about["environment"] or {}, about["loss"] or (
+        "a function of its own" if "loss" in about["needs"] else "that of the game, which the notes tell")
     files, needs = about.pop("files"), about.pop("needs")
     own = str((about["fingerprint"] or {}).get("model") or "Model")
     kept = "every step" if about["rows"] == about["steps"] + 1 else "the others are replayed"

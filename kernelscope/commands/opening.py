@@ -62,6 +62,7 @@ def open_run(options: argparse.Namespace) -> Run:
 
     from ..losses import named_loss
     from ..run.opening import load, run_store
+    from .generative import known_loss
 
     meta = run_store(folder(options), verify="size").meta
     if options.model is None and meta.get("architecture") is None:
@@ -70,7 +71,8 @@ def open_run(options: argparse.Namespace) -> Run:
             f"{options.run} was recorded from a model with code of its own, a {name}, and a run keeps numbers, not "
             f"code. Name what makes it, without arguments: --model module:{name}."
         )
-    if options.loss is None and named_loss(meta.get("loss"), meta.get("loss_options") or {}) is None:
+    given = known_loss(meta) if options.loss is None else None
+    if options.loss is None and given is None and named_loss(meta.get("loss"), meta.get("loss_options") or {}) is None:
         raise DataError(
             f"{options.run} was recorded with a loss of its own, and a run keeps numbers, not code. Name the function "
             '(outputs, targets, reduction="none"): --loss module:function.'
@@ -79,7 +81,7 @@ def open_run(options: argparse.Namespace) -> Run:
     if options.model is not None and not isinstance(model, nn.Module):
         raise ModelError(f"--model {options.model} gives a {type(model).__name__}, and a torch.nn.Module is needed. "
                          "Name the class of the network, or a function that returns it.")
-    loss = None if options.loss is None else named(options.loss, "--loss")
+    loss = given if options.loss is None else named(options.loss, "--loss")
     data = None if options.data is None else made(options.data, "--data")
     return load(options.run, model=model, data=data, loss=loss)
 
@@ -179,7 +181,7 @@ def queries(run: Run, options: argparse.Namespace, hardest: int = HARDEST, other
     if options.sample is not None:
         columns, rule = [_column(run, i) for i in options.sample], "The training samples that were named."
     else:
-        columns, count = _default(run, hardest, others)
+        columns, count = hardest_and_others(run, hardest, others)
         rest = len(columns) - count
         rule = f"The {counted(count, 'training sample')} whose loss was largest at the end of training"
         if count == 1:
@@ -283,7 +285,7 @@ def _column(run: Run, sample: int) -> int:
     return column
 
 
-def _default(run: Run, hardest: int, others: int) -> tuple[list[int], int]:
+def hardest_and_others(run: Run, hardest: int, others: int) -> tuple[list[int], int]:
     """Columns of the hardest samples and of some others, and how many are the hardest."""
     import torch
 

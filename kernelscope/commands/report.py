@@ -40,11 +40,13 @@ def run(options: argparse.Namespace) -> Answer:
     from ..report import Report
     from ..storage.files import folder_of
     from . import telling
-    from .opening import open_run, queries
+    from .generative import refuse
+    from .opening import folder, open_run, queries
 
     begun = time.perf_counter()
     # A page that cannot be written is refused before anything is computed.
     folder_of(Path(options.out))
+    refuse(folder(options))
     recorded = open_run(options)
     asked = queries(recorded, options)
     more = _sections(recorded, asked, options)

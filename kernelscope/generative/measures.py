@@ -21,7 +21,7 @@ from ..measures import entropy_rank
 
 __all__ = ["COPIED", "LEAST_SEEDS", "Concentration", "Coverage", "Memorised", "cancellation", "centred",
            "concentration", "coverage_density", "distances", "effective_rank", "intervals", "localisation_index",
-           "memorised", "shares", "surplus"]
+           "locality", "memorised", "shares", "surplus"]
 
 #: A sample is memorised if its nearest training point is nearer than this part of the distance to the second one.
 COPIED = 1 / 3
@@ -334,6 +334,32 @@ def _points(one: Tensor, other: Tensor, name: str, beside: str) -> tuple[Tensor,
     return (one.detach().to("cpu", torch.float64).flatten(1), other.detach().to("cpu", torch.float64).flatten(1))
 
 
+def locality(mass: Tensor, places: Tensor, others: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
+    r"""How near to each place its mass is: :math:`1 - \mathrm{rms}_W(t' - t) / \mathrm{rms}_p(t' - t)`.
+
+    Args:
+        mass: Not negative, with shape (K, L); rows are brought to sum 1.
+        places: The K places t.
+        others: The L places t' of the mass; ``places`` if not given.
+        weights: What the mass is compared with, p, with shape (L,); all alike if not given.
+
+    Returns:
+        With shape (K,): 1 where all mass is at the place itself, 0 where it is spread as p, below 0 where it is
+        further away; NaN where there is none.
+
+    Example:
+        >>> places = torch.arange(4.0)
+        >>> locality(torch.eye(4), places).tolist(), locality(torch.ones(4, 4), places).tolist()
+        ([1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0])
+    """
+    mass, places = mass.double(), places.double()
+    others = places if others is None else others.double()
+    apart = (others[None] - places[:, None]).square()
+    w = mass / mass.sum(1, keepdim=True)
+    p = torch.full_like(others, 1 / len(others)) if weights is None else weights / weights.sum()
+    return 1 - ((w * apart).sum(1) / (p * apart).sum(1)).sqrt()
+
+
 def localisation_index(mass: Tensor, levels: Tensor, others: Tensor, weights: Tensor) -> Tensor:
     r"""The noise-localisation index :math:`1 - \mathrm{rms}_W(\ln\sigma' - \ln\sigma) / \mathrm{rms}_p(\cdot)`.
 
@@ -352,10 +378,7 @@ def localisation_index(mass: Tensor, levels: Tensor, others: Tensor, weights: Te
         >>> [localisation_index(mass, at, at, p).tolist() for mass in (torch.eye(3), torch.ones(3, 3))]
         [[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]
     """
-    apart = (others.log()[None] - levels.log()[:, None]).square()
-    w = mass / mass.sum(1, keepdim=True)
-    p = weights / weights.sum()
-    return 1 - ((w * apart).sum(1) / (p * apart).sum(1)).sqrt()
+    return locality(mass, levels.log(), others.log(), weights)
 
 
 def surplus(shares: Tensor) -> Tensor:

@@ -75,3 +75,43 @@ def test_what_cannot_be_compared_is_said_in_a_sentence(folders, tmp_path, capsys
     names = [str(folders / word) if word in ("nowhere", "nothing", "denoiser", "game") else word for word in words]
     assert said in answer(capsys, "compare", *names, "-o", tmp_path / "page.html", code=2)
     assert not (tmp_path / "page.html").exists()
+
+
+def test_a_sample_of_each_is_explained_and_the_time_is_told_before(folders, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    assert main([str(word) for word in ("compare", folders / "denoiser", folders / "game", "-o", page, "--data",
+                                        "digits", "--samples", 16, "--json")]) == 0
+    said = capsys.readouterr()
+    assert "takes about 1 second;" in said.err
+    assert len(json.loads(said.out)["explained"]) == 2
+    for heading in ("Why a sample of denoiser is what it is", "Why a sample of game is where it is"):
+        assert heading in page.read_text()
+
+
+def test_what_was_done_before_an_interruption_stays_on_the_page(folders, tmp_path, capsys, monkeypatch):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kernelscope.generative.games.explaining.explain_gan", interrupted)
+    page = tmp_path / "page.html"
+    told = json.loads(answer(capsys, "compare", folders / "denoiser", folders / "game", "-o", page, "--samples", 16,
+                             "--json"))
+    assert told["explained"] == ["Why a sample of denoiser is what it is"]
+    assert told["left_out"] == "Interrupted: the explanation of a sample of game is not on this page."
+    assert told["left_out"] in page.read_text()
+
+
+@pytest.mark.parametrize("command", ["info", "check"])
+@pytest.mark.parametrize("run", ["denoiser", "game", "game/critic", "game/generator"])
+def test_commands_take_generative_runs_without_code(folders, capsys, command, run):
+    said = answer(capsys, command, folders / run)
+    assert "--loss" not in said
+
+
+@pytest.mark.parametrize("command", ["explain", "report"])
+@pytest.mark.parametrize(("run", "way"), [("denoiser", "explain_diffusion("), ("game", "explain_gan("),
+                                          ("game/critic", "one side of the GAN")])
+def test_commands_for_answers_name_the_way_to_ask_a_generative_run(folders, tmp_path, capsys, monkeypatch, command,
+                                                                   run, way):
+    monkeypatch.chdir(tmp_path)
+    assert way in answer(capsys, command, folders / run, code=2)

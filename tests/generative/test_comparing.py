@@ -13,9 +13,10 @@ from kernelscope.generative.comparing.claims import LIMIT
 from kernelscope.generative.comparing.comparing import compare
 from kernelscope.generative.comparing.comparison import GenerativeComparison
 from kernelscope.generative.comparing.fairness import HELD, NOT_HELD, UNKNOWN
-from kernelscope.generative.comparing.localities import localisation, radius
+from kernelscope.generative.comparing.localities import radius
 from kernelscope.generative.comparing.metrics import METRICS, why_no_null
 from kernelscope.generative.comparing.sides import DiffusionSide, GANSide
+from kernelscope.generative.measures import locality
 from kernelscope.generative.training import train_diffusion, train_gan
 from kernelscope.measures import alignment
 
@@ -249,7 +250,7 @@ def test_a_comparison_is_kept_drawn_and_put_on_a_page(found, tmp_path):
 
 def test_the_index_is_that_of_its_definition():
     weights, places = torch.rand(5, 5, dtype=torch.float64), torch.tensor([0.0, 1.0, 1.5, 4.0, 5.0])
-    value = localisation(weights, places)
+    value = locality(weights, places)
     for t in range(5):
         own = sum(float(weights[t, u] * (places[u] - places[t]) ** 2) for u in range(5)) / float(weights[t].sum())
         law = sum(float((places[u] - places[t]) ** 2) for u in range(5)) / 5

@@ -23,10 +23,11 @@ from ...measures import centred, cosine
 from ...pictures import picture_shape
 from ..denoising.closed_forms import WienerDenoiser
 from ..denoising.denoiser import along
+from ..measures import locality
 from .readings import SHUFFLED, UNIFORM, UNTRAINED, WIENER, Reading, Setting
 from .sides import LEVELS, MAIN, DiffusionSide, GANSide, Side, function_of, tangent
 
-__all__ = ["localisation", "localities", "radius"]
+__all__ = ["localities", "radius"]
 
 #: How many noise levels, at quantiles of the training law, and how many steps of training are compared.
 STAGES, TIMES = 12, 8
@@ -36,24 +37,6 @@ SHUFFLES, BEYOND, BEYOND_WORD = 200, 0.95, "shuffled, 95 %"
 
 #: How many points the kernels at all noise levels are averaged over, and Jacobians are.
 FEW = 16
-
-
-def localisation(weights: Tensor, places: Tensor) -> Tensor:
-    """How local each row of weights is around its place, with shape (t,).
-
-    Args:
-        weights: Not negative, with shape (t, t).
-        places: Where the rows are, with shape (t,).
-
-    Example:
-        >>> places = torch.arange(4.0)
-        >>> localisation(torch.eye(4), places).tolist(), localisation(torch.ones(4, 4), places).tolist()
-        ([1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0])
-    """
-    weights, places = weights.double(), places.double()
-    square = (places - places[:, None]) ** 2
-    spread = (weights * square).sum(1) / weights.sum(1)
-    return 1 - (spread / square.mean(1)).sqrt()
 
 
 def localities(side: Side, setting: Setting) -> list[Reading]:
@@ -72,7 +55,7 @@ def _in_noise(side: DiffusionSide, setting: Setting) -> list[Reading]:
     found = {}
     for k in (None, 0):
         weights = _cosines(side, x, noise, logs.exp(), k).clamp(min=0)
-        found[k] = (localisation(weights, logs), _shuffled(weights, logs, setting.source(6)))
+        found[k] = (locality(weights, logs), _shuffled(weights, logs, setting.source(6)))
     values, shuffled = found[None]
     readings, third = [], STAGES // 3
     for name, rows in (("low noise", slice(0, third)), ("middle noise", slice(third, 2 * third)),
@@ -111,7 +94,7 @@ def _in_time(side: Side, setting: Setting) -> list[Reading]:
     readings = []
     for (slot, where), found in grams.items():
         weights = torch.tensor([[cosine(a, b) for b in found] for a in found], dtype=torch.float64).clamp(min=0)
-        readings.append(Reading("time_locality", slot, where, float(localisation(weights, places).mean()),
+        readings.append(Reading("time_locality", slot, where, float(locality(weights, places).mean()),
                                 _nulls(_shuffled(weights, places, setting.source(10)))))
     return readings
 
@@ -119,7 +102,7 @@ def _in_time(side: Side, setting: Setting) -> list[Reading]:
 def _shuffled(weights: Tensor, places: Tensor, source: torch.Generator) -> Tensor:
     """The index of each place where the kernels have lost their places, with shape (shuffles, t)."""
     orders = [torch.randperm(len(places), generator=source) for _ in range(SHUFFLES)]
-    return torch.stack([localisation(weights[order][:, order], places) for order in orders])
+    return torch.stack([locality(weights[order][:, order], places) for order in orders])
 
 
 def _nulls(shuffled: Tensor) -> dict[str, float]:
