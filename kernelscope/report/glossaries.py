@@ -34,6 +34,7 @@ from ..generative.games.witnessing import Witness
 from ..generative.stages.localisation import NoiseLocalisation
 from ..generative.stages.noise_kernels import NoiseKernel
 from ..generative.stages.result import DiffusionExplanation, OptimalExplanation
+from ..generative.stages.sampler_result import SamplerExplanation
 from ..generative.trials.covering import CoverageTrial
 from ..generative.trials.disjoint import DisjointHalves
 from ..generative.trials.memorisation import MemorisationTransition
@@ -325,7 +326,7 @@ STAGE_GLOSSARY = (
 GLOSSARIES = (
     ((Explanation, Decomposition), GLOSSARY),
     ((GANExplanation, Witness), WITNESS_GLOSSARY),
-    ((DiffusionExplanation, OptimalExplanation, NoiseKernel, NoiseLocalisation), STAGE_GLOSSARY),
+    ((DiffusionExplanation, SamplerExplanation, OptimalExplanation, NoiseKernel, NoiseLocalisation), STAGE_GLOSSARY),
     ((GradientScores,), SCORE_GLOSSARY),
     ((Expected, Ensemble, Agreement), NOISE_GLOSSARY),
     ((KernelEvolution, KernelDistances, Spectrum), KERNEL_GLOSSARY),
