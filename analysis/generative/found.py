@@ -69,5 +69,7 @@ class Found:
 
 def told(value: float, digits: int = 2) -> str:
     """A number in words of a page."""
-    text = f"{value:.{digits}f}" if 0.01 <= abs(value) < 1000 or value == 0 else f"{value:.2g}"
+    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}f}"
+    # What would be rounded to nought keeps its size.
+    text = f"{value:.2g}" if value and abs(value) < 0.01 else text
     return text.replace("e+0", "e").replace("e-0", "e−").replace("-", "−")

@@ -42,7 +42,8 @@ def e9(settings: Settings, game: GANRun) -> tuple[dict[str, float], "ks.generati
     generated = game.generated(_latents(game, n, settings.seed))
     points = torch.cat([held[:n], generated])
     # Generated points have no class of their own; a kernel machine that never saw a critic tells it.
-    judge = ks.fit(ks.kernels.Laplacian(bandwidth=10.0), x, torch.eye(10, dtype=torch.float64)[y], ridge=1e-6)
+    judge = ks.fit(ks.kernels.Laplacian(bandwidth=10.0), x, torch.eye(10, dtype=torch.float64)[y], ridge=1e-6,
+                   progress=False)
     own = torch.cat([classes[:n], judge(generated).argmax(1)])
     found = witness(game, points, labels=y.tolist(), own=own.tolist())
     nearest = y[torch.cdist(points, x).argmin(1)]
@@ -90,5 +91,5 @@ def composite(settings: Settings, game: GANRun, how: str = "path",
 
 
 def _latents(game: GANRun, count: int, seed: int) -> torch.Tensor:
-    return torch.randn(count, game.generator.samples.inputs[0].shape[1], generator=torch.Generator().manual_seed(seed + 1),
-                       dtype=torch.float64)
+    source = torch.Generator().manual_seed(seed + 1)
+    return torch.randn(count, game.generator.samples.inputs[0].shape[1], generator=source, dtype=torch.float64)

@@ -72,9 +72,10 @@ def digits(split: str = "train") -> tuple[Tensor, Tensor]:
 
 def denoiser(settings: Settings, seed: int = 0, network: str = "mlp", keep: int | str = "all") -> ks.Run:
     """A recorded denoiser."""
-    x = digits()[0]
-    return train_diffusion(x, network=network, width=settings.width if network == "mlp" else settings.channels,
-                           steps=settings.steps if network == "mlp" else settings.convolutional_steps, batch=settings.batch, seed=seed, keep=keep, dtype=x.dtype)
+    x, plain = digits()[0], network == "mlp"
+    return train_diffusion(x, network=network, width=settings.width if plain else settings.channels,
+                           steps=settings.steps if plain else settings.convolutional_steps, batch=settings.batch,
+                           seed=seed, keep=keep, dtype=x.dtype)
 
 
 def game(settings: Settings, seed: int = 0, r1: float | None = None, keep: int | str = "all") -> GANRun:

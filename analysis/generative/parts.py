@@ -90,9 +90,9 @@ def _noise(found: Found) -> Items:
         f"weighted mean of them, so its split is closed. Down the stages it mixes {n['n_eff first']:.0f} images, then "
         f"{n['n_eff last']:.1f}; the Gini index of weights goes from {told(n['gini first'])} to "
         f"{told(n['gini last'], 3)}. Half of the change lies at ln noise {told(n['change from'])} to "
-        f"{told(n['change to'])}, and in 95 % of samples the last image leads from {told(n['fixed at'])} on. What images "
-        f"gain at a stage others lose: sums are at most {told(n['largest sum of a stage'])}. Null: the same change at "
-        f"each stage, {told(n['null width'])} wide.",
+        f"{told(n['change to'])}, and in 95 % of samples the last image leads from {told(n['fixed at'])} on. What "
+        f"images gain at a stage others lose: sums are at most "
+        f"{told(n['largest sum of a stage'])}. Null: the same change at each stage, {told(n['null width'])} wide.",
         ("E1: the optimal denoiser by stages", found.e1[1]),
         f"E6: the trained network. Its tangent kernel says which noise levels are joined: learning at one moves the "
         f"other. With the same image and noise at both levels the index of locality (0 as spread as the noise law, 1 "
@@ -101,8 +101,8 @@ def _noise(found: Found) -> Items:
         f"{told(float(alone.index @ alone.weights))}. Numbers per noise level depend on the parameterisation and on "
         "the noise law, which are told.",
         ("E6: which noise levels the kernel joins", e6["result"]),
-        f"E7: the path. What the draws at each noise level of training added to what was learned at each level, as "
-        f"shares in the plain SGD sense of a sum of steps of Adam; the shares cancel up to "
+        f"E7: the path. What draws at each noise level of training added to what was learned at each level, in shares, "
+        f"over {found.settings.steps:,} steps of Adam; the shares cancel up to "
         f"{told(e7['cancellation'], 1)} times. Within one bin of the own noise stands {e7['near']:.0%}, evenly spread "
         f"{e7['uniform']:.0%}. The share of the own class is {told(e7['own class'][0])} at the lowest and "
         f"{told(e7['own class'][1])} at the highest noise.",

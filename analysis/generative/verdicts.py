@@ -21,7 +21,7 @@ def _row(name: str, expected: str, measured: str, holds: bool, correction: str =
     """A row; a correction is told also where the rest holds."""
     verdict = "confirmed" if holds else "corrected"
     return {"experiment": name, "expected": expected, "measured": measured,
-            "verdict": f"{verdict}: {correction}" if correction else verdict}
+            "verdict": f"{verdict}{', but ' if holds else ': '}{correction}" if correction else verdict}
 
 
 def _e1(found: Found) -> dict[str, str]:
@@ -56,10 +56,10 @@ def _e3(found: Found) -> dict[str, str]:
     return _row("E3 Jacobians", "degrees of freedom 55 to 1 beside Wiener 50 to .7 and optimal 18 to .7; asymmetry "
                 ".02 to .35",
                 f"{told(float(trace[0]), 0)} to {told(float(trace[-1]), 1)}, Wiener {told(float(wiener[0]), 0)} to "
-                f"{told(float(wiener[-1]), 1)}, optimal {told(first, 1)} to "
+                f"{told(float(wiener[-1]), 1)}, optimal {first:.1f} to "
                 f"{told(float(g.of('optimal', 'trace')[-1]), 1)}; asymmetry {told(float(skew[0]))} to "
                 f"{told(float(skew[-1]))}, untrained {told(float(null[0]))} to {told(float(null[-1]))}, optimal "
-                f"{told(float(optimal.nan_to_num().abs().max()))}", falls,
+                f"{float(optimal.nan_to_num().abs().max()):.2f}", falls,
                 "" if 9 < first < 36 else "of the optimal denoiser at low noise the mean is not 18")
 
 

@@ -37,6 +37,10 @@ from ..generative.denoising.jacobians import MEASURES, JacobianGeometry
 from ..generative.games.geometry import CriticGeometry
 from ..generative.games.result import WORDS, GANExplanation
 from ..generative.games.spectra import GameSpectrum
+from ..generative.games.witnessing import Witness
+from ..generative.stages.localisation import NoiseLocalisation
+from ..generative.stages.noise_kernels import NoiseKernel
+from ..generative.stages.result import DiffusionExplanation, OptimalExplanation
 from ..generative.trials.memorisation import MemorisationTransition
 from ..generative.trials.removal import SubsetTrial
 from ..machine.left_out import LeaveOneOut
@@ -220,8 +224,9 @@ SECTIONS: dict[type, tuple[str, View]] = {
     **dict.fromkeys((DenoiserFit, JacobianGeometry), ("drawings.html", denoisers)),
     GenerativeComparison: ("generative.html", generative_comparison),
     **dict.fromkeys((Bridge, CriticGeometry, GameSpectrum), ("drawings.html", game)),
-    **dict.fromkeys((BundleReport, ConversionReport, Eigenlearning, Ensemble, Expected, KernelDistances, LeaveOneOut,
-                     MemorisationTransition, MemoryWeights, ModeComparison, Orders, PathKernel, Predictions, Reservoir,
-                     Ridges, Spectrum, SubsetTrial, TradeOffs), ("drawings.html", noise)),
+    **dict.fromkeys((BundleReport, ConversionReport, DiffusionExplanation, Eigenlearning, Ensemble, Expected,
+                     KernelDistances, LeaveOneOut, MemorisationTransition, MemoryWeights, ModeComparison, NoiseKernel,
+                     NoiseLocalisation, OptimalExplanation, Orders, PathKernel, Predictions, Reservoir, Ridges,
+                     Spectrum, SubsetTrial, TradeOffs, Witness), ("drawings.html", noise)),
     Result: ("result.html", anything),
 }
