@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import kernelscope as ks
 from kernelscope.result import Result
 
 from .found import Found, told
@@ -9,6 +10,9 @@ from .listing import Listing
 from .verdicts import verdicts
 
 __all__ = ["Items", "items", "summary"]
+
+#: The rows of a comparison that are read along paths.
+PATHS = ("cancellation", "class_cancellation", "from_real", "completeness", "n_eff", "participation", "gini")
 
 Items = list["str | tuple[str, Result]"]
 
@@ -71,15 +75,14 @@ def _set_up(found: Found) -> Items:
     unfair = found.compared.unfair()
     said = f"All rules of a fair comparison hold but {', '.join(unfair)}" if unfair else (
         "All rules of a fair comparison that were looked at hold")
-    return [
-        f"1. What is done here. Digits of 8 × 8 pixels, 1437 for training and 360 held out, with entries from −1 to 1. "
-        f"The denoiser is a fully connected network of {one:,} parameters with EDM’s preconditioning and noise law; "
-        f"the GAN is non-saturating with the penalty R1 ({s.r1:g}) and has {other:,} in both networks together. Each "
-        f"is trained with Adam for {s.steps:,} steps of {s.batch} images, with {len(s.seeds)} seeds; the first run of "
-        f"each is the one that is split. Experiments that need many trainings (E4, E5, E8, E11) train many networks at "
-        f"once, with settings of their own. E1 to E11 are the experiments of the notes behind this page.",
-        ("Rules of a fair comparison", Listing(f"{said}.", rules)),
-    ]
+    told_of = (
+        f"1. Digits of 8 × 8 pixels, 1437 for training and 360 held out, with entries from −1 to 1. The denoiser is a "
+        f"fully connected network of {one:,} parameters with EDM’s preconditioning and noise law; the GAN is "
+        f"non-saturating with the penalty R1 ({s.r1:g}) and has {other:,} in both networks together. Each is trained "
+        f"with Adam for {s.steps:,} steps of {s.batch} images, with {len(s.seeds)} seeds; the first run of each is the "
+        "one that is split. Experiments that need many trainings (E4, E5, E8’s coverage, E11) train many networks at "
+        "once, with settings of their own. E1 to E11 are the experiments of the notes behind this page.")
+    return [("What is done here, and how fair it is", Listing(f"{told_of} {said}.", rules))]
 
 
 def _noise(found: Found) -> Items:
@@ -198,12 +201,26 @@ def _beside(found: Found) -> Items:
         f"7. Side by side, {seeds} seeds of each, the models of part 1. Bars are 95 % intervals over seeds; hollow "
         "marks are nulls.",
         ("Side by side over seeds", found.compared),
-        "The same for the first seed, with contributions followed along both runs.",
-        ("Side by side along the path of one seed", found.paths),
+        ("Contributions along the path of the first seed", _along(found.paths)),
         "E8: coverage of held-out digits and copies of training digits over seeds, of models that were trained many at "
         "a time with settings of their own, beside what needs no training and beside real digits.",
         ("E8: who covers and who copies", Listing(_sentence(found.e8.sentence), rows)),
     ]
+
+
+def _along(paths: ks.generative.GenerativeComparison) -> Listing:
+    """What corrections are made of, of both models, with nulls."""
+    rows = []
+    for row in paths.rows:
+        if row.metric in PATHS:
+            nulls = [", ".join(f"{name} {told(value, 3)}" for name, value in side.items()) for side in row.nulls]
+            rows.append({"measure": row.label, **{name: told(value.mean, 3) if not why else "–" for name, value, why in
+                                                  zip(paths.columns, row.values, row.why, strict=True)},
+                         "null": "; ".join(dict.fromkeys(filter(None, nulls))) or row.why_null})
+    one, other = (value.mean for value in paths.row("n_eff").values)
+    return Listing("Contributions of training images to a sample’s denoised points, and to a generated point’s motion, "
+                   f"followed along both runs. Beside what all images add alike, those of the denoiser are spread over "
+                   f"{told(one, 0)} images and those of the GAN over {told(other, 0)}.", rows)
 
 
 def _removal(found: Found) -> Items:
