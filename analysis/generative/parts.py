@@ -150,6 +150,9 @@ def _memory(found: Found) -> Items:
 def _witness(found: Found) -> Items:
     n, path = found.e9[0], found.traced[0]
     numbers, results = found.geometry
+    chord = "" if path["chord"] == 1 else (
+        f" Gradients are averaged along {path['chord']:.0f} steps of the critic; along half as many "
+        f"{told(path['moved'])} of the shares would stand elsewhere.")
     return [
         f"5. The critic as a running witness. E9: the critic’s score of a point is a sum over all real images, their "
         f"penalties and all generated points it was shown, complete to {told(n['epsilon2'])} of its terms and "
@@ -161,9 +164,8 @@ def _witness(found: Found) -> Items:
         f"pixels, {n['nearest_real']:.0%} and {n['nearest_generated']:.0%}; chance {n['chance']:.0%}.",
         ("E9: the critic’s score as a witness", found.e9[1]),
         f"The generator moved through the critics of the run: its motion, traced to the real images behind each "
-        f"critic’s field. κ is {told(path['kappa'], 0)}; the terms close to {told(path['epsilon2'])}. Gradients are "
-        f"averaged along {path['chord']:.0f} steps of the critic; along half as many {told(path['moved'])} of the "
-        f"shares would stand elsewhere. Real images without mass and without a generated point near are called "
+        f"critic’s field. κ is {told(path['kappa'], 0)}; the terms close to {told(path['epsilon2'])}.{chord} Real "
+        f"images without mass and without a generated point near are called "
         f"dropped: {path['dropped_images']:.0f}, with masses shuffled {path['dropped_shuffled']:.1f}.",
         ("Generated digits traced to real ones", found.traced[1]),
         f"E8, geometry. The critic’s slopes at generated points span {told(numbers['R1: slope rank'], 1)} of 64 "
@@ -212,7 +214,7 @@ def _along(paths: ks.generative.GenerativeComparison) -> Listing:
     """What corrections are made of, of both models, with nulls."""
     rows = []
     for row in paths.rows:
-        if row.metric in PATHS:
+        if row.metric in PATHS and row.slot == "main":
             nulls = [", ".join(f"{name} {told(value, 3)}" for name, value in side.items()) for side in row.nulls]
             rows.append({"measure": row.label, **{name: told(value.mean, 3) if not why else "–" for name, value, why in
                                                   zip(paths.columns, row.values, row.why, strict=True)},
