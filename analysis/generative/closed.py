@@ -11,11 +11,14 @@ Three experiments on handwritten digits:
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import pandas as pd
 import torch
 from torch import Tensor
 
 import kernelscope as ks
+
+from .models import digits
+
+__all__ = ["Settings", "e1", "e2", "e3"]
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,7 @@ class Settings:
         fine: Noise levels of the Jacobians.
         windows: Windows of the local denoiser.
         equivariant: Windows of the equivariant one.
-        widths: The width of each network: about 65 thousand parameters, and 25 thousand.
-        steps: Training steps of each network.
-        seed: Where training and noise begin.
+        seed: Where noise begins.
     """
 
     stages: int = 18
@@ -44,69 +45,43 @@ class Settings:
     fine: tuple[float, ...] = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
     windows: tuple[int, ...] = (3, 5, 7)
     equivariant: tuple[int, ...] = (3, 5)
-    widths: tuple[tuple[str, int], ...] = (("mlp", 192), ("conv", 36))
-    steps: int = 3000
     seed: int = 0
 
 
-def trained(settings: Settings) -> dict[str, ks.Run]:
-    """The runs that the experiments ask about: a fully connected denoiser and a convolutional one."""
-    x = _digits("train")
-    return {name: ks.generative.train_diffusion(x, network=name, width=width, steps=settings.steps, seed=settings.seed,
-                                                keep=settings.steps)
-            for name, width in settings.widths}
-
-
-def e1(settings: Settings) -> tuple[dict[str, float], pd.DataFrame]:
-    """Stage attributions of the optimal denoiser; numbers, and a row for each stage."""
-    optimal = ks.generative.OptimalDenoiser(_digits("train"))
-    z = torch.randn(settings.samples, 64, generator=torch.Generator().manual_seed(settings.seed), dtype=torch.float64)
-    down = ks.generative.sample(optimal, z, ks.generative.schedule(settings.stages))
-    w = torch.stack([optimal.weights(points, level.expand(len(z)))
-                     for points, level in zip(down.points, down.levels, strict=True)])  # (stages, samples, n)
-    change = torch.cat([w[:1] - 1 / w.shape[2], w.diff(dim=0)])
-    moved = change.abs().sum(2) / 2
-    part = moved.mean(1) / moved.mean(1).sum()
-    logs = down.levels.log()
-    fixed = (w.argmax(2) == w[-1].argmax(1)).double().mean(1)
-    entropy = torch.special.entr(w).sum(2).exp()
-    table = pd.DataFrame({
-        "log sigma": logs.tolist(), "n_eff": (1 / w.square().sum(2)).median(1).values.tolist(),
-        "n_eff by entropy": entropy.median(1).values.tolist(), "gini": _gini(w).mean(1).tolist(),
-        "moved": moved.mean(1).tolist(), "share of change": part.tolist(), "final image leads": fixed.tolist()})
+def e1(settings: Settings) -> tuple[dict[str, float], "ks.generative.OptimalExplanation"]:
+    """Samples of the optimal denoiser, split over training images by stage; numbers beside their null."""
+    x, y = digits()
+    z = torch.randn(settings.samples, x.shape[1], generator=torch.Generator().manual_seed(settings.seed))
+    why = ks.generative.explain_optimal(x, z, levels=ks.generative.schedule(settings.stages), labels=y)
+    # The change of the first stage is that from even weights.
+    change = torch.cat([why.weights[:, :1] - 1 / len(x), why.stage_contributions()], 1)
+    moved = change.abs().sum(2).mean(0)
+    part, logs = moved / moved.sum(), why.levels.log()
+    leads = (why.weights.argmax(2) == why.weights[:, -1].argmax(1, keepdim=True)).double().mean(0)
     low, high = _middle_half(part, logs)
     null = _middle_half(torch.full_like(part, 1 / len(part)), logs)
-    settled = next((float(logs[k]) for k in range(len(logs)) if bool((fixed[k:] >= 0.95).all())), float("nan"))
+    settled = next((float(logs[k]) for k in range(len(logs)) if bool((leads[k:] >= 0.95).all())), float("nan"))
+    measures = why.concentration()
     return {
         "change from": low, "change to": high, "width": high - low, "null width": null[1] - null[0],
         "fixed at": settled, "largest sum of a stage": float(change.sum(2).abs().max()),
-        "telescoping": float((down.denoised[0] + down.denoised.diff(dim=0).sum(0) - down.final).abs().max()),
-    }, table
+        "n_eff first": float(measures.n_eff[:, 0].median()), "n_eff last": float(measures.n_eff[:, -1].median()),
+        "gini first": float(measures.gini[:, 0].median()), "gini last": float(measures.gini[:, -1].median()),
+    }, why
 
 
 def e2(settings: Settings, runs: Mapping[str, ks.Run]) -> dict[str, "ks.generative.DenoiserFit"]:
     """Closed forms beside each network."""
-    x = _digits("test")[:settings.points]
-    return {name: ks.generative.denoiser_fit(run, x, settings.levels, train=_digits("train"), windows=settings.windows,
+    x = digits("test")[0][:settings.points]
+    return {name: ks.generative.denoiser_fit(run, x, settings.levels, train=digits()[0], windows=settings.windows,
                                              equivariant=settings.equivariant, seed=settings.seed, dtype=torch.float32)
             for name, run in runs.items()}
 
 
 def e3(settings: Settings, runs: Mapping[str, ks.Run]) -> "ks.generative.JacobianGeometry":
     """The Jacobians of the networks beside those of closed forms."""
-    return ks.generative.jacobian_geometry(dict(runs), _digits("test")[:settings.jacobians], settings.fine,
-                                           train=_digits("train"), seed=settings.seed)
-
-
-def _digits(split: str) -> Tensor:
-    return ks.data.digits(split).x.flatten(1) * 2 - 1
-
-
-def _gini(weights: Tensor) -> Tensor:
-    """0 where all are alike, towards 1 where one is all."""
-    ordered, n = weights.sort(-1).values, weights.shape[-1]
-    ranks = torch.arange(1, n + 1, dtype=weights.dtype)
-    return 2 * (ordered * ranks).sum(-1) / (n * ordered.sum(-1)) - (n + 1) / n
+    return ks.generative.jacobian_geometry(dict(runs), digits("test")[0][:settings.jacobians], settings.fine,
+                                           train=digits()[0], seed=settings.seed)
 
 
 def _middle_half(part: Tensor, logs: Tensor) -> tuple[float, float]:

@@ -211,14 +211,15 @@ def test_what_does_not_fit_is_refused(models):
 
 
 def test_the_experiments_tell_their_numbers_with_their_nulls():
-    from analysis.generative.bridging import Settings, denoiser, e8_geometry, e10, game
+    from analysis.generative import models
+    from analysis.generative.bridging import Settings, e8_geometry, e10
 
-    small = Settings(steps=6, batch=16, width=16, denoiser_width=8, points=32, eigenvalues=2)
-    run = game(small)
+    made, small = models.Settings(steps=6, batch=16, width=8), Settings(points=32, eigenvalues=2)
+    run = models.game(made)
     numbers, results = e8_geometry(small, {"R1": run})
     assert [type(result).__name__ for result in results] == ["CriticGeometry", "GameSpectrum"]
     assert {"R1: slope rank", "R1: slope rank, untrained", "R1: turning", "R1: witness, shuffled"} <= set(numbers)
-    numbers, found = e10(small, (denoiser(small), run))
+    numbers, found = e10(small, models.denoiser(made), run)
     low, high = found.range("critic, denoiser")
     assert (numbers["generated: critic, denoiser, least"], numbers["generated: critic, denoiser, most"]) == (low, high)
     assert "generated: untrained critic, denoiser, most" in numbers

@@ -1,0 +1,262 @@
+"""The parts of the page: prose and results, and all numbers in the prose from the results."""
+
+from __future__ import annotations
+
+import kernelscope as ks
+from kernelscope.result import Result
+
+from .found import Found, told
+from .listing import Listing
+from .verdicts import verdicts
+
+__all__ = ["Items", "items", "summary"]
+
+#: The rows of a comparison that are read along paths.
+PATHS = ("cancellation", "class_cancellation", "from_real", "completeness", "n_eff", "participation", "gini")
+
+Items = list["str | tuple[str, Result]"]
+
+
+def summary(found: Found) -> list[str]:
+    """The page in short, for a reader who has not read any paper."""
+    n1, n9, path = found.e1[0], found.e9[0], found.traced[0]
+    blocks, e7 = found.e6["blocks"], found.e7
+    one, other = found.end("diffusion"), found.end("GAN, non-saturating + R1")
+    share = found.e4.values["memorised"].mean(0)
+    digit, stage = found.digit, found.digit.decided(0)
+    rests = float(digit.concentration("image").n_eff[0, stage])
+    trial = found.e11["loss"]
+    local = ("is local beyond chance" if e7["confirmed"]["local beyond shuffled draws"] else
+             "is no more local than with the noise of draws shuffled")
+    learned = n9["own_real"] > max(n9["untrained_real"], n9["nearest_real"])
+    return [
+        "Two kinds of models learn to draw handwritten digits. A denoiser (the core of a diffusion model) learns to "
+        "take noise off, and draws by taking noise off in stages. A GAN has a generator, and a critic that tells it "
+        "what to change. Both were trained by ordinary loops and recorded, so that whatever they learned is an exact "
+        "sum of contributions: one for each training image, and of the denoiser for each noise level it was shown at. "
+        "A contribution is accounting along this run; it does not say what leaving the image out would do, which is "
+        "called influence and is measured by training again, in a part of its own. Every claim stands beside its null: "
+        "what an untrained network, a shuffle, or a closed form without any network gives.",
+        f"Where in noise does diffusion correct? If it could only give training images back, in a narrow range: half "
+        f"of all changes happen within {told(n1['width'])} of the logarithm of the noise (even stages would need "
+        f"{told(n1['null width'])}). The trained network’s kernel joins noise levels in two blocks, cosines "
+        f"{told(blocks['low'])} and {told(blocks['high'])} within and {told(blocks['across'])} across, with an index "
+        f"of locality of {told(found.e6['index'])}, untrained {told(found.e6['untrained'])}, shuffled "
+        f"{told(found.e6['shuffled'])}. But what each training noise added {local}: {told(e7['index'])} against "
+        f"{told(e7['shuffled'])}. So the locality is one of the kernel" + (
+            " and of the path." if e7["confirmed"]["local beyond shuffled draws"] else ", and not of the path."),
+        f"Why are there no percentages for the GAN? The critic is a small difference of two large sums, what real "
+        f"images and what generated ones taught it: by classes they are {told(n9['kappa'], 0)} times as large as what "
+        f"they add up to, and along the generator’s way {told(path['kappa'], 0)} times. Read it as a witness of a "
+        f"difference and compare images with the mean image: then the own class is on top for {n9['own_real']:.0%} of "
+        f"held-out digits, with the kernel of the untrained critic for {n9['untrained_real']:.0%}, by the nearest "
+        f"pixels for {n9['nearest_real']:.0%}; so this {'is' if learned else 'is not'} a sign of learning.",
+        f"Memory: trained on {found.e4.sizes[0]} images the denoiser copies {float(share[0]):.0%} of its samples, on "
+        f"{found.e4.sizes[-1]:,} {float(share[-1]):.1%}; with all images both models copy next to nothing "
+        f"({one.copies:.1%} and {other.copies:.1%}; the optimal denoiser {found.end('optimal').copies:.0%}). Coverage "
+        f"of held-out digits: denoiser {one.said()}, GAN {other.said()}, Wiener denoiser {found.end('Wiener').said()}, "
+        f"real digits {found.end('real').said()}. Concentration: the digit split below rests on "
+        f"{rests:.0f} of {digit.tensor.shape[-1]:,} images where it was decided, as many as images of unequal weight "
+        f"count for; of the GAN the mass is that of {path['n_eff']:.0f} images.",
+        f"Is the critic a denoiser? {_sentence(found.e10[1].said())} What foretells what leaving images out does? "
+        f"{_sentence(trial.said())}",
+    ]
+
+
+def items(found: Found) -> Items:
+    """All parts in their order."""
+    return [*_set_up(found), *_noise(found), *_forms(found), *_memory(found), *_witness(found), *_bridge(found),
+            *_beside(found), *_removal(found), *_notes(found)]
+
+
+def _set_up(found: Found) -> Items:
+    s, (one, other) = found.settings, found.models.sizes
+    rules = [{"rule": rule["rule"], "held": rule["held"], "found": rule["found"]} for rule in found.compared.rules]
+    unfair = found.compared.unfair()
+    said = f"All rules of a fair comparison hold but {', '.join(unfair)}" if unfair else (
+        "All rules of a fair comparison that were looked at hold")
+    told_of = (
+        f"1. Digits of 8 × 8 pixels, 1437 for training and 360 held out, with entries from −1 to 1. The denoiser is a "
+        f"fully connected network of {one:,} parameters with EDM’s preconditioning and noise law; the GAN is "
+        f"non-saturating with the penalty R1 ({s.r1:g}) and has {other:,} in both networks together. Each is trained "
+        f"with Adam for {s.steps:,} steps of {s.batch} images, with {len(s.seeds)} seeds; the first run of each is the "
+        "one that is split. Experiments that need many trainings (E4, E5, E8’s coverage, E11) train many networks at "
+        "once, with settings of their own. E1 to E11 are the experiments of the notes behind this page.")
+    return [("What is done here, and how fair it is", Listing(f"{told_of} {said}.", rules))]
+
+
+def _noise(found: Found) -> Items:
+    n, e6, e7, digit = found.e1[0], found.e6, found.e7, found.digit
+    alone = found.e6["independent"]
+    return [
+        f"2. Where in noise. E1: the optimal denoiser, the best one for the training images and nothing else, gives a "
+        f"weighted mean of them, so its split is closed. Down the stages it mixes {n['n_eff first']:.0f} images, then "
+        f"{n['n_eff last']:.1f}; the Gini index of weights goes from {told(n['gini first'])} to "
+        f"{told(n['gini last'], 3)}. Half of the change lies at ln noise {told(n['change from'])} to "
+        f"{told(n['change to'])}, and in 95 % of samples the last image leads from {told(n['fixed at'])} on. What "
+        f"images gain at a stage others lose: sums are at most "
+        f"{told(n['largest sum of a stage'])}. Null: the same change at each stage, {told(n['null width'])} wide.",
+        ("E1: the optimal denoiser by stages", found.e1[1]),
+        f"E6: the trained network. Its tangent kernel says which noise levels are joined: learning at one moves the "
+        f"other. With the same image and noise at both levels the index of locality (0 as spread as the noise law, 1 "
+        f"one level) is {told(e6['index'])}; of the untrained network {told(e6['untrained'])}, with levels shuffled "
+        f"{told(e6['shuffled'])}. With other images and noise it is "
+        f"{told(float(alone.index @ alone.weights))}. Numbers per noise level depend on the parameterisation and on "
+        "the noise law, which are told.",
+        ("E6: which noise levels the kernel joins", e6["result"]),
+        f"E7: the path. What draws at each noise level of training added to what was learned at each level, in shares, "
+        f"over {found.settings.steps:,} steps of Adam; the shares cancel up to "
+        f"{told(e7['cancellation'], 1)} times. Within one bin of the own noise stands {e7['near']:.0%}, evenly spread "
+        f"{e7['uniform']:.0%}. The share of the own class is {told(e7['own class'][0])} at the lowest and "
+        f"{told(e7['own class'][1])} at the highest noise.",
+        ("E7: which noise taught which", e7["result"]),
+        f"One generated digit, split exactly over stage, noise of training and training image, along the line from "
+        f"what the untrained network made of the noise to the digit. {_sentence(digit.said_of_noise())} It is "
+        f"{digit.verdict()}. Along the way its contributions cancel, and where that is more than tenfold ranks beside "
+        "the mean image are given in place of shares.",
+        ("One generated digit explained", digit),
+    ]
+
+
+def _forms(found: Found) -> Items:
+    fits: Items = [(f"E2: {name} beside closed forms", fit) for name, fit in found.e2.items()]
+    return [
+        "3. What a denoiser is. E2: trained denoisers beside closed forms at held-out digits: the Wiener denoiser "
+        "knows mean and covariance, the optimal one the images, a local one (LS, with its window in pixels) only "
+        "patches, an equivariant one (ELS) patches from everywhere. Nulls: the noisy point as it is, the untrained "
+        "network.",
+        *fits,
+        "E3: the Jacobian of what is denoised by what is noisy. Its trace counts how many directions are kept; a true "
+        "posterior mean has a symmetric one; the radius says how far pixels reach. Nulls are dashed: Wiener, optimal, "
+        "untrained.",
+        ("E3: Jacobians over noise", found.e3),
+    ]
+
+
+def _memory(found: Found) -> Items:
+    return [
+        f"4. Memorised or composed. E4: denoisers trained on more and more images, {len(found.e4.values['memorised'])} "
+        "seeds each. A sample is a copy if its nearest training image is three times nearer than the second one. "
+        "Nulls: the optimal denoiser, which copies, and real digits that are held out, which are no copies.",
+        ("E4: from copies to new digits", found.e4),
+        "E5: two denoisers trained on images of which they share none, asked with the same noise. If they agree, "
+        "neither gives its own images back. Nulls: other noise, and the denoisers of both halves in closed form. The "
+        "Wiener denoiser is the one to beat: it knows a covariance only.",
+        ("E5: what disjoint halves agree on", Listing(_sentence(found.e5.sentence),
+                                                       found.e5.rows.to_dict("records"))),
+    ]
+
+
+def _witness(found: Found) -> Items:
+    n, path = found.e9[0], found.traced[0]
+    numbers, results = found.geometry
+    chord = "" if path["chord"] == 1 else (
+        f" Gradients are averaged along {path['chord']:.0f} steps of the critic; along half as many "
+        f"{told(path['moved'])} of the shares would stand elsewhere.")
+    return [
+        f"5. The critic as a running witness. E9: the critic’s score of a point is a sum over all real images, their "
+        f"penalties and all generated points it was shown, complete to {told(n['epsilon2'])} of its terms and "
+        f"{told(n['epsilon1'])} of the change. Real images raise the score nearly everywhere and generated ones lower "
+        f"it nearly everywhere; what is told apart is the small rest. By classes κ is {told(n['kappa'], 0)}, by single "
+        f"images {told(n['kappa_of_samples'], 0)} at the median point. Centred, the own class is on top for "
+        f"{n['own_real']:.0%} of held-out and {n['own_generated']:.0%} of generated digits. Nulls: the kernel of the "
+        f"untrained critic, {n['untrained_real']:.0%} and {n['untrained_generated']:.0%}; the class of the nearest "
+        f"pixels, {n['nearest_real']:.0%} and {n['nearest_generated']:.0%}; chance {n['chance']:.0%}.",
+        ("E9: the critic’s score as a witness", found.e9[1]),
+        f"The generator moved through the critics of the run: its motion, traced to the real images behind each "
+        f"critic’s field. κ is {told(path['kappa'], 0)}; the terms close to {told(path['epsilon2'])}.{chord} Real "
+        f"images without mass and without a generated point near are called "
+        f"dropped: {path['dropped_images']:.0f}, with masses shuffled {path['dropped_shuffled']:.1f}.",
+        ("Generated digits traced to real ones", found.traced[1]),
+        f"E8, geometry. The critic’s slopes at generated points span {told(numbers['R1: slope rank'], 1)} of 64 "
+        f"directions, those of the untrained critic {told(numbers['R1: slope rank, untrained'], 1)}; without R1 "
+        f"{told(numbers['no R1: slope rank'], 1)}. Its kernel is aligned {told(numbers['R1: critic alignment'], 3)} "
+        f"with real against generated, untrained {told(numbers['R1: critic alignment, untrained'], 3)}. Of the game’s "
+        f"eigenvalues {numbers['R1: turning']:.0%} turn, untrained {numbers['R1: turning, untrained']:.0%}.",
+        ("E8: the geometry of the critic", results[0]),
+        ("E8: how the game turns", results[1]),
+    ]
+
+
+def _bridge(found: Found) -> Items:
+    n, b = found.e10
+    near, held = (b.range(name) for name in ("critic, nearest of as many", "critic, nearest held out")) if (
+        "critic, nearest held out" in b.generated) else (b.range("critic, nearest"),) * 2
+    return [
+        f"6. The bridge, E10. Both models can say at one and the same point which way to go: the critic by its slope, "
+        f"the denoiser by its step. At generated points their cosine is "
+        f"{_range(b.range('critic, denoiser'))} over noise levels; of an untrained critic "
+        f"{_range(b.range('untrained critic, denoiser'))}; chance is ±{told(n['chance'], 3)}; two denoisers have "
+        f"{_range(b.range('denoiser, Wiener'))}. Toward the nearest of as many training images the slope has "
+        f"{told(near[0])}, toward the nearest held-out one {told(held[0])}. At real points with noise the slope’s "
+        f"cosine with the way back is {_range(b.range('critic', 'noisy'))} (untrained "
+        f"{_range(b.range('untrained critic', 'noisy'))}), the denoiser’s {_range(b.range('denoiser', 'noisy'))} "
+        f"(untrained {_range(b.range('untrained denoiser', 'noisy'))}).",
+        ("E10: is the critic a denoiser?", b),
+    ]
+
+
+def _beside(found: Found) -> Items:
+    rows = [{"model": line.name, "coverage": line.said(), "copies": told(line.copies, 3)} for line in found.ends()]
+    seeds = len(found.compared.info["seeds"]) and found.compared.info["seeds"][0]
+    return [
+        f"7. Side by side, {seeds} seeds of each, the models of part 1. Bars are 95 % intervals over seeds; hollow "
+        "marks are nulls.",
+        ("Side by side over seeds", found.compared),
+        ("Contributions along the path of the first seed", _along(found.paths)),
+        "E8: coverage of held-out digits and copies of training digits over seeds, of models that were trained many at "
+        "a time with settings of their own, beside what needs no training and beside real digits.",
+        ("E8: who covers and who copies", Listing(_sentence(found.e8.sentence), rows)),
+    ]
+
+
+def _along(paths: ks.generative.GenerativeComparison) -> Listing:
+    """What corrections are made of, of both models, with nulls."""
+    rows = []
+    for row in paths.rows:
+        if row.metric in PATHS and row.slot == "main":
+            nulls = [", ".join(f"{name} {told(value, 3)}" for name, value in side.items()) for side in row.nulls]
+            rows.append({"measure": row.label, **{name: told(value.mean, 3) if not why else "–" for name, value, why in
+                                                  zip(paths.columns, row.values, row.why, strict=True)},
+                         "null": "; ".join(dict.fromkeys(filter(None, nulls))) or row.why_null})
+    one, other = (value.mean for value in paths.row("n_eff").values)
+    return Listing("Contributions of training images to a sample’s denoised points, and to a generated point’s motion, "
+                   f"followed along both runs. Beside what all images add alike, those of the denoiser are spread over "
+                   f"{told(one, 0)} images and those of the GAN over {told(other, 0)}.", rows)
+
+
+def _removal(found: Found) -> Items:
+    first = next(iter(found.e11.values()))
+    seeds, subsets, queries = first.measured.shape
+    trials: Items = [(f"E11: what foretells the {'loss' if name == 'loss' else 'denoised point'}", trial)
+                     for name, trial in found.e11.items()]
+    return [
+        f"8. Influence, E11. Contributions say what happened in a run. What leaving images out does is measured here: "
+        f"{subsets} halves of 256 images, {seeds} denoisers trained on each, {queries} held-out digits asked. A score "
+        "is good if its sum over the images kept goes with the answer. The ceiling is what the mean of other seeds "
+        "would reach; the trivial baselines are the distance of pixels, the weights of the optimal denoiser, and how "
+        "the Wiener denoiser moves with the weight of an image; random scores are the null.",
+        *trials,
+    ]
+
+
+def _notes(found: Found) -> Items:
+    table = verdicts(found)
+    parts = {name: value for name, value in found.seconds.items() if name != "E11"}
+    total = sum(parts.values())
+    said = (f"E1 to E10 with all training took {total:.0f} CPU seconds, "
+            f"{'within' if total <= 1200 else 'more than'} the ten minutes of two cores (1200); E11 "
+            f"{found.seconds.get('E11', 0.0):.0f} beside it.")
+    return ["9. What was expected, and what holds.", ("Expectations confirmed and corrected", table),
+            ("Time", Listing(said, [{"part": name, "CPU seconds": round(value, 1)}
+                                    for name, value in found.seconds.items()]))]
+
+
+def _range(limits: tuple[float, float]) -> str:
+    return f"{told(limits[0])} to {told(limits[1])}"
+
+
+def _sentence(text: str) -> str:
+    """A text that begins with a capital letter and ends with a full stop."""
+    text = text.strip().rstrip(".")
+    return f"{text[0].upper()}{text[1:]}."
