@@ -21,7 +21,7 @@ def summary(found: Found) -> list[str]:
     """The page in short, for a reader who has not read any paper."""
     n1, n9, path = found.e1[0], found.e9[0], found.traced[0]
     blocks, e7 = found.e6["blocks"], found.e7
-    one, other = found.end("diffusion"), found.end("GAN, non-saturating + R1")
+    one, other = found.end("denoiser"), found.end("GAN")
     share = found.e4.values["memorised"].mean(0)
     digit, stage = found.digit, found.digit.decided(0)
     rests = float(digit.concentration("image").n_eff[0, stage])
@@ -53,9 +53,9 @@ def summary(found: Found) -> list[str]:
         f"pixels for {n9['nearest_real']:.0%}; so this {'is' if learned else 'is not'} a sign of learning.",
         f"Memory: trained on {found.e4.sizes[0]} images the denoiser copies {float(share[0]):.0%} of its samples, on "
         f"{found.e4.sizes[-1]:,} {float(share[-1]):.1%}; with all images both models copy next to nothing "
-        f"({one.copies:.1%} and {other.copies:.1%}; the optimal denoiser {found.end('optimal').copies:.0%}). Coverage "
-        f"of held-out digits: denoiser {one.said()}, GAN {other.said()}, Wiener denoiser {found.end('Wiener').said()}, "
-        f"real digits {found.end('real').said()}. Concentration: the digit split below rests on "
+        f"({one.copies:.1%} and {other.copies:.1%}; the optimal denoiser "
+        f"{found.end('the optimal denoiser').copies:.0%}). Coverage of held-out digits: denoiser {one.said()}, GAN "
+        f"{other.said()}, Wiener denoiser {found.end('the Wiener denoiser').said()}, real digits {found.end('real points').said()}. Concentration: the digit split below rests on "
         f"{rests:.0f} of {digit.tensor.shape[-1]:,} images where it was decided, as many as images of unequal weight "
         f"count for; of the GAN the mass is that of {path['n_eff']:.0f} images.",
         f"Is the critic a denoiser? {_sentence(found.e10[1].said())} What foretells what leaving images out does? "
@@ -142,8 +142,7 @@ def _memory(found: Found) -> Items:
         "E5: two denoisers trained on images of which they share none, asked with the same noise. If they agree, "
         "neither gives its own images back. Nulls: other noise, and the denoisers of both halves in closed form. The "
         "Wiener denoiser is the one to beat: it knows a covariance only.",
-        ("E5: what disjoint halves agree on", Listing(_sentence(found.e5.sentence),
-                                                       found.e5.rows.to_dict("records"))),
+        ("E5: what disjoint halves agree on", found.e5),
     ]
 
 
@@ -197,7 +196,6 @@ def _bridge(found: Found) -> Items:
 
 
 def _beside(found: Found) -> Items:
-    rows = [{"model": line.name, "coverage": line.said(), "copies": told(line.copies, 3)} for line in found.ends()]
     seeds = len(found.compared.info["seeds"]) and found.compared.info["seeds"][0]
     return [
         f"7. Side by side, {seeds} seeds of each, the models of part 1. Bars are 95 % intervals over seeds; hollow "
@@ -206,7 +204,7 @@ def _beside(found: Found) -> Items:
         ("Contributions along the path of the first seed", _along(found.paths)),
         "E8: coverage of held-out digits and copies of training digits over seeds, of models that were trained many at "
         "a time with settings of their own, beside what needs no training and beside real digits.",
-        ("E8: who covers and who copies", Listing(_sentence(found.e8.sentence), rows)),
+        ("E8: who covers and who copies", found.e8),
     ]
 
 

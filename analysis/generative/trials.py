@@ -10,22 +10,16 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import pandas as pd
 import torch
 from torch import Tensor
 
 import kernelscope as ks
-from kernelscope.generative.denoising.closed_forms import OptimalDenoiser, WienerDenoiser
 from kernelscope.generative.denoising.denoiser import Denoiser
-from kernelscope.generative.denoising.noise import schedule
-from kernelscope.generative.denoising.sampling import sample
-from kernelscope.generative.games.adversary import Adversary
-from kernelscope.generative.measures import coverage_density, intervals, memorised
-from kernelscope.generative.networks import NoiseConv, NoiseMLP, critic, generator
-from kernelscope.generative.trials.many import train_many, train_many_games
+from kernelscope.generative.networks import NoiseMLP, critic, generator
+from kernelscope.generative.trials.covering import CoveragePlan, CoverageTrial, coverage_trial
+from kernelscope.generative.trials.disjoint import DisjointHalves, disjoint_halves
 from kernelscope.generative.trials.memorisation import MemorisationTransition, memorisation_transition
 from kernelscope.generative.trials.removal import SubsetTrial
 from kernelscope.generative.trials.retraining import Halves, half_subsets
@@ -37,10 +31,9 @@ class Settings:
 
     Attributes:
         data: ``"digits"``, or ``"photographs"`` for windows of 8 x 8 pixels.
-        sizes, transition_seeds, transition_steps: Those of E4.
+        sizes, transition_seeds, transition_steps, transition_shorter: Those of E4, and its smaller budgets of steps.
         halves, half_seeds, half_steps: How many points each half has in E5, and its trainings.
-        seeds, steps: The seeds and steps of E8, of 64 points each.
-        conv: Whether E8 has a convolutional denoiser too, a fifth as large and nine times as slow.
+        coverage: The search and the trainings of E8.
         removal: The halves of E11.
         asked: What E11 measures.
     """
@@ -48,29 +41,23 @@ class Settings:
     data: str = "digits"
     sizes: tuple[int, ...] = (8, 32, 128, 512, 1437)
     transition_seeds: tuple[int, ...] = (0, 1)
-    transition_steps: int = 2000
+    transition_steps: int = 2400
+    transition_shorter: tuple[int, ...] = (600,)
     halves: tuple[int, ...] = (32, 256, 718)
     half_seeds: tuple[int, ...] = (0, 1)
     half_steps: int = 1500
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    steps: int = 3000
-    conv: bool = False
+    coverage: CoveragePlan = CoveragePlan()
     removal: Halves = Halves()
     asked: tuple[str, ...] = ("loss", "output")
 
     @classmethod
     def quick(cls, data: str = "digits") -> Settings:
         """Sizes that show that everything runs, and nothing else."""
-        return cls(data, sizes=(8, 128), transition_seeds=(0,), transition_steps=60, halves=(32,), half_seeds=(0,),
-                   half_steps=60, seeds=(0, 1), steps=40, removal=Halves(8, 2, 40, levels=2), asked=("loss",))
+        return cls(data, sizes=(8, 128), transition_seeds=(0,), transition_steps=60, transition_shorter=(20,),
+                   halves=(32,), half_seeds=(0,), half_steps=60,
+                   coverage=CoveragePlan(steps=40, seeds=(5, 6), searched=(0,)),
+                   removal=Halves(8, 2, 40, levels=2), asked=("loss",))
 
-
-@dataclass(frozen=True)
-class Table:
-    """A table, and what it says."""
-
-    rows: pd.DataFrame
-    sentence: str
 
 
 def points(data: str) -> tuple[Tensor, Tensor]:
@@ -86,120 +73,23 @@ def e4(settings: Settings) -> MemorisationTransition:
     x, held_out = points(settings.data)
     spread = float(x.std())
     return memorisation_transition(lambda: Denoiser(NoiseMLP(64, width=256), spread), x, held_out, settings.sizes,
-                                   seeds=settings.transition_seeds, steps=settings.transition_steps)
+                                   seeds=settings.transition_seeds, steps=settings.transition_steps,
+                                   shorter=settings.transition_shorter)
 
 
-def e5(settings: Settings) -> Table:
+def e5(settings: Settings) -> DisjointHalves:
     """Whether denoisers of disjoint halves make the same samples of the same noise."""
+    x, _ = points(settings.data)
+    return disjoint_halves(lambda: Denoiser(NoiseMLP(64, width=256), float(x.std())), x, settings.halves,
+                           seeds=settings.half_seeds, steps=settings.half_steps)
+
+
+def e8(settings: Settings) -> CoverageTrial:
+    """What denoisers and GANs cover and copy, over seeds, each at the setting that the same search chose."""
     x, held_out = points(settings.data)
-    spread, mean = float(x.std()), x.mean(0)
-    orders = [torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)) for seed in settings.half_seeds]
-    subsets, seeds = [], []
-    for order, seed in zip(orders, settings.half_seeds, strict=True):
-        for n in settings.halves:
-            subsets += [order[:n], order[n:2 * n]]
-            seeds += [2 * seed, 2 * seed + 1]
-    many = train_many(lambda: Denoiser(NoiseMLP(64, width=256), spread), x, subsets, seeds, steps=settings.half_steps,
-                      rate=5e-3, course="cosine")
-    z = torch.randn(120, 64, generator=torch.Generator().manual_seed(7))
-    levels = schedule(18).to(x)
-    made = many.sample(z, levels)
-
-    def alike(one: Tensor, other: Tensor) -> float:
-        return float(torch.cosine_similarity(one - mean, other - mean).mean())
-
-    rows = []
-    for k in range(0, len(subsets), 2):
-        a, b = made[k], made[k + 1]
-        train = x[subsets[k]]
-        closed = {name: [sample(kind(x[subset]), z, levels).final for subset in subsets[k:k + 2]]
-                  for name, kind in (("Wiener", WienerDenoiser), ("optimal", OptimalDenoiser))}
-        rows.append({"n": len(subsets[k]), "halves": alike(a, b),
-                     "nearest training point": alike(a, train[torch.cdist(a, train).argmin(1)]),
-                     "halves, other noise": alike(a, b.roll(1, 0)),
-                     **{f"halves, {name}": alike(*pair) for name, pair in closed.items()}})
-    table = pd.DataFrame(rows).groupby("n", as_index=False).mean()
-    crossed = [int(n) for n, own, near in zip(table["n"], table["halves"], table["nearest training point"],
-                                              strict=True) if own > near]
-    last = table.iloc[-1]
-    said = (f"from n = {min(crossed)} on two halves agree more with each other than with their nearest training points"
-            if crossed else "at no n do two halves agree more with each other than with their nearest training points")
-    return Table(table, f"{said}: cosine {last['halves']:.3f} and {last['nearest training point']:.3f} at n = "
-                        f"{int(last['n'])}, where other noise gives {last['halves, other noise']:.3f}, Wiener "
-                        f"denoisers {last['halves, Wiener']:.3f} and optimal ones {last['halves, optimal']:.3f}")
-
-
-def e8(settings: Settings) -> Table:
-    """What denoisers and GANs cover and copy, over seeds, with as many presentations each."""
-    x, held_out = points(settings.data)
-    spread, seeds, steps = float(x.std()), list(settings.seeds), settings.steps
-    every = [torch.arange(len(x))] * len(seeds)
-    z = torch.randn(len(held_out), 64, generator=torch.Generator().manual_seed(11))
-    levels = schedule(18).to(x)
-    keep = sorted({max(steps * part // 8, 1) for part in (1, 2, 4)})
-    rows: list[dict] = []
-
-    def add(model: str, step: int, samples: Tensor, parameters: int, seconds: float) -> None:
-        found = [(coverage_density(own, held_out), memorised(own, x).share) for own in samples]
-        cover = intervals([one.coverage for one, _ in found])
-        dense = intervals([one.density for one, _ in found])
-        rows.append({"model": model, "step": step, "coverage": cover.mean, "low": cover.low, "high": cover.high,
-                     "density": dense.mean, "memorised": intervals([share for _, share in found]).mean,
-                     "parameters": parameters, "presentations": 64 * step, "CPU seconds of a seed": seconds})
-
     # 52,816 parameters beside the 52,289 of both networks of the game.
-    cores: dict[str, Callable[[], torch.nn.Module]] = {"diffusion, MLP": lambda: NoiseMLP(64, width=168)}
-    if settings.conv:
-        cores["diffusion, convolutions"] = lambda: NoiseConv(8, width=24)
-    for name, core in cores.items():
-        begun = time.process_time()
-        many = train_many(lambda core=core: Denoiser(core(), spread), x, every, seeds, steps=steps,
-                          rate=5e-3, course="cosine", keep=[0, *keep])
-        seconds = (time.process_time() - begun) / len(seeds)
-        for step in (0, *keep, steps):
-            at = many if step == steps else many.at(step)
-            add(name, step, at.sample(z, levels), many.size, seconds * step / steps)
-    for name, game in (("GAN, non-saturating + R1", Adversary("non-saturating", 0.1)),
-                       ("GAN, hinge + R1", Adversary("hinge", 0.1)), ("GAN, no R1", Adversary("non-saturating"))):
-        begun = time.process_time()
-        games = train_many_games(lambda: generator(16, 64, 128), lambda: critic(64, 128), x, every, seeds, game=game,
-                                 steps=steps, keep=[0, *keep])
-        seconds = (time.process_time() - begun) / len(seeds)
-        for step in (0, *keep, steps):
-            at = games if step == steps else games.at(step)
-            add(name, step, at.generators(z[:, :16]), games.generators.size + games.critics.size,
-                seconds * step / steps)
-    for name, denoise in (("Wiener denoiser", WienerDenoiser(x)), ("optimal denoiser", OptimalDenoiser(x))):
-        add(name, 0, sample(denoise, z, levels).final[None], 0, 0.0)
-    chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(3))[:len(held_out)]
-    real = coverage_density(x[chosen], held_out)
-    rows.append({"model": "real points", "step": 0, "coverage": real.coverage, "density": real.density,
-                 "memorised": memorised(held_out, x).share, "parameters": 0, "presentations": 0,
-                 "CPU seconds of a seed": 0.0})
-    table = pd.DataFrame(rows)
-    return Table(table, _compared(table, steps))
-
-
-def _compared(table: pd.DataFrame, steps: int) -> str:
-    ends = table[table["step"] == steps].set_index("model")
-    one = ends.loc["diffusion, MLP"]
-    name = ends[ends.index.str.startswith("GAN")]["coverage"].idxmax()
-    other = ends.loc[name]
-    apart = one["low"] > other["high"] or other["low"] > one["high"]
-    real = table[table["model"] == "real points"].iloc[0]
-    text = (f"after {64 * steps:,} presentations the denoiser covers {one['coverage']:.3f} and {name} "
-            f"{other['coverage']:.3f} of the held-out points, {'apart' if apart else 'not apart'} by their intervals, "
-            f"where real points cover {real['coverage']:.3f}; they copy {one['memorised']:.3f} and "
-            f"{other['memorised']:.3f}")
-    pairs = [(row, mate) for _, row in table[table["model"] == "diffusion, MLP"].iterrows()
-             for _, mate in table[table["model"] == name].iterrows()
-             if row["step"] and mate["step"] and abs(row["coverage"] - mate["coverage"]) <= 0.05]
-    if not pairs:
-        return f"{text}; no two checkpoints have coverages within 0.05"
-    row, mate = max(pairs, key=lambda pair: min(pair[0]["coverage"], pair[1]["coverage"]))
-    return (f"{text}; at matched coverage ({row['coverage']:.3f} after {int(row['step'])} steps, "
-            f"{mate['coverage']:.3f} after {int(mate['step'])}) densities are {row['density']:.3f} and "
-            f"{mate['density']:.3f}, copies {row['memorised']:.3f} and {mate['memorised']:.3f}")
+    return coverage_trial(lambda: Denoiser(NoiseMLP(64, width=168), float(x.std())), lambda: generator(16, 64, 128),
+                          lambda: critic(64, 128), x, held_out, settings.coverage)
 
 
 def e11(settings: Settings) -> dict[str, SubsetTrial]:
@@ -225,9 +115,8 @@ def main() -> None:
         found = {"e4": e4, "e5": e5, "e8": e8, "e11": e11}[name](settings)
         print(f"\n{name}, {given.data}: {time.process_time() - begun:.1f} CPU seconds")
         for one in found.values() if isinstance(found, dict) else [found]:
-            print(one.sentence if isinstance(one, Table) else one)
-            frame = one.rows if isinstance(one, Table) else one.to_frame()
-            print(frame.round(3).to_string(index=False), flush=True)
+            print(one)
+            print(one.to_frame().round(3).to_string(index=False), flush=True)
 
 
 if __name__ == "__main__":

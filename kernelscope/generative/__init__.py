@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from .stages.result import DiffusionExplanation, OptimalExplanation
     from .stages.stages import explain_diffusion, explain_optimal
     from .training import train_diffusion, train_gan
+    from .trials.covering import CoveragePlan, CoverageTrial, Setting, coverage_trial
+    from .trials.disjoint import DisjointHalves, disjoint_halves
     from .trials.many import ManyDenoisers, ManyGames, train_many, train_many_games
     from .trials.memorisation import MemorisationTransition, memorisation_transition
     from .trials.removal import SubsetTrial, subset_trial
@@ -50,11 +52,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Adversary",
     "Bridge",
+    "CoveragePlan",
+    "CoverageTrial",
     "CriticGeometry",
     "Denoiser",
     "DenoiserFit",
     "DiffusionExplanation",
     "DiffusionRun",
+    "DisjointHalves",
     "EquivariantLocalDenoiser",
     "GANExplanation",
     "GANRun",
@@ -75,13 +80,16 @@ __all__ = [
     "Parameterised",
     "Reparameterised",
     "Sampled",
+    "Setting",
     "SubsetTrial",
     "WienerDenoiser",
     "Witness",
     "bridge",
     "compare",
+    "coverage_trial",
     "critic_geometry",
     "denoiser_fit",
+    "disjoint_halves",
     "explain_diffusion",
     "explain_gan",
     "explain_optimal",
@@ -111,11 +119,14 @@ __all__ = [
 _HOMES = {
     "Adversary": "games.adversary",
     "Bridge": "comparing.bridging",
+    "CoveragePlan": "trials.covering",
+    "CoverageTrial": "trials.covering",
     "CriticGeometry": "games.geometry",
     "Denoiser": "denoising.denoiser",
     "DenoiserFit": "denoising.fits",
     "DiffusionExplanation": "stages.result",
     "DiffusionRun": "denoising.reading",
+    "DisjointHalves": "trials.disjoint",
     "EquivariantLocalDenoiser": "denoising.closed_forms",
     "GANExplanation": "games.result",
     "GANRun": "games.game",
@@ -136,13 +147,16 @@ _HOMES = {
     "Parameterised": "denoising.parameterisations",
     "Reparameterised": "denoising.parameterisations",
     "Sampled": "denoising.sampling",
+    "Setting": "trials.covering",
     "SubsetTrial": "trials.removal",
     "WienerDenoiser": "denoising.closed_forms",
     "Witness": "games.witnessing",
     "bridge": "comparing.bridging",
     "compare": "comparing.comparing",
+    "coverage_trial": "trials.covering",
     "critic_geometry": "games.geometry",
     "denoiser_fit": "denoising.fits",
+    "disjoint_halves": "trials.disjoint",
     "explain_diffusion": "stages.stages",
     "explain_gan": "games.explaining",
     "explain_optimal": "stages.stages",

@@ -31,6 +31,8 @@ from ..generative.games.geometry import CriticGeometry
 from ..generative.games.result import GANExplanation
 from ..generative.games.spectra import GameSpectrum
 from ..generative.games.witnessing import Witness
+from ..generative.trials.covering import CoverageTrial
+from ..generative.trials.disjoint import DisjointHalves
 from ..generative.trials.memorisation import MemorisationTransition
 from ..generative.trials.removal import SubsetTrial
 from ..machine.left_out import LeaveOneOut
@@ -272,6 +274,12 @@ TRIAL_GLOSSARY = (
     ("copy, memorised", "A sample less than a third as far from its nearest training point as from the second "
                         "nearest."),
     ("coverage", "The share of held-out points with a sample nearer than their fifth neighbour among themselves."),
+    ("density", "How many balls of held-out points hold a sample on average, over five; about 1 for real points."),
+    ("search", "The settings that were tried for each of two models, as many for both, and judged by validation points "
+               "that neither the training nor the comparison has."),
+    ("paired difference", "The mean over seeds of one model less the other, with the 95 % interval of Student’s t. The "
+                          "two are called apart where it leaves out 0."),
+    ("halves", "Two networks trained on sets of points that share none, given the same noise."),
     ("LDS", "The rank correlation, over subsets of the training points, of the sum of a score over the subset with "
             "what a network trained on it answers."),
     ("ceiling of noise", "About the LDS of what knows the mean answers: the root of the reliability of the measured "
@@ -303,7 +311,7 @@ GLOSSARIES = (
     ((GenerativeComparison,), COMPARISON_GLOSSARY),
     ((Bridge, CriticGeometry), GEOMETRY_GLOSSARY),
     ((GameSpectrum,), GAME_GLOSSARY),
-    ((MemorisationTransition, SubsetTrial), TRIAL_GLOSSARY),
+    ((CoverageTrial, DisjointHalves, MemorisationTransition, SubsetTrial), TRIAL_GLOSSARY),
 )
 
 HEADINGS = {
@@ -313,8 +321,10 @@ HEADINGS = {
     "ConversionReport": "A layer as a sum of features",
     "Coverage": "Inside or outside of what was learned",
     "CriticGeometry": "What a critic can tell a generator",
+    "CoverageTrial": "What a denoiser and a GAN cover",
     "Decomposition": "The ledger",
     "DenoiserFit": "Which closed form a denoiser is",
+    "DisjointHalves": "What halves of the data agree on",
     "Eigenlearning": "The error that is expected",
     "Ensemble": "The same training on other batches",
     "Expected": "Where runs end on average",

@@ -41,6 +41,8 @@ from ..generative.games.witnessing import Witness
 from ..generative.stages.localisation import NoiseLocalisation
 from ..generative.stages.noise_kernels import NoiseKernel
 from ..generative.stages.result import DiffusionExplanation, OptimalExplanation
+from ..generative.trials.covering import CoverageTrial
+from ..generative.trials.disjoint import DisjointHalves
 from ..generative.trials.memorisation import MemorisationTransition
 from ..generative.trials.removal import SubsetTrial
 from ..machine.left_out import LeaveOneOut
@@ -209,6 +211,13 @@ def noise(result: Result, album: Album, name: str) -> dict[str, Any]:
     }
 
 
+def coverage_trial(result: Result, album: Album, name: str) -> dict[str, Any]:
+    """The view of a comparison of coverage: over the time it takes, and over what was shown."""
+    ways: list[dict[str, Any]] = [{"over": "CPU seconds"}, {"over": "presentations"}]
+    return noise(result, album, name) | {
+        "drawings": [(Markup(plots.svg(result, **way)), plots.title(result, **way)) for way in ways]}
+
+
 SECTIONS: dict[type, tuple[str, View]] = {
     Explanation: ("explanation.html", explanation),
     Decomposition: ("decomposition.html", decomposition),
@@ -224,9 +233,10 @@ SECTIONS: dict[type, tuple[str, View]] = {
     **dict.fromkeys((DenoiserFit, JacobianGeometry), ("drawings.html", denoisers)),
     GenerativeComparison: ("generative.html", generative_comparison),
     **dict.fromkeys((Bridge, CriticGeometry, GameSpectrum), ("drawings.html", game)),
-    **dict.fromkeys((BundleReport, ConversionReport, DiffusionExplanation, Eigenlearning, Ensemble, Expected,
-                     KernelDistances, LeaveOneOut, MemorisationTransition, MemoryWeights, ModeComparison, NoiseKernel,
-                     NoiseLocalisation, OptimalExplanation, Orders, PathKernel, Predictions, Reservoir, Ridges,
-                     Spectrum, SubsetTrial, TradeOffs, Witness), ("drawings.html", noise)),
+    CoverageTrial: ("drawings.html", coverage_trial),
+    **dict.fromkeys((BundleReport, ConversionReport, DiffusionExplanation, DisjointHalves, Eigenlearning, Ensemble,
+                     Expected, KernelDistances, LeaveOneOut, MemorisationTransition, MemoryWeights, ModeComparison,
+                     NoiseKernel, NoiseLocalisation, OptimalExplanation, Orders, PathKernel, Predictions, Reservoir,
+                     Ridges, Spectrum, SubsetTrial, TradeOffs, Witness), ("drawings.html", noise)),
     Result: ("result.html", anything),
 }

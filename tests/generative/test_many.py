@@ -155,3 +155,28 @@ def test_what_cannot_be_trained_together_is_refused():
         train_many(lambda: Denoiser(NoiseMLP(16, width=next(widths)), 0.8), x, subsets()[:2], [0, 1])
     with pytest.raises(ModelError, match="batch statistics"):
         train_many(lambda: Denoiser(nn.BatchNorm1d(16), 0.8), x, subsets()[:1], [0])
+
+
+def test_members_of_several_rates_courses_and_penalties_are_those_of_their_own_trainings():
+    x, every, seeds = points(10, 3), [torch.arange(10)] * 3, [4, 6, 9]
+    plans = [(1e-2, "cosine", 0.3), (2e-3, "constant", 0.0), (1e-2, "cosine", 0.3)]
+    rates, courses, penalties = map(list, zip(*plans, strict=True))
+    many = train_many(lambda: Denoiser(NoiseMLP(3, width=4), 0.8), x, every, seeds, steps=20, batch=5, rate=rates,
+                      course=courses)
+    games = train_many_games(lambda: generator(2, 3, 4), lambda: critic(3, 4), x, every, seeds, latents=2, steps=20,
+                             batch=5, rate=rates, course=courses,
+                             game=[Adversary("non-saturating", r1) for r1 in penalties])
+    for i, (rate, course, r1) in enumerate(plans):
+        alone = train_many(lambda: Denoiser(NoiseMLP(3, width=4), 0.8), x, every[:1], seeds[i:i + 1], steps=20,
+                           batch=5, rate=rate, course=course)
+        game = train_many_games(lambda: generator(2, 3, 4), lambda: critic(3, 4), x, every[:1], seeds[i:i + 1],
+                                latents=2, steps=20, batch=5, rate=rate, course=course,
+                                game=Adversary("non-saturating", r1))
+        for together, own in ((many, alone), (games.generators, game.generators), (games.critics, game.critics)):
+            for name, value in together.member(i).items():
+                torch.testing.assert_close(value, own.parameters[name][0], rtol=1e-8, atol=1e-9)
+    with pytest.raises(DataError, match="rate must be one for all members or one for each of 3; 2 came"):
+        train_many(lambda: Denoiser(NoiseMLP(3, width=4), 0.8), x, every, seeds, steps=1, rate=[1e-3, 1e-2])
+    with pytest.raises(DataError, match="differ in r1 alone; hinge, wasserstein came"):
+        train_many_games(lambda: generator(2, 3, 4), lambda: critic(3, 4), x, every[:2], seeds[:2], latents=2, steps=1,
+                         game=[Adversary("hinge"), Adversary("wasserstein")])

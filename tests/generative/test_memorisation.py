@@ -23,3 +23,20 @@ def test_transitions_are_kept_drawn_and_shown_beside_nulls_that_copy_and_do_not(
     assert "optimal denoiser" in Report("Transition", [found]).html()
     for measure in found.values:
         plots.draw(found, measure=measure)
+
+
+def test_shorter_trainings_are_those_trained_alone_and_stand_beside_the_long_one(tmp_path):
+    x = torch.randn(80, 4, generator=torch.Generator().manual_seed(0))
+
+    def transition(**given):
+        return memorisation_transition(lambda: Denoiser(NoiseMLP(4, width=6), 1.0), x[:40], x[40:], (5, 40),
+                                       seeds=[0], stages=5, **given)
+
+    found, alone = transition(steps=10, shorter=(4,)), transition(steps=4)
+    for own, table in zip(alone.values.values(), found.shorter["4"], strict=True):
+        torch.testing.assert_close(own, table, rtol=1e-5, atol=1e-6)
+    assert list(found.turns) == [4, 10]
+    assert "after 4 steps, " in found.said()
+    assert repr(Result.load(found.save(tmp_path / "both"))) == repr(found)
+    assert "network, 4 steps" in set(found.to_frame()["of"])
+    plots.draw(found)

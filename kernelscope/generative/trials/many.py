@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -198,8 +198,8 @@ def train_many(
     *,
     steps: int = 1000,
     batch: int = 64,
-    rate: float = 2e-3,
-    course: str = "constant",
+    rate: float | Sequence[float] = 2e-3,
+    course: str | Sequence[str] = "constant",
     law: NoiseLaw | None = None,
     keep: Sequence[int] = (),
 ) -> ManyDenoisers:
@@ -212,8 +212,8 @@ def train_many(
         seeds: A seed for each member.
         steps: How many steps.
         batch: How many points each member sees in a step.
-        rate: The learning rate.
-        course: ``"constant"``, or ``"cosine"`` for a rate that falls to nought.
+        rate: The learning rate, or one for each member.
+        course: ``"constant"``, or ``"cosine"`` for a rate that falls to nought, or one for each member.
         law: The law of noise levels.
         keep: After which steps parameters are kept, beside the last.
 
@@ -261,12 +261,12 @@ def train_many_games(
     subsets: Sequence[Tensor],
     seeds: Sequence[int],
     *,
-    game: Adversary | None = None,
+    game: Adversary | Sequence[Adversary] | None = None,
     latents: int = 16,
     steps: int = 1000,
     batch: int = 64,
-    rate: float = 1e-3,
-    course: str = "constant",
+    rate: float | Sequence[float] = 1e-3,
+    course: str | Sequence[str] = "constant",
     keep: Sequence[int] = (),
 ) -> ManyGames:
     """Plays one game on each subset of the points, all together: a step of the critics, a step of the generators.
@@ -277,16 +277,16 @@ def train_many_games(
         x: The points, with shape (n, *).
         subsets: For each member the places of the points it sees.
         seeds: A seed for each member.
-        game: The losses.
+        game: The losses, or those of each member, which differ in the weight of R1 alone.
         latents: The number of a latent's entries.
         steps: How many rounds.
         batch: How many points each member sees in a round.
-        rate: The learning rate of Adam, with momenta 0.5 and 0.9.
-        course: ``"constant"``, or ``"cosine"`` for a rate that falls to nought.
+        rate: The learning rate of Adam, with momenta 0.5 and 0.9, or one for each member.
+        course: ``"constant"``, or ``"cosine"`` for a rate that falls to nought, or one for each member.
         keep: After which rounds parameters are kept, beside the last.
 
     Raises:
-        DataError: If subsets and seeds are not as many, or a subset has none of the points.
+        DataError: If subsets and seeds are not as many, a subset has none of the points, or games are of two kinds.
         ModelError: If a network is none, or has batch statistics.
 
     Example:
@@ -297,7 +297,12 @@ def train_many_games(
         >>> games.generators(torch.zeros(5, 3)).shape
         torch.Size([2, 5, 2])
     """
-    places, game = _subsets(x, subsets, seeds), game or Adversary(r1=0.1)
+    places = _subsets(x, subsets, seeds)
+    games = _each(game or Adversary(r1=0.1), "game", len(seeds))
+    if len({one.kind for one in games}) > 1:
+        raise DataError("Games that are played together differ in r1 alone; "
+                        f"{', '.join(sorted({one.kind for one in games}))} came. Give each kind a call of its own.")
+    first, penalties = games[0], torch.tensor([one.r1 for one in games]).to(x)
     steps, batch = as_count(steps, "steps", 1), as_count(batch, "batch", 1)
     makers = _Stack(generator, "generator", seeds, x, rate, course, steps, (0.5, 0.9), keep)
     judges = _Stack(critic, "critic", seeds, x, rate, course, steps, (0.5, 0.9), keep)
@@ -312,15 +317,15 @@ def train_many_games(
             real, z = x[torch.stack([ids for ids, _ in drawn])], torch.stack([noise for _, noise in drawn], 1)
             with torch.no_grad():
                 fake = makers(z[0])
-            points = torch.cat([real.requires_grad_(bool(game.r1)), fake], 1)
+            points = torch.cat([real.requires_grad_(bool(penalties.any())), fake], 1)
             scores = judges(points)[..., 0]
             pairs = torch.stack([scores.flatten(), torch.zeros_like(scores.flatten())], 1)
-            loss = game.critic_loss(pairs, rows).sum() / batch
-            if game.r1:
+            loss = first.critic_loss(pairs, rows).sum() / batch
+            if penalties.any():
                 slope, = torch.autograd.grad(scores[:, :batch].sum(), real, create_graph=True)
-                loss = loss + game.r1 / 2 * slope.square().sum() / batch
+                loss = loss + (penalties / 2 * slope.square().flatten(1).sum(1)).sum() / batch
             judges.step(k, loss)
-            makers.step(k, game.generator_loss(judges(makers(z[1]))[..., 0]).sum() / batch)
+            makers.step(k, first.generator_loss(judges(makers(z[1]))[..., 0]).sum() / batch)
             done(1)
     return ManyGames(ManyNetworks(makers.network, makers.held, makers.kept),
                      ManyNetworks(judges.network, judges.held, judges.kept))
@@ -329,11 +334,13 @@ def train_many_games(
 class _Stack:
     """The stacked parameters of networks while they are trained, and their optimizer, which works entry by entry."""
 
-    def __init__(self, make: Callable[[], nn.Module], name: str, seeds: Sequence[int], x: Tensor, rate: float,
-                 course: str, steps: int, betas: tuple[float, float], keep: Sequence[int]):
+    def __init__(self, make: Callable[[], nn.Module], name: str, seeds: Sequence[int], x: Tensor,
+                 rate: float | Sequence[float], course: str | Sequence[str], steps: int,
+                 betas: tuple[float, float], keep: Sequence[int]):
         make = as_function(make, name, "nothing, and gives a module")
-        self._course = COURSES[as_choice(course, "course", tuple(COURSES))]
-        self._steps, self._rate = steps, as_positive(rate, "rate", "2e-3")
+        plans = [(as_positive(r, "rate", "2e-3"), as_choice(c, "course", tuple(COURSES)))
+                 for r, c in zip(_each(rate, "rate", len(seeds)), _each(course, "course", len(seeds)), strict=True)]
+        self._steps = steps
         made = []
         for seed in seeds:
             with torch.random.fork_rng(devices=[]):
@@ -350,7 +357,12 @@ class _Stack:
         self.network = first.module(()).to(x.dtype)
         self._leaves = {key: torch.stack([one.parameters[key] for one in made]).to(x).requires_grad_()
                         for key in first.parameters}
-        self._optimizer = torch.optim.Adam(list(self._leaves.values()), lr=self._rate, betas=betas, fused=True)
+        # Members of one plan are stepped together, in place, through views of their rows.
+        self._groups = {plan: [i for i in range(len(seeds)) if plans[i] == plan] for plan in dict.fromkeys(plans)}
+        self._views = {plan: self._rows([leaf.detach() for leaf in self._leaves.values()], plan)
+                       for plan in self._groups}
+        self._optimizer = torch.optim.Adam([{"params": views, "lr": plan[0]} for plan, views in self._views.items()],
+                                           betas=betas, fused=True)
         self._keep, self.kept = {as_count(step, "keep") for step in keep}, {}
         if 0 in self._keep:
             self.kept[0] = self.held
@@ -361,19 +373,36 @@ class _Stack:
 
     def step(self, k: int, loss: Tensor) -> None:
         """One step of all of them down their summed loss; only these parameters get gradients."""
-        leaves = list(self._leaves.values())
-        for leaf, gradient in zip(leaves, torch.autograd.grad(loss, leaves), strict=True):
-            # The fused step reads entries in their order in memory, whatever the strides of a gradient say.
-            leaf.grad = gradient.contiguous()
-        self._optimizer.param_groups[0]["lr"] = self._rate * self._course(k / self._steps)
+        # The fused step reads entries in their order in memory, whatever the strides of a gradient say.
+        gradients = [gradient.contiguous() for gradient in torch.autograd.grad(loss, list(self._leaves.values()))]
+        for (plan, views), group in zip(self._views.items(), self._optimizer.param_groups, strict=True):
+            for view, row in zip(views, self._rows(gradients, plan), strict=True):
+                view.grad = row
+            group["lr"] = plan[0] * COURSES[plan[1]](k / self._steps)
         self._optimizer.step()
         if k + 1 in self._keep:
             self.kept[k + 1] = self.held
+
+    def _rows(self, stacked: list[Tensor], plan: tuple[float, str]) -> list[Tensor]:
+        """The rows of the members of a plan; the whole where all share one."""
+        if len(self._groups) == 1:
+            return stacked
+        return [tensor[i] for tensor in stacked for i in self._groups[plan]]
 
     @property
     def held(self) -> Parameters:
         """The parameters as they are now, copied."""
         return {key: leaf.detach().clone() for key, leaf in self._leaves.items()}
+
+
+def _each(given: Any, name: str, count: int) -> list[Any]:
+    """One thing for each member, from one for all or from a list of them."""
+    if not isinstance(given, list | tuple):
+        return [given] * count
+    if len(given) != count:
+        raise DataError(f"{name} must be one for all members or one for each of {count}; {len(given)} came. Repeat "
+                        "those of members that share one.")
+    return list(given)
 
 
 def _subsets(x: Tensor, subsets: Sequence[Tensor], seeds: Sequence[int]) -> list[Tensor]:

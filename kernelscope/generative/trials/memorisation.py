@@ -24,7 +24,7 @@ from ..denoising.denoiser import Denoiser, along
 from ..denoising.noise import NoiseLaw, schedule
 from ..denoising.sampling import sample
 from ..measures import coverage_density, intervals, memorised
-from .many import train_many
+from .many import ManyDenoisers, train_many
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,12 +48,15 @@ class MemorisationTransition(Result):
             (seeds, sizes).
         nulls: By name the same of what was not trained, with shape (measures, sizes); NaN where it is not defined.
         info: Facts to print.
+        shorter: By how many steps the same of shorter trainings, each with a course of its own, with shape (measures,
+            seeds, sizes).
     """
 
     sizes: list[int]
     values: dict[str, Tensor]
     nulls: dict[str, Tensor]
     info: dict[str, Any] = field(default_factory=dict)
+    shorter: dict[str, Tensor] = field(default_factory=dict)
 
     def interval(self, measure: str, size: int) -> Interval:
         """The mean of a measure over seeds, with its 95 % interval from five seeds on."""
@@ -69,7 +72,16 @@ class MemorisationTransition(Result):
     @property
     def turn(self) -> float | None:
         """The size at which half of the samples are copies, between sizes by their logarithms; ``None`` if outside."""
-        share = self.values["memorised"].mean(0)
+        return self._turn(self.values["memorised"].mean(0))
+
+    @property
+    def turns(self) -> dict[int, float | None]:
+        """The size at which half of the samples are copies by how many steps were trained, the fewest first."""
+        found = {int(steps): self._turn(values[MEASURES.index("memorised")].mean(0))
+                 for steps, values in self.shorter.items()}
+        return dict(sorted((found | {int(self.info["steps"]): self.turn}).items()))
+
+    def _turn(self, share: Tensor) -> float | None:
         for i in range(len(self.sizes) - 1):
             one, other = float(share[i]), float(share[i + 1])
             if one >= 0.5 > other:
@@ -88,6 +100,10 @@ class MemorisationTransition(Result):
         text = f"{at}: {float(share[0]):.3f} at n = {few}, {float(share[-1]):.3f} at n = {many}"
         if COPIES in self.nulls:
             text += f"; the {COPIES} copies {float(self.null(COPIES, 'memorised')[-1]):.3f} at n = {many}"
+        if self.shorter:
+            text += "; half are copies at " + ", ".join(
+                f"{'no n that was tried' if turn is None else f'n = {turn:.0f}'} after {steps:,} steps"
+                for steps, turn in self.turns.items())
         gap = self.values["held-out error"].mean(0) / self.values["train error"].mean(0)
         falls = float(gap[-1]) < float(gap[0])
         return (f"{text}; held-out over training error {'falls' if falls else 'goes'} from {float(gap[0]):.3g} to "
@@ -104,6 +120,9 @@ class MemorisationTransition(Result):
         rows: list[dict[str, Any]] = []
         for i, size in enumerate(self.sizes):
             rows.append({"n": size, "of": "network", **{m: float(self.values[m][:, i].mean()) for m in MEASURES}})
+            rows += [{"n": size, "of": f"network, {steps} steps",
+                      **{m: float(found[k, :, i].mean()) for k, m in enumerate(MEASURES)}}
+                     for steps, found in self.shorter.items()]
             rows += [{"n": size, "of": name, **{m: float(found[k, i]) for k, m in enumerate(MEASURES)}}
                      for name, found in self.nulls.items()]
         return pd.DataFrame(rows)
@@ -133,6 +152,7 @@ def memorisation_transition(
     *,
     seeds: Sequence[int] = (0, 1),
     steps: int = 2000,
+    shorter: Sequence[int] = (),
     batch: int = 64,
     rate: float = 5e-3,
     course: str = "cosine",
@@ -148,6 +168,7 @@ def memorisation_transition(
         sizes: How many points are trained on.
         seeds: The seeds of order, network and batches.
         steps: The steps of each training.
+        shorter: Other numbers of steps, to see how the change depends on how long is trained.
         batch: The points of a step.
         rate: The learning rate of Adam.
         course: ``"cosine"`` or ``"constant"``.
@@ -171,14 +192,15 @@ def memorisation_transition(
     begun = time.process_time()
     orders = [torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     subsets = [order[:size] for order in orders for size in sizes]
-    many = train_many(denoiser, x, subsets, [seed for seed in seeds for _ in sizes], steps=steps, batch=batch,
-                      rate=rate, course=course, law=law, keep=[0])
+    budgets = {count: train_many(denoiser, x, subsets, [seed for seed in seeds for _ in sizes], steps=count,
+                                 batch=batch, rate=rate, course=course, law=law, keep=[0])
+               for count in dict.fromkeys([*shorter, steps])}
+    many = budgets[steps]
     seconds = time.process_time() - begun
     source = torch.Generator().manual_seed(seeds[0])
     z, levels = torch.randn(held_out.shape, generator=source).to(x), schedule(stages).to(x)
     noise = torch.randn(held_out.shape, generator=source).to(x)
-    made, untrained = many.sample(z, levels), many.at(0).sample(z, levels)
-    values = {measure: torch.empty(len(seeds), len(sizes), dtype=torch.float64) for measure in MEASURES}
+    untrained = many.at(0).sample(z, levels)
 
     def measured(samples: Tensor, train: Tensor, denoise: Callable[[Tensor, Tensor], Tensor] | None) -> list[float]:
         errors = [float("nan")] * 2
@@ -186,18 +208,23 @@ def memorisation_transition(
             errors = [_error(denoise, points, noise) for points in (train, held_out)]
         return [memorised(samples, train).share, coverage_density(samples, held_out).coverage, *errors]
 
-    for j in range(len(subsets)):
-        row, column = divmod(j, len(sizes))
+    def of_networks(held: ManyDenoisers) -> Tensor:
+        """The measures of all members, with shape (measures, seeds, sizes)."""
+        rows, skeleton = [], held.network
+        assert isinstance(skeleton, Denoiser)
+        for j, samples in enumerate(held.sample(z, levels)):
 
-        def own(y: Tensor, sigma: Tensor, j: int = j) -> Tensor:
-            skeleton = many.network
-            assert isinstance(skeleton, Denoiser)
-            a, b = skeleton.coefficients(sigma)
-            with torch.no_grad():
-                return along(a, y) * y + along(b, y) * torch.func.functional_call(skeleton, many.member(j), (y, sigma))
+            def own(y: Tensor, sigma: Tensor, j: int = j) -> Tensor:
+                a, b = skeleton.coefficients(sigma)
+                with torch.no_grad():
+                    return along(a, y) * y + along(b, y) * torch.func.functional_call(skeleton, held.member(j),
+                                                                                      (y, sigma))
 
-        for measure, value in zip(MEASURES, measured(made[j], x[subsets[j]], own), strict=True):
-            values[measure][row, column] = value
+            rows.append(measured(samples, x[subsets[j]], own))
+        return torch.tensor(rows, dtype=torch.float64).T.reshape(len(MEASURES), len(seeds), len(sizes))
+
+    found = {count: of_networks(held) for count, held in budgets.items()}
+    values = dict(zip(MEASURES, found[steps], strict=True))
     nulls: dict[str, list[list[float]]] = {COPIES: [], "Wiener denoiser": [], "untrained network": [],
                                            "held-out points": []}
     for i, subset in enumerate(subsets[:len(sizes)]):
@@ -214,7 +241,8 @@ def memorisation_transition(
         sizes, values,
         {name: torch.tensor(rows, dtype=torch.float64).T for name, rows in nulls.items()},
         {"parameters": many.size, "steps": steps, "batch": batch, "course": course, "samples": len(z),
-         "error at σ": SIGMA, "seconds of training": seconds})
+         "error at σ": SIGMA, "seconds of training": seconds},
+        {str(count): table for count, table in found.items() if count != steps})
 
 
 def _error(denoise: Callable[[Tensor, Tensor], Tensor], points: Tensor, noise: Tensor) -> float:
