@@ -55,7 +55,8 @@ def summary(found: Found) -> list[str]:
         f"{found.e4.sizes[-1]:,} {float(share[-1]):.1%}; with all images both models copy next to nothing "
         f"({one.copies:.1%} and {other.copies:.1%}; the optimal denoiser "
         f"{found.end('the optimal denoiser').copies:.0%}). Coverage of held-out digits: denoiser {one.said()}, GAN "
-        f"{other.said()}, Wiener denoiser {found.end('the Wiener denoiser').said()}, real digits {found.end('real points').said()}. Concentration: the digit split below rests on "
+        f"{other.said()}, Wiener denoiser {found.end('the Wiener denoiser').said()}, real "
+        f"digits {found.end('real points').said()}. Concentration: the digit split below rests on "
         f"{rests:.0f} of {digit.tensor.shape[-1]:,} images where it was decided, as many as images of unequal weight "
         f"count for; of the GAN the mass is that of {path['n_eff']:.0f} images.",
         f"Is the critic a denoiser? {_sentence(found.e10[1].said())} What foretells what leaving images out does? "

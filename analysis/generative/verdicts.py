@@ -103,7 +103,8 @@ def _e8(found: Found) -> dict[str, str]:
     return _row("E8 coverage", "GAN .69, denoiser .66 to .74; no copies",
                 f"GAN {other.said()}, denoiser {one.said()}; real points {found.end('real points').said()}, Wiener "
                 f"{found.end('the Wiener denoiser').said()}, optimal "
-                f"{found.end('the optimal denoiser').said()}; copies at most {told(copies, 3)}", level and copies < 0.01, "" if level else "not level with these settings")
+                f"{found.end('the optimal denoiser').said()}; copies at most {told(copies, 3)}",
+                level and copies < 0.01, "" if level else "not level with these settings")
 
 
 def _geometry(found: Found) -> dict[str, str]:
