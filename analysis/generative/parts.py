@@ -161,8 +161,9 @@ def _witness(found: Found) -> Items:
         f"{told(n['epsilon1'])} of the change. Real images raise the score of {raised:.0%} of points and generated "
         f"ones lower that of {lowered:.0%}; what is told apart is the rest. By classes κ is {told(n['kappa'], 0)}, by single "
         f"images {told(n['kappa_of_samples'], 0)} at the median point. Centred, the own class is on top for "
-        f"{n['own_real']:.0%} of held-out and {n['own_generated']:.0%} of generated digits. Nulls: the kernel of the "
-        f"untrained critic, {n['untrained_real']:.0%} and {n['untrained_generated']:.0%}; the class of the nearest "
+        f"{n['own_real']:.0%} of held-out and {n['own_generated']:.0%} of generated digits. Nulls: the kernel "
+        f"of the untrained critic, {n['untrained_real']:.0%} and {n['untrained_generated']:.0%}; the class of the "
+        "nearest "
         f"pixels, {n['nearest_real']:.0%} and {n['nearest_generated']:.0%}; chance {n['chance']:.0%}.",
         ("E9: the critic’s score as a witness", found.e9[1]),
         f"The generator moved through the critics of the run: its motion, traced to the real images behind each "
