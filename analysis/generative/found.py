@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-
-import pandas as pd
 
 import kernelscope as ks
 from kernelscope.result import Result
 
 from .models import Models, Settings
-from .trials import Table
 
 __all__ = ["Found", "Line", "told"]
 
@@ -27,7 +25,7 @@ class Line(NamedTuple):
 
     def said(self) -> str:
         """Its coverage, with the interval over seeds where there is one."""
-        return told(self.coverage) if pd.isna(self.low) else (
+        return told(self.coverage) if math.isnan(self.low) else (
             f"{told(self.coverage)} ({told(self.low)} to {told(self.high)})")
 
 
@@ -41,11 +39,11 @@ class Found:
     e2: dict[str, ks.generative.DenoiserFit]
     e3: ks.generative.JacobianGeometry
     e4: ks.generative.MemorisationTransition
-    e5: Table
+    e5: ks.generative.DisjointHalves
     e6: dict[str, Any]
     e7: dict[str, Any]
     digit: ks.generative.DiffusionExplanation
-    e8: Table
+    e8: ks.generative.CoverageTrial
     geometry: tuple[dict[str, float], list[Result]]
     e9: tuple[dict[str, float], ks.generative.Witness]
     traced: tuple[dict[str, float], ks.generative.GANExplanation]
@@ -55,16 +53,13 @@ class Found:
     e11: dict[str, ks.generative.SubsetTrial]
     seconds: dict[str, float]
 
-    def ends(self) -> list[Line]:
-        """Every model of E8 at its last step, nulls after them."""
-        last = self.e8.rows.sort_values("step", kind="stable").groupby("model", sort=False).tail(1)
-        last = last.reindex(self.e8.rows["model"].drop_duplicates().map(
-            {name: place for place, name in last["model"].items()}))
-        return [Line(*row) for row in last[["model", "coverage", "low", "high", "memorised"]].itertuples(index=False)]
-
-    def end(self, start: str) -> Line:
-        """The first of them whose name begins so."""
-        return next(line for line in self.ends() if line.name.startswith(start))
+    def end(self, name: str) -> Line:
+        """A model of E8 at its last step, or one of its nulls."""
+        if name in self.e8.nulls:
+            cover, _, copies = self.e8.nulls[name].tolist()
+            return Line(name, cover, math.nan, math.nan, copies)
+        cover = self.e8.interval("coverage", name)
+        return Line(name, cover.mean, cover.low, cover.high, self.e8.interval("memorised", name).mean)
 
 
 def told(value: float, digits: int = 2) -> str:

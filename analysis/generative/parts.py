@@ -21,7 +21,7 @@ def summary(found: Found) -> list[str]:
     """The page in short, for a reader who has not read any paper."""
     n1, n9, path = found.e1[0], found.e9[0], found.traced[0]
     blocks, e7 = found.e6["blocks"], found.e7
-    one, other = found.end("diffusion"), found.end("GAN, non-saturating + R1")
+    one, other = found.end("denoiser"), found.end("GAN")
     share = found.e4.values["memorised"].mean(0)
     digit, stage = found.digit, found.digit.decided(0)
     rests = float(digit.concentration("image").n_eff[0, stage])
@@ -37,8 +37,8 @@ def summary(found: Found) -> list[str]:
         "A contribution is accounting along this run; it does not say what leaving the image out would do, which is "
         "called influence and is measured by training again, in a part of its own. Every claim stands beside its null: "
         "what an untrained network, a shuffle, or a closed form without any network gives.",
-        f"Where in noise does diffusion correct? If it could only give training images back, in a narrow range: half "
-        f"of all changes happen within {told(n1['width'])} of the logarithm of the noise (even stages would need "
+        f"Where in noise does diffusion correct? If it could only give training images back, half "
+        f"of all changes would happen within {told(n1['width'])} of the logarithm of the noise (even stages would need "
         f"{told(n1['null width'])}). The trained network’s kernel joins noise levels in two blocks, cosines "
         f"{told(blocks['low'])} and {told(blocks['high'])} within and {told(blocks['across'])} across, with an index "
         f"of locality of {told(found.e6['index'])}, untrained {told(found.e6['untrained'])}, shuffled "
@@ -52,10 +52,11 @@ def summary(found: Found) -> list[str]:
         f"held-out digits, with the kernel of the untrained critic for {n9['untrained_real']:.0%}, by the nearest "
         f"pixels for {n9['nearest_real']:.0%}; so this {'is' if learned else 'is not'} a sign of learning.",
         f"Memory: trained on {found.e4.sizes[0]} images the denoiser copies {float(share[0]):.0%} of its samples, on "
-        f"{found.e4.sizes[-1]:,} {float(share[-1]):.1%}; with all images both models copy next to nothing "
-        f"({one.copies:.1%} and {other.copies:.1%}; the optimal denoiser {found.end('optimal').copies:.0%}). Coverage "
-        f"of held-out digits: denoiser {one.said()}, GAN {other.said()}, Wiener denoiser {found.end('Wiener').said()}, "
-        f"real digits {found.end('real').said()}. Concentration: the digit split below rests on "
+        f"{found.e4.sizes[-1]:,} {float(share[-1]):.1%}; with all images denoiser and GAN copy "
+        f"{one.copies:.1%} and {other.copies:.1%}, the optimal denoiser "
+        f"{found.end('the optimal denoiser').copies:.0%}. Coverage of held-out digits: denoiser {one.said()}, GAN "
+        f"{other.said()}, Wiener denoiser {found.end('the Wiener denoiser').said()}, real "
+        f"digits {found.end('real points').said()}. Concentration: the digit split below rests on "
         f"{rests:.0f} of {digit.tensor.shape[-1]:,} images where it was decided, as many as images of unequal weight "
         f"count for; of the GAN the mass is that of {path['n_eff']:.0f} images.",
         f"Is the critic a denoiser? {_sentence(found.e10[1].said())} What foretells what leaving images out does? "
@@ -142,25 +143,27 @@ def _memory(found: Found) -> Items:
         "E5: two denoisers trained on images of which they share none, asked with the same noise. If they agree, "
         "neither gives its own images back. Nulls: other noise, and the denoisers of both halves in closed form. The "
         "Wiener denoiser is the one to beat: it knows a covariance only.",
-        ("E5: what disjoint halves agree on", Listing(_sentence(found.e5.sentence),
-                                                       found.e5.rows.to_dict("records"))),
+        ("E5: what disjoint halves agree on", found.e5),
     ]
 
 
 def _witness(found: Found) -> Items:
     n, path = found.e9[0], found.traced[0]
     numbers, results = found.geometry
+    parts = found.e9[1].parts()
+    raised, lowered = float((parts[:, 0] > 0).double().mean()), float((parts[:, 2] < 0).double().mean())
     chord = "" if path["chord"] == 1 else (
         f" Gradients are averaged along {path['chord']:.0f} steps of the critic; along half as many "
         f"{told(path['moved'])} of the shares would stand elsewhere.")
     return [
         f"5. The critic as a running witness. E9: the critic’s score of a point is a sum over all real images, their "
         f"penalties and all generated points it was shown, complete to {told(n['epsilon2'])} of its terms and "
-        f"{told(n['epsilon1'])} of the change. Real images raise the score nearly everywhere and generated ones lower "
-        f"it nearly everywhere; what is told apart is the small rest. By classes κ is {told(n['kappa'], 0)}, by single "
-        f"images {told(n['kappa_of_samples'], 0)} at the median point. Centred, the own class is on top for "
-        f"{n['own_real']:.0%} of held-out and {n['own_generated']:.0%} of generated digits. Nulls: the kernel of the "
-        f"untrained critic, {n['untrained_real']:.0%} and {n['untrained_generated']:.0%}; the class of the nearest "
+        f"{told(n['epsilon1'])} of the change. Real images raise the score of {raised:.0%} of points and generated "
+        f"ones lower that of {lowered:.0%}; what is told apart is the rest. By classes κ is {told(n['kappa'], 0)}, by "
+        f"single images {told(n['kappa_of_samples'], 0)} at the median point. Centred, the own class is on top for "
+        f"{n['own_real']:.0%} of held-out and {n['own_generated']:.0%} of generated digits. Nulls: the kernel "
+        f"of the untrained critic, {n['untrained_real']:.0%} and {n['untrained_generated']:.0%}; the class of the "
+        "nearest "
         f"pixels, {n['nearest_real']:.0%} and {n['nearest_generated']:.0%}; chance {n['chance']:.0%}.",
         ("E9: the critic’s score as a witness", found.e9[1]),
         f"The generator moved through the critics of the run: its motion, traced to the real images behind each "
@@ -197,7 +200,6 @@ def _bridge(found: Found) -> Items:
 
 
 def _beside(found: Found) -> Items:
-    rows = [{"model": line.name, "coverage": line.said(), "copies": told(line.copies, 3)} for line in found.ends()]
     seeds = len(found.compared.info["seeds"]) and found.compared.info["seeds"][0]
     return [
         f"7. Side by side, {seeds} seeds of each, the models of part 1. Bars are 95 % intervals over seeds; hollow "
@@ -206,7 +208,7 @@ def _beside(found: Found) -> Items:
         ("Contributions along the path of the first seed", _along(found.paths)),
         "E8: coverage of held-out digits and copies of training digits over seeds, of models that were trained many at "
         "a time with settings of their own, beside what needs no training and beside real digits.",
-        ("E8: who covers and who copies", Listing(_sentence(found.e8.sentence), rows)),
+        ("E8: who covers and who copies", found.e8),
     ]
 
 

@@ -72,7 +72,7 @@ def _e4(found: Found) -> dict[str, str]:
 
 
 def _e5(found: Found) -> dict[str, str]:
-    last = found.e5.rows.iloc[-1]
+    last = {pair: float(values[:, -1].mean()) for pair, values in found.e5.values.items()}
     own, near, wiener = last["halves"], last["nearest training point"], last["halves, Wiener"]
     return _row("E5 disjoint halves", "two halves agree (.94) more than with their nearest training points (.73)",
                 f"{told(own)} against {told(near)}; other noise {told(last['halves, other noise'])}; Wiener denoisers "
@@ -97,13 +97,14 @@ def _e7(found: Found) -> dict[str, str]:
 
 
 def _e8(found: Found) -> dict[str, str]:
-    one, other = found.end("diffusion"), found.end("GAN, non-saturating + R1")
+    one, other = found.end("denoiser"), found.end("GAN")
     copies = max(one.copies, other.copies)
     level = abs(one.coverage - other.coverage) <= 0.1
     return _row("E8 coverage", "GAN .69, denoiser .66 to .74; no copies",
-                f"GAN {other.said()}, denoiser {one.said()}; real points {found.end('real').said()}, Wiener "
-                f"{found.end('Wiener').said()}, optimal {found.end('optimal').said()}; copies at most "
-                f"{told(copies, 3)}", level and copies < 0.01, "" if level else "not level with these settings")
+                f"GAN {other.said()}, denoiser {one.said()}; real points {found.end('real points').said()}, Wiener "
+                f"{found.end('the Wiener denoiser').said()}, optimal "
+                f"{found.end('the optimal denoiser').said()}; copies at most {told(copies, 3)}",
+                level and copies < 0.01, "" if level else "not level with these settings")
 
 
 def _geometry(found: Found) -> dict[str, str]:
