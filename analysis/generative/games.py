@@ -32,7 +32,7 @@ class Settings:
     """
 
     points: int = 60
-    queries: int = 4
+    queries: int = 2
     seed: int = 0
 
 

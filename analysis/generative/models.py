@@ -27,6 +27,7 @@ class Settings:
         steps: Steps of the denoiser, of the generator and of the critic.
         batch: Images in a step.
         width: Units in a layer of the denoiser: 23,296 parameters.
+        rates: The rates of the denoiser and of both networks of a game, which fall to nought along a cosine.
         r1: The weight of the penalty R1 of the critic.
         seeds: The seeds; the first runs keep their whole path.
         channels: Channels of the convolutional denoiser: 24 thousand parameters.
@@ -36,7 +37,8 @@ class Settings:
     steps: int = 1500
     batch: int = 64
     width: int = 96
-    r1: float = 0.1
+    rates: tuple[float, float] = (5e-3, 2e-3)
+    r1: float = 1.0
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     channels: int = 36
     convolutional_steps: int = 800
@@ -75,7 +77,7 @@ def denoiser(settings: Settings, seed: int = 0, network: str = "mlp", keep: int 
     x, plain = digits()[0], network == "mlp"
     return train_diffusion(x, network=network, width=settings.width if plain else settings.channels,
                            steps=settings.steps if plain else settings.convolutional_steps, batch=settings.batch,
-                           seed=seed, keep=keep, dtype=x.dtype)
+                           seed=seed, keep=keep, dtype=x.dtype, rate=settings.rates[0], course="cosine")
 
 
 def game(settings: Settings, seed: int = 0, r1: float | None = None, keep: int | str = "all") -> GANRun:
@@ -85,7 +87,8 @@ def game(settings: Settings, seed: int = 0, r1: float | None = None, keep: int |
     width = matched_width(lambda width: nn.ModuleList([generator(LATENTS, size, width), critic(size, width)]),
                           parameters_of(Denoiser(NoiseMLP(size, settings.width), 1.0)))
     return train_gan(x, latents=LATENTS, width=width, steps=settings.steps, batch=settings.batch, seed=seed,
-                     r1=settings.r1 if r1 is None else r1, keep=keep, dtype=x.dtype)
+                     r1=settings.r1 if r1 is None else r1, keep=keep, dtype=x.dtype,
+                     rate=settings.rates[1], course="cosine")
 
 
 def trained(settings: Settings, clock: Clock) -> Models:

@@ -5,6 +5,7 @@ The loops are plain ones, recorded as anybody's would be, and the same seed give
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..arguments import as_choice, as_count, as_seed, what_came
@@ -28,14 +30,21 @@ from .networks import NoiseConv, NoiseMLP, critic, critic_of_images, generator, 
 
 __all__ = ["train_diffusion", "train_gan"]
 
+#: What a rate is multiplied by after the part u of all steps.
+COURSES: dict[str, Callable[[float], float]] = {
+    "constant": lambda u: 1.0,
+    "cosine": lambda u: (1 + math.cos(math.pi * u)) / 2,
+}
+
 #: Usual rates of the optimizers, for a denoiser and for the networks of a game.
 RATES = {"adam": (2e-3, 1e-3), "sgd": (0.2, 0.05), "momentum": (0.05, 0.01)}
 
 
 def train_diffusion(x: Tensor, *, network: str | nn.Module = "mlp", width: int | None = None, steps: int = 1000,
-                    batch: int = 64, rate: float | None = None, optimizer: str = "adam", average: float | None = None,
-                    law: NoiseLaw | None = None, seed: int = 0, out: str | Path | None = None, keep: int | str = "all",
-                    dtype: torch.dtype = torch.float32, overwrite: bool = False) -> Run:
+                    batch: int = 64, rate: float | None = None, optimizer: str = "adam", course: str = "constant",
+                    average: float | None = None, law: NoiseLaw | None = None, seed: int = 0,
+                    out: str | Path | None = None, keep: int | str = "all", dtype: torch.dtype = torch.float32,
+                    overwrite: bool = False) -> Run:
     r"""Trains a denoiser on points and records it.
 
     Each step draws a batch of points with replacement, a noise level and a noise for each, and goes down the gradient
@@ -50,6 +59,7 @@ def train_diffusion(x: Tensor, *, network: str | nn.Module = "mlp", width: int |
         batch: The number of points in one.
         rate: The learning rate; of Adam 0.002, of SGD 0.2, with momentum 0.05, if not given.
         optimizer: ``"adam"``, ``"sgd"``, or ``"momentum"``, SGD with a momentum of 0.9.
+        course: ``"constant"``, or ``"cosine"`` for a rate that falls to nought.
         average: The decay of averaged weights that are recorded beside the trained ones, such as 0.99.
         law: The law of noise levels.
         seed: Names the initial network and all draws.
@@ -76,6 +86,7 @@ def train_diffusion(x: Tensor, *, network: str | nn.Module = "mlp", width: int |
     source = torch.Generator().manual_seed(seed)
     denoiser = _denoiser(x, network, width, seed).to(dtype)
     made = _optimizer(denoiser, optimizer, rate, 0, (0.9, 0.999))
+    falling = _falling(made, course, steps)
     averaged = _averaged(denoiser, average)
     with counting(steps, "training", "step") as done, \
             record_diffusion(denoiser, x, law=law, average=averaged, out=out, keep=keep, overwrite=overwrite,
@@ -88,6 +99,7 @@ def train_diffusion(x: Tensor, *, network: str | nn.Module = "mlp", width: int |
             made.zero_grad()
             F.mse_loss(denoiser(y, sigma), denoiser.target(x[ids], y, sigma)).backward()
             made.step()
+            falling.step()
             if averaged is not None:
                 averaged.update_parameters(denoiser)
             done(1)
@@ -97,8 +109,9 @@ def train_diffusion(x: Tensor, *, network: str | nn.Module = "mlp", width: int |
 def train_gan(x: Tensor, *, kind: str = "non-saturating", r1: float = 0.1,
               network: str | tuple[nn.Module, nn.Module] = "mlp", latents: int = 16, width: int | None = None,
               steps: int = 1000, critic_steps: int = 1, batch: int = 64, rate: float | None = None,
-              optimizer: str = "adam", average: float | None = None, seed: int = 0, out: str | Path | None = None,
-              keep: int | str = "all", dtype: torch.dtype = torch.float32, overwrite: bool = False) -> GANRun:
+              optimizer: str = "adam", course: str = "constant", average: float | None = None, seed: int = 0,
+              out: str | Path | None = None, keep: int | str = "all", dtype: torch.dtype = torch.float32,
+              overwrite: bool = False) -> GANRun:
     r"""Trains a GAN on points and records both networks.
 
     Each of the generator's steps comes after some of the critic's; all draw new latents, the critic's draw a batch of
@@ -117,6 +130,7 @@ def train_gan(x: Tensor, *, kind: str = "non-saturating", r1: float = 0.1,
         batch: The number of points in one.
         rate: The learning rate of both; of Adam 0.001, of SGD 0.05, with momentum 0.01, if not given.
         optimizer: ``"adam"`` (with betas 0.5 and 0.9), ``"sgd"``, or ``"momentum"``, SGD with a momentum of 0.9.
+        course: ``"constant"``, or ``"cosine"`` for rates that fall to nought.
         average: The decay of averaged weights of the generator that are recorded beside the trained ones.
         seed: Names the initial networks and all draws.
         out: The folder to record into; ``None`` keeps both runs in memory.
@@ -144,6 +158,7 @@ def train_gan(x: Tensor, *, kind: str = "non-saturating", r1: float = 0.1,
     source = torch.Generator().manual_seed(seed)
     made, judge = (net.to(dtype) for net in _players(x, network, as_count(latents, "latents", 1), width, seed))
     moving, judging = (_optimizer(net, optimizer, rate, 1, (0.5, 0.9)) for net in (made, judge))
+    slowing = [_falling(moving, course, steps), _falling(judging, course, steps * critic_steps)]
     averaged = _averaged(made, average)
     against, _ = KINDS[game.kind]
     total = steps * (1 + critic_steps)
@@ -165,10 +180,12 @@ def train_gan(x: Tensor, *, kind: str = "non-saturating", r1: float = 0.1,
                     loss = loss + game.r1 / 2 * slopes.square().sum(1).mean()
                 loss.backward()
                 judging.step()
+                slowing[1].step()
             moving.zero_grad()
             z = torch.randn(batch, latents, generator=source, dtype=dtype)
             game.generator_loss(judge(made(z))).mean().backward()
             moving.step()
+            slowing[0].step()
             if averaged is not None:
                 averaged.update_parameters(made)
             done(1 + critic_steps)
@@ -227,6 +244,11 @@ def _optimizer(network: nn.Module, name: str, rate: float | None, of: int,
     if name == "adam":
         return torch.optim.Adam(network.parameters(), lr=rate, betas=betas)
     return torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9 if name == "momentum" else 0.0)
+
+
+def _falling(optimizer: torch.optim.Optimizer, course: str, steps: int) -> LambdaLR:
+    part = COURSES[as_choice(course, "course", tuple(COURSES))]
+    return LambdaLR(optimizer, lambda k: part(k / steps))
 
 
 def _averaged(network: nn.Module, decay: float | None) -> AveragedModel | None:

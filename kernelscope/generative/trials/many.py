@@ -13,7 +13,6 @@ Nothing is recorded: what is to be decomposed is trained alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -29,17 +28,12 @@ from ...progress import counting
 from ..denoising.denoiser import Denoiser, along
 from ..denoising.noise import NoiseLaw
 from ..games.adversary import FAKE, REAL, Adversary
+from ..training import COURSES
 
 __all__ = ["Draw", "ManyDenoisers", "ManyGames", "ManyNetworks", "draws", "train_many", "train_many_games"]
 
 #: How many steps are drawn at once from a member's generator.
 AHEAD = 16
-
-#: By what a rate is multiplied after the part ``u`` of the steps.
-COURSES: dict[str, Callable[[float], float]] = {
-    "constant": lambda u: 1.0,
-    "cosine": lambda u: (1 + math.cos(math.pi * u)) / 2,
-}
 
 
 @dataclass(frozen=True, eq=False)
