@@ -5,7 +5,7 @@ from __future__ import annotations
 import kernelscope as ks
 from kernelscope.result import Result
 
-from .found import Found, told
+from .found import Found, Line, told
 from .listing import Listing
 from .verdicts import verdicts
 
@@ -17,51 +17,93 @@ PATHS = ("cancellation", "class_cancellation", "from_real", "completeness", "n_e
 Items = list["str | tuple[str, Result]"]
 
 
-def summary(found: Found) -> list[str]:
-    """The page in short, for a reader who has not read any paper."""
-    n1, n9, path = found.e1[0], found.e9[0], found.traced[0]
-    blocks, e7 = found.e6["blocks"], found.e7
-    one, other = found.end("denoiser"), found.end("GAN")
-    share = found.e4.values["memorised"].mean(0)
-    digit, stage = found.digit, found.digit.decided(0)
-    rests = float(digit.concentration("image").n_eff[0, stage])
-    trial = found.e11["loss"]
-    local = ("is local beyond chance" if e7["confirmed"]["local beyond shuffled draws"] else
-             "is no more local than with the noise of draws shuffled")
-    learned = n9["own_real"] > max(n9["untrained_real"], n9["nearest_real"])
-    return [
+def summary(found: Found) -> Items:
+    """The page in short, for a reader who has not read any paper: what it is about, and each question answered."""
+    lead = (
         "Two kinds of models learn to draw handwritten digits. A denoiser (the core of a diffusion model) learns to "
         "take noise off, and draws by taking noise off in stages. A GAN has a generator, and a critic that tells it "
         "what to change. Both were trained by ordinary loops and recorded, so that whatever they learned is an exact "
         "sum of contributions: one for each training image, and of the denoiser for each noise level it was shown at. "
         "A contribution is accounting along this run; it does not say what leaving the image out would do, which is "
         "called influence and is measured by training again, in a part of its own. Every claim stands beside its null: "
-        "what an untrained network, a shuffle, or a closed form without any network gives.",
-        f"Where in noise does diffusion correct? If it could only give training images back, half "
-        f"of all changes would happen within {told(n1['width'])} of the logarithm of the noise (even stages would need "
-        f"{told(n1['null width'])}). The trained network’s kernel joins noise levels in two blocks, cosines "
-        f"{told(blocks['low'])} and {told(blocks['high'])} within and {told(blocks['across'])} across, with an index "
-        f"of locality of {told(found.e6['index'])}, untrained {told(found.e6['untrained'])}, shuffled "
-        f"{told(found.e6['shuffled'])}. But what each training noise added {local}: {told(e7['index'])} against "
-        f"{told(e7['shuffled'])}. So the locality is one of the kernel" + (
-            " and of the path." if e7["confirmed"]["local beyond shuffled draws"] else ", and not of the path."),
-        f"Why are there no percentages for the GAN? The critic is a small difference of two large sums, what real "
-        f"images and what generated ones taught it: by classes they are {told(n9['kappa'], 0)} times as large as what "
-        f"they add up to, and along the generator’s way {told(path['kappa'], 0)} times. Read it as a witness of a "
-        f"difference and compare images with the mean image: then the own class is on top for {n9['own_real']:.0%} of "
-        f"held-out digits, with the kernel of the untrained critic for {n9['untrained_real']:.0%}, by the nearest "
-        f"pixels for {n9['nearest_real']:.0%}; so this {'is' if learned else 'is not'} a sign of learning.",
-        f"Memory: trained on {found.e4.sizes[0]} images the denoiser copies {float(share[0]):.0%} of its samples, on "
-        f"{found.e4.sizes[-1]:,} {float(share[-1]):.1%}; with all images denoiser and GAN copy "
-        f"{one.copies:.1%} and {other.copies:.1%}, the optimal denoiser "
-        f"{found.end('the optimal denoiser').copies:.0%}. Coverage of held-out digits: denoiser {one.said()}, GAN "
-        f"{other.said()}, Wiener denoiser {found.end('the Wiener denoiser').said()}, real "
-        f"digits {found.end('real points').said()}. Concentration: the digit split below rests on "
-        f"{rests:.0f} of {digit.tensor.shape[-1]:,} images where it was decided, as many as images of unequal weight "
-        f"count for; of the GAN the mass is that of {path['n_eff']:.0f} images.",
-        f"Is the critic a denoiser? {_sentence(found.e10[1].said())} What foretells what leaving images out does? "
-        f"{_sentence(trial.said())}",
-    ]
+        "what an untrained network, a shuffle, or a closed form without any network gives.")
+    rows = [{"question": question, "found": answer, "null beside it": null} for question, answer, null in (
+        _of_noise(found), _of_paths(found), _of_witness(found), _of_copies(found), _of_cover(found), _of_number(found),
+        ("Is the critic a denoiser?", *_halves(found.e10[1].said())),
+        ("What foretells what leaving images out does?", *_halves(found.e11["loss"].said())))]
+    return [lead, ("In short", Listing("What was asked, what was found, and what it has to be held against.", rows))]
+
+
+def _halves(text: str) -> tuple[str, str]:
+    """A sentence of a result, cut where it begins to tell of nulls."""
+    first, _, rest = text.partition("; " if "; " in text else ", where ")
+    return _sentence(first), _sentence(rest) if rest else ""
+
+
+def _of_noise(found: Found) -> tuple[str, str, str]:
+    blocks, e6, n1 = found.e6["blocks"], found.e6, found.e1[0]
+    two = min(blocks["low"], blocks["high"]) - blocks["across"] > 0.5
+    return ("Where in noise are a denoiser’s corrections local?",
+            f"In its kernel: learning at one noise level moves others "
+            f"{'in two blocks' if two else 'without clear blocks'} (cosines {told(blocks['low'])} and {told(blocks['high'])} within low and high noise, "
+            f"{told(blocks['across'])} across), index of locality {told(e6['index'])}.",
+            f"Untrained {told(e6['untrained'])}, levels shuffled {told(e6['shuffled'])}. The optimal denoiser, which "
+            f"only gives images back, makes half of its changes within {told(n1['width'])} of the logarithm of the noise; "
+            f"even stages would take {told(n1['null width'])}.")
+
+
+def _of_paths(found: Found) -> tuple[str, str, str]:
+    e7 = found.e7
+    local = e7["confirmed"]["local beyond shuffled draws"]
+    return ("And what each noise of training added?",
+            f"That is {'local too' if local else 'not local beyond chance'}: index {told(e7['index'])}, and the shares "
+            f"cancel up to {told(e7['cancellation'], 1)} times.",
+            f"With the noise of draws shuffled {told(e7['shuffled'])}.")
+
+
+def _of_witness(found: Found) -> tuple[str, str, str]:
+    n, path = found.e9[0], found.traced[0]
+    learned = n["own_real"] > max(n["untrained_real"], n["nearest_real"])
+    cancels = "The critic is a small difference of two large sums, what real images and what generated ones taught it"
+    return ("Why are there no percentages for the GAN?",
+            f"{cancels if n['kappa'] > 10 else 'The critic’s terms hardly cancel'}: by classes their sizes are "
+            f"{told(n['kappa'], 0)} times what they add up to, along the generator’s way {told(path['kappa'], 0)} "
+            f"times. Beside the mean image the own class is on top for {n['own_real']:.0%} of held-out digits.",
+            f"By the kernel of the untrained critic for {n['untrained_real']:.0%}, by the nearest pixels for "
+            f"{n['nearest_real']:.0%}: {'a' if learned else 'no'} sign of learning.")
+
+
+def _of_copies(found: Found) -> tuple[str, str, str]:
+    share, (one, other) = found.e4.values["memorised"].mean(0), _ends(found)
+    return ("Do they copy?",
+            f"With all images {one.copies:.1%} of the denoiser’s and {other.copies:.1%} of the GAN’s samples are "
+            f"copies; of a denoiser trained on {found.e4.sizes[0]} images {float(share[0]):.0%}.",
+            f"Optimal denoiser {found.end('the optimal denoiser').copies:.0%}, held-out digits "
+            f"{found.end('real points').copies:.1%}.")
+
+
+def _of_cover(found: Found) -> tuple[str, str, str]:
+    one, other = _ends(found)
+    return ("What do they cover?",
+            f"Of held-out digits, at settings that the same search chose and with as many images shown: denoiser "
+            f"{one.said()}, GAN {other.said()}.",
+            f"Wiener denoiser {found.end('the Wiener denoiser').said()}, real digits "
+            f"{found.end('real points').said()}.")
+
+
+def _of_number(found: Found) -> tuple[str, str, str]:
+    digit, stage = found.digit, found.digit.decided(0)
+    rests = float(digit.concentration("image").n_eff[0, stage])
+    best = float(found.e1[1].to_frame()["n_eff"].iloc[-1])
+    return ("On how many images does a sample rest?",
+            f"Beside what all images add alike, the digit split below on {rests:,.0f} of {digit.tensor.shape[-1]:,} "
+            f"where it was decided, the motion of the GAN on {found.traced[0]['n_eff']:,.0f}.",
+            f"The optimal denoiser ends on {told(best, 1)}.")
+
+
+def _ends(found: Found) -> tuple[Line, Line]:
+    """Denoiser and GAN after as many presentations."""
+    return found.end("denoiser"), found.end("GAN")
 
 
 def items(found: Found) -> Items:

@@ -190,5 +190,5 @@ def _covered(result: CoverageTrial, measure: str, over: str) -> str:
     means = [float(result.values[measure][i].mean()) for i in (one, other)]
     word = ("of too few seeds to tell" if found.low != found.low else
             "more than seeds do" if found.low > 0 or found.high < 0 else "no more than seeds do")
-    return (f"{measure.capitalize()} {means[0]:.2f} of the denoiser and {means[1]:.2f} of the GAN for as many {over}"
+    return (f"{measure.capitalize()}: denoiser {means[0]:.2f}, GAN {means[1]:.2f} for as many {over}"
             f"; they differ by {found.mean:+.2f}, {word}".replace("-", "−"))

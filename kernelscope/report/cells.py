@@ -20,7 +20,10 @@ def checks(result: Result) -> dict[str, Any]:
 
 def cells(table: Any) -> dict[str, Any]:
     """A table as text."""
+    kinds = ["number" if dtype.kind in "biufc" else "" for dtype in table.dtypes]
     return {
+        # Numbers stand at the right of their columns, words at the left.
+        "kinds": kinds,
         "columns": [str(column) for column in table.columns],
         "rows": [[with_minus(f"{cell:.4g}") if isinstance(cell, float) else str(cell) for cell in row]
                  for row in table.itertuples(index=False)],
