@@ -45,10 +45,11 @@ def _of_noise(found: Found) -> tuple[str, str, str]:
     two = min(blocks["low"], blocks["high"]) - blocks["across"] > 0.5
     return ("Where in noise are a denoiser’s corrections local?",
             f"In its kernel: learning at one noise level moves others "
-            f"{'in two blocks' if two else 'without clear blocks'} (cosines {told(blocks['low'])} and {told(blocks['high'])} within low and high noise, "
+            f"{'in two blocks' if two else 'without clear blocks'} "
+            f"(cosines {told(blocks['low'])} and {told(blocks['high'])} within low and high noise, "
             f"{told(blocks['across'])} across), index of locality {told(e6['index'])}.",
             f"Untrained {told(e6['untrained'])}, levels shuffled {told(e6['shuffled'])}. The optimal denoiser, which "
-            f"only gives images back, makes half of its changes within {told(n1['width'])} of the logarithm of the noise; "
+            f"only gives images back, makes half of its changes within {told(n1['width'])} of ln noise; "
             f"even stages would take {told(n1['null width'])}.")
 
 
