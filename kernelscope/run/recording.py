@@ -201,6 +201,11 @@ class Recording:
 
     def batch(self, ids: Any) -> None:
         """Says which samples the next forward pass sees, in a loop that has no loader."""
+        if self._source.has_loader:
+            raise RecordingError(
+                "recording.batch(ids) is for a loop that has no loader, and this recording listens to one. Pass the "
+                "tensors of all samples instead of the loader, or leave recording.batch out."
+            )
         self._source.say(ids)
 
     def relay(self, deliver: Deliver) -> None:
