@@ -159,7 +159,9 @@ def _notes(run: Run) -> dict[str, Any]:
             f"The notes of {run!r} do not tell the game: kind is {str(kind)[:100]!r}, r1 {str(r1)[:100]!r} and real "
             f"{str(real)[:100]!r}. They were changed; restore the folder from a copy, or record again."
         )
-    return {"kind": kind, "r1": float(r1), "real": real}  # type: ignore[arg-type]
+    # Earlier recordings have no name in common.
+    name = str(notes.get("game"))[:100]
+    return {"kind": kind, "r1": float(r1), "real": real, "game": name}  # type: ignore[arg-type]
 
 
 def _at(run: Run, x: Tensor, parameters: Parameters | None, graph: bool = False) -> Tensor:

@@ -8,6 +8,7 @@ them.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -239,19 +240,22 @@ class GameRecording:
         self._lazy, self._places, self._real = lazy, places, source.samples.size
         self._network = Network(network_behind(critic))
         self._warned: set[str] = set()
+        self._penalised = False
         self._earlier: dict[int, Parameters] = {}
         if folder is not None and exists(folder):
             raise StoreExists(f"{folder} already holds a recording that is no game; it is intact. Choose another "
                               "folder.")
         about = {**notes, "generative": "gan", "kind": game.kind, "r1": float(game.r1), "lazy": lazy,
-                 "real": self._real}
+                 "real": self._real, "game": secrets.token_hex(8)}
 
         def recording(name: str, model: nn.Module, loss: Callable[..., Tensor], size: int,
                       averaged: nn.Module | None) -> Recording:
-            place = Place(None if folder is None else folder / name, commit_every, overwrite)
-            return Recording(model, (torch.zeros(size, 1), torch.zeros(size, 1)), Loss(loss), place=place,
+            place = Place(None if folder is None else folder / name, commit_every, overwrite, resumable=False)
+            made = Recording(model, (torch.zeros(size, 1), torch.zeros(size, 1)), Loss(loss), place=place,
                              keep=Keep.parse(keep), average=averaged, split=lambda pair: pair, ids=None,
                              class_names=None, notes=about, told=ADVICE[name])
+            made.what = f"recorded {name}"
+            return made
 
         points = self._real * (2 if game.r1 else 1)
         self._of_critic = recording(CRITIC, Judged(network_behind(critic)), game.critic_loss, points + places, None)
@@ -325,7 +329,18 @@ class GameRecording:
                 f"The critic gives {tuple(scores.shape)} for {len(x)} points, and a recorded game has one score for "
                 "each. Average scores of patches within the critic."
             )
-        return self._origins.of(x) if torch.is_grad_enabled() else None
+        if not torch.is_grad_enabled():
+            return None
+        widths = self._origins.widths
+        if widths and len(x) and x[0].numel() not in widths:
+            raise RecordingError(
+                f"The critic is called on points of {x[0].numel()} numbers, {tuple(x.shape[1:])}, and the generator "
+                f"gives {', '.join(map(str, sorted(widths)))}: something was appended, cut or resized between them, "
+                "and its field could not be handed on to the generator. Let the generator give what the critic sees, a "
+                "condition too, as torch.cat([points, condition], 1) at the end of its forward, or do the rest within "
+                "the critic."
+            )
+        return self._origins.of(x)
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
@@ -378,6 +393,9 @@ class GameRecording:
             points = [x for _, held, _, _ in parts for x in held]
             self._of_critic.book((torch.cat(points),), [i for _, _, ids, _ in parts for i in ids],
                                  torch.cat(rows).to(points[0].device))
+        if slopes and not self._penalised:
+            # The first step may have had no penalty to compare.
+            self._penalised, self._of_critic.watched = True, "the first step with a penalty"
         self._judged.clear()
         self._source.next_step()
 
