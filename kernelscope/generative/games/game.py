@@ -29,6 +29,14 @@ __all__ = ["CRITIC", "GENERATOR", "GANRun"]
 CRITIC, GENERATOR = "critic", "generator"
 
 
+#: What to do where a critic's buffers change.
+STILL = (
+    "Train a critic whose buffers stay: in place of spectral normalisation with the penalty R1, record_gan(..., "
+    "r1=...), or with vectors that stay (critic.eval() before the loop); in place of running statistics with "
+    "nn.GroupNorm or nn.LayerNorm."
+)
+
+
 @dataclass(frozen=True, eq=False)
 class GANRun:
     """A recorded game.

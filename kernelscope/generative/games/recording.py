@@ -9,6 +9,7 @@ them.
 from __future__ import annotations
 
 import secrets
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ from ...run.wrappers import network_behind
 from ...storage.manifest import exists
 from ..denoising.recording import first_part
 from .adversary import FAKE, PENALTY, REAL, Adversary, Judged, field_loss
-from .game import CRITIC, GENERATOR, GANRun
+from .game import CRITIC, GENERATOR, STILL, GANRun
 from .hearing import Ear, Heard
 from .origins import Origin, Origins
 
@@ -46,6 +47,9 @@ Rows = list[tuple[Tensor, Sequence[int]]]
 #: What to do where it cannot be told which points are real.
 SAY = ("Call recording.batch(ids) before the critic is shown real points, with their places in the data set, or fetch "
        "a batch when it is used.")
+
+#: How far a score may differ between a point alone and in its batch, by rounding, as a part of it.
+ALONE = 1e-3
 
 #: Up to here two gradients are one, but for their size and rounding.
 MET = 0.05
@@ -240,7 +244,8 @@ class GameRecording:
         self._lazy, self._places, self._real = lazy, places, source.samples.size
         self._network = Network(network_behind(critic))
         self._warned: set[str] = set()
-        self._penalised = False
+        self._penalised = self._looked = False
+        self._buffers = {name: b.detach().clone() for name, b in network_behind(critic).named_buffers()}
         self._earlier: dict[int, Parameters] = {}
         if folder is not None and exists(folder):
             raise StoreExists(f"{folder} already holds a recording that is no game; it is intact. Choose another "
@@ -331,6 +336,9 @@ class GameRecording:
             )
         if not torch.is_grad_enabled():
             return None
+        if not self._looked and len(x) > 1:
+            self._looked = True
+            self._look_at_the_critic(x.detach())
         widths = self._origins.widths
         if widths and len(x) and x[0].numel() not in widths:
             raise RecordingError(
@@ -341,6 +349,29 @@ class GameRecording:
                 "the critic."
             )
         return self._origins.of(x)
+
+    def _look_at_the_critic(self, x: Tensor) -> None:
+        """Refuses a critic whose scores depend on the other points of a batch; warns of one whose buffers change."""
+        network = network_behind(self._critic)
+        buffers = {name: b.detach() for name, b in network.named_buffers()}
+        training = tuple(name for name, module in network.named_modules() if module.training)
+        with exact_arithmetic(), random_state(None, x.device), torch.no_grad(), warnings.catch_warnings():
+            # What torch has to say of statistics of one point is no word of the loop's.
+            warnings.simplefilter("ignore")
+            alone, among = (float(self._network(self._now(), buffers, (points,), training).flatten()[0])
+                            for points in (x[:1], x))
+        if not abs(alone - among) <= ALONE * max(abs(alone), abs(among), 1.0):
+            raise RecordingError(
+                f"The critic's score of a point depends on the rest of the batch or on chance: it is {among:.3g} in "
+                f"its batch and {alone:.3g} alone, as with a minibatch standard deviation. Then no point has a term of "
+                "its own. Leave that layer out; nn.GroupNorm and nn.LayerNorm look at one point at a time."
+            )
+        changed = [name for name, b in buffers.items() if not torch.equal(b, self._buffers[name])]
+        if changed:
+            self._warn(
+                f"The critic's buffer {changed[0]!r} changes as it runs. Scores can be decomposed, but explain_gan "
+                f"traces the generator through the critics of all steps and will refuse this run. {STILL}"
+            )
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
