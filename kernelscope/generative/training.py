@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..arguments import as_choice, as_count, as_seed, what_came
-from ..errors import DataError
+from ..arguments import as_choice, as_count, as_path, as_seed, what_came
+from ..errors import DataError, StoreExists
 from ..progress import counting
 from ..run.run import Run
+from ..storage import Store
+from ..storage.manifest import exists
 from .denoising.denoiser import Denoiser, along
 from .denoising.noise import NoiseLaw
 from .denoising.recording import record_diffusion
@@ -83,6 +85,7 @@ def train_diffusion(x: Tensor, *, network: str | nn.Module = "mlp", width: int |
     """
     x, steps, batch, seed = _points(x, dtype), as_count(steps, "steps", 1), as_count(batch, "batch", 1), as_seed(seed)
     law = law or NoiseLaw()
+    _refuse_taken(out, overwrite)
     source = torch.Generator().manual_seed(seed)
     denoiser = _denoiser(x, network, width, seed).to(dtype)
     made = _optimizer(denoiser, optimizer, rate, 0, (0.9, 0.999))
@@ -190,6 +193,17 @@ def train_gan(x: Tensor, *, kind: str = "non-saturating", r1: float = 0.1,
                 averaged.update_parameters(made)
             done(1 + critic_steps)
     return recording.run
+
+
+def _refuse_taken(out: str | Path | None, overwrite: bool) -> None:
+    """Refuses a folder that holds a run, which a training from the start cannot take up."""
+    if out is None or overwrite:
+        return
+    folder = as_path(out, "out, the folder to record into,", 'out="runs/diffusion"')
+    # A folder in which no step was committed is as good as none.
+    if exists(folder) and Store.open(folder).segments:
+        raise StoreExists(f"{folder} already holds a recording. Choose another folder, or pass overwrite=True to "
+                          "replace it; it is intact.")
 
 
 def _points(x: Any, dtype: torch.dtype) -> Tensor:

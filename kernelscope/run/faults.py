@@ -56,18 +56,20 @@ def not_called(step: int) -> RecordingError:
     )
 
 
-def nothing_recorded(foreign: int, batches: int, unread: bool) -> RecordingError:
+def nothing_recorded(foreign: int, batches: int, unread: bool, what: str = "recorded model") -> RecordingError:
     """A block without a step of the recorded model.
 
     Args:
         foreign: The number of steps that moved other things.
         batches: The number of batches that came.
         unread: Whether there was a loader, and it gave none.
+        what: What was recorded.
     """
     if foreign:
         return RecordingError(
-            f"{foreign} optimizer steps were seen and none of them moved the recorded model. Was it replaced after "
-            "record(...)? Create the model, then the recording, then the optimizer from model.parameters()."
+            f"{foreign} optimizer steps were seen and none of them moved the {what}. Was it replaced after the "
+            f"recording was made? Create the {what.split()[-1]}, then the recording, then the optimizer from its "
+            "parameters()."
         )
     if unread:
         return RecordingError(
@@ -80,7 +82,8 @@ def nothing_recorded(foreign: int, batches: int, unread: bool) -> RecordingError
     )
 
 
-def rescued(failure: StoreError, out: Path | None, stored: int, steps: int, kept: bool) -> str:
+def rescued(failure: StoreError, out: Path | None, stored: int, steps: int, kept: bool,
+            resumable: bool = True) -> str:
     """What is left of a recording whose folder failed it.
 
     Args:
@@ -89,11 +92,13 @@ def rescued(failure: StoreError, out: Path | None, stored: int, steps: int, kept
         stored: The number of steps in it.
         steps: The number of recorded steps.
         kept: Whether all of them are in memory.
+        resumable: Whether the recording could be taken up.
     """
     some = f"{stored} of {steps} recorded steps are safe in {out}" if stored else (
         f"None of the {steps} recorded steps is in {out}")
     if not kept:
-        way = ": open them with kernelscope.load, or go on from there with resume=True" if stored else ""
+        on = ", or go on from there with resume=True" if resumable else ""
+        way = f": open them with kernelscope.load{on}" if stored else ""
         return f"{some}{way}."
     room = "make room and " if isinstance(failure, StoreFull) else ""
     return f"{some}, and all of them are in recording.run: {room}call recording.run.save(...) with another folder."

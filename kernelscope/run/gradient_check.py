@@ -18,7 +18,8 @@ from .subject import Subject
 DIFFERENT = 0.05
 
 
-def warn_of_another_loss(subject: Subject, loss: Loss, samples: Samples, step: Step, advice: str | None = None) -> None:
+def warn_of_another_loss(subject: Subject, loss: Loss, samples: Samples, step: Step, advice: str | None = None,
+                         when: str = "the first step") -> None:
     """Recomputes the first gradient on the copy of the network and warns if the loop used another one.
 
     Args:
@@ -27,6 +28,7 @@ def warn_of_another_loss(subject: Subject, loss: Loss, samples: Samples, step: S
         samples: The table of samples.
         step: The first step.
         advice: What to do, in sentences; if not given, how to pass another loss.
+        when: Which step it is, in words.
     """
     network, parameters, device = subject.network, subject.parameters, subject.device
     moving = [name for group in step.groups for name in group["names"] if name not in step.without]
@@ -58,6 +60,6 @@ def warn_of_another_loss(subject: Subject, loss: Loss, samples: Samples, step: S
             "its weights and penalties; weight decay of the optimizer and clipping are understood already."
         )
         warn(
-            f"At the first step the gradient differs by {gap / size:.0%} from that of the recorded loss, so much of "
+            f"At {when} the gradient differs by {gap / size:.0%} from that of the recorded loss, so much of "
             f"this run will be booked as unattributed. {advice}"
         )

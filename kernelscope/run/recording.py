@@ -65,9 +65,14 @@ class Recording:
     Attributes:
         acknowledged: The number of steps that are safely stored.
         seen: In a game of two networks, the number of steps that the other one has made.
+        watched: Why the gradient of the next step is to be compared again with that of the recorded loss, as words for
+            that step, where it has terms that the first one had not.
+        what: What is recorded, in words.
     """
 
     seen: int | None = None
+    watched: str | None = None
+    what: str = "recorded model"
 
     def __init__(self, model: nn.Module, loader: Any, loss: Loss, *, place: Place, keep: Keep,
                  average: nn.Module | None, split: Callable[[Any], tuple[Any, Any]], ids: Callable[[Any], Any] | None,
@@ -154,7 +159,7 @@ class Recording:
             tape.release()
             self._optimizers.forget()
         if not tape.recorded and kind is None:
-            raise faults.nothing_recorded(self._foreign, self._source.batches, self._source.unread)
+            raise faults.nothing_recorded(self._foreign, self._source.batches, self._source.unread, self.what)
         if tape.recorded and changed is not None:
             found = another_at_the_end(tape.step, changed)
             if error is None:
@@ -173,7 +178,8 @@ class Recording:
         if memory is not None:
             self._run = self._opened(memory)
         steps = tape.step if memory is None else len(self.run)
-        return faults.rescued(failure, self._place.out, self.acknowledged, steps, kept=memory is not None)
+        return faults.rescued(failure, self._place.out, self.acknowledged, steps, kept=memory is not None,
+                              resumable=self._place.resumable)
 
     @property
     def run(self) -> Run:
@@ -201,6 +207,11 @@ class Recording:
 
     def batch(self, ids: Any) -> None:
         """Says which samples the next forward pass sees, in a loop that has no loader."""
+        if self._source.has_loader:
+            raise RecordingError(
+                "recording.batch(ids) is for a loop that has no loader, and this recording listens to one. Pass the "
+                "tensors of all samples instead of the loader, or leave recording.batch out."
+            )
         self._source.say(ids)
 
     def relay(self, deliver: Deliver) -> None:
@@ -325,6 +336,9 @@ class Recording:
         if step.owner == tape.step:
             self._look_at_the_first(step)
             self._optimizers.add(optimizer, step)
+        elif self.watched is not None and step.optimizer in RULES and not self._other:
+            warn_of_another_loss(self._subject, self._loss, self._source.samples, step, self._told, self.watched)
+        self.watched = None
         tape.keep_samples(passes.fresh)
         passes.fresh = []
         tape.keep_start(step, self._optimizers)

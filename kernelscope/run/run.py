@@ -246,8 +246,10 @@ class Run:
 
     def fingerprint(self) -> str:
         """A hash of everything the run holds but the seconds it took."""
-        # Seconds differ each time the same is recorded.
+        # Seconds, and the name that the two runs of a game share, differ each time the same is recorded.
         meta = {key: value for key, value in self._index.meta.items() if key != "cost"}
+        if isinstance(meta.get("notes"), dict):
+            meta["notes"] = {key: value for key, value in meta["notes"].items() if key != "game"}
         digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
         for k in (self.start, self.stop):
             digest.update(self.trajectory(k, k)[0].contiguous().view(torch.uint8).numpy().tobytes())

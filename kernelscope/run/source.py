@@ -80,6 +80,16 @@ class Source:
         """Takes note that the loop received a batch of samples that are not recorded."""
         self._deliveries.skip()
 
+    @property
+    def has_loader(self) -> bool:
+        """Whether the samples come from a loader."""
+        return self._has_loader
+
+    @property
+    def said(self) -> list[int] | None:
+        """The ids that the loop said, if it did."""
+        return self._said
+
     def say(self, ids: Any) -> None:
         """Takes a word of the loop about the next pass."""
         self.batches += 1
@@ -95,7 +105,7 @@ class Source:
 
     def latest(self) -> tuple[Sequence[int], Tensor] | None:
         """The ids and targets of what was said or delivered last, or ``None``."""
-        if self._said is None:
+        if self._said is None or self._has_loader:
             return self._deliveries.latest()
         return self._said, self._targets[self.samples.columns(self._said)]
 

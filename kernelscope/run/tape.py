@@ -55,6 +55,7 @@ class Place:
         commit_every: Seconds after which steps are brought there.
         overwrite: Whether a run that is there may be replaced.
         resume: Whether a run that is there is taken up.
+        resumable: Whether the caller could have asked for that, and is told so.
 
     Raises:
         RecordingError: If these do not fit together.
@@ -64,6 +65,7 @@ class Place:
     commit_every: float = 1.0
     overwrite: bool = False
     resume: bool = False
+    resumable: bool = True
 
     def __post_init__(self) -> None:
         if self.resume and self.out is None:
@@ -127,10 +129,9 @@ class Tape:
                 self.earlier, self.writer = run, Writer(store, self._rows, acknowledged=step)
                 return Chunk(first=step, place=run.place)
             if not self._place.overwrite:
-                raise StoreExists(
-                    f"{out} already holds a recording. Choose another folder, pass resume=True to take it up or "
-                    "overwrite=True to replace it; it is intact."
-                )
+                ways = ", pass resume=True to take it up or" if self._place.resumable else ", or pass"
+                raise StoreExists(f"{out} already holds a recording. Choose another folder{ways} overwrite=True to "
+                                  "replace it; it is intact.")
         if out is not None:
             with disk_errors(out, 0):
                 make_folder(out)

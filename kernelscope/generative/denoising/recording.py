@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ...arguments import as_function, what_came
-from ...errors import DataError, RecordingError
+from ...arguments import as_function, as_path, what_came
+from ...errors import DataError, RecordingError, StoreExists
 from ...run.recorder import record
 from ...run.recording import Recording
+from ...storage.manifest import exists
 from .noise import NoiseLaw
 
 __all__ = ["record_diffusion"]
@@ -94,6 +95,7 @@ def record_diffusion(
         >>> recording.run
         Run(in memory: 3 steps of SGD, 12 samples, 276 parameters)
     """
+    refuse_game(out)
     target: Any = getattr(denoiser, "target", None)
     if not callable(target) or not callable(getattr(denoiser, "coefficients", None)):
         raise RecordingError(
@@ -121,6 +123,19 @@ def record_diffusion(
     return record(denoiser, points, loss=loss, out=out, keep=keep, average=average, commit_every=commit_every,
                   overwrite=overwrite, resume=resume, notes=about, targets=targets,
                   batch=lambda batch: (None, choose(batch)))
+
+
+def refuse_game(out: str | Path | None) -> None:
+    """Refuses a folder that holds the two runs of a game, for a run.
+
+    Raises:
+        StoreExists: If ``out`` is one.
+    """
+    if out is None:
+        return
+    folder = as_path(out, "out, the folder to record into,", 'out="runs/diffusion"')
+    if any(exists(folder / name) for name in ("generator", "critic")):
+        raise StoreExists(f"{folder} already holds a recorded game; it is intact. Choose another folder.")
 
 
 def first_part(batch: Any) -> Tensor:

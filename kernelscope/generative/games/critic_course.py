@@ -28,7 +28,7 @@ from ...errors import DataError
 from ...network import Network
 from ...result import as_float64
 from ...run.step import MicroBatch
-from .game import GANRun
+from .game import STILL, GANRun
 
 __all__ = ["KINDS_OF_SHARES", "CriticCourse", "CriticLedger", "Places"]
 
@@ -152,8 +152,8 @@ class CriticCourse:
         first, last = self.run.buffers(-1), self.run.buffers(self.run.stop)
         changed = [name for name, b in last.items() if not torch.equal(b, first[name])]
         if changed:
-            raise DataError(f"The generator's motion is traced through critics without running statistics; this one's "
-                            f"buffer {changed[0]!r} changed in training. Train with layer or group normalisation.")
+            raise DataError(f"The generator's motion is traced through critics whose buffers stay, and this one's "
+                            f"{changed[0]!r} changed in training. {STILL}")
 
     def back(self, parts: Sequence[Part], advance: Callable[[int], object]) -> None:
         """Takes parts back through the run, last step first; they share the gradients of each batch."""

@@ -29,6 +29,14 @@ __all__ = ["CRITIC", "GENERATOR", "GANRun"]
 CRITIC, GENERATOR = "critic", "generator"
 
 
+#: What to do where a critic's buffers change.
+STILL = (
+    "Train a critic whose buffers stay: in place of spectral normalisation with the penalty R1, record_gan(..., "
+    "r1=...), or with vectors that stay (critic.eval() before the loop); in place of running statistics with "
+    "nn.GroupNorm or nn.LayerNorm."
+)
+
+
 @dataclass(frozen=True, eq=False)
 class GANRun:
     """A recorded game.
@@ -159,7 +167,9 @@ def _notes(run: Run) -> dict[str, Any]:
             f"The notes of {run!r} do not tell the game: kind is {str(kind)[:100]!r}, r1 {str(r1)[:100]!r} and real "
             f"{str(real)[:100]!r}. They were changed; restore the folder from a copy, or record again."
         )
-    return {"kind": kind, "r1": float(r1), "real": real}  # type: ignore[arg-type]
+    # Earlier recordings have no name in common.
+    name = str(notes.get("game"))[:100]
+    return {"kind": kind, "r1": float(r1), "real": real, "game": name}  # type: ignore[arg-type]
 
 
 def _at(run: Run, x: Tensor, parameters: Parameters | None, graph: bool = False) -> Tensor:

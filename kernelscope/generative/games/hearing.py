@@ -32,8 +32,9 @@ class Heard:
         random: The random state before the pass, if the pass used it.
         about: What the listener made of it when it ended.
         used: Whether its outputs are behind the gradients that the parameters hold.
-        sloped: Whether its slope was taken with a graph.
+        sloped: Of which rows the slope was taken with a graph, with shape (n,); ``None`` of none.
         at: What the listener counted when its outputs received a gradient.
+        order: Which pass it was.
     """
 
     x: Tensor
@@ -42,8 +43,9 @@ class Heard:
     random: Tensor | None
     about: Any = None
     used: bool = False
-    sloped: bool = False
+    sloped: Tensor | None = None
     at: int = 0
+    order: int = 0
 
 
 class Ear:
@@ -56,7 +58,7 @@ class Ear:
         count: What ``at`` is to say.
 
     Attributes:
-        passes: The passes that were used or sloped since the last step, in this order.
+        passes: The passes that were used or sloped since the last step, in the order in which they were made.
         shape: The shape of one row of what the network received last, or ``None``.
     """
 
@@ -65,7 +67,7 @@ class Ear:
         self._network, self._held, self._look, self._count = network, held, look, count
         self._device = next(network.parameters()).device
         self._random: Tensor | None = None
-        self._backward = -1
+        self._backward = self._order = -1
         self._open = True
         self.passes: list[Heard] = []
         self.shape: torch.Size | None = None
@@ -100,7 +102,8 @@ class Ear:
             raise RecordingError(
                 f"The {type(module).__name__} is called with several things or with something that is no tensor, and a "
                 "recorded game has a generator of latents and a critic of points. Call each with one tensor and let it "
-                "give one; a condition is best appended to it."
+                "give one. A condition of the generator may be appended to its latents; for one that the critic sees, "
+                "let the generator give it with its points and append it to the real points in the data set."
             )
         x = args[0]
         self.shape = x.shape[1:]
@@ -112,23 +115,26 @@ class Ear:
         random = self._random
         if random is not None and torch.equal(random, get_random_state(self._device)):
             random = None
-        heard = Heard(x.detach(), outputs.detach(), training_flags(module), random, about)
-        outputs.register_hook(lambda _: self._hear(heard))
+        self._order += 1
+        heard = Heard(x.detach(), outputs.detach(), training_flags(module), random, about, order=self._order)
+        outputs.register_hook(lambda slope: self._hear(heard, slope))
 
-    def _hear(self, heard: Heard) -> None:
+    def _hear(self, heard: Heard, slope: Tensor) -> None:
         if not self._open:
             return
         # The engine computes with a graph where one is asked for.
         if torch.is_grad_enabled():
-            heard.sloped = True
+            rows = (slope.detach() != 0).reshape(len(heard.x), -1).any(1) if slope.numel() else slope
+            heard.sloped = rows if heard.sloped is None else heard.sloped | rows
         else:
             backward = torch._C._current_graph_task_id()
             if backward != self._backward and not self._held():
                 # The loop has cleared the gradients of the passes before.
-                self.passes = [other for other in self.passes if other.sloped]
+                self.passes = [other for other in self.passes if other.sloped is not None]
                 for other in self.passes:
                     other.used = False
             self._backward = backward
             heard.used, heard.at = True, self._count()
         if not any(other is heard for other in self.passes):
-            self.passes.append(heard)
+            # A backward reaches the last pass first.
+            self.passes = sorted([*self.passes, heard], key=lambda other: other.order)

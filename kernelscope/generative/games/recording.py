@@ -8,8 +8,11 @@ them.
 
 from __future__ import annotations
 
+import secrets
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -32,7 +35,7 @@ from ...run.wrappers import network_behind
 from ...storage.manifest import exists
 from ..denoising.recording import first_part
 from .adversary import FAKE, PENALTY, REAL, Adversary, Judged, field_loss
-from .game import CRITIC, GENERATOR, GANRun
+from .game import CRITIC, GENERATOR, STILL, GANRun
 from .hearing import Ear, Heard
 from .origins import Origin, Origins
 
@@ -40,6 +43,16 @@ __all__ = ["GameRecording", "record_gan"]
 
 #: Points, and their places in the data set.
 Rows = list[tuple[Tensor, Sequence[int]]]
+
+#: What to do where it cannot be told which points are real.
+SAY = ("Call recording.batch(ids) before the critic is shown real points, with their places in the data set, or fetch "
+       "a batch when it is used.")
+
+#: How far a score may differ between a point alone and in its batch, by rounding, as a part of it.
+ALONE = 1e-3
+
+#: Up to here two gradients are one, but for their size and rounding.
+MET = 0.05
 
 #: Places for generated points where no batch size is known.
 PLACES = 64
@@ -155,6 +168,56 @@ def record_gan(
     )
 
 
+@dataclass(frozen=True, eq=False)
+class _Choice:
+    """Points of unknown origin that are real, if the choice is right."""
+
+    heard: Heard
+    rows: slice
+    ids: Sequence[int]
+    whole: bool
+
+    @property
+    def origin(self) -> Origin:
+        """What is known of their pass."""
+        about: Origin = self.heard.about
+        return about
+
+
+@dataclass(frozen=True, eq=False)
+class _Unknown:
+    """Consecutive points of one pass whose origin is not known."""
+
+    heard: Heard
+    rows: slice
+
+    @property
+    def count(self) -> int:
+        """How many they are."""
+        return self.rows.stop - self.rows.start
+
+    def choices(self) -> list[_Choice]:
+        """Which of them may be the real points."""
+        ids = self.heard.about.may_be
+        if ids is None or len(ids) > self.count:
+            return []
+        if len(ids) == self.count:
+            return [_Choice(self.heard, self.rows, ids, whole=True)]
+        first, last = (slice(a, a + len(ids)) for a in (self.rows.start, self.rows.stop - len(ids)))
+        return [_Choice(self.heard, first, ids, whole=False), _Choice(self.heard, last, ids, whole=False)]
+
+    def parts(self, chosen: list[_Choice]) -> list[tuple[Heard, slice, Sequence[int] | None]]:
+        """These points by origin, with the real ones that were chosen."""
+        own = [choice for choice in chosen if choice.heard is self.heard
+               and self.rows.start <= choice.rows.start and choice.rows.stop <= self.rows.stop]
+        if not own:
+            return [(self.heard, self.rows, None)]
+        choice = own[0]
+        cuts = [(slice(self.rows.start, choice.rows.start), None), (choice.rows, choice.ids),
+                (slice(choice.rows.stop, self.rows.stop), None)]
+        return [(self.heard, rows, ids) for rows, ids in cuts if rows.stop > rows.start]
+
+
 class GameRecording:
     """The two recordings of one game, and what tells them of each step.
 
@@ -181,19 +244,23 @@ class GameRecording:
         self._lazy, self._places, self._real = lazy, places, source.samples.size
         self._network = Network(network_behind(critic))
         self._warned: set[str] = set()
+        self._penalised = self._looked = False
+        self._buffers = {name: b.detach().clone() for name, b in network_behind(critic).named_buffers()}
         self._earlier: dict[int, Parameters] = {}
         if folder is not None and exists(folder):
             raise StoreExists(f"{folder} already holds a recording that is no game; it is intact. Choose another "
                               "folder.")
         about = {**notes, "generative": "gan", "kind": game.kind, "r1": float(game.r1), "lazy": lazy,
-                 "real": self._real}
+                 "real": self._real, "game": secrets.token_hex(8)}
 
         def recording(name: str, model: nn.Module, loss: Callable[..., Tensor], size: int,
                       averaged: nn.Module | None) -> Recording:
-            place = Place(None if folder is None else folder / name, commit_every, overwrite)
-            return Recording(model, (torch.zeros(size, 1), torch.zeros(size, 1)), Loss(loss), place=place,
+            place = Place(None if folder is None else folder / name, commit_every, overwrite, resumable=False)
+            made = Recording(model, (torch.zeros(size, 1), torch.zeros(size, 1)), Loss(loss), place=place,
                              keep=Keep.parse(keep), average=averaged, split=lambda pair: pair, ids=None,
                              class_names=None, notes=about, told=ADVICE[name])
+            made.what = f"recorded {name}"
+            return made
 
         points = self._real * (2 if game.r1 else 1)
         self._of_critic = recording(CRITIC, Judged(network_behind(critic)), game.critic_loss, points + places, None)
@@ -214,6 +281,7 @@ class GameRecording:
             stack.callback(self._made.close)
             self._judged = Ear(self._critic, self._held(self._of_critic), self._see_judged, lambda: 0)
             stack.callback(self._judged.close)
+            self._source.relay(self._deliver)
             self._source.open()
             stack.callback(self._source.close)
             self._stack = stack.pop_all()
@@ -238,8 +306,22 @@ class GameRecording:
         return self._of_generator.acknowledged, self._of_critic.acknowledged
 
     def batch(self, ids: Any) -> None:
-        """Says which real points the critic's next step sees, in a loop that has no loader."""
+        """Says which real points the critic is shown next, in a loop without a loader or one that fetches ahead."""
         self._source.say(ids)
+        bad = [i for i in self._source.said or [] if not 0 <= i < self._real]
+        if bad:
+            raise RecordingError(f"recording.batch(ids) was told of {bad[0]}, and there are no real points but 0 to "
+                                 f"{self._real - 1}. Pass their places in the data set.")
+
+    def _deliver(self, batch: Any, ids: list[int]) -> None:
+        self._source.deliver(batch, ids)
+        try:
+            latest = self._source.latest()
+        # A batch that is never trained on may have any form.
+        except (DataError, LookupError, TypeError, ValueError, AttributeError):
+            return
+        if latest is not None:
+            self._origins.deliver(*latest)
 
     # -- passes ------------------------------------------------------------------------------------------------------
 
@@ -252,7 +334,44 @@ class GameRecording:
                 f"The critic gives {tuple(scores.shape)} for {len(x)} points, and a recorded game has one score for "
                 "each. Average scores of patches within the critic."
             )
-        return self._origins.of(x) if torch.is_grad_enabled() else None
+        if not torch.is_grad_enabled():
+            return None
+        if not self._looked and len(x) > 1:
+            self._looked = True
+            self._look_at_the_critic(x.detach())
+        widths = self._origins.widths
+        if widths and len(x) and x[0].numel() not in widths:
+            raise RecordingError(
+                f"The critic is called on points of {x[0].numel()} numbers, {tuple(x.shape[1:])}, and the generator "
+                f"gives {', '.join(map(str, sorted(widths)))}: something was appended, cut or resized between them, "
+                "and its field could not be handed on to the generator. Let the generator give what the critic sees, a "
+                "condition too, as torch.cat([points, condition], 1) at the end of its forward, or do the rest within "
+                "the critic."
+            )
+        return self._origins.of(x)
+
+    def _look_at_the_critic(self, x: Tensor) -> None:
+        """Refuses a critic whose scores depend on the other points of a batch; warns of one whose buffers change."""
+        network = network_behind(self._critic)
+        buffers = {name: b.detach() for name, b in network.named_buffers()}
+        training = tuple(name for name, module in network.named_modules() if module.training)
+        with exact_arithmetic(), random_state(None, x.device), torch.no_grad(), warnings.catch_warnings():
+            # What torch has to say of statistics of one point is no word of the loop's.
+            warnings.simplefilter("ignore")
+            alone, among = (float(self._network(self._now(), buffers, (points,), training).flatten()[0])
+                            for points in (x[:1], x))
+        if not abs(alone - among) <= ALONE * max(abs(alone), abs(among), 1.0):
+            raise RecordingError(
+                f"The critic's score of a point depends on the rest of the batch or on chance: it is {among:.3g} in "
+                f"its batch and {alone:.3g} alone, as with a minibatch standard deviation. Then no point has a term of "
+                "its own. Leave that layer out; nn.GroupNorm and nn.LayerNorm look at one point at a time."
+            )
+        changed = [name for name, b in buffers.items() if not torch.equal(b, self._buffers[name])]
+        if changed:
+            self._warn(
+                f"The critic's buffer {changed[0]!r} changes as it runs. Scores can be decomposed, but explain_gan "
+                f"traces the generator through the critics of all steps and will refuse this run. {STILL}"
+            )
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
@@ -305,6 +424,9 @@ class GameRecording:
             points = [x for _, held, _, _ in parts for x in held]
             self._of_critic.book((torch.cat(points),), [i for _, _, ids, _ in parts for i in ids],
                                  torch.cat(rows).to(points[0].device))
+        if slopes and not self._penalised:
+            # The first step may have had no penalty to compare.
+            self._penalised, self._of_critic.watched = True, "the first step with a penalty"
         self._judged.clear()
         self._source.next_step()
 
@@ -313,44 +435,136 @@ class GameRecording:
         reals: Rows = []
         slopes: Rows = []
         fakes: list[Tensor] = []
-        unknown = []
+        unknown: list[_Unknown] = []
+        shown: list[tuple[Heard, slice, Sequence[int] | None]] = []
         for heard in passes:
             origin: Origin = heard.about
-            if origin.parts is None:
-                unknown.append(heard)
+            for part in origin.parts:
+                if not part.known:
+                    unknown.append(_Unknown(heard, part.rows))
+                    continue
+                shown.append((heard, part.rows, part.ids))
+        known = any(ids is not None for heard, _, ids in shown if heard.used)
+        shown += self._settled(unknown, shown, known)
+        shown.sort(key=lambda part: (part[0].order, part[1].start))
+        for heard, rows, ids in shown:
+            if not heard.used:
                 continue
-            for part in origin.parts if heard.used else ():
-                if part.ids is None:
-                    fakes.append(heard.x[part.rows])
-                else:
-                    reals.append((heard.x[part.rows], part.ids))
-            if heard.sloped:
-                self._add_slopes(slopes, heard.x, [part.ids for part in origin.parts])
-        for heard in unknown:
-            # Real points that were scaled or augmented; once there are some, the others are not.
-            ids = heard.about.may_be
-            known = {tuple(held) for _, held in reals}
-            if ids is not None and (not known or heard.sloped and known == {tuple(ids)} and not self._is_known(passes)):
-                if heard.used:
-                    reals.append((heard.x, ids))
-                if heard.sloped:
-                    self._add_slopes(slopes, heard.x, [ids])
+            if ids is None:
+                fakes.append(heard.x[rows])
             else:
-                if heard.used:
-                    fakes.append(heard.x)
-                if heard.sloped:
-                    self._add_slopes(slopes, heard.x, [None])
+                reals.append((heard.x[rows], ids))
+                self._origins.use(ids)
+        for heard in passes:
+            if heard.sloped is not None:
+                self._add_slopes(slopes, heard, [(rows, ids) for other, rows, ids in shown if other is heard])
         return reals, slopes, fakes
 
-    @staticmethod
-    def _is_known(passes: list[Heard]) -> bool:
-        """Whether real points of these passes were told by memory or by value."""
-        return any(part.ids is not None for heard in passes for part in heard.about.parts or ())
+    def _settled(self, unknown: list[_Unknown], shown: list[tuple[Heard, slice, Sequence[int] | None]],
+                 known: bool) -> list[tuple[Heard, slice, Sequence[int] | None]]:
+        """Says of points of unknown origin whether they are real, and which."""
+        used = [some for some in unknown if some.heard.used]
+        choices = [choice for some in used for choice in some.choices()]
+        generated = any(ids is None for heard, _, ids in shown if heard.used)
+        chosen: list[_Choice] = []
+        if known or not used:
+            # Once there are real points, the others are generated.
+            pass
+        elif not choices:
+            self._doubt(
+                f"None of the {sum(some.count for some in used)} points of unknown origin that the critic was shown "
+                "could be told to be real: they are neither points of a batch nor as many as one has. They are booked "
+                f"as generated. {SAY}"
+            )
+        elif len(choices) == 1 and generated and len(used) == 1 and choices[0].whole:
+            # Real points that were scaled or augmented, beside generated ones.
+            chosen = choices
+        else:
+            chosen = self._by_gradient(choices, used, shown)
+        for choice in chosen:
+            if not choice.origin.certain:
+                self._doubt(
+                    f"The critic was shown points that were computed from real ones, after {choice.origin.fetched} "
+                    "batches had been fetched and not used, so it cannot be told which of these they are; they would "
+                    f"be booked on the last one. {SAY}"
+                )
+        found = [part for some in used for part in some.parts(chosen)]
+        real = [list(choice.ids) for choice in chosen]
+        for some in unknown:
+            if some.heard.used:
+                continue
+            # A pass of its own for the slope, at the same points.
+            may_be = some.heard.about.may_be
+            fits = may_be is not None and some.count == len(may_be)
+            same = fits and (list(may_be) in real or not known and not used)
+            found.append((some.heard, some.rows, may_be if same else None))
+        return found
 
-    def _add_slopes(self, slopes: Rows, x: Tensor, ids: Sequence[Sequence[int] | None]) -> None:
+    def _by_gradient(self, choices: list[_Choice], used: list[_Unknown],
+                     shown: list[tuple[Heard, slice, Sequence[int] | None]]) -> list[_Choice]:
+        """The real points by which the recorded loss has the gradient that the critic holds."""
+        whole = [choice for choice in choices if choice.whole]
+        tried = [[choice] for choice in choices] + ([whole] if len(whole) > 1 else []) + [[]]
+        gaps = []
+        for chosen in tried:
+            parts = [part for part in shown if part[0].used] + [part for some in used for part in some.parts(chosen)]
+            gaps.append(self._gap(parts))
+        best = min(range(len(tried)), key=gaps.__getitem__)
+        second = min((gap for place, gap in enumerate(gaps) if place != best), default=float("inf"))
+        if gaps[best] > MET and gaps[best] > second / 2:
+            self._doubt(
+                "The critic was shown several points of unknown origin, and the gradient does not tell which of them "
+                "are real, so real and generated points may be booked on each other. Show the critic generated points "
+                "as the generator made them, or let augmentations be a part of the data set and of the generator."
+            )
+            best = 0
+        return tried[best]
+
+    def _gap(self, parts: list[tuple[Heard, slice, Sequence[int] | None]]) -> float:
+        """How far the gradient of the recorded loss is from the one that the critic holds, but for its size."""
+        network = network_behind(self._critic)
+        leaves = {name: p.detach().clone().requires_grad_() for name, p in network.named_parameters()
+                  if p.grad is not None}
+        held = {**self._now(), **leaves}
+        buffers = {name: b.detach() for name, b in network.named_buffers()}
+        training = tuple(name for name, module in network.named_modules() if module.training)
+        reals = [heard.x[rows] for heard, rows, ids in parts if ids is not None]
+        fakes = [heard.x[rows] for heard, rows, ids in parts if ids is None]
+        with exact_arithmetic(), random_state(None, parts[0][0].x.device), torch.enable_grad():
+            total = torch.zeros((), dtype=torch.float64, device=parts[0][0].x.device)
+            for what, held_points in ((REAL, reals), (FAKE, fakes)):
+                if held_points:
+                    x = torch.cat(held_points)
+                    scores = self._network(held, buffers, (x,), training).reshape(len(x), 1)
+                    rows = torch.tensor([[what, 1.0]], device=x.device).expand(len(x), 2)
+                    total = total + self._game.critic_loss(scores.expand(-1, 2), rows).mean()
+            slopes = [heard.x for heard, _, _ in parts if heard.sloped is not None and bool(heard.sloped.any())]
+            if slopes and self._game.r1:
+                x = torch.cat(slopes).clone().requires_grad_()
+                slope, = torch.autograd.grad(self._network(held, buffers, (x,), training).sum(), x, create_graph=True)
+                total = total + self._lazy * self._game.r1 / 2 * slope.flatten(1).square().sum(1).mean()
+            gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+        named = dict(network.named_parameters())
+        pairs = [(g.double().flatten(), named[name].grad.double().flatten())  # type: ignore[union-attr]
+                 for name, g in zip(leaves, gradients, strict=True) if g is not None]
+        if not pairs:
+            return 1.0
+        made, actual = (torch.cat(column) for column in zip(*pairs, strict=True))
+        across, size = float(made @ actual), float(made.norm() * actual.norm())
+        cosine = max(across / size, 0.0) if size > 0 else 0.0
+        return max(1 - cosine**2, 0.0) ** 0.5
+
+    def _doubt(self, message: str) -> None:
+        """Refuses what cannot be told at the first step, where nothing is lost; later warns of it."""
+        if not self._of_critic.steps:
+            raise RecordingError(message)
+        self._warn(message)
+
+    def _add_slopes(self, slopes: Rows, heard: Heard, parts: list[tuple[slice, Sequence[int] | None]]) -> None:
         """Adds points whose slope was taken, if the game has a penalty of them."""
-        real = [i for part in ids if part is not None for i in part]
-        if len(real) < len(x):
+        sloped = heard.sloped.cpu()  # type: ignore[union-attr]
+        taken = [(rows, ids) for rows, ids in parts if bool(sloped[rows].any())]
+        if any(ids is None for _, ids in taken):
             self._warn(
                 "The loop takes the critic's slope at points that are not real ones alone, as penalties at "
                 "interpolates do, and a recorded game has R1 at real points. What such a penalty does is booked as "
@@ -362,7 +576,9 @@ class GameRecording:
                 "given. Pass record_gan(..., r1=...) its weight, or what it does is booked as unattributed."
             )
         else:
-            slopes.append((x, real))
+            for rows, ids in taken:
+                which = sloped[rows].nonzero().flatten()
+                slopes.append((heard.x[rows][which.to(heard.x.device)], [ids[i] for i in which.tolist()]))  # type: ignore[index]
 
     def _warn(self, message: str) -> None:
         if message not in self._warned:
