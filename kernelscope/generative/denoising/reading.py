@@ -56,7 +56,10 @@ class DiffusionRun:
                 raise DataError(f"The law of noise in the notes of a diffusion run is its mean and its deviation; "
                                 f"{str(given)[:100]!r} was found. The notes were changed; record again.")
             return NoiseLaw(float(given[0]), float(given[1]))
-        drawn = torch.cat([self.levels(k) for k in range(self.run.start, self.run.stop)]).double().log()
+        if not len(self.run):
+            raise DataError("This run has no step, so nobody knows what noise it was trained on. Take a longer slice, "
+                            "or record with record_diffusion(..., law=NoiseLaw()).")
+        drawn = torch.cat([self.levels(k) for k in range(len(self.run))]).double().log()
         return NoiseLaw(float(drawn.mean()), float(drawn.std()) if len(drawn) > 1 else NoiseLaw.deviation)
 
     def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,5 +117,5 @@ class DiffusionRun:
         return x
 
     def levels(self, k: int) -> Tensor:
-        """The noise levels of the samples that step k drew, over all its forward passes."""
-        return torch.cat([self.run.samples.read(batch)[0][1] for batch in self.run.step(k).batches])
+        """The noise levels of the samples that step k of this run drew, over all its forward passes."""
+        return torch.cat([self.run.samples.read(batch)[0][1] for batch in self.run[k].batches])

@@ -260,9 +260,9 @@ def noise_localisation(run: Run, x: Tensor | None = None, *, levels: Tensor | No
     # Pools x levels x points of a pool.
     y = (some[rows][:, None] + at.view(1, -1, 1, *[1] * (some.ndim - 1)) * noise[rows][:, None]).flatten(0, 2)
     sigma = at[None, :, None].expand(len(rows), len(at), size).flatten()
-    first, last = run.start - (run.start == 0), run.stop
+    first, last = run.start or -1, run.stop
     change = outputs_at(reader, y, sigma, run.parameters(), last)
-    change = (change - outputs_at(reader, y, sigma, run.parameters(run.start), first)).flatten(1)
+    change = (change - outputs_at(reader, y, sigma, run.parameters(0), first)).flatten(1)
     square = change.square().sum(1)
     if bool((square == 0).any()):
         raise DataError("Training changed nothing at some noisy point, so its change has no shares. Pass a run of at "

@@ -195,7 +195,7 @@ def noise_kernel(run: Run, x: Tensor | None = None, *, levels: int | Tensor = 12
     directions = None if d <= EXACT else _rademacher(as_count(probes, "probes", least=2), d, source)
     ends = {"trained": (run.parameters(), run.stop)}
     if null in ("both", "untrained"):
-        ends["untrained"] = run.parameters(run.start), run.start - (run.start == 0)
+        ends["untrained"] = run.parameters(0), run.start or -1
     kernels = {name: _kernels(run, held, k, y, at, directions, dtype, memory) for name, (held, k) in ends.items()}
     cosines = {name: _cosines(found.mean(0), len(at), paired) for name, found in kernels.items()}
     own = kernels["trained"].mean(0).unflatten(0, (len(at), -1)).unflatten(2, (len(at), -1))

@@ -111,7 +111,6 @@ def explain_diffusion(
         progress: Whether a bar is shown; only on a terminal if not given.
 
     Returns:
-        The :class:`DiffusionExplanation`.
         The :class:`DiffusionExplanation`; through the sampler, a :class:`SamplerExplanation`.
 
     Raises:
@@ -119,10 +118,8 @@ def explain_diffusion(
         OutOfBudget: If the tensor does not fit into ``memory``.
 
     References:
-        Section 2.3 of the notes on generative models: telescoping over stages, where unrolling in x would put all
-        weight on the last of them.
-        Notes 2.3; telescoping instead of unrolling in x, which puts all weight on the last stage. Through the sampler:
-        theory notes 1.3 (g3).
+        Section 2.3 of the notes on generative models: telescoping instead of unrolling in x, which puts all weight on
+        the last stage. Through the sampler: theory notes 1.3 (g3).
 
     Example:
         >>> from kernelscope.generative.training import train_diffusion
@@ -148,7 +145,8 @@ def explain_diffusion(
     words = run.labels if labels is None else _words(labels, "labels", run.size)
     edges = noise_bins(reader, bins)
     last, first = _ends(run, weights)
-    at_first = run.start - (run.start == 0)
+    # Before the first step of all buffers are those that the recording began with.
+    at_first = run.start or -1
     denoise = lambda parameters, k: lambda y, sigma: _denoised(reader, y, sigma, parameters, k)
     down = sample(denoise(last, run.stop), z, _levels(levels), method)
     _check_finite(down)
@@ -301,12 +299,13 @@ def _rollout(reader: DiffusionRun, levels: Tensor, method: str) -> Rollout:
 def _ends(run: Run, weights: str) -> tuple[Parameters, Parameters]:
     """The parameters that generate, and those that training began with, as the ledger takes them."""
     if weights == "trained":
-        return run.parameters(), run.parameters(run.start)
+        return run.parameters(), run.parameters(0)
+    apart = weights == "average apart"
     last, first = run.average(run.stop), run.average(0)
-    if last is None or first is None or run.start:
+    if last is None or first is None or run.start and not apart:
         raise DataError("This run holds no averaged weights, or is a slice of one that does. Record with "
                         'record(..., average=averaged_model), or pass weights="trained".')
-    return run.named(last), run.parameters(run.start) if weights == "average apart" else run.named(first)
+    return run.named(last), run.parameters(0) if apart else run.named(first)
 
 
 def outputs_at(reader: DiffusionRun, y: Tensor, sigma: Tensor, parameters: Parameters, k: int) -> Tensor:
