@@ -100,7 +100,7 @@ def explain_diffusion(
         labels: A word for each training image, to group by; the labels of the run if not given.
         names: A word for each sample.
         held_out: Real images that training did not draw, with shape (r, \*): what is called a copy is compared with
-            them. Without them each training image is compared with all others.
+            them. Without them each training image is compared with all others that differ from it.
         quadrature: How gradients are averaged along a step of training, as :func:`kernelscope.decompose` takes it.
             Through the sampler ``"gonzalez"`` corrects all stages alike, by the least change of their gradients that
             makes the sum complete; how much that is stands in the check, and ``"gonzalez5"`` makes it small.
@@ -140,7 +140,7 @@ def explain_diffusion(
     as_choice(weights, "weights", tuple(WEIGHTS))
     sampler = as_choice(through, "through", ("trajectory", "sampler")) == "sampler"
     clean = reader.clean.double()
-    z = _latents(z, clean)
+    z, held_out = _latents(z, clean), _held_out(held_out, clean)
     names = [f"sample {i}" for i in range(len(z))] if names is None else _words(names, "names", len(z))
     words = run.labels if labels is None else _words(labels, "labels", run.size)
     edges = noise_bins(reader, bins)
@@ -334,6 +334,17 @@ def _latents(z: Any, like: Tensor) -> Tensor:
     return z
 
 
+def _held_out(held_out: Any, like: Tensor) -> Tensor | None:
+    if held_out is None:
+        return None
+    if not isinstance(held_out, Tensor) or held_out.shape[1:] != like.shape[1:] or not len(held_out):
+        came = f"shape {tuple(held_out.shape)}" if isinstance(held_out, Tensor) else what_came(held_out)
+        raise DataError(f"held_out must be real images as the rows of a tensor with shape "
+                        f"(r, {', '.join(map(str, like.shape[1:]))}); {came} came. Pass images that training did not "
+                        "draw, or leave it out.")
+    return held_out.detach().to("cpu", torch.float64)
+
+
 def _levels(levels: Any) -> Tensor:
     given = schedule(18) if levels is None else torch.as_tensor(levels, dtype=torch.float64)
     if given.ndim != 1 or len(given) < 2 or bool((given <= 0).any()) or bool((given.diff() >= 0).any()):
@@ -420,7 +431,11 @@ def _null_ratios(clean: Tensor, held_out: Tensor | None) -> tuple[str, Tensor]:
     """What real images that are no copies give: those held out, or each training image beside the others."""
     known = clean[~clean.flatten(1).isnan().any(1)]
     if held_out is not None:
-        return "held-out real images", memorised(held_out.double(), known).ratios
+        return "held-out real images", memorised(held_out, known).ratios
+    # Beside its twin an image would be a copy; and of two images the other one has no second beside it.
+    known = known.unique(dim=0)
+    if len(known) < 3:
+        return "different training images beside the others", known.new_zeros(0)
     away = distances(known, known).fill_diagonal_(torch.inf)
     near = away.topk(2, largest=False).values
-    return "training images beside the others", (near[:, 0] / near[:, 1]).nan_to_num(0.0)
+    return "different training images beside the others", near[:, 0] / near[:, 1]
