@@ -266,8 +266,8 @@ class DiffusionExplanation(Result):
     def top(self, k: int = 5, query: int = 0, stage: int | None = None, by: str = "image") -> pd.DataFrame:
         """The groups that added most, compared with the mean group, along what training changed at a stage.
 
-        Groups are those that hold an image which training drew. The stage is that of :meth:`decided` if not given. The share is left out (NaN) where contributions cancel more
-        than :data:`LIMIT` times.
+        Groups are those that hold an image which training drew. The stage is that of :meth:`decided` if not given. The
+        share is left out (NaN) where contributions cancel more than :data:`LIMIT` times.
         """
         import pandas as pd
 
