@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FRAMES, IMAGES = 9, 4
 
 #: How many characters stand below a square map, with a space after each word.
-ROOM = 36
+ROOM = 30
 
 
 @drawing(DiffusionExplanation)
