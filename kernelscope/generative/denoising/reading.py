@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -55,7 +56,8 @@ class DiffusionRun:
     def _law(self) -> NoiseLaw:
         given = (self.run.meta.get("notes") or {}).get("law")
         if given is not None:
-            if not isinstance(given, list) or len(given) != 2 or not all(type(v) in (int, float) for v in given):
+            if (not isinstance(given, list) or len(given) != 2 or not all(type(v) in (int, float) for v in given)
+                    or not all(map(math.isfinite, given)) or given[1] <= 0):
                 raise DataError(f"The law of noise in the notes of a diffusion run is its mean and its deviation; "
                                 f"{str(given)[:100]!r} was found. The notes were changed; record again.")
             return NoiseLaw(float(given[0]), float(given[1]))
@@ -63,7 +65,9 @@ class DiffusionRun:
             raise DataError("This run has no step, so nobody knows what noise it was trained on. Take a longer slice, "
                             "or record with record_diffusion(..., law=NoiseLaw()).")
         drawn = torch.cat([self.levels(k) for k in range(len(self.run))]).double().log()
-        return NoiseLaw(float(drawn.mean()), float(drawn.std()) if len(drawn) > 1 else NoiseLaw.deviation)
+        deviation = float(drawn.std()) if len(drawn) > 1 else 0.0
+        # Of one level only there is no deviation to tell.
+        return NoiseLaw(float(drawn.mean()), deviation or NoiseLaw.deviation)
 
     def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """The coefficients a and b in D = a y + b o, o what the network gives."""

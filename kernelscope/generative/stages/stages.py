@@ -29,7 +29,7 @@ from ...run.step import MicroBatch
 from ..denoising.closed_forms import OptimalDenoiser
 from ..denoising.closed_forms.posterior import exponents
 from ..denoising.denoiser import along
-from ..denoising.noise import schedule
+from ..denoising.noise import as_numbers, schedule
 from ..denoising.reading import DiffusionRun
 from ..denoising.sampling import Sampled, sample
 from ..measures import COPIED, distances, memorised
@@ -46,6 +46,9 @@ ROW, SAMPLE = 1.8e-8, 6e-9
 
 #: How often the bins of draws are shuffled for the null.
 SHUFFLES = 8
+
+#: No standard normal number is as large as this.
+FARTHEST = 1e3
 
 #: What the explained weights are, in the words of :func:`kernelscope.decompose`.
 WEIGHTS = {"trained": "trained", "average": "average", "average apart": "trained"}
@@ -261,8 +264,8 @@ def noise_bins(reader: DiffusionRun, bins: Any) -> Tensor:
     """
     if as_whole(bins) is not None:
         return torch.tensor(reader.law.edges(as_count(bins, "bins", least=1)), dtype=torch.float64)
-    edges = torch.as_tensor(bins, dtype=torch.float64)
-    if edges.ndim != 1 or bool((edges <= 0).any()) or bool((edges.diff() <= 0).any()):
+    edges = as_numbers(bins)
+    if edges is None or edges.ndim != 1 or not bool((edges > 0).all()) or not bool((edges.diff() > 0).all()):
         raise DataError("bins must be a number of bins, or the noise levels between them, ascending and above 0; "
                         f"{what_came(bins)} came. Pass bins=8.")
     return edges
@@ -331,6 +334,11 @@ def _latents(z: Any, like: Tensor) -> Tensor:
     if z.shape[1:] != like.shape[1:] or not len(z):
         raise DataError(f"z must hold one latent of the shape of a training image, {tuple(like.shape[1:])}, in each "
                         f"row; {tuple(z.shape)} came. Pass torch.randn(1, {', '.join(map(str, like.shape[1:]))}).")
+    if not bool(z.isfinite().all()):
+        raise NonFiniteError("z has numbers that are NaN or infinite. Draw it by torch.randn.")
+    if bool((z.abs() > FARTHEST).any()):
+        raise DataError(f"z must be standard normal numbers; {float(z.abs().max()):g} came. Pass "
+                        f"torch.randn(1, {', '.join(map(str, like.shape[1:]))}).")
     return z
 
 
@@ -346,10 +354,10 @@ def _held_out(held_out: Any, like: Tensor) -> Tensor | None:
 
 
 def _levels(levels: Any) -> Tensor:
-    given = schedule(18) if levels is None else torch.as_tensor(levels, dtype=torch.float64)
-    if given.ndim != 1 or len(given) < 2 or bool((given <= 0).any()) or bool((given.diff() >= 0).any()):
-        raise DataError("levels must be two noise levels or more, descending and above 0. Pass "
-                        "kernelscope.generative.schedule(18).")
+    given = schedule(18) if levels is None else as_numbers(levels)
+    if given is None or given.ndim != 1 or len(given) < 2 or not bool((given > 0).all() & (given.diff() < 0).all()):
+        raise DataError(f"levels must be two noise levels or more, descending and above 0; {what_came(levels)} came. "
+                        "Pass kernelscope.generative.schedule(18).")
     return given
 
 
@@ -389,13 +397,19 @@ def _directions(asked: Any, run: Run, clean: Tensor, displacement: Tensor, stage
     elif as_whole(asked) is not None:
         x = clean[~clean.flatten(1).isnan().any(1)].flatten(1)
         count = as_count(asked, "directions", least=1)
+        if count > min(x.shape):
+            raise DataError(f"directions={count} principal directions were asked for, and {len(x)} training images of "
+                            f"{d} numbers have {min(x.shape)} at most. Pass directions={min(count, *x.shape)}, or "
+                            "directions=None for every number.")
         found = torch.linalg.svd(x - x.mean(0), full_matrices=False).Vh[:count]
         kind, rows = f"{len(found)} principal directions of the training images", found.expand(q, *found.shape)
     else:
-        given = torch.as_tensor(asked, dtype=torch.float64).flatten(1)
-        if given.shape[1] != d or not len(given):
-            raise DataError(f"directions must be rows of {d} numbers, as many as a sample has; {tuple(given.shape)} "
-                            'came. Pass a number of principal directions, or "displacement".')
+        asked_for = as_numbers(asked)
+        if asked_for is None or asked_for.ndim < 2 or not len(asked_for) or asked_for[0].numel() != d:
+            came = what_came(asked) if asked_for is None else f"shape {tuple(asked_for.shape)}"
+            raise DataError(f"directions must be rows of {d} finite numbers, as many as a sample has; {came} came. "
+                            'Pass a tensor with shape (m, d), a number of principal directions, or "displacement".')
+        given = asked_for.flatten(1)
         kind, rows = "given directions", given.expand(q, *given.shape)
     length = rows.norm(dim=-1, keepdim=True)
     if bool((length == 0).any()):
