@@ -473,8 +473,8 @@ class OptimalExplanation(Result):
         eff = self.concentration().n_eff.median(0).values
         low, high = self.middle()
         fixed = torch.tensor([self.fixed(i) for i in range(q)]).median()
-        return (f"OptimalExplanation({q} samples x {stages} stages x {n} images: the images mixed fall from "
-                f"{float(eff[0]):.0f} to {float(eff[-1]):.2g}, the last one has most weight from noise "
+        return (f"OptimalExplanation({q} sample{'s' * (q != 1)} x {stages} stages x {n} images: the images mixed fall "
+                f"from {float(eff[0]):.0f} to {float(eff[-1]):.2g}, the last one has most weight from noise "
                 f"{float(fixed):.2g} on, half of the change happens between noise {high:.2g} and {low:.2g})")
 
     def to_frame(self) -> pd.DataFrame:
