@@ -135,6 +135,17 @@ def as_positive(value: Any, name: str, such_as: str = "1.0") -> float:
     return float(value)
 
 
+def as_finite(value: Any, name: str, such_as: str = "0.0") -> float:
+    """A number, neither NaN nor infinite.
+
+    Raises:
+        DataError: If it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(float(value)):
+        raise DataError(f"{name} must be a finite number; {what_came(value)} came. Pass for example {name}={such_as}.")
+    return float(value)
+
+
 def as_place(value: Any, name: str, count: int, things: str) -> int:
     """The place of one among several, from 0 on; negative numbers count from the end.
 

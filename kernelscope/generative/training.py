@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..arguments import as_choice, as_count, as_path, as_seed, what_came
-from ..errors import DataError, StoreExists
+from ..arguments import as_choice, as_count, as_path, as_positive, as_seed, what_came
+from ..errors import DataError, NonFiniteError, StoreExists
 from ..progress import counting
 from ..run.run import Run
 from ..storage import Store
@@ -84,7 +84,10 @@ def train_diffusion(x: Tensor, *, network: str | nn.Module = "mlp", width: int |
         Run(in memory: 5 steps of Adam, 20 samples, 276 parameters)
     """
     x, steps, batch, seed = _points(x, dtype), as_count(steps, "steps", 1), as_count(batch, "batch", 1), as_seed(seed)
-    law = law or NoiseLaw()
+    law = NoiseLaw() if law is None else law
+    if not isinstance(law, NoiseLaw):
+        raise DataError(f"law must be a NoiseLaw; {what_came(law)} came. Pass law=NoiseLaw(-1.2, 1.2), or leave it "
+                        "out.")
     _refuse_taken(out, overwrite)
     source = torch.Generator().manual_seed(seed)
     denoiser = _denoiser(x, network, width, seed).to(dtype)
@@ -208,25 +211,45 @@ def _refuse_taken(out: str | Path | None, overwrite: bool) -> None:
 
 def _points(x: Any, dtype: torch.dtype) -> Tensor:
     if not isinstance(x, Tensor) or x.ndim < 2 or not x.numel():
-        raise DataError(f"The training points must be a tensor with a row for each; {what_came(x)} came. Pass for "
+        came = f"a tensor with shape {tuple(x.shape)}" if isinstance(x, Tensor) else what_came(x)
+        raise DataError(f"The training points must be a tensor with a row for each; {came} came. Pass for "
                         "example kernelscope.generative.points(\"digits\").")
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise DataError(f"dtype must be a precision of floating point; {dtype!r:.80} came. Pass dtype=torch.float32, "
+                        "the usual one.")
+    if not bool(x.isfinite().all()):
+        raise NonFiniteError("The training points have numbers that are NaN or infinite. Leave such points out.")
     return x.detach().to("cpu", dtype)
 
 
 def _denoiser(x: Tensor, network: str | nn.Module, width: int | None, seed: int) -> Any:
     if isinstance(network, nn.Module):
-        return network if hasattr(network, "target") else Denoiser(network, float(x.std()))
+        return network if hasattr(network, "target") else Denoiser(network, _spread(x))
+    width = None if width is None else as_count(width, "width", 1)
     if as_choice(network, "network", ("mlp", "conv")) == "mlp":
-        return _seeded(seed, lambda: Denoiser(NoiseMLP(x[0].numel(), width or 128), float(x.std())))
+        return _seeded(seed, lambda: Denoiser(NoiseMLP(x[0].numel(), width or 128), _spread(x)))
     channels, side = _image(x)
-    return _seeded(seed, lambda: Denoiser(NoiseConv(side, channels, width or 24), float(x.std())))
+    return _seeded(seed, lambda: Denoiser(NoiseConv(side, channels, width or 24), _spread(x)))
+
+
+def _spread(x: Tensor) -> float:
+    """The standard deviation of all numbers."""
+    spread = float(x.std()) if x.numel() > 1 else 0.0
+    if not spread:
+        raise DataError("All numbers of the training points are the same, so a denoiser has nothing to learn. Pass "
+                        "points that differ.")
+    return spread
 
 
 def _players(x: Tensor, network: str | tuple[nn.Module, nn.Module], latents: int, width: int | None,
              seed: int) -> tuple[nn.Module, nn.Module]:
     if isinstance(network, tuple):
+        if len(network) != 2 or not all(isinstance(net, nn.Module) for net in network):
+            came = ", ".join(type(net).__name__ for net in network) or "an empty tuple"
+            raise DataError(f"network must be a word, or a generator and a critic; {came} came. Pass "
+                            "network=(generator, critic).")
         return network
-    size = x.shape[1]
+    size, width = x.shape[1], None if width is None else as_count(width, "width", 1)
     if as_choice(network, "network", ("mlp", "conv")) == "mlp":
         return _seeded(seed, lambda: (generator(latents, size, width or 128), critic(size, width or 128)))
     channels, side = _image(x)
@@ -254,7 +277,7 @@ def _image(x: Tensor) -> tuple[int, int]:
 
 def _optimizer(network: nn.Module, name: str, rate: float | None, of: int,
                betas: tuple[float, float]) -> torch.optim.Optimizer:
-    rate = RATES[as_choice(name, "optimizer", tuple(RATES))][of] if rate is None else rate
+    rate = RATES[as_choice(name, "optimizer", tuple(RATES))][of] if rate is None else as_positive(rate, "rate", "0.001")
     if name == "adam":
         return torch.optim.Adam(network.parameters(), lr=rate, betas=betas)
     return torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9 if name == "momentum" else 0.0)

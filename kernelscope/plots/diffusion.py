@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 #: Pictures in a filmstrip, at most, and training images beside it.
 FRAMES, IMAGES = 9, 4
 
+#: How many characters stand below a square map, with a space after each word.
+ROOM = 30
+
 
 @drawing(DiffusionExplanation)
 def draw_explanation(result: DiffusionExplanation, ax: Axes, theme: Theme, *, query: int = 0) -> None:
@@ -153,6 +156,9 @@ def _map(ax: Axes, theme: Theme, values: Tensor, rows: list[str], columns: list[
     if square:
         ax.set_aspect("equal", anchor="W")
     skip = -(-len(columns) // 9)
+    if square:
+        # As high as it is wide, it has room for fewer words.
+        skip = max(skip, -(-len(columns) * (max(map(len, columns)) + 1) // ROOM))
     ax.xaxis.set_ticks([i + 0.5 for i in range(0, len(columns), skip)], columns[::skip], parse_math=False)
     ax.yaxis.set_ticks([i + 0.5 for i in range(len(rows))], rows, parse_math=False)
     for spine in ax.spines.values():

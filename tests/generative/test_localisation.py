@@ -96,3 +96,20 @@ def test_a_pooled_row_is_the_sum_of_single_rows():
     assert pooled.residual.abs().max() < 1e-13
     for name, channel in single.channels.items():
         assert torch.allclose(pooled.channels[name], by_pool(channel), atol=1e-12)
+
+
+@pytest.mark.parametrize("bins", [3, 8, 12, 30])
+def test_words_below_the_map_stand_apart(bins):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    found = noise_localisation(recorded(mlp(), points(), "sgd"), points=6, bins=bins, progress=False)
+    # Words of three digits after the point are the longest.
+    found = replace(found, centers=torch.linspace(0.011, 0.099, bins))
+    ax = found.plot()
+    figure = ax.figure
+    figure.canvas.draw()
+    boxes = [word.get_window_extent() for word in ax.get_xticklabels()]
+    assert len(boxes) > 1
+    gaps = [later.x0 - box.x1 for box, later in zip(boxes, boxes[1:], strict=False)]
+    # A space of these letters is about three pixels wide.
+    assert min(gaps) >= 3
+    plt.close(figure)

@@ -11,6 +11,7 @@ from kernelscope.errors import DataError, OutOfBudget
 from kernelscope.generative.denoising.noise import schedule
 from kernelscope.generative.stages.result import DiffusionExplanation, first_of_the_last
 from kernelscope.generative.stages.stages import explain_diffusion, explain_optimal
+from kernelscope.generative.training import train_diffusion
 from tests.generative.denoisers import RATE, SPREAD, LinearCore, at, draws, gradient, mlp, points, recorded
 
 LEVELS = schedule(5, lowest=0.05, highest=5.0)
@@ -196,3 +197,59 @@ def test_the_explanation_is_kept_and_opened(tmp_path):
     assert repr(again) == repr(why)
     assert len(why.to_frame()) == 10
     assert first_of_the_last(torch.tensor([1, 1])) == 0
+
+
+def test_images_that_training_never_drew_are_not_counted():
+    x = points(12)
+    few = recorded(mlp(), x, "sgd", steps=1)
+    words = ["seen" if one else "unseen" for one in few.samples.seen.tolist()]
+    why = told(few, labels=words)
+    drawn = few.samples.seen
+    assert 2 < int(drawn.sum()) < 12
+    assert torch.equal(why.shown(), drawn)
+    expected = why.contributions()[..., drawn]
+    expected = expected - expected.mean(-1, keepdim=True)
+    assert torch.allclose(why.centred()[..., drawn], expected, atol=1e-15)
+    assert not why.centred()[..., ~drawn].any()
+    sizes = expected.norm(dim=-2)
+    share = sizes / sizes.sum(-1, keepdim=True)
+    assert torch.allclose(why.concentration().participation, 1 / share.square().sum(-1), atol=1e-10)
+    top = why.top(12)
+    assert set(top.group) == {f"image {i}" for i in drawn.nonzero().flatten().tolist()}
+    assert top["rank"].tolist() == list(range(1, int(drawn.sum()) + 1))
+    assert top.centred.sum() == pytest.approx(0, abs=1e-12)
+    # Of two classes one was never drawn, and of a class alone there is nothing beside it.
+    assert why.shown("label").tolist() == [True, False]
+    assert not why.centred("label").any()
+    pairs = why.centred("image and bin").unflatten(-1, (3, 12))
+    assert not pairs[..., ~drawn].any()
+    assert torch.allclose(pairs.sum((-2, -1)), torch.zeros(()).double(), atol=1e-14)
+    assert why.shown("label and bin").tolist() == [True, False] * 3
+    assert why.shown("bin").tolist() == [True] * 3
+
+
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float64, 1e-12), (torch.float32, 1e-4)])
+def test_what_is_called_a_copy_is_compared_with_different_images(dtype, near):
+    once = points(5)
+    # Each is told from a point with noise of its own, so that twins agree to rounding only.
+    alone = train_diffusion(once, width=4, steps=8, batch=8, dtype=dtype)
+    twice = train_diffusion(once.repeat(4, 1), width=4, steps=30, batch=8, dtype=dtype)
+    assert bool(alone.samples.seen.all())
+    assert int(twice.samples.seen.sum()) > 15
+    one, other = (explain_diffusion(run, latents(1), levels=schedule(3), directions="displacement", progress=False)
+                  for run in (alone, twice))
+    assert torch.allclose(one.null_ratios.sort().values, other.null_ratios.sort().values, atol=near)
+    assert len(other.clean[other.log_weights[0, 0].isfinite()].unique(dim=0)) == 5
+    assert float(other.ratios) > 1e-6
+    assert float(one.null_ratios.min()) > 0.05
+    away = torch.cdist(once, once).fill_diagonal_(torch.inf).sort(1).values
+    assert torch.allclose(one.null_ratios.sort().values, (away[:, 0] / away[:, 1]).sort().values, atol=near)
+
+
+def test_two_images_have_no_null(tmp_path):
+    run = train_diffusion(points(2), width=4, steps=5, batch=4, dtype=torch.float64)
+    why = explain_diffusion(run, latents(1), levels=schedule(3), directions="displacement", progress=False)
+    assert len(why.null_ratios) == 0
+    assert "too few different training images" in why.verdict()
+    why.save(tmp_path / "why")
+    assert DiffusionExplanation.load(tmp_path / "why").verdict() == why.verdict()

@@ -102,7 +102,7 @@ class DiffusionSide:
 
     def presented(self) -> int:
         """How many training points it was shown, a point as often as it was."""
-        return sum(batch.columns.numel() for k in range(len(self.run)) for batch in self.run.step(k).batches)
+        return sum(batch.columns.numel() for k in range(len(self.run)) for batch in self.run[k].batches)
 
 
 class GANSide:
@@ -154,7 +154,7 @@ class GANSide:
     def presented(self) -> int:
         """How many training points its critic was shown, a point as often as it was."""
         critic, n = self.gan.critic, self.gan.real
-        return sum(int((batch.columns < n).sum()) for k in range(len(critic)) for batch in critic.step(k).batches)
+        return sum(int((batch.columns < n).sum()) for k in range(len(critic)) for batch in critic[k].batches)
 
 
 Side = DiffusionSide | GANSide
@@ -197,7 +197,8 @@ def function_of(run: Run, k: int | None, part: str = "") -> Callable[..., Tensor
 
 def _network(run: Run, k: int | None, part: str) -> tuple[nn.Module, Parameters]:
     module: Any = run.network.module(())
-    held: Parameters = {**run.network.parameters, **run.buffers(run.stop if k is None else k), **run.parameters(k)}
+    held: Parameters = {**run.network.parameters, **run.buffers(run.stop if k is None else run.start + k),
+                        **run.parameters(k)}
     if part:
         # A network that differentiates itself cannot be differentiated sample by sample; its inner one can.
         module = getattr(module, part)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...arguments import as_count, as_positive
+from ...arguments import as_count, as_finite, as_positive
 from ...errors import DataError
 
-__all__ = ["NoiseLaw", "schedule"]
+__all__ = ["NoiseLaw", "as_numbers", "schedule"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class NoiseLaw:
     Attributes:
         mean: The mean m of the logarithm.
         deviation: Its standard deviation s.
+
+    Raises:
+        DataError: If the mean is no finite number, or the deviation not positive.
 
     References:
         "Elucidating the Design Space of Diffusion-Based Generative Models" (Karras et al., 2022), table 1.
@@ -40,13 +44,19 @@ class NoiseLaw:
     mean: float = -1.2
     deviation: float = 1.2
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", as_finite(self.mean, "mean", "-1.2"))
+        object.__setattr__(self, "deviation", as_positive(self.deviation, "deviation", "1.2"))
+
     def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Noise levels, with shape (count,)."""
+        count = as_count(count, "count")
         normal = torch.randn(count, generator=generator)
         return (self.mean + self.deviation * normal).exp()
 
     def edges(self, bins: int) -> list[float]:
         """The noise levels between ``bins`` bins of equal mass, ascending."""
+        bins = as_count(bins, "bins", least=1)
         return self.at(torch.arange(1, bins, dtype=torch.float64) / bins).tolist()
 
     def at(self, part: Tensor) -> Tensor:
@@ -65,7 +75,7 @@ def schedule(levels: int = 18, lowest: float = 0.02, highest: float = 20.0, rho:
               + \tfrac{k}{N - 1} \big(\sigma_{\min}^{1/\rho} - \sigma_{\max}^{1/\rho}\big)\Big)^\rho
 
     Raises:
-        DataError: If the lowest is not below the highest.
+        DataError: If an argument is no positive number, or the lowest is not below the highest.
 
     References:
         "Elucidating the Design Space of Diffusion-Based Generative Models" (Karras et al., 2022), equation 5.
@@ -80,7 +90,25 @@ def schedule(levels: int = 18, lowest: float = 0.02, highest: float = 20.0, rho:
     highest = as_positive(highest, "highest", "20.0")
     if lowest >= highest:
         raise DataError(f"lowest must be below highest; {lowest} and {highest} came. Noise levels go down to lowest.")
+    rho = as_positive(rho, "rho", "7.0")
     part = torch.linspace(0, 1, levels, dtype=torch.float64)
     levels_of = (highest ** (1 / rho) + part * (lowest ** (1 / rho) - highest ** (1 / rho))) ** rho
     levels_of[0] = highest
+    if not bool(levels_of.isfinite().all()) or not bool((levels_of.diff() < 0).all()):
+        raise DataError(f"With rho={rho:g} the {levels} levels from {highest:g} to {lowest:g} are not all different. "
+                        "Pass for example rho=7.0.")
     return levels_of
+
+
+def as_numbers(value: Any) -> Tensor | None:
+    """Finite numbers in double precision; ``None`` from anything else.
+
+    Example:
+        >>> as_numbers([1, 2]), as_numbers("x"), as_numbers(float("nan"))
+        (tensor([1., 2.], dtype=torch.float64), None, None)
+    """
+    try:
+        found = torch.as_tensor(value, dtype=torch.float64).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return found if bool(found.isfinite().all()) else None

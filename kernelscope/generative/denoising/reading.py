@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from .denoiser import along
 from .noise import NoiseLaw
 
 __all__ = ["DiffusionRun"]
+
+#: Clean points that are told from noisy ones are known to so many roundings of the largest of them.
+ROUNDING = 8
 
 
 class DiffusionRun:
@@ -52,12 +56,18 @@ class DiffusionRun:
     def _law(self) -> NoiseLaw:
         given = (self.run.meta.get("notes") or {}).get("law")
         if given is not None:
-            if not isinstance(given, list) or len(given) != 2 or not all(type(v) in (int, float) for v in given):
+            if (not isinstance(given, list) or len(given) != 2 or not all(type(v) in (int, float) for v in given)
+                    or not all(map(math.isfinite, given)) or given[1] <= 0):
                 raise DataError(f"The law of noise in the notes of a diffusion run is its mean and its deviation; "
                                 f"{str(given)[:100]!r} was found. The notes were changed; record again.")
             return NoiseLaw(float(given[0]), float(given[1]))
-        drawn = torch.cat([self.levels(k) for k in range(self.run.start, self.run.stop)]).double().log()
-        return NoiseLaw(float(drawn.mean()), float(drawn.std()) if len(drawn) > 1 else NoiseLaw.deviation)
+        if not len(self.run):
+            raise DataError("This run has no step, so nobody knows what noise it was trained on. Take a longer slice, "
+                            "or record with record_diffusion(..., law=NoiseLaw()).")
+        drawn = torch.cat([self.levels(k) for k in range(len(self.run))]).double().log()
+        deviation = float(drawn.std()) if len(drawn) > 1 else 0.0
+        # Of one level only there is no deviation to tell.
+        return NoiseLaw(float(drawn.mean()), deviation or NoiseLaw.deviation)
 
     def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """The coefficients a and b in D = a y + b o, o what the network gives."""
@@ -104,15 +114,41 @@ class DiffusionRun:
 
     @property
     def clean(self) -> Tensor:
-        """The clean training points by sample, with shape (n, *); NaN where training never drew one."""
+        """The clean training points by sample, with shape (n, *); NaN where training never drew one.
+
+        They are told from noisy points, so to rounding; points that differ by no more are given as the first of them.
+        """
         samples = self.run.samples
         seen = samples.seen
         (y, sigma), o = samples.batch(seen.nonzero().flatten())
         a, b = self.coefficients(sigma)
         x = torch.full((samples.size, *y.shape[1:]), torch.nan, dtype=y.dtype)
-        x[seen] = along(a, y) * y + along(b, y) * o
+        found = along(a, y) * y + along(b, y) * o
+        size = (along(a, y) * y).abs() + (along(b, y) * o).abs()
+        known_to = ROUNDING * torch.finfo(y.dtype).eps * float(size.flatten(1).norm(dim=1).max()) if len(size) else 0.0
+        x[seen] = found[_first_alike(found, known_to)]
         return x
 
     def levels(self, k: int) -> Tensor:
-        """The noise levels of the samples that step k drew, over all its forward passes."""
-        return torch.cat([self.run.samples.read(batch)[0][1] for batch in self.run.step(k).batches])
+        """The noise levels of the samples that step k of this run drew, over all its forward passes."""
+        return torch.cat([self.run.samples.read(batch)[0][1] for batch in self.run[k].batches])
+
+
+def _first_alike(x: Tensor, tolerance: float) -> Tensor:
+    """For each row the place of the first one that is no farther away, with shape (n,)."""
+    rows = x.flatten(1).double()
+    way = torch.randn(rows.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    # Along a direction no two rows are farther apart than they are, so those alike are near in this order.
+    along_way = rows @ (way / way.norm())
+    order = along_way.argsort(stable=True)
+    along_way = along_way[order]
+    first = torch.arange(len(rows))
+    for shift in range(1, len(rows)):
+        near = (along_way[shift:] - along_way[:-shift] <= tolerance).nonzero().flatten()
+        if not len(near):
+            break
+        one, other = order[near], order[near + shift]
+        alike = (rows[one] - rows[other]).norm(dim=1) <= tolerance
+        one, other = one[alike], other[alike]
+        first.scatter_reduce_(0, torch.maximum(one, other), torch.minimum(one, other), "amin")
+    return first

@@ -116,6 +116,9 @@ def record_diffusion(
             )
         return target(given.to(y), y, sigma)
 
+    if law is not None and not isinstance(law, NoiseLaw):
+        raise DataError(f"law must be a NoiseLaw, the law that noise levels are drawn from; {what_came(law)} came. "
+                        "Pass kernelscope.generative.NoiseLaw(-1.2, 1.2), or leave it out.")
     points = (loader, loader) if isinstance(loader, Tensor) else loader
     if not isinstance(points, DataLoader) and isinstance(points, list | tuple) and len(points) == 1:
         points = (points[0], points[0])

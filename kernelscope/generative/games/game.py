@@ -46,7 +46,7 @@ class GANRun:
         critic: The critic's run.
         game: The losses.
         real: The number n of real points.
-        seen: For each step of the generator the number of steps that the critic had made before it, with shape (T,).
+        seen: For each step of the generator the number of steps of the critic's run before it, with shape (T,).
 
     Example:
         >>> from kernelscope.generative.training import train_gan
@@ -65,10 +65,11 @@ class GANRun:
     def of(cls, generator: Run, critic: Run) -> GANRun:
         """The game of two runs that were recorded side by side.
 
-        Of an interrupted recording those steps of the generator are left out whose critic was not stored.
+        Of an interrupted recording those steps of the generator are left out whose critic was not stored. Slices are
+        taken as well, where that of the critic begins no later than that of the generator.
 
         Raises:
-            DataError: If one of them is no part of a game.
+            DataError: If one of them is no part of a game, or a slice of the critic begins too late.
             StoreCorrupt: If they are not those of one game.
         """
         about = [_notes(generator), _notes(critic)]
@@ -85,9 +86,14 @@ class GANRun:
         seen: list[int] = []
         for k in range(len(generator)):
             before = generator[k].seen
-            if before is None or seen and before < seen[-1]:
+            if before is None or seen and before - critic.start < seen[-1]:
                 raise StoreCorrupt(f"Step {k} of the generator does not say how many steps the critic had made before "
                                    "it. Restore the folder from a copy, or record again.")
+            before -= critic.start
+            if before < 0:
+                raise DataError(f"The critic's slice begins with its step {critic.start}, and the generator's with one "
+                                f"that came after {before + critic.start} of the critic's. Let the generator's slice "
+                                "begin later, or the critic's earlier.")
             if before > len(critic):
                 break
             seen.append(before)

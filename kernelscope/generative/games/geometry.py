@@ -403,8 +403,9 @@ def times_of(run: GANRun, steps: Any, usual: int = 5) -> list[int]:
 def states_at(run: GANRun, k: int) -> tuple[Parameters, Parameters]:
     """The parameters of the generator at the start of its step k, and of the critic as that step saw it."""
     seen = len(run.critic) if k == len(run.generator) else int(run.seen[k])
-    # As training began the critic had not moved either.
-    return run.generator.parameters(k), run.critic.parameters(0 if k == 0 else seen)
+    # As training began the critic had not moved either; a slice of the generator alone begins later.
+    begins = k == 0 and (run.generator.start == 0 or run.critic.start > 0)
+    return run.generator.parameters(k), run.critic.parameters(0 if begins else seen)
 
 
 def real_of(run: GANRun) -> Tensor:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ...arguments import as_count, as_seed
+from ...arguments import as_count, as_seed, what_came
 from ...decomposition.cells import Cells
 from ...decomposition.exact import booked
 from ...decomposition.questions import as_words, checked_run
@@ -31,6 +31,7 @@ from ...progress import Bar
 from ...result import Check, CheckRow, Result
 from ...run.run import Run
 from ...run.step import MicroBatch
+from ..denoising.noise import as_numbers
 from ..denoising.reading import DiffusionRun
 from ..measures import cancellation, centred, localisation_index, surplus
 from .noise_kernels import chosen_points
@@ -260,9 +261,9 @@ def noise_localisation(run: Run, x: Tensor | None = None, *, levels: Tensor | No
     # Pools x levels x points of a pool.
     y = (some[rows][:, None] + at.view(1, -1, 1, *[1] * (some.ndim - 1)) * noise[rows][:, None]).flatten(0, 2)
     sigma = at[None, :, None].expand(len(rows), len(at), size).flatten()
-    first, last = run.start - (run.start == 0), run.stop
+    first, last = run.start or -1, run.stop
     change = outputs_at(reader, y, sigma, run.parameters(), last)
-    change = (change - outputs_at(reader, y, sigma, run.parameters(run.start), first)).flatten(1)
+    change = (change - outputs_at(reader, y, sigma, run.parameters(0), first)).flatten(1)
     square = change.square().sum(1)
     if bool((square == 0).any()):
         raise DataError("Training changed nothing at some noisy point, so its change has no shares. Pass a run of at "
@@ -359,9 +360,10 @@ class _Bookings:
 
 
 def _levels(levels: Any) -> Tensor:
-    at = torch.as_tensor(levels, dtype=torch.float64)
-    if at.ndim != 1 or not len(at) or bool((at <= 0).any()) or bool((at.diff() <= 0).any()):
-        raise DataError("levels must be noise levels, ascending and above 0. Leave them out for one in each bin.")
+    at = as_numbers(levels)
+    if at is None or at.ndim != 1 or not len(at) or not bool((at > 0).all() & (at.diff() > 0).all()):
+        raise DataError(f"levels must be noise levels, ascending and above 0; {what_came(levels)} came. Leave them out "
+                        "for one in each bin.")
     return at
 
 

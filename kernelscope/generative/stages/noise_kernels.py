@@ -26,7 +26,7 @@ from ...measures import alignment
 from ...network import Parameters, undisturbed
 from ...result import Check, CheckRow, Result
 from ...run.run import Run
-from ..denoising.noise import NoiseLaw
+from ..denoising.noise import NoiseLaw, as_numbers
 from ..denoising.reading import DiffusionRun
 from ..measures import effective_rank, localisation_index
 
@@ -195,7 +195,7 @@ def noise_kernel(run: Run, x: Tensor | None = None, *, levels: int | Tensor = 12
     directions = None if d <= EXACT else _rademacher(as_count(probes, "probes", least=2), d, source)
     ends = {"trained": (run.parameters(), run.stop)}
     if null in ("both", "untrained"):
-        ends["untrained"] = run.parameters(run.start), run.start - (run.start == 0)
+        ends["untrained"] = run.parameters(0), run.start or -1
     kernels = {name: _kernels(run, held, k, y, at, directions, dtype, memory) for name, (held, k) in ends.items()}
     cosines = {name: _cosines(found.mean(0), len(at), paired) for name, found in kernels.items()}
     own = kernels["trained"].mean(0).unflatten(0, (len(at), -1)).unflatten(2, (len(at), -1))
@@ -268,9 +268,10 @@ def _levels(levels: Any) -> Tensor:
     if as_whole(levels) is not None:
         count = as_count(levels, "levels", least=2)
         return torch.linspace(math.log(0.02), math.log(20.0), count, dtype=torch.float64).exp()
-    at = torch.as_tensor(levels, dtype=torch.float64)
-    if at.ndim != 1 or len(at) < 2 or bool((at <= 0).any()) or bool((at.diff() <= 0).any()):
-        raise DataError("levels must be two noise levels or more, ascending and above 0, or how many. Pass levels=12.")
+    at = as_numbers(levels)
+    if at is None or at.ndim != 1 or len(at) < 2 or not bool((at > 0).all() & (at.diff() > 0).all()):
+        raise DataError("levels must be two noise levels or more, ascending and above 0, or how many; "
+                        f"{what_came(levels)} came. Pass levels=12.")
     return at
 
 

@@ -60,7 +60,7 @@ class DiffusionExplanation(Result):
             with shape (q, N, n); minus infinity where training drew none.
         ratios: For each sample the distance to the nearest training image over that to the second, with shape (q,).
         nearest: The place of the nearest training image, with shape (q,).
-        null_ratios: The same ratios of real images that are no copies, with shape (r,).
+        null_ratios: The same ratios of real images that are no copies, with shape (r,); none where there are none.
         labels: A word for each training image, or ``None``.
         names: A word for each sample.
         info: Provenance: weights, sampler, noise law, parameterisation, directions, the ledger, cost, notes.
@@ -153,8 +153,25 @@ class DiffusionExplanation(Result):
         return shares(self.contributions(by), self.change)
 
     def centred(self, by: str = "image") -> Tensor:
-        """What each group added more than the mean one, with shape (q, N, m, G)."""
-        return centred(self.contributions(by))
+        """What each group added more than the mean one, with shape (q, N, m, G).
+
+        Groups of images that training never drew are not counted, and have noughts.
+        """
+        added, shown = self.contributions(by), self.shown(by)
+        found = torch.zeros_like(added)
+        found[..., shown] = centred(added[..., shown])
+        return found
+
+    def shown(self, by: str = "image") -> Tensor:
+        """Which groups hold an image that training drew, with shape (G,)."""
+        parts = self._by(by).split(" and ")
+        if parts[0] == "bin":
+            return torch.ones(self.tensor.shape[-2], dtype=torch.bool)
+        shown = self.log_weights[0, 0].isfinite()
+        if parts[0] == "label":
+            words = {word for word, drawn in zip(self.labels or [], shown.tolist(), strict=True) if drawn}
+            shown = torch.tensor([word in words for word in self.group_names("label")])
+        return shown.repeat(self.tensor.shape[-2]) if len(parts) == 2 else shown
 
     def cancellation(self, by: str = "image", stages: bool = False) -> Tensor:
         r"""How much larger the contributions are than their sum, :math:`\kappa`.
@@ -168,8 +185,8 @@ class DiffusionExplanation(Result):
         return cancellation(self.contributions(by), vectors=True)
 
     def concentration(self, by: str = "image") -> Concentration:
-        """On how few groups each stage's centred contributions rest, each measure with shape (q, N)."""
-        return concentration(self.centred(by).norm(dim=-2))
+        """On how few groups that training drew each stage's centred contributions rest, measures with shape (q, N)."""
+        return concentration(self.centred(by)[..., self.shown(by)].norm(dim=-2))
 
     def toward(self, by: str = "bin") -> Tensor:
         r"""What each group added at each stage along the sample's whole displacement, in units of it, (q, N, G).
@@ -225,9 +242,13 @@ class DiffusionExplanation(Result):
         place, copied = self.place(query), self.info["copied"]
         what = "memorised" if self.memorised(place) else "composed"
         ratio = float(self.ratios[place])
-        null = float((self.null_ratios < copied).double().mean())
+        if len(self.null_ratios):
+            null = float((self.null_ratios < copied).double().mean())
+            beside = f"of {len(self.null_ratios)} {self.info['null']} {null:.1%} are"
+        else:
+            beside = "there are too few different training images for a null"
         return (f"{what}: the nearest training image is at {ratio:.2f} of the distance of the second (a copy: below "
-                f"{copied:.2f}; of {len(self.null_ratios)} {self.info['null']} {null:.1%} are)")
+                f"{copied:.2f}; {beside})")
 
     def decided(self, query: int = 0) -> int:
         """The stage from which on the nearest training image stays the same."""
@@ -245,15 +266,17 @@ class DiffusionExplanation(Result):
     def top(self, k: int = 5, query: int = 0, stage: int | None = None, by: str = "image") -> pd.DataFrame:
         """The groups that added most, compared with the mean group, along what training changed at a stage.
 
-        The stage is that of :meth:`decided` if not given. The share is left out (NaN) where contributions cancel more
-        than :data:`LIMIT` times.
+        Groups are those that hold an image which training drew. The stage is that of :meth:`decided` if not given. The
+        share is left out (NaN) where contributions cancel more than :data:`LIMIT` times.
         """
         import pandas as pd
 
         k = as_count(k, "k", least=1)
         added, change = self._asked(query, stage, by)
-        beside = centred((change / change.norm()) @ added)
-        order = beside.argsort(descending=True, stable=True)[:k]
+        shown = self.shown(by).nonzero().flatten()
+        beside = centred((change / change.norm()) @ added[:, shown])
+        first = beside.argsort(descending=True, stable=True)[:k]
+        order = shown[first]
         kappa = float(cancellation(added, vectors=True))
         part = shares(added, change)[order]
         names = self.group_names(by)
@@ -262,8 +285,8 @@ class DiffusionExplanation(Result):
             "group": [names[i] for i in order.tolist()],
             "label": [None if words is None else words[i] for i in order.tolist()],
             "share": part.tolist() if kappa <= LIMIT else [float("nan")] * len(order),
-            "centred": beside[order].tolist(),
-            "rank": (len(beside) + 1 - ranks(beside)[order]).tolist(),
+            "centred": beside[first].tolist(),
+            "rank": (len(beside) + 1 - ranks(beside)[first]).tolist(),
         })
 
     # -- the shape of every answer -----------------------------------------------------------------------------------
@@ -450,8 +473,8 @@ class OptimalExplanation(Result):
         eff = self.concentration().n_eff.median(0).values
         low, high = self.middle()
         fixed = torch.tensor([self.fixed(i) for i in range(q)]).median()
-        return (f"OptimalExplanation({q} samples x {stages} stages x {n} images: the images mixed fall from "
-                f"{float(eff[0]):.0f} to {float(eff[-1]):.2g}, the last one has most weight from noise "
+        return (f"OptimalExplanation({q} sample{'s' * (q != 1)} x {stages} stages x {n} images: the images mixed fall "
+                f"from {float(eff[0]):.0f} to {float(eff[-1]):.2g}, the last one has most weight from noise "
                 f"{float(fixed):.2g} on, half of the change happens between noise {high:.2g} and {low:.2g})")
 
     def to_frame(self) -> pd.DataFrame:

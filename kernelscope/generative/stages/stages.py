@@ -29,7 +29,7 @@ from ...run.step import MicroBatch
 from ..denoising.closed_forms import OptimalDenoiser
 from ..denoising.closed_forms.posterior import exponents
 from ..denoising.denoiser import along
-from ..denoising.noise import schedule
+from ..denoising.noise import as_numbers, schedule
 from ..denoising.reading import DiffusionRun
 from ..denoising.sampling import Sampled, sample
 from ..measures import COPIED, distances, memorised
@@ -46,6 +46,9 @@ ROW, SAMPLE = 1.8e-8, 6e-9
 
 #: How often the bins of draws are shuffled for the null.
 SHUFFLES = 8
+
+#: No standard normal number is as large as this.
+FARTHEST = 1e3
 
 #: What the explained weights are, in the words of :func:`kernelscope.decompose`.
 WEIGHTS = {"trained": "trained", "average": "average", "average apart": "trained"}
@@ -100,7 +103,7 @@ def explain_diffusion(
         labels: A word for each training image, to group by; the labels of the run if not given.
         names: A word for each sample.
         held_out: Real images that training did not draw, with shape (r, \*): what is called a copy is compared with
-            them. Without them each training image is compared with all others.
+            them. Without them each training image is compared with all others that differ from it.
         quadrature: How gradients are averaged along a step of training, as :func:`kernelscope.decompose` takes it.
             Through the sampler ``"gonzalez"`` corrects all stages alike, by the least change of their gradients that
             makes the sum complete; how much that is stands in the check, and ``"gonzalez5"`` makes it small.
@@ -111,7 +114,6 @@ def explain_diffusion(
         progress: Whether a bar is shown; only on a terminal if not given.
 
     Returns:
-        The :class:`DiffusionExplanation`.
         The :class:`DiffusionExplanation`; through the sampler, a :class:`SamplerExplanation`.
 
     Raises:
@@ -119,10 +121,8 @@ def explain_diffusion(
         OutOfBudget: If the tensor does not fit into ``memory``.
 
     References:
-        Section 2.3 of the notes on generative models: telescoping over stages, where unrolling in x would put all
-        weight on the last of them.
-        Notes 2.3; telescoping instead of unrolling in x, which puts all weight on the last stage. Through the sampler:
-        theory notes 1.3 (g3).
+        Section 2.3 of the notes on generative models: telescoping instead of unrolling in x, which puts all weight on
+        the last stage. Through the sampler: theory notes 1.3 (g3).
 
     Example:
         >>> from kernelscope.generative.training import train_diffusion
@@ -143,12 +143,13 @@ def explain_diffusion(
     as_choice(weights, "weights", tuple(WEIGHTS))
     sampler = as_choice(through, "through", ("trajectory", "sampler")) == "sampler"
     clean = reader.clean.double()
-    z = _latents(z, clean)
+    z, held_out = _latents(z, clean), _held_out(held_out, clean)
     names = [f"sample {i}" for i in range(len(z))] if names is None else _words(names, "names", len(z))
     words = run.labels if labels is None else _words(labels, "labels", run.size)
     edges = noise_bins(reader, bins)
     last, first = _ends(run, weights)
-    at_first = run.start - (run.start == 0)
+    # Before the first step of all buffers are those that the recording began with.
+    at_first = run.start or -1
     denoise = lambda parameters, k: lambda y, sigma: _denoised(reader, y, sigma, parameters, k)
     down = sample(denoise(last, run.stop), z, _levels(levels), method)
     _check_finite(down)
@@ -263,8 +264,8 @@ def noise_bins(reader: DiffusionRun, bins: Any) -> Tensor:
     """
     if as_whole(bins) is not None:
         return torch.tensor(reader.law.edges(as_count(bins, "bins", least=1)), dtype=torch.float64)
-    edges = torch.as_tensor(bins, dtype=torch.float64)
-    if edges.ndim != 1 or bool((edges <= 0).any()) or bool((edges.diff() <= 0).any()):
+    edges = as_numbers(bins)
+    if edges is None or edges.ndim != 1 or not bool((edges > 0).all()) or not bool((edges.diff() > 0).all()):
         raise DataError("bins must be a number of bins, or the noise levels between them, ascending and above 0; "
                         f"{what_came(bins)} came. Pass bins=8.")
     return edges
@@ -301,12 +302,13 @@ def _rollout(reader: DiffusionRun, levels: Tensor, method: str) -> Rollout:
 def _ends(run: Run, weights: str) -> tuple[Parameters, Parameters]:
     """The parameters that generate, and those that training began with, as the ledger takes them."""
     if weights == "trained":
-        return run.parameters(), run.parameters(run.start)
+        return run.parameters(), run.parameters(0)
+    apart = weights == "average apart"
     last, first = run.average(run.stop), run.average(0)
-    if last is None or first is None or run.start:
+    if last is None or first is None or run.start and not apart:
         raise DataError("This run holds no averaged weights, or is a slice of one that does. Record with "
                         'record(..., average=averaged_model), or pass weights="trained".')
-    return run.named(last), run.parameters(run.start) if weights == "average apart" else run.named(first)
+    return run.named(last), run.parameters(0) if apart else run.named(first)
 
 
 def outputs_at(reader: DiffusionRun, y: Tensor, sigma: Tensor, parameters: Parameters, k: int) -> Tensor:
@@ -332,14 +334,30 @@ def _latents(z: Any, like: Tensor) -> Tensor:
     if z.shape[1:] != like.shape[1:] or not len(z):
         raise DataError(f"z must hold one latent of the shape of a training image, {tuple(like.shape[1:])}, in each "
                         f"row; {tuple(z.shape)} came. Pass torch.randn(1, {', '.join(map(str, like.shape[1:]))}).")
+    if not bool(z.isfinite().all()):
+        raise NonFiniteError("z has numbers that are NaN or infinite. Draw it by torch.randn.")
+    if bool((z.abs() > FARTHEST).any()):
+        raise DataError(f"z must be standard normal numbers; {float(z.abs().max()):g} came. Pass "
+                        f"torch.randn(1, {', '.join(map(str, like.shape[1:]))}).")
     return z
 
 
+def _held_out(held_out: Any, like: Tensor) -> Tensor | None:
+    if held_out is None:
+        return None
+    if not isinstance(held_out, Tensor) or held_out.shape[1:] != like.shape[1:] or not len(held_out):
+        came = f"shape {tuple(held_out.shape)}" if isinstance(held_out, Tensor) else what_came(held_out)
+        raise DataError(f"held_out must be real images as the rows of a tensor with shape "
+                        f"(r, {', '.join(map(str, like.shape[1:]))}); {came} came. Pass images that training did not "
+                        "draw, or leave it out.")
+    return held_out.detach().to("cpu", torch.float64)
+
+
 def _levels(levels: Any) -> Tensor:
-    given = schedule(18) if levels is None else torch.as_tensor(levels, dtype=torch.float64)
-    if given.ndim != 1 or len(given) < 2 or bool((given <= 0).any()) or bool((given.diff() >= 0).any()):
-        raise DataError("levels must be two noise levels or more, descending and above 0. Pass "
-                        "kernelscope.generative.schedule(18).")
+    given = schedule(18) if levels is None else as_numbers(levels)
+    if given is None or given.ndim != 1 or len(given) < 2 or not bool((given > 0).all() & (given.diff() < 0).all()):
+        raise DataError(f"levels must be two noise levels or more, descending and above 0; {what_came(levels)} came. "
+                        "Pass kernelscope.generative.schedule(18).")
     return given
 
 
@@ -379,13 +397,19 @@ def _directions(asked: Any, run: Run, clean: Tensor, displacement: Tensor, stage
     elif as_whole(asked) is not None:
         x = clean[~clean.flatten(1).isnan().any(1)].flatten(1)
         count = as_count(asked, "directions", least=1)
+        if count > min(x.shape):
+            raise DataError(f"directions={count} principal directions were asked for, and {len(x)} training images of "
+                            f"{d} numbers have {min(x.shape)} at most. Pass directions={min(count, *x.shape)}, or "
+                            "directions=None for every number.")
         found = torch.linalg.svd(x - x.mean(0), full_matrices=False).Vh[:count]
         kind, rows = f"{len(found)} principal directions of the training images", found.expand(q, *found.shape)
     else:
-        given = torch.as_tensor(asked, dtype=torch.float64).flatten(1)
-        if given.shape[1] != d or not len(given):
-            raise DataError(f"directions must be rows of {d} numbers, as many as a sample has; {tuple(given.shape)} "
-                            'came. Pass a number of principal directions, or "displacement".')
+        asked_for = as_numbers(asked)
+        if asked_for is None or asked_for.ndim < 2 or not len(asked_for) or asked_for[0].numel() != d:
+            came = what_came(asked) if asked_for is None else f"shape {tuple(asked_for.shape)}"
+            raise DataError(f"directions must be rows of {d} finite numbers, as many as a sample has; {came} came. "
+                            'Pass a tensor with shape (m, d), a number of principal directions, or "displacement".')
+        given = asked_for.flatten(1)
         kind, rows = "given directions", given.expand(q, *given.shape)
     length = rows.norm(dim=-1, keepdim=True)
     if bool((length == 0).any()):
@@ -421,7 +445,11 @@ def _null_ratios(clean: Tensor, held_out: Tensor | None) -> tuple[str, Tensor]:
     """What real images that are no copies give: those held out, or each training image beside the others."""
     known = clean[~clean.flatten(1).isnan().any(1)]
     if held_out is not None:
-        return "held-out real images", memorised(held_out.double(), known).ratios
+        return "held-out real images", memorised(held_out, known).ratios
+    # Beside its twin an image would be a copy; and of two images the other one has no second beside it.
+    known = known.unique(dim=0)
+    if len(known) < 3:
+        return "different training images beside the others", known.new_zeros(0)
     away = distances(known, known).fill_diagonal_(torch.inf)
     near = away.topk(2, largest=False).values
-    return "training images beside the others", (near[:, 0] / near[:, 1]).nan_to_num(0.0)
+    return "different training images beside the others", near[:, 0] / near[:, 1]
