@@ -156,7 +156,9 @@ def taken_apart(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         tensors[key] = value.detach().cpu()
         return {"tensor": key}
     if isinstance(value, dict) and any(isinstance(v, Tensor | Result) for v in value.values()):
-        return {"map": {key: taken_apart(item, f"{name}{key}.", tensors) for key, item in value.items()}}
+        # A manifest has its keys sorted, so their order is kept beside them.
+        return {"map": {key: taken_apart(item, f"{name}{key}.", tensors) for key, item in value.items()},
+                "order": list(value)}
     if isinstance(value, list | tuple) and any(isinstance(v, Tensor | Result) for v in value):
         return {"list": [taken_apart(item, f"{name}{index}.", tensors) for index, item in enumerate(value)]}
     json.dumps(value, allow_nan=False)
@@ -172,6 +174,8 @@ def put_together(value: Any, tensors: dict[str, Tensor], path: str | Path) -> An
     match value:
         case {"tensor": str(key)} if key in tensors:
             return tensors[key]
+        case {"map": dict(items), "order": list(order)} if sorted(map(str, order)) == sorted(items):
+            return {key: put_together(items[key], tensors, path) for key in order}
         case {"map": dict(items)}:
             return {key: put_together(item, tensors, path) for key, item in items.items()}
         case {"list": list(items)}:
