@@ -183,7 +183,8 @@ class GANExplanation(Result):
         parts[-1] += f" of a motion of {float(self.total.mean()):.3g}"
         told = f"they cancel {self.kappa:.3g} times over"
         if self.kappa <= PERCENT_LIMIT:
-            told = f"cancellation {self.kappa:.3g}; the first critic made {100 * self.share_of_first_critic:.0f} % of it"
+            told = (f"cancellation {self.kappa:.3g}; the first critic made {100 * self.share_of_first_critic:.0f} % "
+                    "of it")
         return f"{', '.join(parts)}; {told}"
 
     def said_of_modes(self) -> str:
@@ -194,8 +195,8 @@ class GANExplanation(Result):
         tells = "mass does not tell which" if inside else f"mass tells which with an AUROC of {told:.2f}"
         return (f"{100 * m['covered']:.0f} % of real images have a generated point near (untrained "
                 f"{100 * m['covered_untrained']:.0f} %, real points {100 * m['covered_by_real']:.0f} %), and {tells}; "
-                f"{len(self.dropped)} {'is' if len(self.dropped) == 1 else 'are'} dropped: next to no mass and nothing near "
-                f"(shuffled {m['dropped_shuffled']:.1f})")
+                f"{len(self.dropped)} {'is' if len(self.dropped) == 1 else 'are'} dropped: next to no mass and nothing "
+                f"near (shuffled {m['dropped_shuffled']:.1f})")
 
     def summary(self) -> str:
         """The answer in one sentence."""
@@ -203,8 +204,8 @@ class GANExplanation(Result):
         chord = "" if self.info["chord"] == 1 else (
             f"; chords of {self.info['chord']} critic steps: half as long would move {float(self.moved):.2g} of it")
         return (f'GANExplanation(how="{self.how}", {WORDS[self.how]}: {counted(len(self), "point")}, '
-                f"{of_all(self.seen)} real images{'' if bool(self.seen.all()) else ' seen'}: {self.said()}; the mass is "
-                f"that of {counted(round(float(found.n_eff)), 'image')}, Gini {float(found.gini):.2f}; "
+                f"{of_all(self.seen)} real images{'' if bool(self.seen.all()) else ' seen'}: {self.said()}; the mass "
+                f"is that of {counted(round(float(found.n_eff)), 'image')}, Gini {float(found.gini):.2f}; "
                 f"{self.said_of_modes()}{chord})")
 
     def to_frame(self) -> pd.DataFrame:

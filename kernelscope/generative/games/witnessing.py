@@ -145,7 +145,8 @@ class Witness(Result):
 
     def ranks(self) -> Tensor:
         """The rank of each real point by its share, 1 for the largest, with shape (q, n); those not shown come last."""
-        return self.real.masked_fill(~self.seen, -torch.inf).argsort(dim=1, descending=True, stable=True).argsort(dim=1) + 1
+        shown = self.real.masked_fill(~self.seen, -torch.inf)
+        return shown.argsort(dim=1, descending=True, stable=True).argsort(dim=1) + 1
 
     def classes(self) -> Tensor:
         """The centred shares summed over each class, with shape (q, classes), in the order of the classes' names."""
