@@ -317,6 +317,7 @@ def test_a_comparison_is_kept_drawn_and_put_on_a_page(found, tmp_path):
     again = GenerativeComparison.load(found.save(tmp_path / "kept"))
     assert repr(again) == repr(found)
     frame = found.to_frame()
+    assert again.to_frame().equals(frame)
     assert len(frame) == len(found.rows)
     for show in ("table", "samples"):
         assert found.plot(show=show).get_title(loc="left")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import kernelscope as ks
-from kernelscope.errors import DataError, OutOfBudget
+from kernelscope.errors import DataError, OutOfBudget, StoreError
 from kernelscope.generative import explain_gan
 from kernelscope.generative.games.masses import mass, modes
 from kernelscope.generative.games.result import GANExplanation
@@ -47,6 +47,11 @@ def test_the_two_ways_are_two_answers(game):
 
 def test_an_explanation_is_kept(found, tmp_path):
     again = GANExplanation.load(found.save(tmp_path / "e"))
+    for load in (ks.load, ks.generative.load):
+        with pytest.raises(StoreError, match=r"Open it with kernelscope\.generative\.GANExplanation\.load\("):
+            load(tmp_path / "e")
+    with pytest.raises(StoreError, match=r"Open it with kernelscope\.generative\.Witness\.load\("):
+        ks.load(found.witness.save(tmp_path / "w"))
     assert again.summary() == found.summary()
     assert torch.equal(again.real, found.real)
     assert torch.equal(again.witness.real, found.witness.real)
