@@ -106,7 +106,7 @@ def _spectrum(result: CriticGeometry, ax: Axes, theme: Theme) -> None:
     ax.set_ylabel("share of the slopes")
     rank, null_rank = result.value("slope rank"), result.untrained["slope rank"]
     told = result.told("slope rank")
-    verb = "span" if not told else "spread over" if rank > null_rank else "narrow to"
+    verb = "span" if not told else "widen to" if rank > null_rank else "narrow to"
     beside = f"an untrained critic’s have {null_rank:.1f}" + ("" if told else ", and they are not told apart")
     ax.set_title(in_lines(f"The critic’s slopes {verb} {rank:.1f} of {shares.shape[1]} directions; {beside}", "; ",
                           WIDTH), parse_math=False)

@@ -140,7 +140,7 @@ def test_titles_turn_with_the_numbers(run):
     told = lambda **change: dataclasses.replace(found, **change).plot().get_title(loc="left").replace("\n", " ")
     sure = found.info | {"apart": found.info["apart"] | {"slope rank": [0.5, 0.9]}}
     rank = found.value("slope rank")
-    assert "spread over" in told(info=sure, untrained=found.untrained | {"slope rank": rank - 0.7})
+    assert "widen to" in told(info=sure, untrained=found.untrained | {"slope rank": rank - 0.7})
     assert "narrow to" in told(info=sure, untrained=found.untrained | {"slope rank": rank + 0.7})
     unsure = found.info | {"apart": found.info["apart"] | {"slope rank": [-0.2, 0.9]}}
     assert "not told apart" in told(info=unsure)
