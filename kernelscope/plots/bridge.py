@@ -135,9 +135,9 @@ def _slopes(result: CriticGeometry, ax: Axes, theme: Theme) -> None:
     off = {place: 1.57 * float(quantiles[-1, 3] - quantiles[-1, 1]) / sizes[place] ** 0.5
            for place, quantiles in result.slopes.items()}
     told = all(last[most] - off[most] > last[place] + off[place] for place in last if place != most)
-    medians = ", ".join(f"{last[place]:.2g} {where[place]}" for place in last)
+    medians = ", ".join(f"{last[place]:.2g} {place if place == 'between' else f'at {place}'}" for place in last)
     ax.set_title(in_lines((f"The critic is steepest {where[most]}" if told else "The critic is not steepest anywhere")
-                          + f": on the median {medians}", ": ", WIDTH), parse_math=False)
+                          + f": median {medians}", ": ", WIDTH), parse_math=False)
 
 
 def _ranks(result: CriticGeometry, ax: Axes, theme: Theme) -> None:

@@ -141,7 +141,7 @@ class Bridge(Result):
     def verdict(self) -> str:
         """Whether the critic is a denoiser, in a few words; nothing is told where an interval holds the null."""
         if not bool(self.learned.any()):
-            return "The denoiser points back no better than untrained, so the critic is not told of"
+            return "No verdict, as the denoiser points back no better than untrained"
         near, levels = self.near, len(self.levels)
         if bool(near.all()):
             return "The critic points where the denoiser does"
