@@ -76,19 +76,22 @@ def draw_explanation(result: GANExplanation, ax: Axes, theme: Theme, *, show: st
     else:
         _draw_pictures(result, ax, theme, shape, place, best["real"].tolist(), [
             f"{name}\n{value:+.2g}" for name, value in zip(names, values, strict=True)])
-    ax.set_title(in_lines(_conclusion(result, place, labels), ": ", TITLE), parse_math=False)
+    ax.set_title(in_lines(_conclusion(result, place, column, labels), ": ", TITLE), parse_math=False)
 
 
-def _conclusion(result: GANExplanation, query: int, labels: list[str | None]) -> str:
+def _conclusion(result: GANExplanation, query: int, output: int, labels: list[str | None]) -> str:
     """What the pictures show, in words."""
     way = "brought" if result.how == "path" else "pulls now"
     cancels = f"centred, since groups cancel {result.kappa:.2g} times over" if result.kappa > PERCENT_LIMIT else (
         f"groups cancel {result.kappa:.2g} times")
+    # What no image made is told beside the images.
+    cancels += (f"; the first critic alone made {float(result.first_critic[query, output]):+.2g} of "
+                f"{float(result.total[query, output]):+.2g}")
     if labels[0] is None:
         return f"What {way} generated point {query}: {cancels}"
     most = max(dict.fromkeys(labels), key=labels.count)
     count = labels.count(most)
-    told = (f"the first {len(labels)} are of as many classes" if count == 1 else
+    told = (f"the first {len(labels)} are of as many classes" if count == 1 < len(labels) else
             f"{count} of the first {len(labels)} are of class {plain(str(most), 12)}")
     return f"What {way} generated point {query}: {told}; {cancels}"
 
@@ -131,7 +134,7 @@ def _draw_mass(result: GANExplanation, ax: Axes, theme: Theme) -> None:
     inside = m["auroc_shuffled_low"] <= m["auroc"] <= m["auroc_shuffled_high"]
     told = "mass says nothing of what is covered" if inside else (
         f"covered ones have {'more' if m['auroc'] > 0.5 else 'less'} (AUROC {m['auroc']:.2f})")
-    ax.set_title(in_lines(f"The mass is that of {float(found.n_eff):.0f} of {int(shown.sum())} images: {told}; "
+    ax.set_title(in_lines(f"The mass is that of {float(found.n_eff):.0f} of {int(shown.sum())} images seen: {told}; "
                           f"{len(result.dropped)} dropped", ": ", TITLE), parse_math=False)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..network import Network
 from ..storage import Store
 from ..storage.manifest import NAME
 from ..storage.store import Verify
+from ..text import shown
 from .comparing import compare_samples
 from .index import RunIndex
 from .run import Run
@@ -109,10 +111,17 @@ def run_store(path: Path, verify: Verify = "sha256") -> Store:
     store = Store.open(path, verify=verify)
     if store.kind != "run":
         name = store.meta.get("class") if store.kind == "result" else None
-        known = name in ("Decomposition", "Explanation")
-        way = f"Open it with kernelscope.{name}.load({str(path)!r})." if known else RUN
+        way = f"Open it with {_public(name)}.load({str(path)!r})." if isinstance(name, str) else RUN
         raise StoreError(f"{path} is no run: what is stored in it is of the kind {store.kind!r}. {way}")
     return store
+
+
+def _public(name: str) -> str:
+    """The name of a kind of result as a user writes it, with where it is found."""
+    for home in ("kernelscope", "kernelscope.generative", "kernelscope.nn"):
+        if name in import_module(home).__all__:
+            return f"{home}.{name}"
+    return shown(name)
 
 
 def _loss(meta: dict[str, Any], loss: Callable[..., Tensor] | None, path: str | Path) -> Loss:

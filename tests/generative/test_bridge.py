@@ -1,5 +1,6 @@
 """The bridge between a critic and a denoiser, on models whose directions are known."""
 
+import dataclasses
 import warnings
 
 import pytest
@@ -61,14 +62,16 @@ def test_a_critic_whose_slope_points_home_is_a_denoiser():
     # Both go straight to the mean, whatever the noise.
     assert torch.allclose(found.generated["critic, denoiser"], torch.ones(2, 20, dtype=f64), atol=1e-12)
     assert torch.allclose(found.generated["denoiser, Wiener"], torch.ones(2, 20, dtype=f64), atol=1e-12)
-    assert found.verdict == "The critic points where the denoiser does"
+    # Neither was trained, so nothing is told of them.
+    assert found.verdict.startswith("No verdict")
+    assert [row.status for row in found.check().rows] == ["warn"] * 3
     assert torch.allclose(found.noisy["critic"], found.noisy["denoiser"], atol=1e-12)
 
 
 def test_a_critic_whose_slope_points_away_is_none():
     found = bridge(denoising(0.7, X), valley(0.5 * ONE, X), levels=[0.1, 1.0], count=20)
     assert torch.allclose(found.generated["critic, denoiser"], -torch.ones(2, 20, dtype=f64), atol=1e-12)
-    assert found.verdict == "The critic is not a denoiser"
+    assert "is not a denoiser" not in found.verdict
 
 
 def test_a_critic_that_turns_every_step_by_a_right_angle_has_nothing_in_common():
@@ -87,6 +90,66 @@ def models():
         x = torch.randn(80, 5)
         return (train_diffusion(x, steps=40, width=8, batch=16), train_gan(x, steps=40, width=8, latents=3, batch=16),
                 torch.randn(30, 5))
+
+
+@pytest.fixture(scope="module")
+def found(models):
+    return bridge(models[0], models[1], levels=[0.2, 0.5, 0.9], count=80)
+
+
+def turned(found, **means):
+    """The same bridge, had the cosines other means; what is not named is nought."""
+    noise = 0.05 * torch.randn(3, 80, dtype=f64, generator=torch.Generator().manual_seed(0))
+    noise = noise - noise.mean(1, keepdim=True)
+    words = {"own": "critic, denoiser", "two": "denoiser, Wiener", "elsewhere": "critic, denoiser elsewhere",
+             "critic0": "untrained critic, denoiser", "denoiser0": "critic, untrained denoiser",
+             "begun": "untrained critic, denoiser elsewhere"}
+    at = {name: torch.as_tensor(means.get(word, 0.0), dtype=f64).expand(3)[:, None] + i * noise
+          for i, (word, name) in enumerate(words.items())}
+    noisy = {"denoiser": noise + means.get("back", 0.8), "untrained denoiser": 0.5 * noise,
+             "critic": 2 * noise + means.get("critic_back", 0.1)}
+    return dataclasses.replace(found, generated=found.generated | at, noisy=found.noisy | noisy)
+
+
+def test_the_verdict_turns_with_the_numbers(found):
+    near = "The critic points where the denoiser does"
+    assert turned(found, own=0.6, two=0.9).verdict == near
+    assert turned(found, own=[0.6, 0.6, 0.1], two=0.9).verdict == f"{near} at 2 of 3 noise levels"
+    assert turned(found, own=0.1, two=0.9).verdict == "The critic is not a denoiser"
+    # An interval that holds a half of what two denoisers have in common tells of neither.
+    assert turned(found, own=0.455, two=0.9).verdict == "The critic is not shown to be a denoiser"
+    for null in ("elsewhere", "critic0", "denoiser0"):
+        assert turned(found, own=0.6, two=0.9, **{null: 0.6}).verdict == "The critic is not shown to be a denoiser"
+    assert "no better than untrained" in turned(found, own=0.6, two=0.9, back=0.005).verdict
+
+
+def test_checks_pass_where_leads_are_sure_and_no_trifles(found):
+    status = lambda **means: {row.name: row.status for row in turned(found, **means).check().rows}
+    assert status(own=0.3)["elsewhere"] == "pass"
+    assert status(own=0.3, elsewhere=0.3)["elsewhere"] == "warn"
+    # A slope that is untrained has the same lead.
+    assert status(own=0.3, critic0=0.3)["elsewhere"] == "warn"
+    assert status(own=0.3, critic0=0.3, begun=0.3)["elsewhere"] == "pass"
+    assert status()["denoiser"] == "pass"
+    assert status(back=0.005)["denoiser"] == "warn"
+    exact = torch.zeros(3, 80, dtype=f64)
+    assert not found.above(exact + 1e-9).any()
+    assert found.above(exact + 0.02).all()
+
+
+def test_networks_that_never_learned_make_no_claim():
+    x = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
+    idle = bridge(train_diffusion(x, steps=1, rate=1e-12, width=8, batch=32),
+                  train_gan(x, steps=2, rate=1e-12, width=8, latents=3, batch=32), levels=4, count=60)
+    assert idle.verdict.startswith("No verdict")
+    assert [row.status for row in idle.check().rows] == ["warn"] * 3
+    assert "no better than an untrained" in idle.plot(show="noisy").get_title(loc="left").replace("\n", " ")
+
+
+def test_the_drawing_of_the_way_back_turns_with_the_numbers(found):
+    title = lambda **means: turned(found, **means).plot(show="noisy").get_title(loc="left").replace("\n", " ")
+    assert "The critic points back less than the denoiser at every noise level" in title()
+    assert "is not told from the denoiser" in title(critic_back=0.8)
 
 
 def cosine(a, b):
@@ -183,6 +246,7 @@ def test_it_is_kept_drawn_and_told(models, tmp_path):
     loaded = Result.load(found.save(tmp_path / "kept"))
     assert isinstance(loaded, Bridge)
     assert loaded.summary() == found.summary()
+    assert loaded.to_frame().equals(found.to_frame())
     for show in ("generated", "noisy"):
         assert found.plot(show=show).get_title(loc="left")
     frame = found.to_frame()
@@ -198,7 +262,8 @@ def test_what_does_not_fit_is_refused(models):
     for given, words in (((run, run), "as the game"), ((game.critic, game), "diffusion run")):
         with pytest.raises(DataError, match=words):
             bridge(*given)
-    for options, words in (({"levels": "all"}, "levels must be"), ({"points": "real"}, "points must be"),
+    for options, words in (({"levels": "all"}, "levels must be"), ({"levels": ["a"]}, "levels must be"),
+                           ({"levels": torch.tensor(1.0)}, "levels must be"), ({"points": "real"}, "points must be"),
                            ({"levels": [0.0]}, "levels must be"), ({"held_out": torch.zeros(3, 2)}, "held_out must"),
                            ({"count": 1}, "count must be")):
         with pytest.raises(DataError, match=words):

@@ -9,6 +9,7 @@ import torch
 
 import kernelscope as ks
 from kernelscope.errors import DataError
+from kernelscope.generative.comparing.binomial import binomial
 from kernelscope.generative.comparing.claims import LIMIT
 from kernelscope.generative.comparing.comparing import compare
 from kernelscope.generative.comparing.comparison import GenerativeComparison
@@ -168,7 +169,7 @@ def test_other_seeds_make_other_points_of_the_same_latents(found, repeated):
 
 
 def test_sentences_on_copies_turn_with_the_numbers(found):
-    assert "No model copies" in claim(with_values(found, "memorised", a=0.0, b=0.0), "memorisation").text
+    assert "No model is shown to copy" in claim(with_values(found, "memorised", a=0.0, b=0.0), "memorisation").text
     assert "diffusion copies" in claim(with_values(found, "memorised", a=0.8, b=0.0), "memorisation").text
     assert "GAN copies" in claim(with_values(found, "memorised", a=0.0, b=0.8), "memorisation").text
     assert "diffusion and GAN copy" in claim(with_values(found, "memorised", a=0.7, b=0.8), "memorisation").text
@@ -177,9 +178,67 @@ def test_sentences_on_copies_turn_with_the_numbers(found):
 def test_sentences_on_coverage_turn_with_the_numbers(found):
     assert claim(with_values(found, "coverage", a=0.9, b=0.2), "coverage").text.startswith("diffusion covers more")
     assert claim(with_values(found, "coverage", a=0.2, b=0.9), "coverage").text.startswith("GAN covers more")
-    assert claim(with_values(found, "coverage", a=0.5, b=0.52), "coverage").text.startswith("Both cover")
+    level = claim(with_values(found, "coverage", a=0.5, b=0.52), "coverage").text
+    assert level.startswith("Neither is shown to cover more")
     none = claim(with_values(found, "coverage", a=0.0, b=0.0), "coverage").text
-    assert "Neither covers more than a Gaussian" in none
+    assert "Neither is shown to cover more than a Gaussian" in none
+    assert "Neither is shown to cover more than before training" in none
+
+
+def with_nulls(result, metric, **nulls):
+    """The same comparison, had one row other nulls."""
+    table = json.loads(json.dumps(result.table))
+    words = {"untrained": "untrained network", "held_out": "held-out points"}
+    for row in table:
+        if row["metric"] == metric and row["slot"] == "main":
+            row["nulls"] = [side | {words[name]: value for name, value in nulls.items()} for side in row["nulls"]]
+    return dataclasses.replace(result, table=table)
+
+
+def test_no_coverage_is_claimed_that_untrained_networks_have(found):
+    ahead = with_values(found, "coverage", a=0.9, b=0.2)
+    assert "diffusion covers more" in claim(with_nulls(ahead, "coverage", untrained=0.1), "coverage").text
+    idle = claim(with_nulls(ahead, "coverage", untrained=0.9), "coverage").text
+    assert "covers more" not in idle
+    assert "Neither is shown to cover more than before training" in idle
+
+
+def test_what_a_few_samples_cover_is_no_claim(found):
+    ahead = with_nulls(with_values(found, "coverage", a=0.025, b=1.0), "coverage", untrained=0.0)
+    assert "GAN covers more" in claim(ahead, "coverage").text
+    few = claim(dataclasses.replace(ahead, info=ahead.info | {"samples": 2}), "coverage")
+    assert "covers more" not in few.text
+    assert "binomial" in few.null
+    # One of 24 samples is what one in a hundred would have by chance, and 160 of 4,000 are not.
+    copied = with_nulls(with_values(found, "memorised", a=0.04, b=0.0), "memorised", held_out=0.0)
+    assert "No model is shown to copy" in claim(copied, "memorisation").text
+    many = dataclasses.replace(copied, info=copied.info | {"samples": 4000})
+    assert "diffusion copies" in claim(many, "memorisation").text
+
+
+def test_intervals_over_seeds_take_the_place_of_binomial_ones(repeated):
+    assert "binomial" not in claim(repeated, "coverage").null
+
+
+def test_untrained_models_claim_nothing_of_what_they_make():
+    x = X[:, :16]
+    idle = compare(train_diffusion(x, steps=1, rate=1e-12, width=8), train_gan(x, steps=1, rate=1e-12, width=8,
+                                                                               latents=2),
+                   paths=False, held_out=HELD_OUT[:, :16], samples=24, points=8)
+    assert claim(idle, "coverage").text.startswith("Neither is shown to cover more")
+    assert claim(idle, "memorisation").text.startswith("No model is shown to copy")
+    assert "stays near that level" not in claim(idle, "noise").text
+    assert "points back no better than untrained" in claim(idle, "bridge").text
+
+
+def test_the_interval_of_a_share_holds_it_and_no_more_than_it_should():
+    # The ends are the roots of (p - q)^2 = z^2 q (1 - q) / n.
+    for share, count in ((0.3, 20), (0.0, 5), (1.0, 5), (0.5, 1000)):
+        given = binomial(share, count)
+        for end in (given.low, given.high):
+            assert (share - end) ** 2 == pytest.approx(1.96**2 * end * (1 - end) / count, abs=1e-12)
+        assert given.low <= share <= given.high
+    assert math.isnan(binomial(0.5, 0).low)
 
 
 def test_sentences_on_cancellation_turn_with_the_numbers(found):
@@ -190,10 +249,26 @@ def test_sentences_on_cancellation_turn_with_the_numbers(found):
     wild = claim(with_values(with_values(found, "cancellation", a=20.0, b=4000.0), "from_real", b=1800.0),
                  "cancellation").text
     assert "may be read" not in wild
-    assert "Real points alone would have moved the critic’s score by 1,800 times" in wild
-    assert "Terms of GAN cancel 200.0 times as much" in wild
-    turned = claim(with_values(found, "cancellation", a=4000.0, b=20.0), "cancellation").text
-    assert "Terms of diffusion cancel 200.0 times as much" in turned
+    # Beyond the limit no multiple of what is left is told; and of one run not which cancels more.
+    assert "Real points alone would have moved the critic’s score by far more than it moved" in wild
+    assert "1,800" not in wild
+    assert "1,799" not in wild
+    assert "cancel more than" not in wild
+    some = claim(with_values(with_values(found, "cancellation", a=1.5, b=8.0), "from_real", b=3.0), "cancellation").text
+    assert "by 3.00 times what it moved" in some
+
+
+@pytest.mark.parametrize(("a", "b", "said"), [
+    (2.0, 8.0, "Terms of GAN cancel 4.00 times as much as those of diffusion"),
+    (8.0, 2.0, "Terms of diffusion cancel 4.00 times as much as those of GAN"),
+    (2.0, 4000.0, "Terms of GAN cancel more than those of diffusion"),
+])
+def test_which_cancels_more_is_told_of_seeds(repeated, a, b, said):
+    table = json.loads(json.dumps(repeated.table))
+    for row in table:
+        if row["metric"] == "cancellation" and row["slot"] == "main":
+            row["values"] = [[middle * (1 + off / 100) for off in range(-2, 3)] for middle in (a, b)]
+    assert said in claim(dataclasses.replace(repeated, table=table), "cancellation").text
 
 
 def test_sentences_on_noise_turn_with_the_numbers(found):
@@ -204,6 +279,11 @@ def test_sentences_on_noise_turn_with_the_numbers(found):
                                                                                          a=-0.5)
     assert "stays near that level mostly at low noise (0.70)" in claim(local, "noise").text
     assert "acts at all alike" in claim(nowhere, "noise").text
+    ahead = json.loads(json.dumps(local.table))
+    for row in ahead:
+        if row["metric"] == "noise_locality":
+            row["nulls"] = [side | {"untrained network": 0.69} for side in row["nulls"]]
+    assert "acts at all alike" in claim(dataclasses.replace(found, table=ahead), "noise").text
     mixed = claim(with_values(local, "noise_locality", "middle noise", a=-0.2), "noise").text
     assert "; not at middle noise (−0.20)" in mixed
 
@@ -238,6 +318,7 @@ def test_a_comparison_is_kept_drawn_and_put_on_a_page(found, tmp_path):
     again = GenerativeComparison.load(found.save(tmp_path / "kept"))
     assert repr(again) == repr(found)
     frame = found.to_frame()
+    assert again.to_frame().equals(frame)
     assert len(frame) == len(found.rows)
     for show in ("table", "samples"):
         assert found.plot(show=show).get_title(loc="left")
@@ -291,8 +372,18 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(both, made, words):
     ({"labels": torch.zeros(3)}, "one class for each"),
     ({"probes": [1, 2]}, "a pair of latents"),
     ({"names": ("one",)}, "two names"),
+    ({"names": 5}, "two names"),
+    ({"labels": [0.5] * 48}, "whole numbers or words"),
+    ({"labels": 3}, "labels must hold"),
+    ({"probes": (torch.zeros(2, 5), torch.zeros(2, 4))}, "latents of a must"),
     ({"samples": 0}, "samples must be"),
 ])
 def test_options_that_make_no_sense_are_refused(both, options, words):
     with pytest.raises(DataError, match=words):
         compare(*both, paths=False, **options)
+
+
+def test_classes_may_be_words(both):
+    by_number = compare(*both, paths=False, **QUICK)
+    by_word = compare(*both, paths=False, **QUICK | {"labels": ["cat", "dog", "emu"] * 16})
+    assert by_word.table == by_number.table

@@ -1,13 +1,16 @@
 """Generated points traced to real ones: what is told, and what is kept."""
 
+import dataclasses
+
 import pytest
 import torch
 
 import kernelscope as ks
-from kernelscope.errors import DataError, OutOfBudget
+from kernelscope.errors import DataError, OutOfBudget, StoreError
 from kernelscope.generative import explain_gan
 from kernelscope.generative.games.masses import mass, modes
 from kernelscope.generative.games.result import GANExplanation
+from kernelscope.generative.measures import concentration
 
 from .random_games import latents, small_game
 
@@ -44,9 +47,16 @@ def test_the_two_ways_are_two_answers(game):
 
 def test_an_explanation_is_kept(found, tmp_path):
     again = GANExplanation.load(found.save(tmp_path / "e"))
+    for load in (ks.load, ks.generative.load):
+        with pytest.raises(StoreError, match=r"Open it with kernelscope\.generative\.GANExplanation\.load\("):
+            load(tmp_path / "e")
+    with pytest.raises(StoreError, match=r"Open it with kernelscope\.generative\.Witness\.load\("):
+        ks.load(found.witness.save(tmp_path / "w"))
     assert again.summary() == found.summary()
     assert torch.equal(again.real, found.real)
     assert torch.equal(again.witness.real, found.witness.real)
+    assert again.to_frame().equals(found.to_frame())
+    assert again.witness.to_frame().equals(found.witness.to_frame())
 
 
 def test_mass_sums_to_one_and_forgets_what_all_do_alike():
@@ -113,10 +123,12 @@ def test_held_out_points_are_the_ceiling_of_coverage(game):
 @pytest.mark.parametrize(("change", "sentence"), [
     ({"how": "counterfactual"}, "frozen"), ({"chord": 0}, "chord"), ({"labels": ["a"]}, "7 real points"),
     ({"draws": 0}, "draws"), ({"output": 9}, "none of the network's 2 outputs"),
+    ({"z": torch.zeros(2, 5)}, r"\(q, 2\); got \(2, 5\)"), ({"z": torch.zeros(0, 2)}, "z must hold a latent"),
+    ({"held": torch.zeros(2, 5)}, r"\(q, 2\); got \(2, 5\)"),
 ])
 def test_what_does_not_fit_is_refused(game, change, sentence):
     with pytest.raises(DataError, match=sentence):
-        explain_gan(game, latents(), **change)
+        explain_gan(game, **{"z": latents()} | change)
 
 
 def test_a_run_is_no_game(game):
@@ -161,3 +173,39 @@ def test_a_network_that_recording_averages_is_explained_as_it_was_trained():
                                    dtype=torch.float64)
     asked = explain_gan(game, latents(2), how="path", chord=1)
     assert (asked.residual.abs() <= 1e-12 * asked.magnitude).all()
+
+
+def test_images_that_the_critic_never_saw_have_no_mass():
+    found = explain_gan(small_game(real=40, steps=3), latents(2), labels=["a"] * 20 + ["b"] * 20)
+    count = int(found.seen.sum())
+    assert 4 <= count <= 12
+    assert not found.mass[~found.seen].any()
+    assert not found.centred[..., ~found.seen].any()
+    assert float(found.mass.sum()) == pytest.approx(1)
+    alone = found.real[..., found.seen]
+    assert torch.allclose(found.mass[found.seen], mass(alone))
+    assert float(found.concentration.gini) == pytest.approx(float(concentration(mass(alone)).gini))
+    assert set(found.top(40)["real"]) <= set(found.seen.nonzero().flatten().tolist())
+    assert sum(each["images"] for each in found.by_class().values()) == pytest.approx(1)
+    assert f"{count} of 40 real images seen" in found.summary()
+    # An image is faint by what each of those shown would have, not by what each of all would.
+    assert found.modes["faint"] == pytest.approx(float((found.mass[found.seen] < 0.1 / count).double().mean()))
+
+
+def test_every_term_that_is_no_small_part_of_the_motion_is_named(found):
+    assert "buffers" not in found.said()
+    larger = {**found.critic, "buffers": found.total * 3}
+    assert "the critic's buffers" in dataclasses.replace(found, critic=larger).said()
+    drawn = {**found.generator, "unattributed": found.total / 2}
+    assert "the generator's unattributed" in dataclasses.replace(found, generator=drawn).said()
+    small = {**found.critic, "buffers": found.total / 1000}
+    assert "buffers" not in dataclasses.replace(found, critic=small).said()
+
+
+def test_one_point_is_a_point(game):
+    assert ": 1 point, " in explain_gan(game, latents(1)).summary()
+
+
+def test_the_drawing_says_what_the_first_critic_made(found):
+    title = found.plot(query=1).get_title(loc="left").replace("\n", " ")
+    assert f"the first critic alone made {float(found.first_critic[1, 0]):+.2g}" in title

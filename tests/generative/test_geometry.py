@@ -1,5 +1,7 @@
 """The geometry of a game: kernels against dense Jacobians, spectra against closed forms, nulls against themselves."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,7 @@ from kernelscope.errors import DataError
 from kernelscope.generative.games.geometry import (
     MEASURES,
     CriticGeometry,
+    apart,
     cosines,
     critic_geometry,
     guided_kernel,
@@ -124,6 +127,37 @@ def test_a_run_that_never_moved_is_its_own_null():
     found = critic_geometry(run, points=20)
     assert {name: found.value(name) for name in MEASURES} == found.untrained
     assert torch.equal(found.untrained_spectrum, found.spectrum[-1])
+    assert not found.told("slope rank")
+    assert found.check().rows[1].status == "warn"
+    title = found.plot().get_title(loc="left").replace("\n", " ")
+    assert "slopes span" in title
+    assert "not told apart" in title
+    assert "no effective rank changes" in found.plot(show="ranks").get_title(loc="left")
+
+
+def test_titles_turn_with_the_numbers(run):
+    found = critic_geometry(run, points=16, steps=2)
+    told = lambda **change: dataclasses.replace(found, **change).plot().get_title(loc="left").replace("\n", " ")
+    sure = found.info | {"apart": found.info["apart"] | {"slope rank": [0.5, 0.9]}}
+    rank = found.value("slope rank")
+    assert "widen to" in told(info=sure, untrained=found.untrained | {"slope rank": rank - 0.7})
+    assert "narrow to" in told(info=sure, untrained=found.untrained | {"slope rank": rank + 0.7})
+    unsure = found.info | {"apart": found.info["apart"] | {"slope rank": [-0.2, 0.9]}}
+    assert "not told apart" in told(info=unsure)
+    steep = {"real": 1.0, "generated": 1.0, "between": 9.0}
+    slopes = {place: torch.tensor([[0.8, 0.9, 1.0, 1.1, 1.2]] * 2, dtype=f64) * size for place, size in steep.items()}
+    said = lambda slopes: dataclasses.replace(found, slopes=slopes).plot(show="slopes").get_title(loc="left")
+    assert "steepest between" in said(slopes)
+    assert "not steepest anywhere" in said(slopes | {"between": slopes["real"] * 1.01})
+
+
+def test_the_interval_of_a_difference_is_that_of_the_points_drawn():
+    source = torch.Generator().manual_seed(0)
+    values = torch.randn(400, generator=source, dtype=f64)
+    low, high = apart(lambda rows: float(values[rows].mean()), 400, source)
+    assert (low + high) / 2 == pytest.approx(float(values.mean()))
+    # The deviation of 50 draws is known to 10 %; this is four times as much.
+    assert (high - low) / 2 == pytest.approx(1.96 * float(values.std()) / 20, rel=0.4)
 
 
 def test_held_out_points_that_are_the_real_ones_tell_the_same(run):

@@ -1,5 +1,7 @@
 """The critic as a running witness function."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -154,7 +156,8 @@ def test_points_that_were_never_shown_are_missing_from_the_pictures_alone():
 
 @pytest.mark.parametrize(("change", "sentence"), [
     ({"labels": ["a"]}, "7 real points"), ({"own": ["a"]}, "3 points"), ({"field": 1}, "True or False"),
-    ({"run": 3}, "GANRun"), ({"x": torch.zeros(3, 5, 1)}, "axes"),
+    ({"run": 3}, "GANRun"), ({"x": torch.zeros(3, 5, 1)}, "shaped like"),
+    ({"x": torch.zeros(3, 5)}, r"\(q, 2\); got \(3, 5\)"),
 ])
 def test_what_does_not_fit_is_refused(change, sentence):
     game = small_game(steps=1)
@@ -177,3 +180,22 @@ def test_a_witness_is_drawn_with_its_cancellation_in_the_title(theme):
     title = found.plot(theme=theme).get_title(loc="left")
     assert f"{found.kappa:.2g}" in title
     assert f"{float(found.cancellation[1]):.2g}" in found.plot(query=1).get_title(loc="left")
+
+
+def test_points_that_were_never_shown_have_no_share_and_no_rank():
+    game = small_game(real=40, steps=2)
+    found = witness(game, points(game))
+    assert 0 < int(found.seen.sum()) <= 8
+    assert not found.centred[:, ~found.seen].any()
+    assert found.centred[:, found.seen].sum(1).abs().max() < 1e-12
+    assert found.ranks()[:, ~found.seen].min() > found.ranks()[:, found.seen].max()
+    assert set(found.top(40)["real"]) == set(found.seen.nonzero().flatten().tolist())
+    assert f"{int(found.seen.sum())} of 40 real" in found.summary()
+
+
+def test_a_witness_names_whatever_moved_the_score():
+    found = witness(small_game(steps=2), torch.randn(1, 2, dtype=torch.float64))
+    assert found.summary().startswith("Witness(1 point, ")
+    assert "buffers" not in found.summary()
+    moved = {**found.channels, "buffers": found.final - found.initial}
+    assert ", buffers " in dataclasses.replace(found, channels=moved).summary()

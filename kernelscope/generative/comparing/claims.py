@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ...decomposition.wording import number
 from ...diagnostics.winners import Interval
+from .binomial import binomial
 from .readings import HELD_OUT, OPTIMAL, REAL, UNIFORM, UNTRAINED, WIENER
 from .sides import GAN
 
@@ -65,14 +66,14 @@ def _noise(result: GenerativeComparison) -> Claim | None:
     for side, name in enumerate(result.columns):
         rows = [row for row in _rows(result, "noise_locality") if _known(row.values[side].mean)]
         if rows:
-            texts.append(_local_in_noise(name, [(row.slot, row.values[side], _beyond(row, side)) for row in rows]))
+            texts.append(_local_in_noise(name, [(row.slot, row.values[side], _stands_out(row, side)) for row in rows]))
             nulls.append(f"{name} with noise levels shuffled below " + _listed([
                 number(_beyond(row, side)) for row in rows]) + " in 95 % of shuffles; untrained " + _listed([
                     number(row.nulls[side].get(UNTRAINED, math.nan)) for row in rows]))
         elif (row := _row(result, "time_locality")) and _known(row.values[side].mean):
             value, beyond = row.values[side], _beyond(row, side)
-            said = (f"is {_degree(value.mean)} local" if value.mean > beyond
-                    else "is no more local than with steps shuffled")
+            said = (f"is {_degree(value.mean)} local" if _stands_out(row, side)
+                    else "is no more local than with steps shuffled or before training")
             texts.append(f"{name} has no noise levels; in training time its kernel {said} ({told(value)}).")
             nulls.append(f"{name} with steps shuffled below {number(beyond)}")
     return Claim("noise", " ".join(texts), "; ".join(nulls)) if texts else None
@@ -82,12 +83,20 @@ def _beyond(row: Row, side: int) -> float:
     return row.nulls[side].get("shuffled, 95 %", math.nan)
 
 
-def _local_in_noise(name: str, found: list[tuple[str, Interval, float]]) -> str:
-    local = [(slot, value) for slot, value, beyond in found if value.mean > beyond]
-    spread = [f"{slot} ({told(value)})" for slot, value, beyond in found if not value.mean > beyond]
+def _stands_out(row: Row, side: int) -> bool:
+    """Whether a locality is beyond that of shuffles and of the untrained network."""
+    value, untrained = row.values[side], row.nulls[side].get(UNTRAINED, -math.inf)
+    if math.isnan(value.low):
+        return value.mean > _beyond(row, side) and not value.mean <= untrained + LEVEL
+    return value.low > _beyond(row, side) and not value.low <= untrained
+
+
+def _local_in_noise(name: str, found: list[tuple[str, Interval, bool]]) -> str:
+    local = [(slot, value) for slot, value, stands_out in found if stands_out]
+    spread = [f"{slot} ({told(value)})" for slot, value, stands_out in found if not stands_out]
     if not local:
         return (f"What {name} learns at one noise level acts at all alike: {_listed(spread)}, no more than "
-                "with levels shuffled.")
+                "with levels shuffled or before training.")
     parts = [f"{_degree(value.mean)} at {slot} ({told(value)})" for slot, value in local]
     text = (f"What {name} learns at one noise level stays near that level {_listed(parts)}, where 0 is not at all and "
             "1 wholly")
@@ -109,20 +118,23 @@ def _cancellation(result: GenerativeComparison) -> Claim | None:
         value = row.values[side]
         if not _known(value.mean):
             continue
-        kappas.append((value.mean, name))
+        kappas.append((value, name))
         reading = ("so its shares are no percentages and only ranks are read" if value.mean > LIMIT
                    else "so its shares may be read")
         texts.append(f"The terms behind {name} are {told(value)} times as large as what they add up to, {reading}.")
         part = real.values[side].mean if real is not None else math.nan
         if result.sides[side] == GAN and _known(part) and abs(part) > 1 + LEVEL:
-            texts.append(f"Real points alone would have moved the critic’s score by {number(abs(part))} times what it "
-                         f"moved, and generated points and penalties took {number(abs(part - 1))} times of it back: "
-                         "what is left is a small difference of two large sums.")
+            # Beyond the limit a multiple of what is left is a share of it as much as a percentage is.
+            much, back = ((f"{number(abs(part))} times what it moved", f"{number(abs(part - 1))} times of it")
+                          if value.mean <= LIMIT else ("far more than it moved", "most of it"))
+            texts.append(f"Real points alone would have moved the critic’s score by {much}, and generated points and "
+                         f"penalties took {back} back: what is left is a small difference of two large sums.")
     if not texts:
         return None
-    if len(kappas) == 2 and kappas[0][0] != kappas[1][0]:
-        (most, name), (least, other) = sorted(kappas, reverse=True)
-        texts.append(f"Terms of {name} cancel {number(most / least)} times as much as those of {other}.")
+    if len(kappas) == 2 and _apart(kappas[0][0], kappas[1][0]):
+        (most, name), (least, other) = sorted(kappas, key=lambda each: -each[0].mean)
+        much = f"{number(most.mean / least.mean)} times as much as" if most.mean <= LIMIT else "more than"
+        texts.append(f"Terms of {name} cancel {much} those of {other}.")
     return Claim("cancellation", " ".join(texts), f"terms that all pull one way have 1; percentages end at {LIMIT:g}")
 
 
@@ -133,19 +145,19 @@ def _copies(result: GenerativeComparison) -> Claim | None:
         return None
     parts, copying = [], []
     for side, name in enumerate(result.columns):
-        value = row.values[side]
+        value = _over_points(row.values[side], result.info["samples"])
         if not _known(value.mean):
             continue
         parts.append(f"{_percent(value)} of what {name} makes")
-        by_chance = row.nulls[side].get(HELD_OUT, 0.0)
-        low = value.mean if math.isnan(value.low) else value.low
-        copying += [name] if low > by_chance + CHANCE else []
+        nulls = row.nulls[side]
+        copying += [name] if value.low > max(nulls.get(HELD_OUT, 0.0) + CHANCE, nulls.get(UNTRAINED, 0.0)) else []
     if not parts:
         return None
     who = (f"{_listed(copying)} {'copies' if len(copying) == 1 else 'copy'} training points" if copying
-           else "No model copies training points")
+           else "No model is shown to copy training points")
     return Claim("memorisation", f"{who}: {_listed(parts)} {'is' if len(parts) == 1 else 'are'} three times nearer to "
-                                 "one training point than to any other.", _beside(row, (HELD_OUT, OPTIMAL, WIENER)))
+                                 "one training point than to any other.",
+                 _beside(row, (HELD_OUT, UNTRAINED, OPTIMAL, WIENER)) + _single(row, "samples"))
 
 
 def _covered(result: GenerativeComparison) -> Claim | None:
@@ -153,21 +165,25 @@ def _covered(result: GenerativeComparison) -> Claim | None:
     row = _row(result, "coverage")
     if row is None or not all(_known(value.mean) for value in row.values):
         return None
-    one, other = row.values
-    parts = f"{result.columns[0]} {_percent(one)}, {result.columns[1]} {_percent(other)}"
+    count = min(result.info["samples"], result.info["reference points"])
+    found = [_over_points(value, count) for value in row.values]
+    parts = ", ".join(f"{name} {_percent(value)}" for name, value in zip(result.columns, found, strict=True))
     real = "points nobody was trained on" if result.info.get("held_out", True) else "the training points"
-    if _apart(one, other):
-        best = result.columns[int(other.mean > one.mean)]
-        text = f"{best} covers more of {real}: {parts}."
+    best = int(found[1].mean > found[0].mean)
+    # One run may differ from the next by more than its points tell.
+    sure = _apart(*found) and (abs(found[0].mean - found[1].mean) > LEVEL or not _one_run(row))
+    if sure and found[best].low > row.nulls[best].get(UNTRAINED, -math.inf):
+        text = f"{result.columns[best]} covers more of {real}: {parts}."
     else:
-        text = f"Both cover about as much of {real}: {parts}."
-    low = [name for name, value, nulls in zip(result.columns, row.values, row.nulls, strict=True)
-           if value.mean <= nulls.get(WIENER, -math.inf)]
-    if low:
-        text += (f" {low[0]} covers" if len(low) == 1 else " Neither covers") + (
-            " more than a Gaussian fitted to the pixels." if len(low) > 1 else
-            " no more than a Gaussian fitted to the pixels.")
-    return Claim("coverage", text, _beside(row, (REAL, WIENER, OPTIMAL)))
+        text = f"Neither is shown to cover more of {real}: {parts}."
+    for null, word in ((UNTRAINED, "before training"), (WIENER, "a Gaussian fitted to the pixels")):
+        low = [name for name, value, nulls in zip(result.columns, found, row.nulls, strict=True)
+               if value.low <= nulls.get(null, -math.inf)]
+        if low:
+            who = f"{low[0]} is not" if len(low) == 1 else "Neither is"
+            text += f" {who} shown to cover more than {word}."
+    return Claim("coverage", text, _beside(row, (REAL, UNTRAINED, WIENER, OPTIMAL))
+                 + _single(row, "samples or real points, the fewer"))
 
 
 def _concentrated(result: GenerativeComparison) -> Claim | None:
@@ -179,7 +195,7 @@ def _concentrated(result: GenerativeComparison) -> Claim | None:
              for side, (name, value) in enumerate(zip(result.columns, row.values, strict=True)) if _known(value.mean)]
     if not parts:
         return None
-    few = [name for name, value, n in parts if value.mean < n / 2]
+    few = [name for name, value, n in parts if (value.mean if math.isnan(value.high) else value.high) < n / 2]
     text = _listed([f"{name} on {told(value)} of {n:,.0f} training points" for name, value, n in parts])
     kind = ("Corrections rest on few points" if len(few) == len(parts) else "Corrections are spread widely" if not few
             else f"Corrections of {_listed(few)} rest on few points")
@@ -198,9 +214,23 @@ def _bridged(result: GenerativeComparison) -> Claim | None:
 
 
 def _apart(one: Interval, other: Interval) -> bool:
-    if math.isnan(one.low) or math.isnan(other.low):
-        return abs(one.mean - other.mean) > LEVEL
+    """Whether two intervals do not meet; nothing is told where one is not known."""
     return one.low > other.high or other.low > one.high
+
+
+def _over_points(found: Interval, count: int) -> Interval:
+    """A share with its interval over seeds, or else over so many points."""
+    return binomial(found.mean, count) if math.isnan(found.low) else found
+
+
+def _one_run(row: Row) -> bool:
+    """Whether a side has too few runs for an interval over seeds."""
+    return any(math.isnan(value.low) for value in row.values)
+
+
+def _single(row: Row, points: str) -> str:
+    """What an interval is over, where it is not over seeds."""
+    return f"; intervals are binomial, over {points}, and not over seeds" if _one_run(row) else ""
 
 
 def _percent(found: Interval) -> str:

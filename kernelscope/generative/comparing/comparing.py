@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...arguments import as_count, as_seed, as_switch, what_came
+from ...decomposition.questions import as_words
 from ...errors import DataError
 from ...pictures import picture_shape
 from ...progress import counting
@@ -137,7 +138,8 @@ def _sides(value: Any, name: str) -> list[Side]:
 def _names(names: Sequence[str] | None, sides: list[list[Side]]) -> list[str]:
     if names is None:
         return [runs[0].kind for runs in sides]
-    if isinstance(names, str) or len(names) != 2 or not all(isinstance(name, str) and name.strip() for name in names):
+    two = isinstance(names, Sequence) and not isinstance(names, str) and len(names) == 2
+    if not two or not all(isinstance(name, str) and name.strip() for name in names):
         raise DataError(f"names must be two names, that of a and that of b; {what_came(names)} came. Pass for example "
                         'names=("denoiser", "game").')
     return list(names)
@@ -184,17 +186,29 @@ def _classes(labels: Any, drawn: Tensor) -> Tensor | None:
     """The classes of the training points that were drawn."""
     if labels is None:
         return None
-    given = torch.as_tensor(labels)
-    if given.ndim != 1 or len(given) <= int(drawn.max()):
-        raise DataError(f"labels must be one class for each training sample; a tensor of shape {tuple(given.shape)} "
-                        f"came. Pass {int(drawn.max()) + 1} or more whole numbers.")
-    return given[drawn].long()
+    words = as_words(labels, "labels")
+    if isinstance(labels, Tensor) and labels.ndim != 1 or len(words) <= int(drawn.max()):
+        came = f"a tensor of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else f"{len(words)}"
+        raise DataError(f"labels must be one class for each training sample; {came} came. Pass {int(drawn.max()) + 1} "
+                        "or more whole numbers or words.")
+    plain = labels.tolist() if isinstance(labels, Tensor) else list(labels)
+    broken = next((v for v in plain if isinstance(v, float) and not v.is_integer()), None)
+    if broken is not None:
+        raise DataError(f"labels must be whole numbers or words, a class for each training sample; {broken} came. "
+                        "Round them, or pass the names of the classes.")
+    return torch.tensor([sorted(set(words)).index(word) for word in words])[drawn]
 
 
 def _probes(probes: Any, sides: list[list[Side]], setting: Setting) -> list[Tensor]:
     """The latents whose corrections are followed, of each side."""
     if isinstance(probes, tuple | list):
         if len(probes) == 2 and all(isinstance(z, Tensor) for z in probes):
+            for z, runs, name in zip(probes, sides, "ab", strict=True):
+                like = runs[0].latents(1, setting.source(20)).shape[1:]
+                if z.shape[1:] != like or not len(z):
+                    raise DataError(f"The latents of {name} must have the shape (n, {', '.join(map(str, like))}), with "
+                                    f"one at least; {tuple(z.shape)} came. Draw them by torch.randn of that shape, or "
+                                    "pass a number.")
             return [z.double() for z in probes]
         raise DataError(f"probes must be a number, or a pair of latents, those of a and those of b; "
                         f"{what_came(probes)} came. Pass for example probes=2.")

@@ -17,6 +17,7 @@ from .bridging import Bridge
 from .claims import LIMIT, Claim, claims
 from .fairness import HELD, NOT_HELD
 from .metrics import METRICS
+from .readings import NULLS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,7 +115,10 @@ class GenerativeComparison(Result):
         """One row for each metric, both models side by side, and a column for each null."""
         import pandas as pd
 
-        rows, beside = [], list(dict.fromkeys(name for row in self.rows for side in row.nulls for name in side))
+        # In an order of their own: a folder does not keep that of a row.
+        known = {name: place for place, name in enumerate(NULLS)}
+        rows, beside = [], sorted({name for row in self.rows for side in row.nulls for name in side},
+                                  key=lambda name: (known.get(name, len(known)), name))
         for row in self.rows:
             line: dict[str, Any] = {"group": METRICS[row.metric].group, "metric": row.label}
             for name, found, why, where in zip(self.columns, row.values, row.why, row.where, strict=True):

@@ -22,7 +22,7 @@ from ...decomposition.ledger import Ledger
 from ...decomposition.output import OutputFunctional, output_functional
 from ...decomposition.query_side import QuerySide
 from ...decomposition.questions import as_queries, checked_memory
-from ...errors import OutOfBudget
+from ...errors import DataError, OutOfBudget
 from ...network import cast, undisturbed
 from ...progress import counting, telling
 from .composite import Draws, Fields, FieldSweep, GeneratorCourse, last_latents, moved_draws, standing_draws
@@ -87,7 +87,11 @@ def explain_gan(run: GANRun, z: Any, *, how: str = "frozen", output: str | int |
     how = as_choice(how, "how", ("frozen", "path"))
     memory = checked_memory(memory)
     as_count(draws, "draws", least=1)
-    latents = as_queries(z, tuple(game.generator.samples.inputs))[0]
+    latents = as_queries(z, tuple(game.generator.samples.inputs), alike=True)[0]
+    if not len(latents):
+        raise DataError("z must hold a latent at least, the one whose point is explained; none came. Pass for example "
+                        "z=torch.randn(8, ...) of the shape that the generator takes.")
+    held_points = None if held is None else as_queries(held, (game.critic.samples.inputs[0],), alike=True)[0]
     words = checked_labels(labels, game.real, "labels", "real points")
     length = _chord(game, how, chord)
     with undisturbed(latents.device), telling(progress):
@@ -107,7 +111,6 @@ def explain_gan(run: GANRun, z: Any, *, how: str = "frozen", output: str | int |
             parts = [_traced(course, generator, side.part(rows), how, length, draws, rows.start == 0, done)
                      for rows in blocks]
             seen = split_scores(course, made, words, None, False, done)
-        held_points = None if held is None else as_queries(held, (game.critic.samples.inputs[0],))[0]
         return _result(game, generator, parts, seen, functional.names, how, length, held_points, begun)
 
 
@@ -229,8 +232,10 @@ def _result(game: GANRun, generator: GeneratorCourse, parts: list[dict[str, Any]
     for k in range(stop):
         for batch in game.critic.step(k).batches:
             last[batch.columns] = stop - 1 - k
-    weights = mass(real)
+    seen_ones = last[places.real] >= 0
+    weights = mass(real, seen_ones)
     images = game.points.detach().cpu()
+    images[~seen_ones] = torch.nan
     latents = last_latents(generator, game.real)
     near, numbers = modes(weights, images, game.generated(latents).cpu(),
                           game.generated(latents, generator.trajectory.at(0)).cpu(), held)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ...arguments import as_path, as_switch
+from ...decomposition.wording import counted
 from ...errors import DataError, StoreCorrupt
 from ...network import Parameters, cast, undisturbed
 from ...run.run import Run
@@ -101,9 +102,9 @@ class GANRun:
         return cls(generator, critic, Adversary(kind, r1), real, torch.tensor(seen, dtype=torch.int64))
 
     def __repr__(self) -> str:
-        return (f"GANRun({self.game.kind}: {len(self.generator)} steps of a generator with "
+        return (f"GANRun({self.game.kind}: {counted(len(self.generator), 'step')} of a generator with "
                 f"{self.generator.parameter_count} parameters, {len(self.critic)} of a critic with "
-                f"{self.critic.parameter_count}, {self.real} real points)")
+                f"{self.critic.parameter_count}, {counted(self.real, 'real point')})")
 
     @property
     def points(self) -> Tensor:

@@ -17,7 +17,7 @@ from ...errors import DataError
 from ...ranks import auroc
 from ..measures import coverage_density
 
-__all__ = ["FAINT", "mass", "modes", "shares_of_classes"]
+__all__ = ["FAINT", "beside_mean", "mass", "modes", "shares_of_classes"]
 
 #: A real image has next to no mass below this share of what each would have if all had the same.
 FAINT = 0.1
@@ -29,18 +29,33 @@ NEIGHBOUR = 5
 SHUFFLES = 200
 
 
-def mass(real: Tensor) -> Tensor:
+def mass(real: Tensor, seen: Tensor | None = None) -> Tensor:
     """The mass of each real image over all points, with shape (n,); it sums to one.
 
     Args:
         real: The contributions of real images, with shape (..., n).
+        seen: Which of them the critic was shown, with shape (n,); all if not given. The mean is over these, and others
+            have no mass.
 
     Example:
         >>> mass(torch.tensor([[1.0, 2.0, 3.0]])).tolist()
         [0.5, 0.0, 0.5]
     """
-    apart = (real - real.mean(-1, keepdim=True)).abs().flatten(0, -2).sum(0)
+    apart = beside_mean(real, seen).abs().flatten(0, -2).sum(0)
     return apart / apart.sum().clamp_min(torch.finfo(apart.dtype).tiny)
+
+
+def beside_mean(real: Tensor, seen: Tensor | None = None) -> Tensor:
+    """Contributions beside the mean of those images that were shown; the others have none, and stay at nought.
+
+    Example:
+        >>> beside_mean(torch.tensor([1.0, 3.0, 0.0]), torch.tensor([True, True, False])).tolist()
+        [-1.0, 1.0, 0.0]
+    """
+    if seen is None:
+        return real - real.mean(-1, keepdim=True)
+    mean = (real * seen).sum(-1, keepdim=True) / max(int(seen.sum()), 1)
+    return torch.where(seen, real - mean, 0.0)
 
 
 def modes(weights: Tensor, real: Tensor, generated: Tensor, untrained: Tensor, held: Tensor | None,
@@ -48,7 +63,7 @@ def modes(weights: Tensor, real: Tensor, generated: Tensor, untrained: Tensor, h
     """Which real images are covered, and what dropping them has to do with their mass, beside its nulls.
 
     Args:
-        weights: The mass of each real image.
+        weights: The mass of each real image, which sums to one over those that were shown.
         real: The real images; rows of NaN, which the critic was never shown, are covered by nothing.
         generated: What the generator makes.
         untrained: What it made before training, as many.
@@ -72,7 +87,7 @@ def modes(weights: Tensor, real: Tensor, generated: Tensor, untrained: Tensor, h
     above = coverage_density(other, half, k) if held is None else coverage_density(held, real, k)
     every = torch.zeros(len(known), dtype=torch.bool)
     every[known] = near
-    faint = weights < FAINT / len(known)
+    faint = weights < FAINT / len(real)
     shuffled = [near[torch.randperm(len(near), generator=source)] for _ in range(SHUFFLES)]
     told = [_told(weights, each) for each in shuffled]
     spread = torch.tensor(told, dtype=torch.float64)
@@ -91,11 +106,11 @@ def _told(weights: Tensor, near: Tensor) -> float:
     return 0.5 if bool(near.all()) or not bool(near.any()) else auroc(weights[near], weights[~near])
 
 
-def shares_of_classes(weights: Tensor, near: Tensor, labels: list[str]) -> dict[str, dict[str, float]]:
-    """For each class its part of the real images, its mass and how much of it is covered."""
+def shares_of_classes(weights: Tensor, near: Tensor, labels: list[str], seen: Tensor) -> dict[str, dict[str, float]]:
+    """For each class its part of the images that were shown, its mass and how much is covered; NaN of none shown."""
     found = {}
     for name in sorted(set(labels)):
-        own = torch.tensor([label == name for label in labels])
-        found[name] = {"images": float(own.double().mean()), "mass": float(weights[own].sum()),
+        own = torch.tensor([label == name for label in labels]) & seen
+        found[name] = {"images": float(own.sum()) / max(int(seen.sum()), 1), "mass": float(weights[own].sum()),
                        "covered": float(near[own].double().mean())}
     return found

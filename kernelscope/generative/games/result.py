@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from ...arguments import as_count, as_place
+from ...decomposition.wording import counted
 from ...result import Check, CheckRow, Result
 from ..measures import Concentration, concentration
-from .masses import FAINT, shares_of_classes
-from .witnessing import COMPLETE, PERCENT_LIMIT, Witness
+from .masses import FAINT, beside_mean, shares_of_classes
+from .witnessing import COMPLETE, NAMED, PERCENT_LIMIT, Witness, of_all
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,7 +50,7 @@ class GANExplanation(Result):
         by_step: The shares of real images, penalties and generated points by the critic's step, (q, c, 3, T).
         age: For each real image the mean age of its shares in steps of the critic, with shape (n,); NaN if never shown.
         last: How many steps before the end the critic was shown it last, with shape (n,); -1 if never.
-        mass: Its part of the mass of all real images, with shape (n,).
+        mass: Its part of the mass of all real images that the critic was shown, with shape (n,); 0 of others.
         covered: Whether a generated point is near it, with shape (n,).
         modes: Coverage, mass and their nulls, in numbers.
         points: The generated points G(z), with shape (q, *).
@@ -97,8 +98,13 @@ class GANExplanation(Result):
 
     @property
     def centred(self) -> Tensor:
-        """The contributions of real images without their mean, with shape (q, c, n)."""
-        return self.real - self.real.mean(-1, keepdim=True)
+        """The contributions of real images beside the mean of those shown, with shape (q, c, n); 0 of others."""
+        return beside_mean(self.real, self.seen)
+
+    @property
+    def seen(self) -> Tensor:
+        """Which real images the critic was shown, with shape (n,)."""
+        return self.last >= 0
 
     def _groups(self) -> list[Tensor]:
         labels = self.witness.labels
@@ -132,7 +138,7 @@ class GANExplanation(Result):
     @property
     def concentration(self) -> Concentration:
         """On how few real images the mass rests."""
-        return concentration(self.mass)
+        return concentration(self.mass[self.seen])
 
     @property
     def share_of_first_critic(self) -> float:
@@ -142,12 +148,13 @@ class GANExplanation(Result):
     @property
     def dropped(self) -> Tensor:
         """The places of the real images with next to no mass and no generated point near."""
-        return ((self.mass < FAINT / max(len(self.mass), 1)) & ~self.covered & (self.last >= 0)).nonzero().flatten()
+        limit = FAINT / max(int(self.seen.sum()), 1)
+        return ((self.mass < limit) & ~self.covered & self.seen).nonzero().flatten()
 
     def by_class(self) -> dict[str, dict[str, float]]:
-        """For each class its part of the real images, its mass and how much is covered; nothing without labels."""
+        """For each class its part of the images shown, its mass and how much is covered; nothing without labels."""
         labels = self.witness.labels
-        return {} if labels is None else shares_of_classes(self.mass, self.covered, labels)
+        return {} if labels is None else shares_of_classes(self.mass, self.covered, labels, self.seen)
 
     def top(self, k: int = 5, query: int = 0, output: int = 0) -> pd.DataFrame:
         """The ``k`` real images that pulled one generated point most, beside their mean, largest first."""
@@ -156,7 +163,8 @@ class GANExplanation(Result):
         place = as_place(query, "query", len(self), "points")
         column = as_place(output, "output", len(self.outputs), "outputs")
         values, labels = self.centred[place, column], self.witness.labels
-        order = values.argsort(descending=True, stable=True)[:as_count(k, "k", least=1)]
+        order = values.masked_fill(~self.seen, -torch.inf).argsort(descending=True, stable=True)
+        order = order[:min(as_count(k, "k", least=1), int(self.seen.sum()))]
         return pd.DataFrame({
             "real": order.tolist(), "centred": values[order].tolist(),
             "contribution": self.real[place, column, order].tolist(),
@@ -166,11 +174,17 @@ class GANExplanation(Result):
 
     def said(self) -> str:
         """How the real images pulled, in words, with no percentages where they cancel."""
-        parts = [f"real {float(self.real.sum(-1).mean()):+.3g}", f"generated {float(self.fake.sum(-1).mean()):+.3g}",
-                 f"first critic {float(self.first_critic.mean()):+.3g} of a motion of {float(self.total.mean()):.3g}"]
+        usual = {"real": "real", "fake": "generated", "first critic": "first critic"}
+        terms, motion = self.terms(), float(self.total.norm())
+        parts = [f"{word} {float(terms.pop(name).mean()):+.3g}" for name, word in usual.items()]
+        # Any other term is named where it is no small part of what is explained.
+        parts += [f"{_named(name)} {float(c.mean()):+.3g}" for name, c in terms.items()
+                  if float(c.norm()) > NAMED * motion]
+        parts[-1] += f" of a motion of {float(self.total.mean()):.3g}"
         told = f"they cancel {self.kappa:.3g} times over"
         if self.kappa <= PERCENT_LIMIT:
-            told = f"cancellation {self.kappa:.3g}; the first critic made {self.share_of_first_critic:.0%} of it"
+            told = (f"cancellation {self.kappa:.3g}; the first critic made {100 * self.share_of_first_critic:.0f} % "
+                    "of it")
         return f"{', '.join(parts)}; {told}"
 
     def said_of_modes(self) -> str:
@@ -181,16 +195,17 @@ class GANExplanation(Result):
         tells = "mass does not tell which" if inside else f"mass tells which with an AUROC of {told:.2f}"
         return (f"{100 * m['covered']:.0f} % of real images have a generated point near (untrained "
                 f"{100 * m['covered_untrained']:.0f} %, real points {100 * m['covered_by_real']:.0f} %), and {tells}; "
-                f"{len(self.dropped)} are dropped: next to no mass and nothing near "
-                f"(shuffled {m['dropped_shuffled']:.1f})")
+                f"{len(self.dropped)} {'is' if len(self.dropped) == 1 else 'are'} dropped: next to no mass and nothing "
+                f"near (shuffled {m['dropped_shuffled']:.1f})")
 
     def summary(self) -> str:
         """The answer in one sentence."""
         found = self.concentration
         chord = "" if self.info["chord"] == 1 else (
             f"; chords of {self.info['chord']} critic steps: half as long would move {float(self.moved):.2g} of it")
-        return (f'GANExplanation(how="{self.how}", {WORDS[self.how]}: {len(self)} points, {len(self.mass)} real images'
-                f": {self.said()}; the mass is that of {float(found.n_eff):.0f} images, Gini {float(found.gini):.2f}; "
+        return (f'GANExplanation(how="{self.how}", {WORDS[self.how]}: {counted(len(self), "point")}, '
+                f"{of_all(self.seen)} real images{'' if bool(self.seen.all()) else ' seen'}: {self.said()}; the mass "
+                f"is that of {counted(round(float(found.n_eff)), 'image')}, Gini {float(found.gini):.2f}; "
                 f"{self.said_of_modes()}{chord})")
 
     def to_frame(self) -> pd.DataFrame:
@@ -245,3 +260,12 @@ class GANExplanation(Result):
         return Check((*rows, *self.witness.check().rows[:1]))
 
 
+def _named(term: str) -> str:
+    """A term in a sentence.
+
+    Example:
+        >>> _named("critic buffers"), _named("penalty")
+        ("the critic's buffers", 'penalty')
+    """
+    whose, _, channel = term.partition(" ")
+    return f"the {whose}'s {channel}" if channel else whose

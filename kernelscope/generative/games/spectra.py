@@ -101,8 +101,8 @@ class GameSpectrum(Result):
         """The answer in one sentence."""
         kind = "all" if self.info["dense"] else "the largest"
         return (f"GameSpectrum({kind} {len(self.eigenvalues)} eigenvalues of {self.info['parameters']}: "
-                f"{self.turning:.0%} turn (untrained {self.null:.0%}), |Im|/|Re| up to {self.ratio:.3g}, largest real "
-                f"part {self.growth:.3g})")
+                f"{100 * self.turning:.0f} % turn (untrained {100 * self.null:.0f} %), |Im|/|Re| up to "
+                f"{self.ratio:.3g}, largest real part {self.growth:.3g})")
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each eigenvalue."""

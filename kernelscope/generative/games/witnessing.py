@@ -23,12 +23,15 @@ from torch import Tensor
 
 from ...arguments import as_count, as_place, as_switch, what_came
 from ...decomposition.questions import as_queries, as_words, checked_memory
+from ...decomposition.wording import counted
 from ...errors import DataError
 from ...network import undisturbed
 from ...progress import counting, telling
 from ...result import Check, CheckRow, Result
+from ...text import with_minus
 from .critic_course import CriticCourse, CriticLedger, Places
 from .game import GANRun
+from .masses import beside_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +40,9 @@ __all__ = ["PERCENT_LIMIT", "Witness", "checked_game", "witness"]
 
 #: Above this cancellation no share is told as a percentage.
 PERCENT_LIMIT = 10.0
+
+#: Terms above this part of what is explained are named in its sentence.
+NAMED = 0.05
 
 #: The residual that a complete split may leave, as a share of the sum of its absolute terms.
 COMPLETE = 1e-12
@@ -129,12 +135,18 @@ class Witness(Result):
 
     @property
     def centred(self) -> Tensor:
-        """The shares of real points without their mean, with shape (q, n)."""
-        return self.real - self.real.mean(1, keepdim=True)
+        """The shares of real points beside the mean of those shown, with shape (q, n); 0 of others."""
+        return beside_mean(self.real, self.seen)
+
+    @property
+    def seen(self) -> Tensor:
+        """Which real points the critic was shown, with shape (n,)."""
+        return self.shown.flatten(1).isfinite().all(1)
 
     def ranks(self) -> Tensor:
-        """The rank of each real point by its centred share, 1 for the largest, with shape (q, n)."""
-        return self.real.argsort(dim=1, descending=True, stable=True).argsort(dim=1) + 1
+        """The rank of each real point by its share, 1 for the largest, with shape (q, n); those not shown come last."""
+        shown = self.real.masked_fill(~self.seen, -torch.inf)
+        return shown.argsort(dim=1, descending=True, stable=True).argsort(dim=1) + 1
 
     def classes(self) -> Tensor:
         """The centred shares summed over each class, with shape (q, classes), in the order of the classes' names."""
@@ -161,7 +173,8 @@ class Witness(Result):
 
         place = as_place(query, "query", len(self), "points")
         values = self.centred[place]
-        order = values.argsort(descending=True, stable=True)[:as_count(k, "k", least=1)]
+        order = values.masked_fill(~self.seen, -torch.inf).argsort(descending=True, stable=True)
+        order = order[:min(as_count(k, "k", least=1), int(self.seen.sum()))]
         return pd.DataFrame({
             "real": order.tolist(), "centred": values[order].tolist(), "share": self.real[place, order].tolist(),
             "label": [None if self.labels is None else self.labels[i] for i in order.tolist()],
@@ -180,14 +193,17 @@ class Witness(Result):
             said = ", ".join(f"{names[i]} {float(means[i]):+.3g}" for i in kept)
             said += f"; they cancel {self.kappa:.3g} times over, so ranks are told and no percentages"
         else:
-            said = ", ".join(f"{names[i]} {100 * float(means[i]) / change:.0f} %" for i in kept)
+            said = with_minus(", ".join(f"{names[i]} {100 * float(means[i]) / change:.0f} %" for i in kept))
             said += f"; cancellation {self.kappa:.3g}"
+        rest = {name: float(values.mean()) for name, values in self.channels.items()}
+        said += "".join(f", {name} {value:+.3g}" for name, value in rest.items() if abs(value) > NAMED * abs(change))
         own = "" if self.own is None or self.labels is None else (
             f"; the own class is the top centred contributor of {100 * self.own_class():.0f} % of them")
         cancelled = self.info.get("cancelled", 0)
-        told = f"; what cancels in the gradients of {cancelled} steps is told together" if cancelled else ""
-        return (f"Witness({len(self)} points, {self.real.shape[1]} real: the score changed by {change:+.3g} on the "
-                f"mean, {said}{own}{told})")
+        told = "" if not cancelled else (
+            f"; what cancels in the gradients of {counted(cancelled, 'step')} is told together")
+        return (f"Witness({counted(len(self), 'point')}, {of_all(self.seen)} real: the score "
+                f"changed by {change:+.3g} on the mean, {said}{own}{told})")
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each point and group, with the share and its cancellation."""
@@ -227,6 +243,17 @@ class Witness(Result):
             rows.append(CheckRow("field", "pass" if gap <= 1e-10 else "fail", gap, 1e-10,
                                  f"The pieces of the field add up to it, up to {gap:.1e} of their absolute sum."))
         return Check(tuple(rows))
+
+
+def of_all(seen: Tensor) -> str:
+    """How many were shown, of how many.
+
+    Example:
+        >>> of_all(torch.tensor([True, True])), of_all(torch.tensor([True, False]))
+        ('2', '1 of 2')
+    """
+    count = int(seen.sum())
+    return f"{count:,}" if count == len(seen) else f"{count:,} of {len(seen):,}"
 
 
 def _members(labels: list[str], name: str) -> Tensor:
@@ -296,7 +323,7 @@ def witness(run: GANRun, x: Any, labels: Any = None, *, own: Any = None, field: 
     game = checked_game(run)
     field = as_switch(field, "field")
     memory = checked_memory(memory)
-    points = as_queries(x, (game.critic.samples.inputs[0],))[0]
+    points = as_queries(x, (game.critic.samples.inputs[0],), alike=True)[0]
     words = checked_labels(labels, game.real, "labels", "real points")
     own_words = checked_labels(own, len(points), "own", "points")
     with undisturbed(points.device), telling(progress):
