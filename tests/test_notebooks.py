@@ -14,6 +14,8 @@ nbclient = pytest.importorskip("nbclient")
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+#: Notebooks that train for more than a quarter of a minute.
+LONG = ("04_the_noise_of_training", "08_diffusion_and_gans")
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -51,7 +53,8 @@ def test_only_public_names_are_used_and_every_claim_is_asserted(path):
     assert any(isinstance(node, ast.Assert) for node in ast.walk(tree))
 
 
-@each
+@pytest.mark.parametrize("path", [pytest.param(path, marks=pytest.mark.slow if path.stem in LONG else ())
+                                  for path in NOTEBOOKS], ids=lambda path: path.stem)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning",
                             "ignore::pytest.PytestUnraisableExceptionWarning")  # of the notebook machinery
 def test_the_notebook_runs(path, tmp_path):

@@ -275,6 +275,7 @@ def test_what_does_not_fit_is_refused(models):
         bridge(other, game)
 
 
+@pytest.mark.slow
 def test_the_experiments_tell_their_numbers_with_their_nulls():
     from analysis.generative import models
     from analysis.generative.bridging import Settings, e8_geometry, e10

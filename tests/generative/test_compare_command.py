@@ -52,6 +52,7 @@ def test_a_folder_of_several_runs_is_a_list_of_seeds(folders, tmp_path, capsys):
     assert "of the training points" in next(c["text"] for c in told["claims"] if c["topic"] == "coverage")
 
 
+@pytest.mark.slow
 def test_points_of_a_file_are_held_out_and_seeds_are_left_out(folders, tmp_path, capsys):
     np.save(tmp_path / "held.npy", points("digits", split="test", count=30).numpy())
     told = json.loads(answer(capsys, "compare", folders / "several", folders / "game", "-o", tmp_path / "page.html",
@@ -88,6 +89,7 @@ def test_a_sample_of_each_is_explained_and_the_time_is_told_before(folders, tmp_
         assert heading in page.read_text()
 
 
+@pytest.mark.slow
 def test_what_was_done_before_an_interruption_stays_on_the_page(folders, tmp_path, capsys, monkeypatch):
     def interrupted(*args, **options):
         raise KeyboardInterrupt

@@ -140,6 +140,7 @@ def test_a_comparison_leaves_the_random_state_and_the_runs_alone(swapped):
     assert swapped[1]
 
 
+@pytest.mark.slow
 def test_two_of_one_kind_are_compared_without_a_bridge():
     runs = denoiser(0, steps=3), denoiser(1, steps=3)
     same = compare(*runs, paths=False, **QUICK)

@@ -18,7 +18,7 @@ def motion(game, z):
 
 @pytest.mark.parametrize("rule", ["sgd", "momentum", "adam"])
 @pytest.mark.parametrize("kind", GAMES)
-@pytest.mark.parametrize(("r1", "critic_steps"), [(0.0, 1), (0.3, 1), (0.3, 3)])
+@pytest.mark.parametrize(("r1", "critic_steps"), [(0.0, 1), pytest.param(0.3, 1, marks=pytest.mark.slow), (0.3, 3)])
 def test_the_terms_add_up_to_the_motion(kind, rule, r1, critic_steps):
     game = small_game(kind, rule, r1=r1, critic_steps=critic_steps, steps=4)
     z = latents()
@@ -120,7 +120,7 @@ def test_a_curved_game_is_the_double_sum_of_its_definition():
 
 
 @pytest.mark.parametrize("how", ["path", "frozen"])
-@pytest.mark.parametrize("chord", [2, 3, 7, 100])
+@pytest.mark.parametrize("chord", [2, 7, *(pytest.param(m, marks=pytest.mark.slow) for m in (3, 100))])
 def test_chords_of_any_length_are_complete(how, chord):
     game = small_game(r1=0.3, critic_steps=2, steps=7)
     found = explain_gan(game, latents(), how=how, chord=chord)

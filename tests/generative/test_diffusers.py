@@ -96,7 +96,7 @@ def test_a_network_of_diffusers_is_sampled_from():
     assert bool(down.final.isfinite().all())
 
 
-@pytest.mark.parametrize("attention", [False, True])
+@pytest.mark.parametrize("attention", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_recorded_network_of_diffusers_is_decomposed_to_the_last_digit(attention):
     denoiser: DiffusersDenoiser = from_diffusers(unet(attention), scheduler()).double()
     x = points(6)

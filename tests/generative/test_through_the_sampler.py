@@ -50,7 +50,7 @@ def generated(run, theta, z, method="heun"):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam", "decay"])
-@pytest.mark.parametrize("quadrature", ["gonzalez", "gonzalez3", "gauss8"])
+@pytest.mark.parametrize("quadrature", ["gonzalez", pytest.param("gonzalez3", marks=pytest.mark.slow), "gauss8"])
 def test_stages_add_up_to_the_sample(optimizer, quadrature):
     run = recorded(mlp(), points(), optimizer)
     why = told(run, quadrature=quadrature)
@@ -74,7 +74,7 @@ def _others(why):
 
 
 @pytest.mark.parametrize("method", ["heun", "euler"])
-@pytest.mark.parametrize("quadrature", ["gonzalez", "gauss2"])
+@pytest.mark.parametrize("quadrature", ["gonzalez", pytest.param("gauss2", marks=pytest.mark.slow)])
 def test_a_sample_is_split_as_three_nested_loops_split_it(method, quadrature):
     run = recorded(mlp(), points(), "sgd", steps=3)
     why = told(run, method=method, quadrature=quadrature)
