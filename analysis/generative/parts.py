@@ -64,14 +64,15 @@ def _of_paths(found: Found) -> tuple[str, str, str]:
 
 def _of_witness(found: Found) -> tuple[str, str, str]:
     n, path = found.e9[0], found.traced[0]
-    learned = n["own_real"] > max(n["untrained_real"], n["nearest_real"])
+    beside = ", ".join(f"{'more' if n['own_real'] > n[null] else 'no more'} than {name}"
+                       for name, null in (("untrained", "untrained_real"), ("pixels", "nearest_real")))
     cancels = "The critic is a small difference of two large sums, what real images and what generated ones taught it"
     return ("Why are there no percentages for the GAN?",
             f"{cancels if n['kappa'] > 10 else 'The critic’s terms hardly cancel'}: by classes their sizes are "
             f"{told(n['kappa'], 0)} times what they add up to, along the generator’s way {told(path['kappa'], 0)} "
             f"times. Beside the mean image the own class is on top for {n['own_real']:.0%} of held-out digits.",
             f"By the kernel of the untrained critic for {n['untrained_real']:.0%}, by the nearest pixels for "
-            f"{n['nearest_real']:.0%}: {'a' if learned else 'no'} sign of learning.")
+            f"{n['nearest_real']:.0%}: {beside}.")
 
 
 def _of_copies(found: Found) -> tuple[str, str, str]:

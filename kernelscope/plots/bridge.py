@@ -185,7 +185,7 @@ def _back(result: Bridge) -> str:
     else:
         said = "The critic is not told from the denoiser by how it points back"
     most = [float(values.mean(1).max()) for values in (own, ours)]
-    return (f"{said}: at most {most[0]:.2f} against {most[1]:.2f}; an untrained denoiser is ahead of the critic at "
+    return (f"{said}: at most {most[0]:.2f} against {most[1]:.2f}; an untrained denoiser leads the critic at "
             f"{int(result.above(null - own).sum())} of {levels}")
 
 
