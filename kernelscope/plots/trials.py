@@ -104,7 +104,7 @@ def draw_transition(result: MemorisationTransition, ax: Axes, theme: Theme, *, m
         ax.set_ylim(-0.03, 1.05)
     ax.grid(True, axis="y", color=theme.rule, linewidth=0.6)
     ax.legend(frameon=False, fontsize="small", labelcolor=theme.ink, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    ax.set_title(plain(_turned(result, measure), 90), parse_math=False)
+    ax.set_title(in_lines(_turned(result, measure), ": ", 60), parse_math=False)
 
 
 def _turned(result: MemorisationTransition, measure: str) -> str:
@@ -114,9 +114,9 @@ def _turned(result: MemorisationTransition, measure: str) -> str:
             return result.said().partition(":")[0]
         last = float(result.values["memorised"][:, -1].mean())
         if result.shorter:
-            told = ", ".join(f"{'no n here' if at is None else f'n = {at:.0f}'} after {steps:,} steps"
+            told = ", ".join(f"{'at no n here' if at is None else f'at n = {at:.0f}'} after {steps:,} steps"
                              for steps, at in result.turns.items())
-            return f"Half of the samples are copies at {told}"
+            return f"Half of the samples are copies: {told}"
         beside = f", and {last:.2f} at {result.sizes[-1]:,}" if COPIES in result.nulls else ""
         return f"Half of the samples are copies at n = {turn:.0f}{beside}"
     one, last = (float(result.values[measure][:, i].mean()) for i in (0, -1))
