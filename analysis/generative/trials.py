@@ -3,7 +3,7 @@
 E4: where copies turn into new samples. E5: what denoisers of disjoint halves of the data make of the same noise. E8:
 what denoisers and GANs cover, and copy, over seeds. E11: which scores of training points foretell retraining.
 
-    python -m analysis.generative.trials [--quick] [--data photographs] [e4 e5 e8 e11]
+    python -m analysis.generative.trials [--quick] [--data patches] [e4 e5 e8 e11]
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Settings:
     """The sizes of the experiments.
 
     Attributes:
-        data: ``"digits"``, or ``"photographs"`` for windows of 8 x 8 pixels.
+        data: ``"digits"``, or ``"patches"`` for windows of 8 x 8 pixels.
         sizes, transition_seeds, transition_steps, transition_shorter: Those of E4, and its smaller budgets of steps.
         halves, half_seeds, half_steps: How many points each half has in E5, and its trainings.
         coverage: The search and the trainings of E8.
@@ -62,10 +62,7 @@ class Settings:
 
 def points(data: str) -> tuple[Tensor, Tensor]:
     """Points for training and held-out ones, 1437 and 360 of 64 numbers between -1 and 1."""
-    if data == "digits":
-        return tuple(ks.data.digits(split).x * 2 - 1 for split in ("train", "test"))
-    return tuple(ks.data.patches(split, count=count, window=9).x.view(-1, 9, 9)[:, :8, :8].flatten(1) * 2 - 1
-                 for split, count in (("train", 1437), ("test", 360)))
+    return tuple(ks.generative.points(data, split, count=count) for split, count in (("train", 1437), ("test", 360)))
 
 
 def e4(settings: Settings) -> MemorisationTransition:
@@ -107,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("which", nargs="*", default=["e4", "e5", "e8", "e11"])
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--data", choices=("digits", "photographs"), default="digits")
+    parser.add_argument("--data", choices=("digits", "patches"), default="digits")
     given = parser.parse_args()
     settings = Settings.quick(given.data) if given.quick else replace(Settings(), data=given.data)
     for name in given.which:

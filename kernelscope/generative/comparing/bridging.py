@@ -25,6 +25,7 @@ from ...progress import counting
 from ...result import Check, CheckRow, Result
 from ...run.run import Run
 from ...text import with_minus
+from ..alike import points_like
 from ..denoising.closed_forms import OptimalDenoiser, WienerDenoiser
 from ..denoising.noise import NoiseLaw
 from ..denoising.reading import DiffusionRun
@@ -252,10 +253,10 @@ def bridge(diffusion: Run | DiffusionRun, gan: GANRun, *, levels: int | Sequence
     source = torch.Generator().manual_seed(as_seed(seed))
     count, sigmas = as_count(count, "count", least=2), _levels(levels, ours.law)
     real = real_of(gan).double()
-    fresh = None if held_out is None else _like(held_out, real, "held_out")
+    fresh = None if held_out is None else points_like(held_out, real, "held_out", least=2)
     clean = _some(real if fresh is None else fresh, count, source)
     with undisturbed(real.device):
-        x = _made(gan, count, source) if isinstance(points, str) else _like(points, real, "points")
+        x = _made(gan, count, source) if isinstance(points, str) else points_like(points, real, "points", least=2)
         others = _made(gan, len(real), source)
         if isinstance(points, str) and points != "generated":
             raise DataError(f'points must be "generated", or points; {what_came(points)} came.')
@@ -346,11 +347,3 @@ def _levels(levels: Any, law: NoiseLaw) -> Tensor:
                         "[0.1, 1.0].")
     given = levels.tolist() if isinstance(levels, Tensor) else levels
     return torch.tensor([as_positive(s, "levels", "[0.1, 1.0]") for s in given], dtype=torch.float64).sort().values
-
-
-def _like(points: Any, real: Tensor, name: str) -> Tensor:
-    if not isinstance(points, Tensor) or points.shape[1:] != real.shape[1:] or len(points) < 2:
-        came = f"shape {tuple(points.shape)}" if isinstance(points, Tensor) else what_came(points)
-        raise DataError(f"{name} must be two points or more like the real ones, with shape "
-                        f"(n, {', '.join(map(str, real.shape[1:]))}); {came} came.")
-    return points.detach().to(real)

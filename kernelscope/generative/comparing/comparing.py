@@ -15,6 +15,7 @@ from ...decomposition.questions import as_words
 from ...errors import DataError
 from ...pictures import picture_shape
 from ...progress import counting
+from ..alike import points_like
 from ..measures import centred, distances
 from .bridging import bridge
 from .comparison import GenerativeComparison
@@ -81,7 +82,7 @@ def compare(a: Any, b: Any, *, probes: Any = None, held_out: Tensor | None = Non
     seed, paths = as_seed(seed), as_switch(paths, "paths")
     called = _names(names, sides)
     train, drawn = _shared([side for runs in sides for side in runs])
-    reference = train if held_out is None else _like(held_out, train, "held_out")
+    reference = train if held_out is None else points_like(held_out, train, "held_out")
     setting = Setting(train, drawn, reference, held_out is not None,
                       _classes(labels, drawn), as_count(samples, "samples", least=2),
                       as_count(points, "points", least=4), seed)
@@ -172,14 +173,6 @@ def _shared(sides: list[Side]) -> tuple[Tensor, Tensor]:
                             f"{apart:.3g}, with a spread of {spread:.3g}. Train both on the same split, in the same "
                             "order and scale.")
     return first[both], both.nonzero().flatten()
-
-
-def _like(points: Any, train: Tensor, name: str) -> Tensor:
-    if not isinstance(points, Tensor) or points.shape[1:] != train.shape[1:]:
-        came = f"one of shape {tuple(points.shape)}" if isinstance(points, Tensor) else what_came(points)
-        raise DataError(f"{name} must be a tensor of points of shape {tuple(train.shape[1:])}, those of training; "
-                        f"{came} came. Bring them to the same shape and scale.")
-    return points.detach().to("cpu", torch.float64)
 
 
 def _classes(labels: Any, drawn: Tensor) -> Tensor | None:

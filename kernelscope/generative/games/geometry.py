@@ -31,6 +31,7 @@ from ...measures import alignment, centred, entropy_rank, participation
 from ...network import Parameters, undisturbed
 from ...progress import counting
 from ...result import Check, CheckRow, Result
+from ..alike import points_like
 from .adversary import field_loss
 from .game import GANRun
 from .kernel_critics import kernel_critic, slope
@@ -208,8 +209,8 @@ def critic_geometry(run: GANRun, *, points: int = 512, generated: Tensor | None 
     every = real_of(run)
     x = every[torch.randperm(len(every), generator=source)[:points]]
     z = latents_of(run, points, source)
-    fresh = None if held_out is None else _alike(held_out, x, "held_out")
-    fixed = None if generated is None else _alike(generated, x, "generated")
+    fresh = None if held_out is None else points_like(held_out, x, "held_out", least=4)
+    fixed = None if generated is None else points_like(generated, x, "generated", least=4)
     mix = torch.rand(max(len(x), len(z)), generator=source).to(x)
     look = Looking(run, x, z, mix, Gaussian() if witness is None else witness)
     found = []
@@ -464,11 +465,3 @@ def _drawn(run: GANRun) -> Iterator[Tensor]:
     step = run.generator[0]
     for batch in step.batches:
         yield run.generator.samples.read(batch)[0][0]
-
-
-def _alike(points: Any, x: Tensor, name: str) -> Tensor:
-    if not isinstance(points, Tensor) or points.shape[1:] != x.shape[1:] or len(points) < 4:
-        came = f"shape {tuple(points.shape)}" if isinstance(points, Tensor) else what_came(points)
-        raise DataError(f"{name} must be four points or more like the real ones, with shape "
-                        f"(n, {', '.join(map(str, x.shape[1:]))}); {came} came.")
-    return points.detach().to(x)
