@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .decomposition.stochastic.memory import MemoryWeights, memory_weights
     from .decomposition.stochastic.path_kernel import path_kernel
     from .decomposition.stochastic.result import Expected
+    from .decomposition.token_result import TokenContributions
+    from .decomposition.tokens import token_contributions
     from .diagnostics.agreement import Agreement, agreement
     from .diagnostics.coverage.coverage import coverage
     from .diagnostics.coverage.result import Coverage
@@ -64,12 +66,13 @@ __version__ = "0.1.0"
 __all__ = ["Agreement", "Coverage", "Decomposition", "Eigenlearning", "Ensemble", "Expected", "Explanation",
            "FeatureMachine", "GradientScores", "KernelDistances", "KernelEvolution", "KernelMachine",
            "KernelOperator", "LearningCurves", "MemoryWeights", "NullSpace", "Orders", "PathKernel", "Posterior",
-           "Predictions", "Report", "Reservoir", "Run", "Scaling", "Separation", "Spectrum", "Tiles", "TradeOffs",
+           "Predictions", "Report", "Reservoir", "Run", "Scaling", "Separation", "Spectrum", "Tiles",
+           "TokenContributions", "TradeOffs",
            "agreement", "coverage", "data", "decompose", "eigenlearning", "ensemble", "errors", "evolution",
            "expected", "explain", "features", "fit", "generative", "gradient_scores", "integrations",
            "kernel_distances", "kernel_of_run", "kernels", "learning_curves", "load", "memory_weights", "nn",
            "null_space", "orders", "path_kernel", "posterior", "predictions", "record", "reservoir", "scaling",
-           "separation", "sklearn", "solvers", "spectrum", "trade_offs"]
+           "separation", "sklearn", "solvers", "spectrum", "token_contributions", "trade_offs"]
 
 _HOMES = {
     "Agreement": "diagnostics.agreement",
@@ -99,6 +102,7 @@ _HOMES = {
     "Separation": "diagnostics.separation",
     "Spectrum": "diagnostics.spectra",
     "Tiles": "tiles.tiles",
+    "TokenContributions": "decomposition.token_result",
     "TradeOffs": "diagnostics.trade_offs",
     "agreement": "diagnostics.agreement",
     "coverage": "diagnostics.coverage.coverage",
@@ -125,6 +129,7 @@ _HOMES = {
     "scaling": "diagnostics.scaling",
     "separation": "diagnostics.separation",
     "spectrum": "diagnostics.spectrum",
+    "token_contributions": "decomposition.tokens",
     "trade_offs": "diagnostics.trade_offs",
 }
 

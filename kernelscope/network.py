@@ -283,6 +283,17 @@ def cast(value: Any, dtype: torch.dtype, device: torch.device) -> Any:
 
 def per_sample_losses(loss: Callable[..., Tensor], outputs: Any, targets: Any, count: int) -> Tensor:
     """One loss for each of ``count`` samples; further axes (pixels, tokens) are averaged."""
+    losses = _checked_losses(loss, outputs, targets, count)
+    return losses if losses.ndim == 1 else losses.flatten(1).mean(1)
+
+
+def per_part_losses(loss: Callable[..., Tensor], outputs: Any, targets: Any, count: int) -> Tensor:
+    """What each part of a sample (pixel, token) adds to its loss, with shape (n, parts); they add up to it."""
+    losses = _checked_losses(loss, outputs, targets, count).reshape(count, -1)
+    return losses / losses.shape[1]
+
+
+def _checked_losses(loss: Callable[..., Tensor], outputs: Any, targets: Any, count: int) -> Tensor:
     losses = loss(outputs, targets)
     if not isinstance(losses, Tensor) or losses.ndim == 0 or losses.shape[0] != count:
         shape = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
@@ -290,7 +301,7 @@ def per_sample_losses(loss: Callable[..., Tensor], outputs: Any, targets: Any, c
             f"The loss must give one number for each of the {count} samples of a batch, and it gave {shape}. "
             'Pass a loss that takes reduction="none", or a function (outputs, targets) -> (n,).'
         )
-    return losses if losses.ndim == 1 else losses.flatten(1).mean(1)
+    return losses
 
 
 def apart(parameters: Parameters, names: Sequence[str]) -> Parameters:

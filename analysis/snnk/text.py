@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+import kernelscope as ks
+
 #: Packages of the standard library, whose docstrings are told apart.
 PACKAGES = ("asyncio", "email", "idlelib", "importlib", "logging", "tkinter", "unittest", "xml")
 
@@ -31,10 +33,7 @@ def tokens(text: str) -> list[str]:
 
 def reference() -> list[str]:
     """The paragraphs of the language reference, each once."""
-    from pydoc_data.topics import topics
-
-    paragraphs = (part for topic in sorted(topics) for part in re.split(r"\n\s*\n", topics[topic]))
-    return list(dict.fromkeys(part for part in paragraphs if len(tokens(part)) >= 8))
+    return [part for part in ks.data.paragraphs() if len(tokens(part)) >= 8]
 
 
 def docstrings(files: Iterable[Path]) -> Iterator[str]:

@@ -2,5 +2,6 @@
 
 from .handwritten import Digits, digits
 from .photographs import Patches, patches
+from .prose import Text, paragraphs, text
 
-__all__ = ["Digits", "Patches", "digits", "patches"]
+__all__ = ["Digits", "Patches", "Text", "digits", "paragraphs", "patches", "text"]

@@ -142,8 +142,11 @@ def booked(
     progress: bool | None = None,
     pools: int | None = None,
     through: tuple[Rollout, int] | None = None,
+    pieces: int | None = None,
 ) -> tuple[Decomposition, Tensor | None]:
     """The decomposition of :func:`decompose`, and what it booked in ``cells``, with shape (q, c, cells).
+
+    With ``pieces`` it is what it booked on each of so many parts of a sample's loss, with shape (q, c, n, parts).
 
     With ``pools`` the queries stand in so many pools of neighbours, and what is explained is the sum over each pool.
     With ``through``, a rollout and the number of its stages, it is where the rollout ends from each query, along the
@@ -173,9 +176,9 @@ def booked(
             side = PooledSide(run.network, queries, functional, run.names, pools)
         else:
             side = QuerySide(run.network, queries, functional, run.names)
-        training = TrainingSide(run, dtype, place, memory // 4)
+        training = TrainingSide(run, dtype, place, memory // 4, pieces is not None)
         words, members = _groups(run, groups)
-        ledger = Ledger(run, len(side), side.functional.names, members, words, cells)
+        ledger = Ledger(run, len(side), side.functional.names, members, words, cells, pieces)
         needed, expected = 0, 0.0
         if len(run) and len(side):
             side.probe(trajectory.at(run.start), trajectory.buffers(run.start))
@@ -211,7 +214,7 @@ def booked(
         "seconds": round(time.perf_counter() - begun, 3), "bytes": needed,
         **({"expected seconds": round(expected, 1)} if isinstance(side, RolloutSide) else {}),
     })
-    return found, ledger.booked
+    return found, ledger.booked if pieces is None else ledger.parts
 
 
 def _check_choices(run: Run, weights: str, rule: str, dtype: torch.dtype | None) -> None:

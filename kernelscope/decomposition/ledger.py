@@ -48,7 +48,7 @@ class Ledger:
     """The arrays of a decomposition of ``queries`` queries with the outputs named."""
 
     def __init__(self, run: Run, queries: int, names: list[str], members: Tensor | None, groups: list[str],
-                 cells: Cells | None = None):
+                 cells: Cells | None = None, parts: int | None = None):
         q, c, t = queries, len(names), len(run)
         self.run, self.names, self.members, self.groups = run, names, members, groups
         self.contributions = _zeros(q, c, run.size)
@@ -59,6 +59,8 @@ class Ledger:
         self.outputs: Tensor | None = None
         self.cells = cells
         self.booked = None if cells is None else _zeros(q, c, cells.count)
+        # What each part of a sample's loss has of its share, where that is asked.
+        self.parts = None if parts is None else _zeros(q, c, run.size, parts)
         # The steps whose gap is more than rounding, and whether the recorded loss led them there.
         self.unexplained: dict[int, bool | str | None] = {}
         # The steps that went on from a momentum which was put in the place of the one before.
@@ -73,9 +75,16 @@ class Ledger:
         self.magnitude[rows] += amounts.abs()
 
     def share(self, rows: slice, k: int, j: int, batch: MicroBatch, shares: Tensor) -> None:
-        """Adds the shares of samples in forward pass j of step k, with shape (queries x outputs, samples of it)."""
+        """Adds the shares of samples in forward pass j of step k, with shape (queries x outputs, samples of it).
+
+        With parts the columns are those of the samples' parts, sample by sample.
+        """
         columns = batch.columns
         amounts = as_float64(shares).view(-1, len(self.names), shares.shape[1])
+        if self.parts is not None:
+            pieces = amounts.unflatten(2, (len(columns), -1))
+            self.parts[rows, :, :, :pieces.shape[3]].index_add_(2, columns, pieces)
+            amounts = pieces.sum(-1)
         place = k - self.run.start
         self.contributions[rows].index_add_(2, columns, amounts)
         total = amounts.sum(-1)

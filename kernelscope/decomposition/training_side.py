@@ -25,7 +25,15 @@ from torch.func import grad, jvp, vmap
 from ..composed import Composed
 from ..errors import ModelError
 from ..layers import Batch, Function, ModuleGradients
-from ..network import Parameters, apart, cast, gradients_of, per_sample_losses, random_state
+from ..network import (
+    Parameters,
+    apart,
+    cast,
+    gradients_of,
+    per_part_losses,
+    per_sample_losses,
+    random_state,
+)
 from ..run.replay import batch_tensors
 from ..run.run import Run
 from ..run.step import MicroBatch
@@ -60,10 +68,12 @@ class TrainingSide:
         dtype: The precision of the ledger.
         device: Where to compute.
         memory: About how many bytes a block may fill.
+        parts: Whether products are told for each part of a sample's loss, such as its tokens, one after the other.
     """
 
-    def __init__(self, run: Run, dtype: torch.dtype, device: torch.device, memory: int):
+    def __init__(self, run: Run, dtype: torch.dtype, device: torch.device, memory: int, parts: bool = False):
         self.run = run
+        self.parts = parts
         self.dtype = dtype
         self.device = device
         self.memory = memory
@@ -207,7 +217,8 @@ class TrainingSide:
             beside = parameters
             truth = self._by_loop(batch, k, beside, moving, most)(directions, dict.fromkeys(moving, 1.0))
         coupled = self.run.network.couples(batch.training) or batch.random is not None
-        ways = list(WAYS[2:] if coupled else WAYS)
+        # What one part of a sample adds is told by derivatives alone: its gradient has no factors of its own.
+        ways = list(WAYS[2:] if coupled or self.parts else WAYS)
         for way in ways[:-1]:
             problem = self._disagreement(way, batch, k, beside, directions, truth)
             if way == "layers" and problem is None and not self._layers[batch.training, tuple(moving)].by_uses:
@@ -234,6 +245,19 @@ class TrainingSide:
         inputs, targets = self.to(batch_tensors(self.run, batch))
         buffers = self.to(self.run.buffers(k))
         return lambda parameters: self._per_sample(parameters, buffers, inputs, targets, batch.training)
+
+    def _terms(self, batch: MicroBatch, k: int) -> Callable[[Parameters], Tensor]:
+        """The terms of the loss that directions meet: those of samples, or of the parts of each."""
+        if not self.parts:
+            return self._losses(batch, k)
+        inputs, targets = self.to(batch_tensors(self.run, batch))
+        buffers = self.to(self.run.buffers(k))
+
+        def terms(parameters: Parameters) -> Tensor:
+            outputs = self.run.network(parameters, buffers, inputs, batch.training)
+            return per_part_losses(self.run.loss, outputs, targets, len(targets)).flatten()
+
+        return terms
 
     def _per_sample(self, parameters: Parameters, buffers: Parameters, inputs: tuple[Tensor, ...], targets: Tensor,
                     training: tuple[str, ...]) -> Tensor:
@@ -285,7 +309,7 @@ class TrainingSide:
         return vmap(grad(loss), in_dims=(None, 0, 0))(own, inputs, targets)
 
     def _by_batch(self, batch: MicroBatch, k: int, parameters: Parameters, moving: list[str]) -> Products:
-        losses = self._losses(batch, k)
+        losses = self._terms(batch, k)
         own = apart(parameters, moving)
 
         def derivative(direction: Parameters) -> tuple[Tensor, Tensor]:
@@ -323,7 +347,7 @@ class TrainingSide:
                  most: int | None = None) -> Products:
         leaves = {name: parameters[name].detach().requires_grad_() for name in moving}
         with torch.enable_grad(), random_state(batch.random, self.device):
-            losses = self._losses(batch, k)({**parameters, **leaves}).unbind()
+            losses = self._terms(batch, k)({**parameters, **leaves}).unbind()
 
         def products(directions: Parameters, scales: dict[str, float]) -> Tensor:
             columns = []
