@@ -8,6 +8,7 @@ from ..decomposition.explanation import Explanation
 from ..decomposition.result import Decomposition
 from ..decomposition.stochastic.ensemble import Ensemble
 from ..decomposition.stochastic.result import Expected
+from ..decomposition.token_result import TokenContributions
 from ..decomposition.wording import CANCELLATION_LIMIT
 from ..diagnostics.agreement import Agreement
 from ..diagnostics.coverage.result import Coverage
@@ -148,6 +149,16 @@ COVERAGE_GLOSSARY = (
     ("AUROC", "The chance that a known point has a larger score than an unknown one: 1 for a score that never errs, "
               "0.5 for one that says nothing."),
     ("null", "A score that needs no network: the distance to the nearest training sample in raw inputs."),
+)
+
+TOKEN_GLOSSARY = (
+    ("token", "A piece of text that the network takes and says as one: here a character or a word."),
+    ("contribution of a token", "What was booked on having had to say this token, after those before it, along the "
+                                "recorded run, exactly. It is no counterfactual: without the token others would have "
+                                "moved the network otherwise."),
+    ("log-probability", "The logarithm of the probability that the network gives the token, given those before it."),
+    ("cancellation κ", "The sizes of all contributions, added up, over the size of their sum. Above 10 no percentage "
+                       "of the sum is given."),
 )
 
 TRADE_OFF_GLOSSARY = (
@@ -334,6 +345,7 @@ GLOSSARIES = (
     ((Coverage, Separation), COVERAGE_GLOSSARY),
     ((Scaling,), SCALING_GLOSSARY),
     ((LearningCurves,), CURVES_GLOSSARY),
+    ((TokenContributions,), TOKEN_GLOSSARY),
     ((TradeOffs,), TRADE_OFF_GLOSSARY),
     ((DenoiserFit, JacobianGeometry), DENOISER_GLOSSARY),
     ((BundleReport,), BUNDLE_GLOSSARY),
@@ -387,6 +399,7 @@ HEADINGS = {
     "Separation": "Which score knows what is unknown",
     "Spectrum": "The spectrum of a kernel",
     "SubsetTrial": "Which scores foretell retraining",
+    "TokenContributions": "Which tokens of training said it",
     "TradeOffs": "What it costs to be good",
     "Witness": "The critic, a running witness",
 }
