@@ -304,3 +304,11 @@ def test_moments_begin_at_the_start_and_end_at_the_end():
         assert shown[0] == 0
         assert shown[-1] == steps
         assert shown == sorted(set(shown))
+
+
+def test_no_word_is_explained_twice():
+    from kernelscope.report.glossaries import GLOSSARIES, glossary
+
+    everything = [kind.__new__(kind) for kinds, _ in GLOSSARIES for kind in kinds]
+    words = [word for word, _ in glossary(everything)]
+    assert len(words) == len(set(words)) > 50

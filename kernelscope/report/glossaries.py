@@ -398,12 +398,12 @@ def is_booked(results: Sequence[Result]) -> bool:
 
 
 def glossary(results: Sequence[Result]) -> tuple[tuple[str, str], ...]:
-    """The words that a page with these results explains."""
-    found: tuple[tuple[str, str], ...] = () if results else GLOSSARY
+    """The words that a page with these results explains, each once."""
+    found = dict(() if results else GLOSSARY)
     for kinds, words in GLOSSARIES:
         if any(isinstance(result, kinds) for result in results):
-            found += words
-    return found
+            found.update((word, text) for word, text in words if word not in found)
+    return tuple(found.items())
 
 
 def heading(result: Result) -> str:
