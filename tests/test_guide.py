@@ -1,0 +1,27 @@
+"""The pages of the guide: every block of Python on them runs, one after the other."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+GUIDE = sorted((Path(__file__).parents[1] / "docs" / "guide").glob("*.md"))
+#: Pages whose blocks train for more than a few seconds.
+LONG = ("generative_models", "infinite_width", "layers_as_kernels")
+
+
+def test_there_is_a_guide():
+    assert len(GUIDE) >= 7
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, marks=pytest.mark.slow if page.stem in LONG else ())
+                                  for page in GUIDE], ids=lambda page: page.stem)
+def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) >= 2
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, page.name, "exec"), names)
