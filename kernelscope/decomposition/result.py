@@ -49,6 +49,7 @@ class Decomposition(Result):
         labels: A word for each training sample, or ``None``.
         output_names: A word for each output.
         info: Provenance: run, rule, quadrature, engine, dtype, cost, notes.
+        unattributed: What each step leaves unattributed, with shape :math:`(q, c, T)`; ``None`` where no step does.
     """
 
     initial: Tensor
@@ -66,6 +67,7 @@ class Decomposition(Result):
     labels: list[str] | None
     output_names: list[str]
     info: dict[str, Any] = field(default_factory=dict)
+    unattributed: Tensor | None = None
 
     @property
     def residual(self) -> Tensor:
@@ -108,6 +110,7 @@ class Decomposition(Result):
             channels={name: values[rows] for name, values in self.channels.items()},
             group_steps=None if self.group_steps is None else self.group_steps[rows],
             outputs=None if self.outputs is None else self.outputs[rows],
+            unattributed=None if self.unattributed is None else self.unattributed[rows],
         )
 
     def place(self, query: Any) -> int:
