@@ -213,26 +213,26 @@ class ChordUnroller:
                   keys: dict[str, tuple[int, str]]) -> dict[str, list[Linear | None]]:
         """The coefficients where each update is given the mean over all samples."""
         forms: dict[str, list[Linear | None]] = {}
-        group = chord.groups[0]
-        first = state.age.get(next(iter(keys.values())), int(group.get("begun", 0)))
+        hyper = {name: group for group in chord.inner[0].groups for name in group["names"]}
         for name, key in keys.items():
-            after = self._stored(k, group, rule, name, here[name])
-            plain = after is None
+            group, first = hyper[name], state.age.get(key, chord.begun)
+            state.age[key] = first + chord.updates
+            after = self._stored(k, group, rule, name)
+            if chord.fits and (rule.moments == () or after is None):
+                # A rate is fitted to the samples' motion; memory of a constant rate is a part of it.
+                forms[name] = [Linear(c=1.0)] * chord.updates
+                continue
+            numbers = {**group, "lr": 1.0} if chord.fits else group
             own: list[Linear | None] = []
             for s in range(chord.updates):
-                age = first + s + 1
-                if plain and (rule.moments or "momentum" not in group):
-                    own.append(Linear(c=float(group.get("lr", 1.0)), decoupled=0.0))
-                    continue
                 begun = state.momentum.get(key) is not None or s > 0
-                moments = rule.initial(group, here[name])
-                form = rule.linear(group, age, here[name], here[name], here[name] if begun else None, moments)
+                one = here[name]
+                form = rule.linear(numbers, first + s + 1, one, one, one if begun else None, rule.initial(numbers, one))
                 own.append(replace(form, after=after))
-            state.age[key] = first + chord.updates
             forms[name] = own
         return forms
 
-    def _stored(self, k: int, group: Hyper, rule: Rule, name: str, like: Tensor) -> Diagonal | None:
+    def _stored(self, k: int, group: Hyper, rule: Rule, name: str) -> Diagonal | None:
         """The preconditioner from the second moments that checkpoints at the ends of the chord hold."""
         found = []
         if rule.moments[:1] == ("exp_avg_sq",):

@@ -135,11 +135,14 @@ class ChordIndex(RunIndex):
     def info(self, start: int, stop: int) -> dict[str, Any]:
         """The chords in plain data, with the updates behind them."""
         rates = [group["lr"] for step in self.steps[start:stop] for inner in updates(step) for group in inner.groups
-                 if "lr" in group]
+                 if group.get("lr") is not None]
         return super().info(start, stop) | {
             "learning_rate": [min(rates), max(rates)] if rates else None,
             "chords": {"points": self.meta["points"][start:stop + 1], "thinned": self.meta.get("thinned", False)},
         }
+
+    def check_buffers(self, known: Parameters) -> None:
+        """Nothing: where parameters are kept, their names and shapes were compared with the model's."""
 
     def row(self, k: int) -> Tensor | None:
         """The k-th kept row."""

@@ -65,7 +65,7 @@ class Run:
             if stride != 1:
                 raise DataError(
                     f"A run is cut into consecutive steps, and run[::{stride}] asks for every {stride}th. "
-                    "Use run[a:b], or run.thinned(every=k), whose steps are chords over k of them."
+                    "Use run[a:b], run.thinned(every=k), or thin the recording itself with record(..., keep=k)."
                 )
             return type(self)(self.store, self.network, self.loss, self._index, self.start + start,
                               self.start + max(start, stop))
