@@ -1,13 +1,14 @@
 r"""Certified thinning: as few kept parameters as a stated tolerance allows.
 
 Between kept parameters a ledger is complete, and states what it does not attribute. So one may begin with a few chords,
-split those in the middle that leave most unattributed, and stop when for every query
+split those that leave too much unattributed, and stop when for every query
 
 .. math:: \sum_j |\langle\bar\phi_j, \text{unattributed}_j\rangle| \le \epsilon \cdot \text{(sum of absolute terms)} .
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -22,8 +23,11 @@ from .result import Decomposition
 #: Chords to begin with.
 FIRST = 8
 
-#: In each round those chords are split that leave this part of all that is unattributed.
-SPLIT = 0.75
+#: Parts into which a chord is split at once.
+MOST = 8
+
+#: With more than one chord to so many steps, all steps are taken.
+DENSE = 3
 
 
 def thinned_ledger(run: Run, thin: float, ledger_of: Callable[[Run], Decomposition]) -> Decomposition:
@@ -43,7 +47,7 @@ def thinned_ledger(run: Run, thin: float, ledger_of: Callable[[Run], Decompositi
     if isinstance(run, ChordRun):
         raise DataError("This run is thinned already, and what lies between its chords is not known. Thin the recording.")
     points = sorted({round(i * len(run) / FIRST) for i in range(FIRST + 1)})
-    rounds = 0
+    rounds, before = 0, [-1]
     while True:
         rounds += 1
         part = run.thinned(points=points)
@@ -52,18 +56,20 @@ def thinned_ledger(run: Run, thin: float, ledger_of: Callable[[Run], Decompositi
         ledger = ledger_of(part)
         left = gaps_of(ledger)
         open_chords = [j for j in range(len(points) - 1) if points[j + 1] - points[j] > 1]
-        if float(left.sum(-1).max()) <= thin or not open_chords:
+        if float(left.sum(-1).max()) <= thin or points == before:
             info = {**ledger.info, "thinned": {"tolerance": float(thin), "rounds": rounds, "kept": len(points)}}
             return replace(ledger, info=info)
-        worst = left.amax(0)
-        order = sorted(open_chords, key=lambda j: -float(worst[j]))
-        most, chosen = SPLIT * float(worst[open_chords].sum()), []
-        for j in order:
-            chosen.append((points[j] + points[j + 1]) // 2)
-            most -= float(worst[j])
-            if most <= 0:
-                break
-        points = sorted({*points, *chosen})
+        before = points
+        worst, budget = left.amax(0), float(thin) / len(part)
+        for j in open_chords:
+            # What a chord leaves falls with the square of its length, so this many parts would leave enough.
+            a, b = before[j], before[j + 1]
+            parts = min(MOST, math.ceil(1.2 * math.sqrt(float(worst[j]) / budget)))
+            points = points + [round(a + i * (b - a) / parts) for i in range(1, parts)]
+        points = sorted(set(points))
+        if DENSE * len(points) > len(run):
+            # With so many chords every single step costs no more, and leaves nothing.
+            points = list(range(len(run) + 1))
 
 
 def gaps_of(ledger: Decomposition) -> torch.Tensor:

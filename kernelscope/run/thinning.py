@@ -93,10 +93,15 @@ def _pools(run: Run) -> bool:
     return len(modes) == 1 and not drawn and not any(run.network.couples(mode) for mode in modes)
 
 
+def is_a_step(inner: list[Step], places: dict[int, int]) -> bool:
+    """Whether a chord is one recorded step whose passes stand at kept parameters."""
+    return len(inner) == 1 and all(batch.at in places for batch in inner[0].batches)
+
+
 def _chord(run: Run, a: int, b: int, j: int, places: dict[int, int], nodes: tuple[float, ...], pooled: bool) -> Step:
     inner = run._index.steps[a:b]
     first = inner[0]
-    if b - a == 1 and all(batch.at in places for batch in first.batches):
+    if is_a_step(inner, places):
         return renumbered(first, places)
     if pooled:
         columns = torch.cat([batch.columns for step in inner for batch in step.batches]).unique()
