@@ -45,7 +45,7 @@ def thinned_ledger(run: Run, thin: float, ledger_of: Callable[[Run], Decompositi
             f"thin=0.01; {what_came(thin)} came."
         )
     if isinstance(run, ChordRun):
-        raise DataError("This run is thinned already, and what lies between its chords is not known. Thin the recording.")
+        raise DataError("This run is thinned already, and what lies on its chords is not known. Thin the recording.")
     points = sorted({round(i * len(run) / FIRST) for i in range(FIRST + 1)})
     rounds, before = 0, [-1]
     while True:

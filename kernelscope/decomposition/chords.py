@@ -1,15 +1,15 @@
 r"""Chords as linear functions of their samples.
 
-On a chord of updates :math:`s = 1, \dots, m` the query gradient p and the preconditioners :math:`A, B` are taken as one.
-With the coefficients of the rule (see :mod:`kernelscope.run.rules`) and the adjoint :math:`N = a_{m+1} M_{m+1}` that
+On a chord of updates :math:`s = 1, \dots, m` the query gradient p and the preconditioners :math:`A, B` are taken as
+one. With the coefficients of the rule (:mod:`kernelscope.run.rules`) and the adjoint :math:`N = a_{m+1} M_{m+1}` that
 later steps hand back,
 
 .. math::
     M_s = E_s A p + K_s N, \qquad E_s = e_s + a_{s+1} E_{s+1}, \qquad K_s = a_{s+1} K_{s+1}, \qquad K_m = 1,
 
 so that what is done at update s meets :math:`\alpha_s\, A p + \beta_s\, B N` with :math:`\alpha_s = c_s + b_s E_s` and
-:math:`\beta_s = b_s K_s`: two directions for the whole chord, and two weights for each visit of a sample. Going forward,
-with the momentum :math:`m_0` found,
+:math:`\beta_s = b_s K_s`: two directions for the whole chord, and two weights for each visit of a sample. Going
+forward, with the momentum :math:`m_0` found,
 
 .. math::
     D = -A\Big(\sum_s \alpha_s d_s + a_1 E_1 m_0\Big) - \sum_s w_s\theta_s, \qquad
@@ -169,7 +169,7 @@ class ChordUnroller:
         count = chord.updates
         clips, forms = [1.0] * count, {name: [None] * count for name in keys}
         if chord.averaged:
-            return clips, self._averaged(k, chord, rule, state, here, keys)  # type: ignore[return-value]
+            return clips, self._averaged(k, chord, rule, state, here, keys)
         running = {name: state.momentum.get(key) for name, key in keys.items()}
         clipped = self._is_clipped(k, chord.inner[0], here)
         looks = clipped or bool(rule.moments) or rule.optimizer == "Muon"
@@ -206,8 +206,9 @@ class ChordUnroller:
     def _mean_gradient(self, k: int, step: Step, theta: Parameters, names: list[str]) -> Parameters:
         means = [self.side.mean_gradient(batch, k, theta, names) for batch in step.batches]
         counts = [len(batch.columns) for batch in step.batches]
-        return {name: sum(count / sum(counts) * mean[i] for count, mean in zip(counts, means, strict=True))
-                for i, name in enumerate(names)}  # type: ignore[misc]
+        shares = [count / sum(counts) for count in counts]
+        return {name: torch.stack([share * mean[i] for share, mean in zip(shares, means, strict=True)]).sum(0)
+                for i, name in enumerate(names)}
 
     def _averaged(self, k: int, chord: Chord, rule: Rule, state: OptimizerState, here: Parameters,
                   keys: dict[str, tuple[int, str]]) -> dict[str, list[Linear | None]]:
@@ -244,7 +245,7 @@ class ChordUnroller:
                     beta2 = float(group["betas"][1])
                     v = self.side.to(v)
                     found.append(1 / ((v / (1 - beta2**age)).sqrt() + float(group["eps"])))
-        return Diagonal(sum(found) / len(found)) if found else None  # type: ignore[arg-type]
+        return Diagonal(torch.stack(found).mean(0)) if found else None
 
     # -- weights of visits -------------------------------------------------------------------------------------------
 

@@ -89,8 +89,8 @@ def decompose(
         rule: ``"recorded"``, or ``"displacement"`` to book every step as unattributed.
         groups: A word for each training sample, or ``True`` for their labels, to book shares by group and step too.
         thin: Go along chords between some of the parameters instead of every step: a whole number k for every k-th
-            (see :meth:`Run.thinned`), or the share of the absolute terms, such as 0.01, that may stay unattributed; then
-            the chords that leave most are split until each query meets it. What is left is in the ledger.
+            (see :meth:`Run.thinned`), or the share of the absolute terms, such as 0.01, that may stay unattributed;
+            then chords that leave too much are split until each query meets it. What is left is in the ledger.
         dtype: The precision of the ledger. ``float64``, which also serves runs trained in ``float32``, if not given,
             and ``float32`` where the network makes tensors that allow no other; ``float32`` is faster and closes to
             1e-5.

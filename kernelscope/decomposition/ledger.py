@@ -39,7 +39,8 @@ OPPOSITE = (
 )
 CHORDS = (
     "The parameters were kept at {points} of the steps {first} to {last}; between them samples' gradients are taken at "
-    "nodes of the chord. What that misses of a chord is booked as unattributed."
+    "nodes of the chord. What that misses of a chord is booked as unattributed; single shares may be off by more than it, "
+    "since errors of many shares cancel in their sum."
 )
 FITTED = (
     "The learning rate is not known: on each chord it is the one that brings the samples' motion closest to the chord "

@@ -218,8 +218,8 @@ def weaknesses(why: Explanation, query: int) -> list[str]:
                            ("rounding", "came from rounding during training")):
         share = abs(float(ledger.channels[channel][0, 0])) / scale
         if share > WEAK:
-            found.append(f"{small(share)} of all movement is {BETWEEN}" if ledger.on_chords and channel == "unattributed"
-                         else f"{small(share)} of all movement {words}")
+            what = f"is {BETWEEN}" if ledger.on_chords and channel == "unattributed" else words
+            found.append(f"{small(share)} of all movement {what}")
     return found
 
 
@@ -298,8 +298,8 @@ def _samples(why: Explanation, query: int) -> str:
     if not parts:
         return ""
     if why.doubtful(query):
-        share = abs(float(ledger.channels["unattributed"][query, 0])) / (float(ledger.magnitude[query, 0]) or 1.0)
-        return (f"So much is unattributed ({100 * share:.0f} % of all movement) that no single sample is named and "
+        missing = abs(float(ledger.channels["unattributed"][query, 0])) / (float(ledger.magnitude[query, 0]) or 1.0)
+        return (f"So much is unattributed ({100 * missing:.0f} % of all movement) that no single sample is named and "
                 "nothing is given in percent.")
     if rank_is_uncertain(why, query):
         return ("The contributions of single samples are smaller than what the quadrature missed, "

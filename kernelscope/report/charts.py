@@ -28,7 +28,7 @@ def chart(
     lines: Sequence[tuple[str, str, Tensor]], mark: tuple[str, int | None], conclusion: str, *, low: float, high: float,
     moments: Sequence[int],
 ) -> dict[str, Any]:
-    """Lines (name, class, values by entry) between two limits, with a mark (name, entry); each entry is at its moment."""
+    """Lines (name, class, values by entry) between two limits, with a mark (name, entry), each at its moment."""
     reach = (high - low) or 1.0
     steps = max(1, moments[-1])
 

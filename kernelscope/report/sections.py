@@ -91,7 +91,8 @@ def decomposition(ledger: Decomposition, album: Album, name: str) -> dict[str, A
     drawn = q * c > 0
     return checks(ledger) | {
         "sentence": f"{counted(q, 'input')}, {counted(c, 'output')} of each, as sums over "
-                    f"{counted(n, 'training sample')} and {counted(ledger.steps.shape[-1], 'chord' if ledger.on_chords else 'step')}"
+                    f"{counted(n, 'training sample')} and "
+                    f"{counted(ledger.steps.shape[-1], 'chord' if ledger.on_chords else 'step')}"
                     f"{between(ledger)}; what is left over is "
                     f"{ledger.completeness():.1e} of the terms.".replace("e-", "e−"),
         "drawing": Markup(plots.svg(ledger)) if drawn else "",

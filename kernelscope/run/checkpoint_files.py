@@ -10,6 +10,7 @@ import glob
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -134,7 +135,7 @@ def _on_disk(given: str) -> list[Checkpoint]:
     paths = [path for path in paths if path.is_dir() or path.name not in ("optimizer.pt", "scheduler.pt")]
     if not paths:
         raise StoreError(
-            f"No checkpoint is called {shown(given)!r}. Pass a pattern such as \"ckpts/*.pt\", a folder of checkpoints, "
+            f"No checkpoint is called {shown(given)!r}. Pass a pattern such as 'ckpts/*.pt', a folder of checkpoints, "
             f"or a list of paths; files end in {', '.join((*OF_TORCH, '.safetensors'))}."
         )
     return [Checkpoint(shown(str(path)), path) for path in sorted(paths, key=_natural)]
@@ -186,7 +187,7 @@ def _folder(folder: Path) -> Found:
 def _words(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > WORDS:
-            raise UnsafeFile(f"{path} has {path.stat().st_size:,} bytes, and such a file has far fewer; it was not read.")
+            raise UnsafeFile(f"{path} has {path.stat().st_size:,} bytes, and such a file has far fewer. Do not use it.")
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise StoreCorrupt(f"{path} cannot be read ({type(error).__name__}). Restore it from a copy, or pass the files "
@@ -202,7 +203,10 @@ def _file(path: Path) -> Any:
                          f"{', '.join((*OF_TORCH, '.safetensors'))}. Rename it, or save the state dictionary again.")
     _refuse_packed(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # torch warns of pickles that it did not write, and then refuses or reads them as any other.
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"(?:GLOBAL|global|class|function) ([\w.]+\.[\w.]+)", str(error))
         raise UnsafeFile(
@@ -229,9 +233,9 @@ def _refuse_packed(path: Path) -> None:
     odd = [e.filename for e in entries if e.compress_type != zipfile.ZIP_STORED or e.filename.startswith("/")
            or ".." in Path(e.filename).parts]
     if odd or sum(e.file_size for e in entries) > size:
-        raise UnsafeFile(f"{shown(str(path))!r} is a zip file that torch did not write: "
-                         f"{f'its entry {shown(odd[0][:80])!r} is packed or lies elsewhere' if odd else 'it holds more than its bytes'}"
-                         "; nothing of it was read. Save the state dictionary again with torch.save.")
+        why = f"its entry {shown(odd[0][:80])!r} is packed or lies elsewhere" if odd else "it holds more than its bytes"
+        raise UnsafeFile(f"{shown(str(path))!r} is a zip file that torch did not write: {why}; nothing of it was read. "
+                         "Save the state dictionary again with torch.save.")
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
@@ -246,8 +250,8 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 def _damaged(path: Path, error: Exception) -> StoreError:
     said = shown((str(error).strip().splitlines() or [""])[0][:160])
-    return StoreCorrupt(f"{shown(str(path))!r} is no checkpoint that can be read ({type(error).__name__}: {said}). It is "
-                        "damaged, cut short, or has the ending of another kind of file. Restore it from a copy, or "
+    return StoreCorrupt(f"{shown(str(path))!r} is no checkpoint that can be read ({type(error).__name__}: {said}). It "
+                        "is damaged, cut short, or has the ending of another kind of file. Restore it from a copy, or "
                         "leave it out.")
 
 
@@ -265,7 +269,8 @@ def _taken_apart(content: Any, name: str) -> Found:
         tensors = inner
     held = {str(key): t.detach() for key, t in tensors.items() if isinstance(t, Tensor)}
     if not held:
-        raise StoreError(f"{name} holds no tensors by name (its keys: {shown(', '.join(map(str, list(content)[:6])))}). "
+        keys = shown(", ".join(map(str, list(content)[:6])))
+        raise StoreError(f"{name} holds no tensors by name (its keys: {keys or 'none'}). "
                          "Save model.state_dict().")
     optimizer = next((content[key] for key in OPTIMIZERS if content.get(key) and tensors is not content), None)
     if isinstance(optimizer, list | tuple) and len(optimizer) == 1:

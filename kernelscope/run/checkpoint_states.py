@@ -18,9 +18,6 @@ from ..errors import ModelError, NonFiniteError
 from ..network import Network, Parameters, plain_name
 from ..text import shown
 
-#: Entries of states beside a parameter that have its shape.
-MOMENTS = ("exp_avg_sq",)
-
 #: A tensor is said to stand out whose largest entry is this many times that of the other checkpoints.
 OUTLIER = 1e4
 
@@ -168,8 +165,8 @@ def _order(optimizer: Mapping[str, Any] | None, network: Network) -> dict[int, s
     else:
         return None
     order = dict(zip(numbers, ordered, strict=True))
-    states = (optimizer or {}).get("state")
-    for number, own in (states.items() if isinstance(states, Mapping) else ()):
+    states: Any = (optimizer or {}).get("state")
+    for number, own in dict(states if isinstance(states, Mapping) else {}).items():
         if isinstance(own, Mapping) and number in order:
             v = own.get("exp_avg_sq", own.get("momentum_buffer"))
             if isinstance(v, Tensor) and v.shape != network.parameters[order[number]].shape:

@@ -92,8 +92,8 @@ def parse_nodes(name: Any) -> tuple[float, ...]:
         if name.startswith("gauss") and count.isdecimal() and 1 <= int(count) <= 9:
             return tuple(((np.polynomial.legendre.leggauss(int(count))[0] + 1) / 2).tolist())
     raise DataError(
-        f'nodes must be "ends", "start", "simpson" or "gaussM" with M from 1 to 9; {what_came(name)} came. "ends" takes '
-        "the samples' gradients at both ends of each chord."
+        f'nodes must be "ends", "start", "simpson" or "gaussM" with M from 1 to 9; {what_came(name)} came. "ends" '
+        "takes the samples' gradients at both ends of each chord."
     )
 
 

@@ -10,25 +10,23 @@ from __future__ import annotations
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
-from ..arguments import as_function, as_path, as_whole, what_came
-from ..errors import DataError, ModelError, RecordingError
+from ..arguments import as_function, as_whole, what_came
+from ..errors import DataError, ModelError
 from ..losses import Loss
-from ..network import Parameters, cast, flatten
+from ..network import Parameters, flatten
 from ..text import shown
 from .checkpoint_files import Checkpoint, Found, find_checkpoints
 from .checkpoint_states import Matching, outliers, parameter_groups, second_moments
 from .chords import Chord, ChordIndex, ChordRun, Kept, node_batches, parse_nodes
 from .classes import checked_names
 from .comparing import random_numbers_kept
-from .rules import RULES
 from .samples import Samples, split_batch
 from .step import Step
 from .subject import Subject
@@ -123,8 +121,9 @@ def from_checkpoints(
         found = find_checkpoints(checkpoints)
         if len(found) < 2:
             raise DataError(
-                f"One checkpoint came ({found[0].name}), and what training did lies between two. Pass the ones before "
-                "it as well; where the seed is known, the state dictionary before the first step can be made again."
+                f"{f'One checkpoint came ({found[0].name})' if found else 'No checkpoint came'}, and what training did "
+                "lies between two. Pass the ones before it as well; where the seed is known, the state dictionary "
+                "before the first step can be made again."
             )
         matching = Matching(module, subject.network)
         seen = [_look(checkpoint, matching, subject) for checkpoint in found]
@@ -227,7 +226,7 @@ def _counted(found: list[Checkpoint], seen: list[_Seen], steps: Any, lr: Any) ->
         return [int(step or 0) for step in told], "told by the files"
     if all(name is not None for name in names):
         kinds = {name[1] for name in names if name}
-        if "epochs" not in kinds and not (kinds == {"steps", "numbers"} and False):
+        if "epochs" not in kinds:
             return [name[0] for name in names if name], "told by their names"
         if lr is None:
             return [name[0] for name in names if name], "counted in epochs"
@@ -316,8 +315,8 @@ def _rule(optimizer: Any, seen: list[_Seen]) -> str:
         known = {name.lower(): name for name in ("SGD", *ADAMS)}
         name = optimizer.lower() if isinstance(optimizer, str) else ""
         if name not in known:
-            others = " Of other optimizers leave it out: the rate is then fitted." if name in map(str.lower, RULES) else ""
-            raise DataError(f'optimizer must be "SGD", "Adam" or "AdamW"; {what_came(optimizer)} came.{others}')
+            raise DataError(f'optimizer must be "SGD", "Adam" or "AdamW"; {what_came(optimizer)} came. Leave it out, with '
+                            "the rate, where it was another: the rate is then fitted.")
         return known[name]
     groups = next((own.groups for own in reversed(seen) if own.groups), None)
     if groups and "betas" in groups[0]:

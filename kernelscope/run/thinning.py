@@ -6,9 +6,9 @@ which momentum. Only the places at which their gradients are taken are fewer, on
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -47,9 +47,9 @@ def thinned(run: Run, every: int | None = None, keep: int | None = None, points:
     """The run of chords between some of the parameters of a recording; see :meth:`Run.thinned`."""
     if isinstance(run, ChordRun):
         raise DataError("This run is thinned already. Thin the recording it came from; each thinning starts there.")
-    whole = list(range(run._index.length + 1))
     chosen = _points(run, every, keep, points)
-    before = [k for k in (whole[:run.start:every] if every else whole[:run.start:max(1, run.start)])]
+    # What came before a slice tells with which momentum it began.
+    before = range(0, run.start, every or max(run.start, 1))
     steps = run._index.steps[:run.stop]
     # A chord has one optimizer: where another one takes over, a new chord begins.
     turns = [k for k in range(1, len(steps)) if steps[k].owner != steps[k - 1].owner]
@@ -57,7 +57,7 @@ def thinned(run: Run, every: int | None = None, keep: int | None = None, points:
     places = {k: j for j, k in enumerate(kept)}
     nested = parse_nodes(nodes)
     pooled = _pools(run)
-    chords = [_chord(run, a, b, j, places, nested, pooled) for j, (a, b) in enumerate(zip(kept, kept[1:], strict=False))]
+    chords = [_chord(run, a, b, j, places, nested, pooled) for j, (a, b) in enumerate(pairwise(kept))]
     meta = run.meta | {"keep": "all", "points": kept, "thinned": True}
     index = ChordIndex(meta, run.samples, chords, _KeptOfRun(run, kept))
     return ChordRun(index.store, run.network, run.loss, index, places[run.start], places[run.stop])
@@ -68,7 +68,7 @@ def _points(run: Run, every: int | None, keep: int | None, points: Iterable[int]
     named = [name for name, value in given.items() if value is not None]
     if len(named) != 1:
         came = " and ".join(named) or "none of them"
-        raise DataError(f"A run is thinned by one of every=, keep= and points=; {came} came. Pass for example every=20.")
+        raise DataError(f"A run is thinned by one of every=, keep= and points=; {came} came. Pass every=20, say.")
     if every is not None:
         return list(range(run.start, run.stop, as_count(every, "every", least=1)))
     if keep is not None:
@@ -78,7 +78,7 @@ def _points(run: Run, every: int | None, keep: int | None, points: Iterable[int]
     for point in list(points or []) if not isinstance(points, str) else [points]:
         place = as_whole(point)
         if place is None:
-            raise DataError(f"points are numbers of steps; {what_came(point)} came. Pass for example points=[0, 10, 50].")
+            raise DataError(f"points are numbers of steps; {what_came(point)} came. Pass points=[0, 10, 50], say.")
         if not 0 <= place <= len(run):
             raise OutOfRange(f"This run has the parameter vectors 0 to {len(run)}, so {place} cannot be kept.")
         found.append(run.start + place)
@@ -120,12 +120,7 @@ def _placed(batch: MicroBatch, a: int, b: int, j: int) -> MicroBatch:
                       max(batch.at - a, 0) / (b - a))
 
 
-def place_of(points: list[int], step: int) -> int:
-    """The chord that an update lies on."""
-    return bisect_right(points, step) - 1
-
-
-def described(points: list[int]) -> Any:
+def described(points: list[int]) -> str:
     """Points in a few words, as in ``0, 50 … 500``."""
     if len(points) <= 4:
         return ", ".join(map(str, points))
