@@ -68,8 +68,8 @@ __all__ = ["Agreement", "Coverage", "Decomposition", "Eigenlearning", "Ensemble"
            "Predictions", "Report", "Reservoir", "Run", "Scaling", "Separation", "Spectrum", "Tiles", "TradeOffs",
            "agreement", "coverage", "data", "decompose", "eigenlearning", "ensemble", "errors", "evolution",
            "expected", "explain", "features", "fit", "from_checkpoints", "generative", "gradient_scores",
-           "integrations", "kernel_distances", "kernel_of_run", "kernels", "learning_curves", "load", "memory_weights", "nn",
-           "null_space", "orders", "path_kernel", "posterior", "predictions", "record", "reservoir", "scaling",
+           "integrations", "kernel_distances", "kernel_of_run", "kernels", "learning_curves", "load", "memory_weights",
+           "nn", "null_space", "orders", "path_kernel", "posterior", "predictions", "record", "reservoir", "scaling",
            "separation", "sklearn", "solvers", "spectrum", "trade_offs"]
 
 _HOMES = {

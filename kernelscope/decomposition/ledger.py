@@ -39,7 +39,7 @@ OPPOSITE = (
 )
 CHORDS = (
     "The parameters were kept at {points} of the steps {first} to {last}; between them samples' gradients are taken at "
-    "nodes of the chord. What that misses of a chord is booked as unattributed; single shares may be off by more than it, "
+    "nodes of the chord. What that misses of a chord is booked as unattributed; single shares may be off by more, "
     "since errors of many shares cancel in their sum."
 )
 FITTED = (

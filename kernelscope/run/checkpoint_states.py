@@ -166,11 +166,12 @@ def _order(optimizer: Mapping[str, Any] | None, network: Network) -> dict[int, s
         return None
     order = dict(zip(numbers, ordered, strict=True))
     states: Any = (optimizer or {}).get("state")
-    for number, own in dict(states if isinstance(states, Mapping) else {}).items():
-        if isinstance(own, Mapping) and number in order:
-            v = own.get("exp_avg_sq", own.get("momentum_buffer"))
-            if isinstance(v, Tensor) and v.shape != network.parameters[order[number]].shape:
-                return None
+    held: Any = states if isinstance(states, Mapping) else {}
+    for number, name in order.items():
+        own: Any = held.get(number)
+        v = own.get("exp_avg_sq", own.get("momentum_buffer")) if isinstance(own, Mapping) else None
+        if isinstance(v, Tensor) and v.shape != network.parameters[name].shape:
+            return None
     return order
 
 

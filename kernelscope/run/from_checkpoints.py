@@ -315,8 +315,8 @@ def _rule(optimizer: Any, seen: list[_Seen]) -> str:
         known = {name.lower(): name for name in ("SGD", *ADAMS)}
         name = optimizer.lower() if isinstance(optimizer, str) else ""
         if name not in known:
-            raise DataError(f'optimizer must be "SGD", "Adam" or "AdamW"; {what_came(optimizer)} came. Leave it out, with '
-                            "the rate, where it was another: the rate is then fitted.")
+            raise DataError(f'optimizer must be "SGD", "Adam" or "AdamW"; {what_came(optimizer)} came. Leave it '
+                            "out, with the rate, where it was another: the rate is then fitted.")
         return known[name]
     groups = next((own.groups for own in reversed(seen) if own.groups), None)
     if groups and "betas" in groups[0]:
