@@ -244,6 +244,8 @@ def test_gaps_are_named():
     row = next(row for row in found.check().rows if row.name == "unattributed")
     assert row.status == "warn"
     assert "between 8 and 60" in row.sentence
+    change = (found.final - found.initial).abs().sum()
+    assert found.unattributed_of_change() == pytest.approx(float(found.unattributed.sum(-1).abs().sum() / change))
     exact = ks.decompose(run, QUERIES)
     assert "chords" not in exact.summary()
     assert float(exact.gaps()["unattributed"].sum()) == 0

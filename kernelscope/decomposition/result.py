@@ -153,7 +153,8 @@ class Decomposition(Result):
             return (
                 f"Decomposition(queries={q}, outputs={c}, samples={n}, chords={self.steps.shape[-1]} over "
                 f"{self.moments[-1]} steps, residual={self.completeness():.1e} of the terms, "
-                f"unattributed={percent(missing)} at most, {percent(self.unattributed_share())} in the mean"
+                f"unattributed={percent(missing)} at most, {percent(self.unattributed_share())} in the mean, "
+                f"{percent(self.unattributed_of_change())} of the change"
                 f"{f'; {advice}' if advice else ''})"
             )
         return (
@@ -180,6 +181,15 @@ class Decomposition(Result):
             return 0.0
         scale = self.magnitude.clamp_min(torch.finfo(torch.float64).tiny)
         return float((self.channels[channel].abs() / scale).max())
+
+    def unattributed_of_change(self) -> float:
+        r"""The unattributed part beside what training changed, :math:`\sum|u| / \sum|f_T - f_0|` over all outputs.
+
+        Where large shares cancel it is far more than the share of the terms.
+        """
+        change = float((self.final - self.initial).abs().sum())
+        missing = float(self.channels["unattributed"].abs().sum())
+        return missing / change if change > 0 else 0.0
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each query and output: initial, each channel, residual, final."""
@@ -221,7 +231,7 @@ class Decomposition(Result):
                 f"{unattributed:.1e} of the absolute terms comes from changes that the update rule does not explain."
                 if not self.on_chords else
                 f"{percent(unattributed)} of the absolute terms at most, {percent(self.unattributed_share())} in the "
-                f"mean, are unattributed: between the parameters that were kept it is not known what samples did. "
+                f"mean, or {percent(self.unattributed_of_change())} of the change, are unattributed: between the parameters that were kept it is not known what samples did. "
                 f"{sentence(gaps.advice(self))}".strip(),
             ),
         ]

@@ -107,8 +107,8 @@ def between(ledger: Decomposition) -> str:
     """What a ledger over chords leaves open, within a sentence; empty of one over steps."""
     if not ledger.on_chords:
         return ""
-    return (f" over {counted(ledger.moments[-1], 'step')}; {percent(ledger.unattributed_share())} of the terms is "
-            "unattributed in the mean")
+    return (f" over {counted(ledger.moments[-1], 'step')}; {percent(ledger.unattributed_share())} of the terms in the "
+            f"mean, or {percent(ledger.unattributed_of_change())} of the change, is unattributed")
 
 
 def anything(result: Result, album: Album, name: str) -> dict[str, Any]:

@@ -165,14 +165,17 @@ def _order(optimizer: Mapping[str, Any] | None, network: Network) -> dict[int, s
     else:
         return None
     order = dict(zip(numbers, ordered, strict=True))
-    states: Any = (optimizer or {}).get("state")
-    held: Any = states if isinstance(states, Mapping) else {}
+    return order if _fits(order, (optimizer or {}).get("state"), network) else None
+
+
+def _fits(order: dict[int, str], states: Any, network: Network) -> bool:
+    """Whether states have the shapes of the parameters that they are said to be of."""
     for number, name in order.items():
-        own: Any = held.get(number)
-        v = own.get("exp_avg_sq", own.get("momentum_buffer")) if isinstance(own, Mapping) else None
+        held = states.get(number) if isinstance(states, Mapping) else None
+        v = held.get("exp_avg_sq", held.get("momentum_buffer")) if isinstance(held, Mapping) else None
         if isinstance(v, Tensor) and v.shape != network.parameters[name].shape:
-            return None
-    return order
+            return False
+    return True
 
 
 def outliers(sizes: list[dict[str, float]], names: list[str]) -> list[str]:
