@@ -231,7 +231,8 @@ class Decomposition(Result):
                 f"{unattributed:.1e} of the absolute terms comes from changes that the update rule does not explain."
                 if not self.on_chords else
                 f"{percent(unattributed)} of the absolute terms at most, {percent(self.unattributed_share())} in the "
-                f"mean, or {percent(self.unattributed_of_change())} of the change, are unattributed: between the parameters that were kept it is not known what samples did. "
+                f"mean, or {percent(self.unattributed_of_change())} of the change, are unattributed: between the "
+                "parameters that were kept it is not known what samples did. "
                 f"{sentence(gaps.advice(self))}".strip(),
             ),
         ]
