@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from .machine.primal import FeatureMachine
     from .operator import KernelOperator
     from .report import Report
+    from .run.from_checkpoints import from_checkpoints
     from .run.opening import load
     from .run.recorder import record
     from .run.run import Run
@@ -69,12 +70,12 @@ __all__ = ["Agreement", "Coverage", "Decomposition", "Eigenlearning", "Ensemble"
            "FeatureMachine", "GradientScores", "Influence", "KernelDistances", "KernelEvolution", "KernelMachine",
            "KernelOperator", "LearningCurves", "MemoryWeights", "NullSpace", "Orders", "PathKernel", "Posterior",
            "Predictions", "Report", "Reservoir", "Run", "Scaling", "Separation", "Spectrum", "Tiles",
-           "TokenContributions", "TradeOffs",
-           "agreement", "coverage", "data", "decompose", "eigenlearning", "ensemble", "errors", "evolution",
-           "expected", "explain", "features", "fit", "generative", "gradient_scores", "influence", "integrations",
-           "kernel_distances", "kernel_of_run", "kernels", "learning_curves", "load", "memory_weights", "nn",
-           "null_space", "orders", "path_kernel", "posterior", "predictions", "record", "reservoir", "scaling",
-           "separation", "sklearn", "solvers", "spectrum", "token_contributions", "trade_offs"]
+           "TokenContributions", "TradeOffs", "agreement", "coverage", "data", "decompose", "eigenlearning",
+           "ensemble", "errors", "evolution", "expected", "explain", "features", "fit", "from_checkpoints",
+           "generative", "gradient_scores", "influence", "integrations", "kernel_distances", "kernel_of_run",
+           "kernels", "learning_curves", "load", "memory_weights", "nn", "null_space", "orders", "path_kernel",
+           "posterior", "predictions", "record", "reservoir", "scaling", "separation", "sklearn", "solvers",
+           "spectrum", "token_contributions", "trade_offs"]
 
 _HOMES = {
     "Agreement": "diagnostics.agreement",
@@ -116,6 +117,7 @@ _HOMES = {
     "expected": "decomposition.stochastic.expected",
     "explain": "decomposition.explaining",
     "fit": "machine.fit",
+    "from_checkpoints": "run.from_checkpoints",
     "gradient_scores": "diagnostics.gradient_scores",
     "influence": "decomposition.influence.influence",
     "kernel_distances": "diagnostics.evolution.between",

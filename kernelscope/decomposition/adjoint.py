@@ -45,6 +45,27 @@ class Adjoint:
                 self._momentum[key], self._factor[key] = momentum, rule.a
         return torch.zeros_like(p) if psi is None else psi
 
+    def along(self, name: str, p: Tensor, unrolled: UnrolledStep,
+              found: Found | None = None) -> tuple[Tensor, Tensor | None]:
+        r"""The directions :math:`A p` and :math:`B N` of a chord, which the weights of its visits meet."""
+        assert unrolled.chord is not None
+        memory = unrolled.chord.memories[name]
+        rule, key = memory.linear, unrolled.keys[name]
+        q = p if rule.after is None else rule.after(p)
+        if not memory.remembers:
+            return q, None
+        before = rule.before or (lambda rows: rows)
+        later = self._momentum.pop(key, None)
+        incoming = None if later is None else later * self._factor[key]
+        kept = q * memory.gain if incoming is None else (q * memory.gain).add_(incoming, alpha=memory.carry)
+        if name in unrolled.fresh:
+            start = unrolled.fresh[name]
+            if start is not None and found is not None:
+                found(-rule.a * kept, start)
+        else:
+            self._momentum[key], self._factor[key] = kept, rule.a
+        return before(q), None if incoming is None else before(incoming)
+
     def left(self, momentum: dict[Key, Tensor], found: Found) -> None:
         """Meets the momentum there was before the first step."""
         for key, adjoint in self._momentum.items():

@@ -25,8 +25,10 @@ from ..arguments import as_choice, as_switch
 from ..errors import DataError, NonFiniteError, OutOfBudget
 from ..network import cast, undisturbed
 from ..progress import Bar
+from ..run.chords import ChordRun
 from ..run.run import Run
 from .cells import Cells
+from .certified import thinned_ledger
 from .ledger import Ledger
 from .output import output_functional
 from .pooled import PooledSide
@@ -58,6 +60,7 @@ def decompose(
     weights: str = "trained",
     rule: str = "recorded",
     groups: bool | Sequence[str] | None = None,
+    thin: float | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     memory: int | str = 2**29,
@@ -85,6 +88,9 @@ def decompose(
         weights: ``"trained"``, or ``"average"`` for the averaged weights that were recorded beside them.
         rule: ``"recorded"``, or ``"displacement"`` to book every step as unattributed.
         groups: A word for each training sample, or ``True`` for their labels, to book shares by group and step too.
+        thin: Go along chords between some of the parameters instead of every step: a whole number k for every k-th
+            (see :meth:`Run.thinned`), or the share of the absolute terms, such as 0.01, that may stay unattributed;
+            then chords that leave too much are split until each query meets it. What is left is in the ledger.
         dtype: The precision of the ledger. ``float64``, which also serves runs trained in ``float32``, if not given,
             and ``float32`` where the network makes tensors that allow no other; ``float32`` is faster and closes to
             1e-5.
@@ -121,8 +127,11 @@ def decompose(
         >>> d.contributions.shape, bool(d.residual.abs().max() < 1e-12)
         (torch.Size([1, 1, 8]), True)
     """
-    return booked(run, x, output, None, targets=targets, quadrature=quadrature, weights=weights, rule=rule,
-                  groups=groups, dtype=dtype, device=device, memory=memory, progress=progress)[0]
+    def ledger(part: Run) -> Decomposition:
+        return booked(part, x, output, None, targets=targets, quadrature=quadrature, weights=weights, rule=rule,
+                      groups=groups, dtype=dtype, device=device, memory=memory, progress=progress)[0]
+
+    return ledger(run) if thin is None else thinned_ledger(checked_run(run), thin, ledger)
 
 
 def booked(
@@ -208,13 +217,21 @@ def booked(
     facts = run.info()
     found = ledger.result({
         "run": {key: facts[key] for key in ("path", "steps", "rules", "samples", "parameters", "loss", "dtype")},
-        "first_step": run.start, "rule": rule, "weights": weights, "quadrature": rules.name,
+        **_points(run), "first_step": run.start, "rule": rule, "weights": weights, "quadrature": rules.name,
         "dtype": str(dtype).removeprefix("torch."), "engine": {"training": training.way, "queries": side.way},
         "notes": [note for note in (own_precision, training.note, side.note) if note] + ledger.notes(),
         "seconds": round(time.perf_counter() - begun, 3), "bytes": needed,
         **({"expected seconds": round(expected, 1)} if isinstance(side, RolloutSide) else {}),
     })
     return found, ledger.booked if pieces is None else ledger.parts
+
+
+def _points(run: Run) -> dict[str, Any]:
+    """Between which parameters the chords of a run go, and whether these are checkpoints."""
+    if not isinstance(run, ChordRun):
+        return {}
+    noted = (run.meta.get("notes") or {}).get("checkpoints") if not run.meta.get("thinned") else None
+    return {"points": run.points, **({"checkpoints": noted} if noted else {})}
 
 
 def _check_choices(run: Run, weights: str, rule: str, dtype: torch.dtype | None) -> None:

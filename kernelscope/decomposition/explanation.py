@@ -24,7 +24,7 @@ from ..errors import DataError
 from ..result import Check, CheckRow, Result, as_float64, rows_of
 from . import tables, wording
 from .gallery import gallery
-from .result import Decomposition
+from .result import DOUBTFUL, Decomposition
 from .wording import CANCELLATION_LIMIT
 
 if TYPE_CHECKING:
@@ -86,8 +86,13 @@ class Explanation(Result):
 
     @property
     def steps(self) -> int:
-        """How many steps the run took."""
+        """How many steps the run took, or how many chords it is seen through."""
         return self.decomposition.steps.shape[-1]
+
+    @property
+    def updates(self) -> int:
+        """How many steps training took, those within chords too."""
+        return self.decomposition.moments[-1]
 
     def net(self, query: int = 0) -> float:
         r"""The cancellation ratio :math:`|\sum_i c_i| / \sum_i |c_i|`: 1 when all pull one way, 0 when they cancel."""
@@ -97,7 +102,13 @@ class Explanation(Result):
 
     def divisible(self, query: int = 0) -> bool:
         """Whether the contributions cancel so little that percentages of their sum mean something."""
-        return self.net(query) >= CANCELLATION_LIMIT
+        return self.net(query) >= CANCELLATION_LIMIT and not self.doubtful(query)
+
+    def doubtful(self, query: int = 0) -> bool:
+        """Whether so much of the terms is unattributed that no percentage or sample is singled out."""
+        ledger, query = self.decomposition, self.decomposition.place(query)
+        missing = abs(float(ledger.channels["unattributed"][query, 0]))
+        return missing > DOUBTFUL * (float(ledger.magnitude[query, 0]) or 1.0)
 
     def unmoved(self, query: int = 0) -> bool:
         """Whether no step of the run changed the explained output, as with a learning rate of zero."""

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from ..result import as_float64
+from ..run.chords import ChordRun
 from ..run.run import Run
 from ..run.step import MicroBatch
 from .cells import Cells
 from .result import CHANNELS, Decomposition
+from .unrolling import CHORD
 
 #: Networks with at most this many outputs have them kept along the run.
 OUTPUTS_KEPT = 128
@@ -34,6 +36,15 @@ OPPOSITE = (
     "{count} of {total} steps went exactly the opposite way (first: {first}): the loop minimised the negative of the "
     "recorded loss; twice each step is booked as unattributed. Pass record(..., loss=...) the loss that is minimised, "
     "with its sign, or let the optimizer maximize=True the recorded one."
+)
+CHORDS = (
+    "The parameters were kept at {points} of the steps {first} to {last}; between them samples' gradients are taken at "
+    "nodes of the chord. What that misses of a chord is booked as unattributed; single shares may be off by more, "
+    "since errors of many shares cancel in their sum."
+)
+FITTED = (
+    "The learning rate is not known: on each chord it is the one that brings the samples' motion closest to the chord "
+    "({least} to {most}), so shares are relative to it."
 )
 #: How a step is marked that is the opposite of what the recorded loss asks for.
 TURNED = "turned"
@@ -63,6 +74,9 @@ class Ledger:
         self.parts = None if parts is None else _zeros(q, c, run.size, parts)
         # The steps whose gap is more than rounding, and whether the recorded loss led them there.
         self.unexplained: dict[int, bool | str | None] = {}
+        # What each step leaves unattributed, where there is any, and the learning rates fitted to chords.
+        self.gaps: Tensor | None = None
+        self.rates: dict[int, float] = {}
         # The steps that went on from a momentum which was put in the place of the one before.
         self.restored: set[int] = set()
         # The parameters of which groups of samples are told together, for each step at which they cancelled.
@@ -73,6 +87,12 @@ class Ledger:
         amounts = as_float64(amounts).view(-1, len(self.names))
         self.channels[channel][rows] += amounts
         self.magnitude[rows] += amounts.abs()
+
+    def leave(self, rows: slice, k: int, amounts: Tensor) -> None:
+        """Keeps what step k leaves unattributed."""
+        if self.gaps is None:
+            self.gaps = torch.zeros_like(self.steps)
+        self.gaps[rows, :, k - self.run.start] = as_float64(amounts).view(-1, len(self.names))
 
     def share(self, rows: slice, k: int, j: int, batch: MicroBatch, shares: Tensor) -> None:
         """Adds the shares of samples in forward pass j of step k, with shape (queries x outputs, samples of it).
@@ -116,6 +136,12 @@ class Ledger:
             if steps:
                 first = ", ".join(map(str, steps[:5]))
                 found.append(sentence.format(count=len(steps), total=len(self.run), first=first))
+        if any(kind == CHORD for kind in self.unexplained.values()) and isinstance(self.run, ChordRun):
+            points = self.run.points
+            found.append(CHORDS.format(points=len(points), first=points[0], last=points[-1]))
+        if self.rates:
+            rates = self.rates.values()
+            found.append(FITTED.format(least=f"{min(rates):.3g}", most=f"{max(rates):.3g}"))
         if self.restored:
             first = ", ".join(map(str, sorted(self.restored)[:5]))
             found.append(RESTORED.format(first=first))
@@ -128,7 +154,7 @@ class Ledger:
             channels=self.channels, steps=self.steps, path=self.path, quadrature_error=self.missed,
             magnitude=self.magnitude + self.path[:, :, 0].abs(), group_steps=self.group_steps, groups=self.groups,
             outputs=self.outputs, sample_ids=torch.tensor(self.run.samples.ids, dtype=torch.int64),
-            labels=self.run.labels, output_names=self.names, info=info,
+            labels=self.run.labels, output_names=self.names, info=info, unattributed=self.gaps,
         )
 
 

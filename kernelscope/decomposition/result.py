@@ -18,9 +18,13 @@ from torch import Tensor
 
 from ..arguments import as_count, as_place
 from ..result import Check, CheckRow, Result, rows_of
+from . import gaps
 
 if TYPE_CHECKING:
     import pandas as pd
+
+#: An unattributed share beyond which single samples are not to be trusted.
+DOUBTFUL = 0.1
 
 #: Where a change of the output can come from; every ledger has exactly these columns.
 CHANNELS = ("data", "decay", "momentum", "buffers", "rounding", "unattributed")
@@ -49,6 +53,7 @@ class Decomposition(Result):
         labels: A word for each training sample, or ``None``.
         output_names: A word for each output.
         info: Provenance: run, rule, quadrature, engine, dtype, cost, notes.
+        unattributed: What each step leaves unattributed, with shape :math:`(q, c, T)`; ``None`` where no step does.
     """
 
     initial: Tensor
@@ -66,11 +71,31 @@ class Decomposition(Result):
     labels: list[str] | None
     output_names: list[str]
     info: dict[str, Any] = field(default_factory=dict)
+    unattributed: Tensor | None = None
 
     @property
     def residual(self) -> Tensor:
         r"""What no channel holds, :math:`f_T - f_0 - \sum \text{channels}`, with shape :math:`(q, c)`."""
         return self.final - self.initial - torch.stack([self.channels[name] for name in CHANNELS]).sum(0)
+
+    @property
+    def moments(self) -> list[int]:
+        """The number of training steps behind each entry of the path, counted from its first one, T + 1 of them."""
+        points = self.info.get("points") or list(range(self.path.shape[-1]))
+        return [point - points[0] for point in points]
+
+    @property
+    def on_chords(self) -> bool:
+        """Whether its steps are chords between kept parameters."""
+        return "points" in self.info
+
+    def gaps(self) -> pd.DataFrame:
+        """What each step, or chord between kept parameters, leaves unattributed, the largest first.
+
+        ``unattributed`` is the mean share of the absolute terms over all outputs of all queries, ``largest`` that of
+        the worst, ``of_all`` the part of all such gaps. More checkpoints help most within the first rows.
+        """
+        return gaps.table(self)
 
     def by_step(self) -> Tensor:
         """The data share booked at each step, with shape :math:`(q, c, T)`."""
@@ -108,6 +133,7 @@ class Decomposition(Result):
             channels={name: values[rows] for name, values in self.channels.items()},
             group_steps=None if self.group_steps is None else self.group_steps[rows],
             outputs=None if self.outputs is None else self.outputs[rows],
+            unattributed=None if self.unattributed is None else self.unattributed[rows],
         )
 
     def place(self, query: Any) -> int:
@@ -121,11 +147,28 @@ class Decomposition(Result):
     def summary(self) -> str:
         """The ledger in one sentence."""
         q, c, n = self.contributions.shape
+        missing = self._share("unattributed")
+        if self.on_chords:
+            advice = gaps.advice(self)
+            return (
+                f"Decomposition(queries={q}, outputs={c}, samples={n}, chords={self.steps.shape[-1]} over "
+                f"{self.moments[-1]} steps, residual={self.completeness():.1e} of the terms, "
+                f"unattributed={percent(missing)} at most, {percent(self.unattributed_share())} in the mean, "
+                f"{percent(self.unattributed_of_change())} of the change"
+                f"{f'; {advice}' if advice else ''})"
+            )
         return (
             f"Decomposition(queries={q}, outputs={c}, samples={n}, steps={self.steps.shape[-1]}, "
             f"residual={self.completeness():.1e} of the terms, "
-            f"unattributed={self._share('unattributed'):.1e})"
+            f"unattributed={missing:.1e})"
         )
+
+    def unattributed_share(self) -> float:
+        """The unattributed part as a share of the sum of the absolute terms, in the mean over outputs of queries."""
+        if self.magnitude.numel() == 0:
+            return 0.0
+        scale = self.magnitude.clamp_min(torch.finfo(torch.float64).tiny)
+        return float((self.channels["unattributed"].abs() / scale).mean())
 
     def completeness(self) -> float:
         """The largest residual, as a share of the sum of the absolute terms."""
@@ -138,6 +181,15 @@ class Decomposition(Result):
             return 0.0
         scale = self.magnitude.clamp_min(torch.finfo(torch.float64).tiny)
         return float((self.channels[channel].abs() / scale).max())
+
+    def unattributed_of_change(self) -> float:
+        r"""The unattributed part beside what training changed, :math:`\sum|u| / \sum|f_T - f_0|` over all outputs.
+
+        Where large shares cancel it is far more than the share of the terms.
+        """
+        change = float((self.final - self.initial).abs().sum())
+        missing = float(self.channels["unattributed"].abs().sum())
+        return missing / change if change > 0 else 0.0
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each query and output: initial, each channel, residual, final."""
@@ -176,7 +228,28 @@ class Decomposition(Result):
             ),
             CheckRow(
                 "unattributed", "pass" if unattributed <= 1e-6 else "warn", unattributed, 1e-6,
-                f"{unattributed:.1e} of the absolute terms comes from changes that the update rule does not explain.",
+                f"{unattributed:.1e} of the absolute terms comes from changes that the update rule does not explain."
+                if not self.on_chords else
+                f"{percent(unattributed)} of the absolute terms at most, {percent(self.unattributed_share())} in the "
+                f"mean, or {percent(self.unattributed_of_change())} of the change, are unattributed: between the "
+                "parameters that were kept it is not known what samples did. "
+                f"{sentence(gaps.advice(self))}".strip(),
             ),
         ]
         return Check(tuple(rows))
+
+
+def percent(share: float) -> str:
+    """A share in percent, with the digits a reader needs.
+
+    Example:
+        >>> percent(0.1234), percent(0.00456), percent(2e-8)
+        ('12 %', '0.46 %', '2e-06 %')
+    """
+    value = 100 * share
+    return f"{value:.0f} %" if value >= 9.5 else f"{value:.1f} %" if value >= 0.95 else f"{value:.2g} %"
+
+
+def sentence(clause: str) -> str:
+    """A clause as a sentence of its own; empty if there is none."""
+    return f"{clause[:1].upper()}{clause[1:]}." if clause else ""

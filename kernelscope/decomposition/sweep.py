@@ -21,6 +21,7 @@ from torch import Tensor
 from ..network import Parameters
 from ..run.run import Run
 from .adjoint import Adjoint
+from .chords import ChordForm
 from .ledger import TURNED, Ledger
 from .quadrature import Quadrature
 from .query_side import QuerySide
@@ -96,7 +97,7 @@ def sweep(parts: Sequence[Part], segments: list[Segment], unroller: Unroller, tr
             step = unrolled[k - segment.start]
             later, theta = rows[k + 1], rows[k]
             heard = [name for name in step.linear if name not in step.silent]
-            products = [training.products(batch, k, rows[batch.at], heard)
+            products = [training.products(batch, batch.at if step.chord else k, rows.seen(batch), heard)
                         for batch in (run.step(k).batches if heard else ())]
             for part in parts:
                 part.step(k, (theta, later), step, products)
@@ -124,6 +125,10 @@ class WayBack:
         self.ledger.book("rounding" if unrolled.explained else "unattributed", self.rows, gap)
         if not unrolled.explained:
             self.ledger.unexplained[k] = TURNED if unrolled.turned else unrolled.led
+            self.ledger.leave(self.rows, k, gap)
+        if unrolled.chord is not None:
+            self._along(k, unrolled, unrolled.chord, p, products)
+            return
         if unrolled.restored:
             self.ledger.restored.add(k)
         directions = {name: self._adjoint(name, p[name], theta[name], unrolled) for name in unrolled.linear}
@@ -141,6 +146,33 @@ class WayBack:
                 self.ledger.share(self.rows, k, j, batch, meet(directions, weights))
             if together:
                 self.ledger.book("cancelled", self.rows, meet(together, weights).sum(1))
+
+    def _along(self, k: int, unrolled: UnrolledStep, form: ChordForm, p: Parameters,
+               products: list[Products]) -> None:
+        """Books what the samples and decay did on a chord."""
+        if form.rate is not None:
+            self.ledger.rates[k] = form.rate
+        directions: list[Parameters] = [{}, {}]
+        for name in form.memories:
+            if name in form.shrunk:
+                self.ledger.book("decay", self.rows, -dot(p[name], form.shrunk[name]))
+            for i, rows in enumerate(self._adjoints.along(name, p[name], unrolled, self._meet_momentum)):
+                if rows is not None:
+                    directions[i][name] = rows
+                    if name in form.pulled:
+                        self.ledger.book("decay", self.rows, -dot(rows, form.pulled[name][i]))
+        for j, (batch, meet) in enumerate(zip(form.passes, products, strict=True)):
+            shares: Tensor | None = None
+            for names, own in zip(form.groups, form.weights[j], strict=True):
+                for rows_of_kind, weights in zip(directions, own, strict=True):
+                    asked = {name: rows_of_kind[name] for name in names if name in rows_of_kind}
+                    if asked and bool(weights.any()):
+                        scales = {name: -form.memories[name].linear.sign for name in asked}
+                        found = meet(asked, scales)
+                        found = found * weights.to(found)
+                        shares = found if shares is None else shares + found
+            if shares is not None:
+                self.ledger.share(self.rows, k, j, batch, shares)
 
     def end(self, momentum: dict[Key, Tensor]) -> None:
         """Books the momentum that was there before the first step."""

@@ -104,6 +104,33 @@ class TrainingSide:
             gradients = gradients_of(losses.mean(), leaves)
         return [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, leaves.values(), strict=True)]
 
+    def weighted_gradients(self, batch: MicroBatch, k: int, parameters: Parameters, groups: list[list[str]],
+                           weights: Tensor) -> dict[str, list[Tensor]]:
+        """Weighted sums of the samples' gradients, for the parameters named.
+
+        Args:
+            batch: The forward pass.
+            k: The step whose buffers it saw.
+            parameters: The parameters it saw.
+            groups: The names of the parameters, in groups.
+            weights: The weights of the samples in each sum for each group, with shape (groups, sums, samples).
+
+        Returns:
+            For each parameter its sums.
+        """
+        leaves = {name: parameters[name].detach().requires_grad_() for names in groups for name in names}
+        found: dict[str, list[Tensor]] = {name: [] for name in leaves}
+        with torch.enable_grad(), random_state(batch.random, self.device):
+            losses = self._losses(batch, k)({**parameters, **leaves})
+            for names, rows in zip(groups, weights, strict=True):
+                own = {name: leaves[name] for name in names}
+                for row in rows:
+                    gradients = (gradients_of((losses * self.to(row)).sum(), own, retain_graph=True)
+                                 if bool(row.any()) else (None,) * len(own))
+                    for (name, p), g in zip(own.items(), gradients, strict=True):
+                        found[name].append(torch.zeros_like(p) if g is None else g)
+        return {name: [g.detach() for g in sums] for name, sums in found.items()}
+
     def largest_gradient(self, batch: MicroBatch, k: int, parameters: Parameters, name: str) -> float:
         """The largest norm of a sample's gradient by one parameter, by plain automatic differentiation."""
         leaf = parameters[name].detach().requires_grad_()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..network import Parameters, cast
 from ..run.run import Run
+from ..run.step import MicroBatch
 
 
 class Trajectory:
@@ -59,6 +60,17 @@ class Stretch:
             self._read = {j: read for j, read in self._read.items() if abs(j - k) == 1}
             self._read[k] = self._trajectory.named(self._rows[k - self._start])
         return self._read[k]
+
+    def seen(self, batch: MicroBatch) -> Parameters:
+        """The parameters that a pass saw, or would have seen at its place on a chord."""
+        if not batch.along:
+            return self[batch.at]
+        return between(self[batch.at], self[batch.at + 1], batch.along)
+
+
+def between(here: Parameters, there: Parameters, along: float) -> Parameters:
+    """The parameters on the way from the ones to the others."""
+    return {name: p if p is there[name] else torch.lerp(p, there[name], along) for name, p in here.items()}
 
 
 class AveragedTrajectory:

@@ -14,17 +14,22 @@ import torch
 from torch import Tensor
 
 from ..network import Parameters
+from ..run.chords import Chord
 from ..run.gradient import Tolerance, used_gradient
 from ..run.numbers import as_held, rounding
 from ..run.rules import Hyper, Linear, Rule, State, find_rule
 from ..run.run import Run
 from ..run.step import MicroBatch, Step
+from .chords import ChordForm, ChordUnroller
 from .non_finite import refuse_non_finite
 from .training_side import TrainingSide
 from .trajectory import Stretch, Trajectory
 
 #: A gradient is cancelled that is smaller than this share of the gradients of the groups it is made of.
 CANCELLED = 1e-5
+
+#: How a chord is marked: what is not known of it is not the fault of a rule.
+CHORD = "chord"
 
 #: An optimizer, named by its first step, and a parameter it moves.
 Key = tuple[int, str]
@@ -91,6 +96,7 @@ class UnrolledStep:
         cancelled: The parameters whose gradient is next to nothing beside those of the groups it is made of, where the
             rule divides by its size: such groups are told together.
         before: What the rule found at each parameter that it moved, where that is kept.
+        chord: The coefficients of a chord, which goes over several updates.
     """
 
     linear: dict[str, Linear]
@@ -101,11 +107,12 @@ class UnrolledStep:
     fresh: dict[str, Tensor | None]
     keys: dict[str, Key]
     silent: frozenset[str] = frozenset()
-    led: bool | None = True
+    led: bool | str | None = True
     turned: bool = False
     restored: bool = False
     cancelled: frozenset[str] = frozenset()
     before: dict[str, Before] = field(default_factory=dict)
+    chord: ChordForm | None = None
 
 
 class Unroller:
@@ -134,6 +141,7 @@ class Unroller:
         self._rounds_alike = False
         # A ledger in float32 meets a run in float64 to float32 only.
         self.precision = max(run.precision, side.dtype, key=lambda dtype: torch.finfo(dtype).eps)
+        self._chords = ChordUnroller(run, side, self.precision)
         if not displacement:
             for name in sorted({run.step(k).optimizer for k in range(run.start, run.stop)}):
                 find_rule(name)
@@ -150,9 +158,21 @@ class Unroller:
             moved = {name: there[name] - here[name] for name in self.run.names}
             if self.displacement:
                 yield UnrolledStep({}, [], 1.0, moved, False, {}, {}, led=None)
+            elif isinstance(step := self.run.step(k), Chord):
+                yield self._along(k, step, state, rows, moved)
             else:
                 at = [rows[batch.at] for batch in self.run.step(k).batches]
                 yield self._unroll(k, self.run.step(k), state, here, at, moved)
+
+    def _along(self, k: int, chord: Chord, state: OptimizerState, rows: Stretch, moved: Parameters) -> UnrolledStep:
+        """A chord as a linear function of its samples, with what is left of it as its gap."""
+        rule = find_rule(chord.optimizer)
+        fresh = self._take_states(k, chord, rule, state)
+        keys = {name: _key(chord, name, state) for group in chord.groups for name in group["names"]
+                if any(name not in update.without for update in chord.inner or [chord])}
+        form, gap = self._chords.form(k, chord, rule, state, rows, keys, moved)
+        linear = {name: memory.linear for name, memory in form.memories.items()}
+        return UnrolledStep(linear, [], 1.0, gap, False, fresh, keys, led=CHORD, chord=form)
 
     def _unroll(self, k: int, step: Step, state: OptimizerState, theta: Parameters, at: list[Parameters],
                 moved: Parameters) -> UnrolledStep:

@@ -50,6 +50,9 @@ CHANNEL_WORDS = {
     "unattributed": "changes that the update rule does not explain",
 }
 
+#: What the unattributed channel of a ledger over chords is.
+BETWEEN = "what is not known of the steps between the kept parameters"
+
 
 def number(value: float) -> str:
     """A number in the digits a reader needs: two decimals, fewer when it is large, two digits when it is small.
@@ -215,7 +218,8 @@ def weaknesses(why: Explanation, query: int) -> list[str]:
                            ("rounding", "came from rounding during training")):
         share = abs(float(ledger.channels[channel][0, 0])) / scale
         if share > WEAK:
-            found.append(f"{small(share)} of all movement {words}")
+            what = f"is {BETWEEN}" if ledger.on_chords and channel == "unattributed" else words
+            found.append(f"{small(share)} of all movement {what}")
     return found
 
 
@@ -250,7 +254,7 @@ def _movement(why: Explanation, query: int) -> str:
     ledger = why.decomposition
     start, data = float(ledger.initial[query, 0]), float(why.shares[query].sum())
     what = "this lead" if why.kind == "margin" else "the output"
-    steps = counted(why.steps, "step")
+    steps = counted(why.updates, "step")
     if why.unmoved(query):
         return f"Before training {what} was the same, {signed(start)}: {steps} moved nothing."
     roughly = "about " if weaknesses(why, query) else ""
@@ -293,6 +297,10 @@ def _samples(why: Explanation, query: int) -> str:
             parts.append(f"#{int(ledger.sample_ids[position])}{label} {side.most} ({share})")
     if not parts:
         return ""
+    if why.doubtful(query):
+        missing = abs(float(ledger.channels["unattributed"][query, 0])) / (float(ledger.magnitude[query, 0]) or 1.0)
+        return (f"So much is unattributed ({100 * missing:.0f} % of all movement) that no single sample is named and "
+                "nothing is given in percent.")
     if rank_is_uncertain(why, query):
         return ("The contributions of single samples are smaller than what the quadrature missed, "
                 "so their order is uncertain and no sample is singled out.")
@@ -301,7 +309,7 @@ def _samples(why: Explanation, query: int) -> str:
 
 def _cancellation(why: Explanation, query: int) -> str:
     shares, net = why.shares[query], why.net(query)
-    if why.divisible(query) or not bool(shares.any()):
+    if net >= CANCELLATION_LIMIT or not bool(shares.any()):
         return ""
     how = "nearly cancel" if net < NEARLY else "cancel in part"
     up, down = float(shares.clamp_min(0).sum()), float(shares.clamp_max(0).sum())
@@ -314,14 +322,15 @@ def _cancellation(why: Explanation, query: int) -> str:
 
 def _time(why: Explanation, query: int) -> str:
     half, settled = why.learned(query)
+    moments = why.decomposition.moments
     parts = []
     if half is not None:
         what = "lead" if why.kind == "margin" else "output"
-        parts.append(f"half of the way from the initial to the final {what} was made, to stay, by step {half} of "
-                     f"{why.steps}{_detour(why, query)}")
+        parts.append(f"half of the way from the initial to the final {what} was made, to stay, by step "
+                     f"{moments[half]} of {why.updates}{_detour(why, query)}")
     if settled is not None:
         parts.append("the prediction never changed" if settled == 0
-                     else f"the prediction has not changed since step {settled}")
+                     else f"the prediction has not changed since step {moments[settled]}")
     return _sentence(", and ".join(parts))
 
 
@@ -339,6 +348,7 @@ def _channels(why: Explanation, query: int) -> str:
     change = abs(float(ledger.final[query, 0] - ledger.initial[query, 0])) or 1.0
     parts = []
     for name, words in CHANNEL_WORDS.items():
+        words = BETWEEN if ledger.on_chords and name == "unattributed" else words
         value = float(ledger.channels[name][query, 0])
         if abs(value) > MENTIONED * scale or abs(value) > MENTIONED * change:
             parts.append(f"{words} {signed(value)}")

@@ -27,14 +27,15 @@ def draw_decomposition(result: Decomposition, ax: Axes, theme: Theme, *, query: 
     query, output = result.place(query), result.place_of_output(output)
     path = result.path[query, output]
     booked = result.initial[query, output] + torch.cat([torch.zeros(1), result.steps[query, output].cumsum(0)])
+    moments = result.moments
     ax.axhline(0, color=theme.rule, linewidth=0.8)
     for values, colour, dashes in ((booked, theme.data, (0, (4, 2))), (path, theme.up, "solid")):
         kept = thinned(values, most=1000)
-        ax.plot(kept, values[kept], color=colour, linewidth=1.5, linestyle=dashes)
+        ax.plot([moments[k] for k in kept], values[kept], color=colour, linewidth=1.5, linestyle=dashes)
     ax.set_xlabel("training step")
-    ax.set_xlim(0, len(path) * 1.22)
-    ax.set_xticks([tick for tick in ax.get_xticks() if 0 <= tick < len(path)])
-    label_ends(ax, len(path) - 1, [(float(path[-1]), result.output_names[output], theme.up),
+    ax.set_xlim(0, (moments[-1] + 1) * 1.22)
+    ax.set_xticks([tick for tick in ax.get_xticks() if 0 <= tick <= moments[-1]])
+    label_ends(ax, moments[-1], [(float(path[-1]), result.output_names[output], theme.up),
                                    (float(booked[-1]), "start + shares", theme.data)])
     ax.set_title(in_lines(conclusion(result, query, output), "; ", TITLE), parse_math=False)
 
@@ -55,4 +56,6 @@ def conclusion(result: Decomposition, query: int, output: int) -> str:
     data = float(result.channels["data"][query, output])
     name = result.output_names[output]
     what = f"output {name}" if name.isdigit() else plain(name, 30)
-    return f"Training moved the {what} by {signed(change)}; the samples’ shares add up to {signed(data)}"
+    left = float(result.channels["unattributed"][query, output])
+    missing = f", {signed(left)} is unattributed" if result.on_chords else ""
+    return f"Training moved the {what} by {signed(change)}; the samples’ shares add up to {signed(data)}{missing}"

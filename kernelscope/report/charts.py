@@ -26,10 +26,11 @@ def bar(value: float, zero: float, unit: float) -> dict[str, float]:
 
 def chart(
     lines: Sequence[tuple[str, str, Tensor]], mark: tuple[str, int | None], conclusion: str, *, low: float, high: float,
+    moments: Sequence[int],
 ) -> dict[str, Any]:
-    """Lines (name, class, values by step) between two limits, with a mark (name, step) at one step."""
+    """Lines (name, class, values by entry) between two limits, with a mark (name, entry), each at its moment."""
     reach = (high - low) or 1.0
-    steps = max(1, len(lines[0][2]) - 1)
+    steps = max(1, moments[-1])
 
     def y(value: float) -> float:
         return round(100 * (high - value) / reach, 2)
@@ -37,12 +38,12 @@ def chart(
     return {
         "lines": [
             {"name": name, "class": kind,
-             "points": " ".join(f"{1000 * k / steps:.4g},{y(float(values[k])):g}" for k in thinned(values))}
+             "points": " ".join(f"{1000 * moments[k] / steps:.4g},{y(float(values[k])):g}" for k in thinned(values))}
             for name, kind, values in lines
         ],
         "zero": y(0.0) if low < 0 < high else None,
-        "mark": f"{1000 * mark[1] / steps:.4g}" if mark[1] else "",
-        "mark_name": f"step {mark[1]}: {mark[0]}",
+        "mark": f"{1000 * moments[mark[1]] / steps:.4g}" if mark[1] else "",
+        "mark_name": f"step {moments[mark[1] or 0]}: {mark[0]}",
         "low": _tick(low),
         "high": _tick(high),
         "steps": steps,

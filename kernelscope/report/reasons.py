@@ -92,7 +92,7 @@ def _case(why: Explanation, query: int, album: Album, extent: Range | None, name
         "groups_left_out": left,
         "up": _samples(why, query, 1, album, extent, low, high),
         "down": _samples(why, query, -1, album, extent, low, high),
-        "when": said["time"] or f"{counted(why.steps, 'step')} left {wording.subject(why)} where it was.",
+        "when": said["time"] or f"{counted(why.updates, 'step')} left {wording.subject(why)} where it was.",
         "charts": _charts(why, query),
         **_frames(why, query),
         "balance": sheet(
@@ -228,8 +228,8 @@ def _charts(why: Explanation, query: int) -> list[dict[str, Any]]:
     drawn = [charts.chart(
         [("start plus the shares booked so far", "data", data), (name, "up", path)],
         ("half of the way is made, to stay", half),
-        f"{name} went from {signed(float(path[0]))} to {signed(float(path[-1]))} over {counted(why.steps, 'step')}",
-        low=float(both.min()), high=float(both.max()),
+        f"{name} went from {signed(float(path[0]))} to {signed(float(path[-1]))} over {counted(why.updates, 'step')}",
+        low=float(both.min()), high=float(both.max()), moments=ledger.moments,
     )]
     if answer is not None and chances is not None:
         predicted, runner_up = (shortened(why.class_name(i)) for i in answer)
@@ -239,7 +239,7 @@ def _charts(why: Explanation, query: int) -> list[dict[str, Any]]:
             ("the prediction has not changed since", settled),
             f"the probability of {predicted} went from {chance(float(chances[answer[0], 0]))} "
             f"to {chance(float(chances[answer[0], -1]))}",
-            low=0.0, high=1.0,
+            low=0.0, high=1.0, moments=ledger.moments,
         ))
     return drawn
 
@@ -268,7 +268,7 @@ def _frames(why: Explanation, query: int) -> dict[str, Any]:
     columns += [f"booked on {shortened(name)}" for name, _ in rows]
     cells += [[_marked(value, decimals) for value in values.tolist()] for _, values in rows]
     frames = [
-        {"step": step, "says": _says(why, query, step), "cells": [column[i] for column in cells]}
+        {"step": ledger.moments[step], "says": _says(why, query, step), "cells": [column[i] for column in cells]}
         for i, step in enumerate(moments)
     ]
     return {"columns": columns, "frames": frames, "panels": panels}
@@ -297,7 +297,7 @@ def _marked(value: float, decimals: int) -> str:
 def _says(why: Explanation, query: int, step: int) -> str:
     lead = float(why.decomposition.path[query, 0, step])
     chances, answer = why.probabilities(query), why.answer(query)
-    at = f"Step {step} of {why.steps}"
+    at = f"Step {why.decomposition.moments[step]} of {why.updates}"
     if chances is None or answer is None:
         return f"{at}: output {number(lead)}"
     best = int(chances[:, step].argmax())

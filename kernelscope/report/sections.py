@@ -11,7 +11,7 @@ from .. import plots
 from ..decomposition.explanation import Explanation
 from ..decomposition.influence.beside import ContributionAndInfluence
 from ..decomposition.influence.result import Influence
-from ..decomposition.result import CHANNELS, Decomposition
+from ..decomposition.result import CHANNELS, Decomposition, percent
 from ..decomposition.stochastic.ensemble import Ensemble
 from ..decomposition.stochastic.kernel import PathKernel
 from ..decomposition.stochastic.memory import MemoryWeights
@@ -94,14 +94,24 @@ def decomposition(ledger: Decomposition, album: Album, name: str) -> dict[str, A
     drawn = q * c > 0
     return checks(ledger) | {
         "sentence": f"{counted(q, 'input')}, {counted(c, 'output')} of each, as sums over "
-                    f"{counted(n, 'training sample')} and {counted(ledger.steps.shape[-1], 'step')}; what is left over "
-                    f"is {ledger.completeness():.1e} of the terms.".replace("e-", "e−"),
+                    f"{counted(n, 'training sample')} and "
+                    f"{counted(ledger.steps.shape[-1], 'chord' if ledger.on_chords else 'step')}"
+                    f"{between(ledger)}; what is left over is "
+                    f"{ledger.completeness():.1e} of the terms.".replace("e-", "e−"),
         "drawing": Markup(plots.svg(ledger)) if drawn else "",
         "caption": plots.title(ledger) if drawn else "",
         "sheets": sheets,
         "left_out": f"Showing {MOST_QUERIES} of {q * c} balance sheets." if q * c > MOST_QUERIES else "",
         "facts": facts(ledger),
     }
+
+
+def between(ledger: Decomposition) -> str:
+    """What a ledger over chords leaves open, within a sentence; empty of one over steps."""
+    if not ledger.on_chords:
+        return ""
+    return (f" over {counted(ledger.moments[-1], 'step')}; {percent(ledger.unattributed_share())} of the terms in the "
+            f"mean, or {percent(ledger.unattributed_of_change())} of the change, is unattributed")
 
 
 def anything(result: Result, album: Album, name: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ class MicroBatch:
         drawn: Inputs and targets kept with the step, if they differ from those kept for the samples.
         norms: For each parameter the norm of the gradient gathered up to and with this pass, if more passes followed.
         autocast: The reduced precision in which the pass ran, by the name of its type.
+        along: On a chord, which part of the way to the next kept parameters the pass stands at.
     """
 
     columns: Tensor
@@ -29,6 +30,7 @@ class MicroBatch:
     drawn: tuple[Tensor, ...] | None = None
     norms: Tensor | None = None
     autocast: str | None = None
+    along: float = 0.0
 
 
 @dataclass(eq=False)
