@@ -26,11 +26,8 @@ Drawing = Callable[..., None]
 _drawings: dict[type[Result], Drawing] = {}
 _ROOMS = ("agreement", "bridge", "bundles", "comparisons", "conversions", "coverage", "curves", "denoisers",
           "diffusion", "ensemble", "evolution", "expected", "games", "gans", "influence", "ledger", "machines",
-          "diffusion", "ensemble", "evolution", "expected", "games", "gans", "ledger", "machines", "memory",
           "memory", "null_spaces", "orders", "path_kernels", "posteriors", "reasons", "ridges", "scaling", "scores",
-          "null_spaces", "orders", "path_kernels", "posteriors", "reasons", "ridges", "scaling", "scores", "spectra",
-          "spectra", "trade_offs", "trials")
-          "tokens", "trade_offs", "trials")
+          "spectra", "tokens", "trade_offs", "trials")
 
 
 def drawing(kind: type[Result]) -> Callable[[Drawing], Drawing]:

@@ -1,5 +1,4 @@
-"""
-Which training samples made this answer?
+"""Which training samples made this answer?
 ========================================
 
 The answer of a trained network is split over the samples it was trained on, to the last digit.
