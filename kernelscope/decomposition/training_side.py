@@ -121,7 +121,7 @@ class TrainingSide:
         leaves = {name: parameters[name].detach().requires_grad_() for names in groups for name in names}
         found: dict[str, list[Tensor]] = {name: [] for name in leaves}
         with torch.enable_grad(), random_state(batch.random, self.device):
-            losses = self._losses(batch, k)({**parameters, **leaves})
+            losses = self.losses(batch, k)({**parameters, **leaves})
             for names, rows in zip(groups, weights, strict=True):
                 own = {name: leaves[name] for name in names}
                 for row in rows:
