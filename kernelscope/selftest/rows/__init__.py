@@ -12,6 +12,11 @@ FAMILIES = __name__
 
 # The files of the families, each with a tuple ROWS of classes.
 NAMES: tuple[str, ...] = (
+    "non_finite",
+    "conditioning",
+    "alike",
+    "degenerate",
+    "mismatches",
 )
 
 
