@@ -40,7 +40,8 @@ def _wrong() -> Iterator[tuple[str, Callable[[], Any], tuple[str, ...]]]:
     yield "fit: targets without data", lambda: _fit(y=Y.to("meta")), ("meta", "target")
     yield "fit: an array of objects", lambda: _fit(np.array([[object()] * 3] * 12)), ("object",)
     yield "fit: targets of words", lambda: _fit(y=np.array(["a"] * 12)), ("number", "str", "<U1")
-    yield "fit: quantised points", lambda: _fit(torch.quantize_per_tensor(X.float(), 0.1, 0, torch.qint8)), ("q", )
+    yield "fit: quantised points", lambda: _fit(torch.quantize_per_tensor(
+        X.float(), 0.1, 0, torch.qint8)), ("quantised", "quantized", "qint8")
     yield "fit: centers of another width", lambda: _fit(centers=points(4, 5)), ("3", "5")
     yield "fit: centers without data", lambda: _fit(centers=X.to("meta")), ("meta",)
     yield "fit: more centers than points", lambda: _fit(centers=40), ("40", "12")
@@ -75,8 +76,6 @@ def _wrong() -> Iterator[tuple[str, Callable[[], Any], tuple[str, ...]]]:
     yield "Tangent: whole numbers as precision", lambda: ks.kernels.Tangent(model, dtype=torch.long), ("int64",)
     yield "Tangent: a device that is not here", lambda: ks.kernels.Tangent(model, device="cuda:97")(X), ("cuda",)
     yield "decompose: queries of another width", lambda: ks.decompose(run(), points(2, 5)), ("5", "3")
-    yield "decompose: queries of whole numbers", lambda: ks.decompose(run(), torch.ones(2, 3, dtype=torch.long)), (
-        "int64", "float")
     yield "decompose: complex queries", lambda: ks.decompose(run(), X + 0j), ("complex",)
     yield "decompose: a query without its axis", lambda: ks.decompose(run(), X[0]), ("(3,)", "shape", "3")
     yield "decompose: sparse queries", lambda: ks.decompose(run(), X.to_sparse()), ("sparse",)
@@ -90,7 +89,7 @@ def _wrong() -> Iterator[tuple[str, Callable[[], Any], tuple[str, ...]]]:
     yield "decompose: a device that is not here", lambda: ks.decompose(run(), X[:1], device="cuda:97"), ("cuda",)
     yield "explain: labels for others", lambda: ks.explain(run(), X[:1], labels=["a"] * 3), ("3", "12")
     yield "record: more targets than inputs", lambda: trained(X, classes(5)), ("12", "5")
-    yield "record: a loader of one number", lambda: ks.record(model, 3, loss=F.mse_loss), ("3",)  # type: ignore[arg-type]
+    yield "record: a loader of one number", lambda: ks.record(model, 3, loss=F.mse_loss), ("int",)  # type: ignore[arg-type]
     yield "record: targets of whole numbers for squares", lambda: _recorded(X, classes().float()), ("float", "Long", "12")
     yield "posterior: targets for others", lambda: ks.posterior(L, X, Y[:4], X, ridge=1e-3), ("12", "4")
     yield "posterior: test points of another width", lambda: ks.posterior(L, X, Y, points(4, 5), ridge=1e-3), ("3", "5")
@@ -129,6 +128,9 @@ def _right() -> Iterator[tuple[str, Callable[[], bool | str]]]:
     for name, x in ways.items():
         yield f"fit: {name}", lambda x=x: _near(_fit(x)(X), true)  # type: ignore[misc]
         yield f"decompose: {name}", lambda x=x: _near(ks.decompose(run(), x[:2]).contributions, ledger)  # type: ignore
+    whole = torch.arange(6).view(2, 3)
+    yield "decompose: whole numbers", lambda: _near(ks.decompose(run(), whole).contributions,
+                                                    ks.decompose(run(), whole.double()).contributions)
     for dtype in (torch.float16, torch.bfloat16):
         rounded = X.to(dtype)
         yield f"products of {dtype} are summed in single precision", lambda r=rounded: _near(  # type: ignore[misc]
