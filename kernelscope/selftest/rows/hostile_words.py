@@ -75,9 +75,8 @@ def broken_out(page: str, template: str, whole: bool = True) -> str:
 
 
 @cache
-def _run(names: tuple[str, ...] | None = None, note: str | None = None) -> ks.Run:
-    return trained(points(), classes(), class_names=None if names is None else list(names),
-                   notes=None if note is None else {note: note})
+def _run(names: tuple[str, ...] | None = None) -> ks.Run:
+    return trained(points(), classes(), class_names=None if names is None else list(names))
 
 
 @cache
@@ -89,12 +88,12 @@ def _page(*results: Any, **options: Any) -> str:
     return ks.Report("A page", list(results), **options).html()
 
 
-def _layers(name: str) -> ks.Run:
+def _bundle(name: str) -> Any:
+    """A report about a network with a layer of this name; a dot parts names, so no layer can have one."""
     model = nn.Sequential()
-    # A dot parts names, so no layer can have one.
-    for part, layer in ((name, nn.Linear(3, 4)), ("act", nn.Tanh()), ("last", nn.Linear(4, 3))):
-        model.add_module(part.replace(".", "·") or "x", layer)
-    return trained(points(), classes(), seeded(model).double())
+    for part, layer in ((name.replace(".", "·"), nn.Linear(3, 4)), ("act", nn.ReLU()), ("last", nn.Linear(4, 3))):
+        model.add_module(part, layer)
+    return ks.nn.bundle(seeded(model).double(), points(24), features=4)[1]
 
 
 def _figure(result: Any) -> str:
@@ -135,11 +134,11 @@ SLOTS: dict[str, Callable[[str], str]] = {
     "output and file name": lambda w: _page(_named(w), _named(w).decomposition),
     "class name": lambda w: _page(ks.explain(_run((w, "b", "c")), points(1, seed=3))),
     "label of a sample": lambda w: _page(ks.explain(_run(), points(1, seed=3), labels=[w] * 12)),
-    "note of a run": lambda w: _page(ks.explain(_run(None, w), points(1, seed=3))),
-    "layer name": lambda w: _page(ks.evolution(_layers(w), points(), classes(), progress=False, movie=0)),
+    "layer name": lambda w: _page(_bundle(w)),
+    "name of an error": lambda w: _page(ks.orders([0.1, 0.2, 0.4], {w: [1.0, 2.0, 4.0], "b": [1.0, 4.0, 16.0]})),
     "names of predictions": lambda w: _page(_predictions(w)),
     "names of a trade-off": lambda w: _page(_trade_offs(w)),
-    "cell of an explanation": lambda w: _named(w)._repr_html_(),
+    "cell of an explanation": lambda w: ks.explain(_run((w, w + "b", w + "c")), points(1, seed=3))._repr_html_(),
     "cell of a ledger": lambda w: _named(w).decomposition._repr_html_(),
     "drawing of a trade-off": lambda w: _figure(_trade_offs(w)),
     "drawing of predictions": lambda w: _figure(_predictions(w)),

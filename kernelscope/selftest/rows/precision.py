@@ -83,7 +83,7 @@ def _quantities() -> dict[str, tuple[Quantity, float]]:
         "fit with centers": (lambda t: _machine(t, centers=_x(t)[:6])(_x(t, 3)), SOLVED),
         "fit with an intercept": (lambda t: _machine(t, intercept=True)(_x(t, 3)), SOLVED),
         "weighted fit": (lambda t: _machine(t, weights=torch.linspace(1, 2, 12))(_x(t, 3)), SOLVED),
-        "contributions of a machine": (lambda t: _machine(t).contributions(_x(t, 3)), SOLVED),
+        "contributions of a machine": (lambda t: _machine(t).contributions(_x(t, 3)).terms, SOLVED),
         "fit of features": (lambda t: ks.fit(ks.features.RandomFourier(8), _x(t), _y(t), ridge=1e-2,
                                              progress=False)(_x(t, 3)), SOLVED),
         "Fourier features": (lambda t: ks.features.RandomFourier(16).phi(_x(t)), SUM),
@@ -95,9 +95,8 @@ def _quantities() -> dict[str, tuple[Quantity, float]]:
         "final outputs": (lambda t: ledger(t).final, 1e-4),
         "steps of a ledger": (lambda t: ledger(t).steps, 1e-3),
         "path kernel": (lambda t: ks.path_kernel(_run(t), _x(t)[:4]).matrix, 1e-3),
-        "evolution, energies": (lambda t: torch.as_tensor(ks.evolution(
-            _run(t), _x(t), classes(), progress=False, movie=0).alignment), FAR),
-        "coverage": (lambda t: torch.as_tensor(ks.coverage(_run(t), _x(t, 3)).share), FAR),
+        "evolution, similarity": (lambda t: ks.evolution(_run(t), _x(t), classes(), progress=False, movie=0).cka, FAR),
+        "coverage": (lambda t: ks.coverage(_run(t), _x(t, 3)).coverage, FAR),
     }
 
 
