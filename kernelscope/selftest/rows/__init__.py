@@ -17,6 +17,13 @@ NAMES: tuple[str, ...] = (
     "alike",
     "degenerate",
     "mismatches",
+    "models",
+    "budgets",
+    "interrupted",
+    "hostile_words",
+    "precision",
+    "derivatives",
+    "absent",
 )
 
 

@@ -40,8 +40,6 @@ def _wrong() -> Iterator[tuple[str, Callable[[], Any], tuple[str, ...]]]:
     yield "fit: targets without data", lambda: _fit(y=Y.to("meta")), ("meta", "target")
     yield "fit: an array of objects", lambda: _fit(np.array([[object()] * 3] * 12)), ("object",)
     yield "fit: targets of words", lambda: _fit(y=np.array(["a"] * 12)), ("number", "str", "<U1")
-    yield "fit: quantised points", lambda: _fit(torch.quantize_per_tensor(
-        X.float(), 0.1, 0, torch.qint8)), ("quantised", "quantized", "qint8")
     yield "fit: centers of another width", lambda: _fit(centers=points(4, 5)), ("3", "5")
     yield "fit: centers without data", lambda: _fit(centers=X.to("meta")), ("meta",)
     yield "fit: more centers than points", lambda: _fit(centers=40), ("40", "12")
