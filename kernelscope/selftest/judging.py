@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ..errors import KernelscopeError
@@ -24,7 +26,11 @@ class Cases(Row):
     def trials(self) -> Iterator[Trial]:
         """The cases in their order."""
         for name, attempt in self.cases():
-            yield Trial(name, lambda folder, attempt=attempt: attempt())
+            yield Trial(name, partial(_in_no_folder, attempt))
+
+
+def _in_no_folder(attempt: Callable[[], Done | None], folder: Path) -> Done | None:
+    return attempt()
 
 
 def must_refuse(call: Callable[[], Any], *kinds: type[Exception], naming: tuple[str, ...] = ()) -> Done:
@@ -34,11 +40,12 @@ def must_refuse(call: Callable[[], Any], *kinds: type[Exception], naming: tuple[
         Silent: If the call has an answer.
         AssertionError: If the sentence does not say what is wrong.
     """
+    right = kinds or (KernelscopeError,)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             answer = call()
-    except (kinds or (KernelscopeError,)) as error:
+    except right as error:
         said = str(error)
         if naming and not any(word.lower() in said.lower() for word in naming):
             raise AssertionError(f"{type(error).__name__} names none of {', '.join(naming)}: {said}") from error

@@ -40,7 +40,8 @@ TRIALS: dict[str, tuple[tuple[str, ...], str, str | None]] = {
                                "wandb", "mlflow", "tensorboard", "diffusers", "numba", "triton", "captum"),
                               "import torch; x = torch.randn(9, 2); ks.fit(ks.kernels.Gaussian(1.0), x, x[:, 0], "
                               "progress=False)(x)", None),
-    "numba": (("numba", "llvmlite", "triton"), "import torch; from kernelscope.kernels.infinite import Dense, ReLU, Serial; "
+    "numba": (("numba", "llvmlite", "triton"),
+              "import torch; from kernelscope.kernels.infinite import Dense, ReLU, Serial; "
               "Serial(Dense(), ReLU(), Dense()).ntk(torch.eye(3))", None),
     "matplotlib, computing": (("matplotlib",), "import torch; ks.kernels.Gaussian(1.0)(torch.eye(3))", None),
     "pandas and tqdm, import": (("pandas", "tqdm"), "ks.__version__", None),

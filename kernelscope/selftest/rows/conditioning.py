@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -28,8 +28,8 @@ from ..subjects import points
 THRESHOLD = 30.0
 
 SIZES = (1, 2, 3, 5, 10, 20, 50)
-TYPES = ("diagonal", "condition 2", "first row nought", "last row nought", "middle row nought", "condition sqrt(0.1/eps)",
-         "condition 0.1/eps", "near underflow", "near overflow")
+TYPES = ("diagonal", "condition 2", "first row nought", "last row nought", "middle row nought",
+         "condition sqrt(0.1/eps)", "condition 0.1/eps", "near underflow", "near overflow")
 
 
 def matrix(kind: str, n: int, dtype: torch.dtype) -> Tensor:

@@ -38,7 +38,8 @@ def defined(call: Callable[[], Any]) -> Done | None:
 def _not_finite(answer: Any) -> str:
     """Which numbers of an answer are none."""
     if isinstance(answer, Tensor):
-        return "" if not answer.is_floating_point() or bool(answer.isfinite().all()) else f"of shape {tuple(answer.shape)}"
+        right = not answer.is_floating_point() or bool(answer.isfinite().all())
+        return "" if right else f"of shape {tuple(answer.shape)}"
     if isinstance(answer, float):
         return "" if math.isfinite(answer) else str(answer)
     if isinstance(answer, dict):

@@ -60,7 +60,8 @@ def broken_out(page: str, template: str, whole: bool = True) -> str:
     """What a page has that its template does not, in words; nothing if all words stayed words."""
     found, plain = Dom(page), Dom(template)
     if found.elements != plain.elements:
-        extra = next((f"{a} where {b} should be" for a, b in zip(found.elements, plain.elements, strict=False) if a != b),
+        both = zip(found.elements, plain.elements, strict=False)
+        extra = next((f"{a} where {b} should be" for a, b in both if a != b),
                      f"{len(found.elements)} elements, not {len(plain.elements)}")
         return f"the page was built otherwise: {extra}"
     for name, value in found.values:
@@ -111,8 +112,8 @@ def _figure(result: Any) -> str:
 
 def _predictions(word: str) -> ks.Predictions:
     values = [float(i) for i in range(6)]
-    return ks.predictions(values, [v + (-1) ** int(v) / 2 for v in values], names=[word, *"abcde"], groups=[word, *"xxxxx"],
-                          what=(word, "measured"))
+    return ks.predictions(values, [v + (-1) ** int(v) / 2 for v in values], names=[word, *"abcde"],
+                          groups=[word, *"xxxxx"], what=(word, "measured"))
 
 
 def _trade_offs(word: str) -> ks.TradeOffs:

@@ -79,8 +79,8 @@ def _wrong() -> Iterator[tuple[str, Callable[[], Any], tuple[str, ...]]]:
     yield "decompose: sparse queries", lambda: ks.decompose(run(), X.to_sparse()), ("sparse",)
     yield "decompose: queries without data", lambda: ks.decompose(run(), X.to("meta")), ("meta",)
     yield "decompose: too many targets", lambda: ks.decompose(run(), X[:2], "loss", targets=classes(5)), ("5", "2")
-    yield "decompose: a target that is no class", lambda: ks.decompose(run(), X[:1], "loss", targets=torch.tensor([9])), (
-        "9", "3")
+    yield "decompose: a target that is no class", lambda: ks.decompose(
+        run(), X[:1], "loss", targets=torch.tensor([9])), ("9", "3")
     yield "decompose: an output that is not there", lambda: ks.decompose(run(), X[:1], 7), ("7",)
     yield "decompose: groups for others", lambda: ks.decompose(run(), X[:1], groups=["a"] * 3), ("3", "12")
     yield "decompose: half precision", lambda: ks.decompose(run(), X[:1], dtype=torch.long), ("int64",)
@@ -88,7 +88,7 @@ def _wrong() -> Iterator[tuple[str, Callable[[], Any], tuple[str, ...]]]:
     yield "explain: labels for others", lambda: ks.explain(run(), X[:1], labels=["a"] * 3), ("3", "12")
     yield "record: more targets than inputs", lambda: trained(X, classes(5)), ("12", "5")
     yield "record: a loader of one number", lambda: ks.record(model, 3, loss=F.mse_loss), ("int",)  # type: ignore[arg-type]
-    yield "record: targets of whole numbers for squares", lambda: _recorded(X, classes().float()), ("float", "Long", "12")
+    yield "record: labels that are fractions", lambda: _recorded(X, classes().float()), ("float", "Long", "12")
     yield "posterior: targets for others", lambda: ks.posterior(L, X, Y[:4], X, ridge=1e-3), ("12", "4")
     yield "posterior: test points of another width", lambda: ks.posterior(L, X, Y, points(4, 5), ridge=1e-3), ("3", "5")
     yield "gradient_scores: labels for others", lambda: ks.gradient_scores(

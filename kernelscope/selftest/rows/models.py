@@ -110,7 +110,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 #: What is asked of a network as it stands: it must not be changed by it.
 ASKED: dict[str, Callable[[nn.Module], Any]] = {
     "Tangent": lambda model: ks.kernels.Tangent(model)(X),
-    "products": lambda model: ks.KernelOperator(ks.kernels.Tangent(model, outputs="full"), X) @ torch.ones(12, 3).double(),
+    "products": lambda model: ks.KernelOperator(
+        ks.kernels.Tangent(model, outputs="full"), X) @ torch.ones(12, 3).double(),
     "GradientFeatures": lambda model: ks.features.GradientFeatures(model).inner(X),
     "gradient_scores": lambda model: ks.gradient_scores(model, (X[:3], Y[:3]), (X, Y), loss=F.cross_entropy).scores,
 }

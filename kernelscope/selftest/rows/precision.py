@@ -51,8 +51,9 @@ def _scores(dtype: torch.dtype, **options: Any) -> Tensor:
 def _closed_forms() -> dict[str, Quantity]:
     k = ks.kernels
     kernels = {"Gaussian": k.Gaussian(1.0), "Laplacian": k.Laplacian(1.0), "Matern 1.5": k.Matern(1.5, 1.0),
-               "Matern 2.5": k.Matern(2.5, 1.0), "Cauchy": k.Cauchy(1.0), "RationalQuadratic": k.RationalQuadratic(1.0, 1.0),
-               "Polynomial": k.Polynomial(), "Cosine": k.Cosine(), "ArcCosine 0": k.ArcCosine(0),
+               "Matern 2.5": k.Matern(2.5, 1.0), "Cauchy": k.Cauchy(1.0),
+               "RationalQuadratic": k.RationalQuadratic(1.0, 1.0), "Polynomial": k.Polynomial(),
+               "Cosine": k.Cosine(), "ArcCosine 0": k.ArcCosine(0),
                "ArcCosine 1": k.ArcCosine(1), "ReLUNTK": k.ReLUNTK(), "Dispersal": k.Dispersal(1.0, 1.0)}
     return {name: lambda t, kernel=kernel: kernel(_x(t), _x(t, 3)) for name, kernel in kernels.items()}
 
@@ -72,10 +73,10 @@ def _quantities() -> dict[str, tuple[Quantity, float]]:
         "Tangent, diagonal": (lambda t: ks.kernels.Tangent(network(t)).diagonal(_x(t)), SUM),
         "gradient scores": (_scores, 1e-4),
         "gradient scores, cosines": (lambda t: _scores(t, cosine=True), 1e-4),
-        "operator product": (lambda t: ks.KernelOperator(ks.kernels.Gaussian(1.0), _x(t)) @ _y(t), SUM),
-        "operator norm": (lambda t: torch.tensor(ks.KernelOperator(ks.kernels.Gaussian(1.0), _x(t)).norm().value), SUM),
-        "operator trace": (lambda t: torch.tensor(ks.KernelOperator(ks.kernels.Gaussian(1.0), _x(t)).trace().value), SUM),
-        "largest eigenvalues": (lambda t: ks.KernelOperator(ks.kernels.Gaussian(1.0), _x(t)).eigenpairs(3).values, 1e-4),
+        "operator product": (lambda t: _operator(t) @ _y(t), SUM),
+        "operator norm": (lambda t: torch.tensor(_operator(t).norm().value), SUM),
+        "operator trace": (lambda t: torch.tensor(_operator(t).trace().value), SUM),
+        "largest eigenvalues": (lambda t: _operator(t).eigenpairs(3).values, 1e-4),
         "spectrum": (lambda t: ks.spectrum(ks.kernels.Gaussian(1.0), _x(t)).values, 1e-4),
         "median bandwidth": (lambda t: torch.tensor(ks.kernels.median_bandwidth(_x(t))), SUM),
         "direct fit": (lambda t: _machine(t, solver="direct")(_x(t, 3)), SOLVED),
@@ -98,6 +99,10 @@ def _quantities() -> dict[str, tuple[Quantity, float]]:
         "evolution, similarity": (lambda t: ks.evolution(_run(t), _x(t), classes(), progress=False, movie=0).cka, FAR),
         "coverage": (lambda t: ks.coverage(_run(t), _x(t, 3)).coverage, FAR),
     }
+
+
+def _operator(dtype: torch.dtype) -> ks.KernelOperator:
+    return ks.KernelOperator(ks.kernels.Gaussian(1.0), _x(dtype))
 
 
 def _infinite() -> Any:
