@@ -22,11 +22,12 @@ from kernelscope.selftest.rows import (
     models,
     non_finite,
     precision,
+    processes,
 )
 from kernelscope.selftest.subjects import points, run, symmetric
 
 MODULES = (non_finite, conditioning, alike, degenerate, mismatches, models, budgets, interrupted, hostile_words,
-           precision, derivatives, absent)
+           precision, derivatives, absent, processes)
 #: How far apart the trials are that are made each time; those of the slow rows are all slow.
 APART = {"F8": 41, "F9": 23, "F10": 7, "F11": 17, "F12": 11, "F13": 37, "F17": 67, "F20": 31, "F22": 17}
 ROWS = {row.id: row for module in MODULES for row in (kind() for kind in module.ROWS)}

@@ -24,6 +24,7 @@ NAMES: tuple[str, ...] = (
     "precision",
     "derivatives",
     "absent",
+    "processes",
 )
 
 

@@ -70,7 +70,8 @@ def solved(K: Tensor, solver: str) -> Done | None:
             machine = ks.fit(ks.kernels.Precomputed(K), torch.arange(n)[:, None], y, solver=solver, progress=False)
     except KernelscopeError as error:
         return refused(error)
-    return verdict(K, machine.coefficients.flatten(), y, [*machine.fitting.notes, *(str(w.message) for w in told)])
+    notes = [] if machine.fitting is None else machine.fitting.notes
+    return verdict(K, machine.coefficients.flatten(), y, [*notes, *(str(w.message) for w in told)])
 
 
 def verdict(K: Tensor, alpha: Tensor, y: Tensor, told: list[str]) -> Done | None:

@@ -51,7 +51,7 @@ def _not_finite(answer: Any) -> str:
 
 def _fit(x: Tensor, y: Tensor, k: ks.kernels.Kernel | None = None, **options: Any) -> Any:
     k = ks.kernels.Gaussian() if k is None else k
-    machine = ks.fit(k, x, y, **{"ridge": 1e-3, "progress": False, **options})  # type: ignore[arg-type]
+    machine = ks.fit(k, x, y, **{"ridge": 1e-3, "progress": False, **options})
     return machine.coefficients, machine(x), machine.fitting.objective
 
 

@@ -49,7 +49,7 @@ def _noise(net: nn.Module, h: Tensor) -> Tensor:
 
 def _counting(net: nn.Module, h: Tensor) -> Tensor:
     with torch.no_grad():
-        net.seen += 1  # type: ignore[operator]
+        net.get_buffer("seen").add_(1)
     return h.tanh()
 
 
@@ -134,7 +134,7 @@ def state(model: nn.Module) -> str:
     words = [(name, module.training, len(module._forward_hooks), len(module._forward_pre_hooks),
               len(module._backward_hooks)) for name, module in model.named_modules()]
     grads = [(name, p.requires_grad, p.grad is None) for name, p in model.named_parameters()]
-    digest.update(repr((words, grads, random.getstate(), np.random.get_state()[1].tolist())).encode())  # noqa: NPY002
+    digest.update(repr((words, grads, random.getstate(), str(np.random.get_state()))).encode())  # noqa: NPY002
     digest.update(torch.get_rng_state().numpy().tobytes())
     return digest.hexdigest()
 

@@ -230,7 +230,7 @@ class NonFinite(Cases):
     id, sentence = "F8", "NaN or an infinite number stands in inputs, labels, gradients or kernel entries."
 
     def cases(self) -> Iterator[Case]:
-        right = (DataError, ModelError, RecordingError)
+        right: tuple[type[Exception], ...] = (DataError, ModelError, RecordingError)
         groups = [(_of_vectors(), KINDS, X, right), (_of_numbers(), KINDS, Y, right),
                   (_of_matrices(), ENTRIES, symmetric(), right)]
         if _estimators_are_here():

@@ -48,6 +48,10 @@ def _scores(dtype: torch.dtype, **options: Any) -> Tensor:
                               **options).scores
 
 
+def _block(kernel: ks.kernels.Kernel, dtype: torch.dtype) -> Tensor:
+    return kernel(_x(dtype), _x(dtype, 3))
+
+
 def _closed_forms() -> dict[str, Quantity]:
     k = ks.kernels
     kernels = {"Gaussian": k.Gaussian(1.0), "Laplacian": k.Laplacian(1.0), "Matern 1.5": k.Matern(1.5, 1.0),
@@ -55,7 +59,7 @@ def _closed_forms() -> dict[str, Quantity]:
                "RationalQuadratic": k.RationalQuadratic(1.0, 1.0), "Polynomial": k.Polynomial(),
                "Cosine": k.Cosine(), "ArcCosine 0": k.ArcCosine(0),
                "ArcCosine 1": k.ArcCosine(1), "ReLUNTK": k.ReLUNTK(), "Dispersal": k.Dispersal(1.0, 1.0)}
-    return {name: lambda t, kernel=kernel: kernel(_x(t), _x(t, 3)) for name, kernel in kernels.items()}
+    return {name: partial(_block, kernel) for name, kernel in kernels.items()}
 
 
 def _quantities() -> dict[str, tuple[Quantity, float]]:
