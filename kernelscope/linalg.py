@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .arguments import as_seed
-from .errors import DataError
+from .errors import DataError, NonFiniteError
 from .progress import telling
 
 #: From columns with shape (m, b) to their products with shape (n, b).
@@ -193,6 +193,7 @@ def eigenpairs(multiply: Multiply, size: int, k: int, *, tolerance: float = 1e-8
 
     Raises:
         DataError: If there are not k eigenvalues, or if the seed is none.
+        NonFiniteError: If a product is NaN or infinite.
 
     References:
         | Randomized Block Krylov Methods for Stronger and Faster Approximate SVD (Musco and Musco, 2015)
@@ -335,6 +336,9 @@ def check_probes(probes: int) -> None:
 def _first(multiply: Multiply, columns: Tensor) -> tuple[Tensor, Tensor, torch.dtype]:
     """Columns and their products in float64, where the products are, and the precision that these had."""
     there = multiply(columns)
+    if not bool(there.isfinite().all()):
+        raise NonFiniteError("A product of the matrix with finite columns is NaN or infinite, so it has no eigenpairs. "
+                             "Look for a NaN or infinite entry, or compute in float64.")
     return columns.to(there.device), there.double(), there.dtype
 
 

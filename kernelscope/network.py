@@ -8,11 +8,13 @@ clones of the buffers, and leaves the global random state where it was.
 from __future__ import annotations
 
 import copy
+import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -247,9 +249,17 @@ def reduced_products() -> Iterator[None]:
 
 @contextmanager
 def undisturbed(device: torch.device) -> Iterator[None]:
-    """Within it everything is computed exactly, without a graph, and the user's random state is kept safe."""
-    with exact_arithmetic(), random_state(None, device), torch.inference_mode(False), torch.no_grad():
-        yield
+    """Within it everything is computed exactly, without a graph, and the user's random states are kept safe.
+
+    Those of Python and NumPy too, from which a network may draw.
+    """
+    own, numbers = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with exact_arithmetic(), random_state(None, device), torch.inference_mode(False), torch.no_grad():
+            yield
+    finally:
+        random.setstate(own)
+        np.random.set_state(numbers)  # noqa: NPY002
 
 
 @contextmanager

@@ -171,12 +171,20 @@ def _tensor(x: Any) -> Tensor:
             f"An array of numbers was needed, and one of {array.dtype} came. Convert it before, for example with "
             "x.astype('float32')."
         )
-    # A copy: an array may be read backwards, or forbid to be written.
-    return torch.tensor(array.copy())
+    # A copy: an array may be read backwards, forbid to be written, or keep its bytes in another order.
+    return torch.tensor(array.astype(array.dtype.newbyteorder("=")))
 
 
 def _usable(x: Tensor) -> Tensor:
-    """The tensor; a copy of one that was made in inference mode, which takes no part in a gradient."""
+    """The tensor; a copy of one that was made in inference mode, which takes no part in a gradient.
+
+    Raises:
+        DataError: If it has no values, or not all of them.
+    """
+    if x.is_meta or x.layout != torch.strided:
+        came, way = (("one without values (device meta)", "Pass the numbers themselves.") if x.is_meta else
+                     (f"a sparse one ({str(x.layout).removeprefix('torch.')})", "Pass x.to_dense()."))
+        raise DataError(f"A tensor with all its numbers was needed, and {came} of shape {tuple(x.shape)} came. {way}")
     return x.detach().clone() if x.is_inference() else x.detach()
 
 

@@ -75,7 +75,7 @@ def balance(x: Any, W: Tensor, b: Tensor | None = None, rank: int | None = None)
 
     Raises:
         DataError: If shapes do not fit, or all products are 0.
-        NonFiniteError: If weights are not finite.
+        NonFiniteError: If a point or weights are not finite.
 
     Example:
         >>> x, W = torch.randn(20, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
@@ -112,7 +112,7 @@ def layer_of(x: Any, W: Any, b: Any) -> tuple[Tensor, Tensor, Tensor]:
 
     Raises:
         DataError: If shapes do not fit.
-        NonFiniteError: If weights or the bias are not finite.
+        NonFiniteError: If a point, weights or the bias are not finite.
     """
     rows = rows_of(as_points(x)).detach().double()
     if not isinstance(W, Tensor) or W.ndim != 2 or W.shape[1] != rows.shape[1] or not len(W):

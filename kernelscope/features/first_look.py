@@ -84,7 +84,8 @@ def check_place(dtype: Any, device: Any, parameters: Iterable[Tensor]) -> tuple[
         place = own[0].device if device is None else torch.device(device)
         torch.zeros(1, device=place)
     except (RuntimeError, AssertionError, TypeError) as error:
-        raise DataError(f"There is no device {str(device)!r} here ({str(error).splitlines()[0]}).") from error
+        raise DataError(f"There is no device {str(device)!r} here: {str(error).splitlines()[0]}. Pass one of this "
+                        "machine, as device=\"cpu\".") from error
     if place.type == "meta":
         raise ModelError("The parameters have shapes and no values (device meta). Load the network's weights first.")
     return dtype, place

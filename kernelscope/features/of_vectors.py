@@ -68,6 +68,7 @@ def rows_of(points: Points) -> Tensor:
 
     Raises:
         DataError: If a point is more than one tensor of real numbers.
+        NonFiniteError: If a point is not finite.
     """
     part = points.part(0, len(points))
     entries = (*part.args, *part.kwargs.values())
@@ -77,6 +78,11 @@ def rows_of(points: Points) -> Tensor:
             f"{', '.join(type(entry).__name__ for entry in entries)}. Pass the one that features are made of."
         )
     rows = entries[0].reshape(len(points), -1)
+    bad = (~rows.isfinite()).any(1).nonzero()
+    if len(bad):
+        # Minus infinity came this far: masks hold it, vectors do not.
+        raise NonFiniteError(f"Point {int(bad[0])} of {len(rows)} holds NaN or an infinite value, and a map of vectors "
+                             "has no features of it. Mend it, or leave it out.")
     if not rows.is_floating_point():
         return rows.to(torch.get_default_dtype())
     return rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows

@@ -14,7 +14,7 @@ from ..diagnostics.null_space.result import NullSpace
 from ..diagnostics.predictions import Predictions
 from ..text import with_minus
 from . import drawing
-from .style import in_lines, plain
+from .style import as_they_are, in_lines, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -142,8 +142,9 @@ def draw_predictions(result: Predictions, ax: Axes, theme: Theme) -> None:
         _plain_ticks(ax)
     if len(kinds) > 1:
         ax.legend(frameon=False, fontsize="small", loc="upper left", labelcolor=theme.ink)
-    ax.set_xlabel(result.what[0])
-    ax.set_ylabel(result.what[1])
+    ax.set_xlabel(plain(result.what[0], 60))
+    ax.set_ylabel(plain(result.what[1], 60))
+    as_they_are(ax)
     ax.set_title(in_lines(_of_predictions(result), "; ", 72), parse_math=False)
 
 

@@ -141,6 +141,13 @@ def plain(text: str, longest: int = 40) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
+def as_they_are(ax: Axes) -> None:
+    """Draws the words of the axes and of the legend as they came: two dollars make no formula of a name."""
+    legend = ax.get_legend()
+    for text in (ax.xaxis.label, ax.yaxis.label, *(legend.get_texts() if legend is not None else ())):
+        text.set_parse_math(False)
+
+
 def in_lines(title: str, at: str, most: int) -> str:
     """A title in one line, or broken into two at a mark where it is too long for one.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..diagnostics.trade_offs import TradeOffs, amount
 from . import drawing
 from .curves import LOOKS
-from .style import in_lines, plain
+from .style import as_they_are, in_lines, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +34,7 @@ def draw_trade_offs(result: TradeOffs, ax: Axes, theme: Theme) -> None:
     for name, value in result.lines.items():
         ax.axhline(value, color=theme.rule, linewidth=1.0, zorder=0)
         ax.annotate(plain(name, 40), (0.01, value), (0, 2), xycoords=("axes fraction", "data"),
-                    textcoords="offset points", color=theme.muted, fontsize="x-small")
+                    textcoords="offset points", color=theme.muted, fontsize="x-small", parse_math=False)
     ax.set_xscale("log")
     amounts = FuncFormatter(lambda value, _: amount(value))
     ax.xaxis.set_major_formatter(amounts)
@@ -45,10 +45,11 @@ def draw_trade_offs(result: TradeOffs, ax: Axes, theme: Theme) -> None:
         ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
         ax.yaxis.set_minor_formatter(NullFormatter())
-    ax.set_xlabel(result.cost)
-    ax.set_ylabel(result.measure)
+    ax.set_xlabel(plain(result.cost, 60))
+    ax.set_ylabel(plain(result.measure, 60))
     ax.grid(True, which="major", color=theme.rule, linewidth=0.6)
     ax.legend(frameon=False, fontsize="small", labelcolor=theme.ink)
+    as_they_are(ax)
     ax.set_title(in_lines(conclusion(result), "; ", 70), parse_math=False)
 
 

@@ -16,7 +16,7 @@ from .. import __version__
 def provenance(model: nn.Module) -> dict[str, Any]:
     """What is needed to tell later whether the same code made the same run."""
     kinds = sorted({type(module) for module in model.modules()}, key=lambda kind: (kind.__module__, kind.__qualname__))
-    digest = hashlib.sha256(repr(model).encode())
+    digest = hashlib.sha256(repr(model).encode(errors="backslashreplace"))
     for kind in kinds:
         if not kind.__module__.startswith("torch."):
             digest.update(_source(kind).encode())

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ...arguments import as_choice, as_positive, what_came
-from ...errors import DataError
+from ...errors import DataError, NonFiniteError
 from ...kernels.base import Kernel
 from ...machine.machine import KernelMachine
 
@@ -44,6 +44,7 @@ def kernel_critic(kernel: Kernel, real: Tensor, generated: Tensor, time: float =
 
     Raises:
         DataError: If the points of both sets are not alike, or there is not one weight for each.
+        NonFiniteError: If a point or a weight is NaN or infinite.
 
     References:
         "A Neural Tangent Kernel Perspective of GANs" (Franceschi et al., 2022), sections 4 and 5.
@@ -97,6 +98,10 @@ def _points(points: Any, name: str) -> Tensor:
         came = f"shape {tuple(points.shape)}" if isinstance(points, Tensor) else what_came(points)
         raise DataError(f"{name} must be points of floating point, with shape (n, *); {came} came. Pass for example "
                         "gan.points.")
+    bad = (~points.isfinite()).flatten(1).any(1).nonzero()
+    if len(bad):
+        raise NonFiniteError(f"{name} must be finite, and point {int(bad[0])} holds NaN or an infinite value. Leave it "
+                             "out, or look at what made it.")
     return points.detach()
 
 
@@ -107,4 +112,7 @@ def _weights(weights: Any, n: int, m: int) -> Tensor:
             bool((w < 0).any()) for w in weights):
         raise DataError(f"weights must be a pair of tensors, {n} numbers from 0 on for real points and {m} for "
                         f"generated ones; {what_came(weights)} came. Leave it out for equal ones.")
+    if not all(bool(w.isfinite().all()) for w in weights):
+        raise NonFiniteError("weights must be finite, and one of them is NaN or infinite. Leave weights out for equal "
+                             "ones.")
     return torch.cat([w.double() for w in weights])

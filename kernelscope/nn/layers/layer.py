@@ -120,7 +120,14 @@ class SNNKLinear(nn.Module):
         return convert(linear, activation, x_calibration, features, mode, **options)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The outputs at points with shape (*, d), with shape (*, l)."""
+        """The outputs at points with shape (*, d), with shape (*, l).
+
+        Raises:
+            DataError: If the points have another number of coordinates, or are complex.
+        """
+        if x.shape[-1:] != (self.in_features,) or x.is_complex():
+            raise DataError(f"The layer takes real points of shape (*, {self.in_features}); {tuple(x.shape)} of "
+                            f"{x.dtype} came. Look at the layer before it.")
         found = nn.functional.linear(self.tower(x), self.coefficients, self.constant)
         return found if self.skip is None else found + nn.functional.linear(self._skipped(x), self.skip)
 

@@ -1,0 +1,122 @@
+"""The battery, and its own honesty: rows that are wrong on purpose must be told."""
+
+import json
+import os
+import signal
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from kernelscope.cli import main
+from kernelscope.errors import DataError
+from kernelscope.selftest import exactness, run_battery
+
+ROWS = "tests.selftest_rows"
+
+
+@pytest.fixture(scope="module")
+def wrong():
+    """All the rows that are wrong on purpose."""
+    before = set(Path(tempfile.gettempdir()).glob("kernelscope-selftest-*"))
+    found = run_battery(rows=ROWS)
+    assert set(Path(tempfile.gettempdir()).glob("kernelscope-selftest-*")) <= before
+    return found
+
+
+def numbers(found, name):
+    return next(row.numbers() for row in found.rows if row.id == name)
+
+
+def outcomes(found, name):
+    return [ending.outcome for ending in found.endings("survived", "typed", "broken", "silent", "not tried")
+            if ending.row == name]
+
+
+def test_a_wrong_answer_without_an_error_is_silent(wrong):
+    assert outcomes(wrong, "F1") == ["survived", "survived", "survived", "silent"]
+    assert wrong.endings("silent")[0].what == "the sum of 3 and 1"
+    assert not wrong.ok
+
+
+def test_an_untyped_error_and_one_that_says_too_little_are_broken(wrong):
+    assert outcomes(wrong, "F2") == ["broken", "broken", "typed"]
+    assert numbers(wrong, "F2")["survived"] == 1
+
+
+def test_a_trial_that_hangs_is_stopped_and_the_next_one_is_made(wrong):
+    assert outcomes(wrong, "F3") == ["survived", "broken", "survived"]
+    assert "did not end within 1 s" in wrong.endings("broken")[2].message
+
+
+def test_a_trial_that_ends_its_process_is_broken_and_the_next_one_is_made(wrong):
+    assert outcomes(wrong, "F4") == ["broken"] * 4 + ["survived"]
+    assert "its process ended, code -11" in next(e.message for e in wrong.endings("broken") if e.what == "segfault")
+
+
+def test_what_is_lost_and_what_is_read_is_counted(wrong):
+    assert numbers(wrong, "F5")["lost"] == 3
+    assert numbers(wrong, "F5")["broken"] == 1
+    assert numbers(wrong, "F5")["counts"] == {"reads": 7}
+
+
+def test_what_cannot_be_tried_is_not_survived(wrong):
+    for name in ("F6", "F7"):
+        row = numbers(wrong, name)
+        assert (row["tried"], row["survived"], row["not_tried"]) == (0, 0, 1)
+    assert wrong.reasons() == {"F6: there is no GPU here": 1, "F7: this is not the moon": 1}
+
+
+def test_a_row_that_is_wrong_before_any_fault_is_told(wrong):
+    assert outcomes(wrong, "F8") == ["silent"]
+
+
+def test_each_trial_has_an_empty_folder_of_its_own_in_a_temporary_one(wrong):
+    assert outcomes(wrong, "F9") == ["survived"] * 5
+    assert numbers(wrong, "F9")["counts"] == {"from": 5}
+
+
+def test_a_trial_is_repeated_by_its_seed():
+    found = run_battery(["F1"], seed=3, rows=ROWS)
+    assert [(e.seed, e.outcome) for e in found.endings("silent", "survived")] == [(3, "silent")]
+    with pytest.raises(DataError, match="F1 has 4 trials, and seed 4 was asked for"):
+        run_battery(["F1"], seed=4, rows=ROWS)
+    with pytest.raises(DataError, match="no row 'F99' in the battery"):
+        run_battery(["F99"], rows=ROWS)
+
+
+def test_a_share_of_a_row_is_always_the_same():
+    seeds = [[e.seed for e in run_battery(["F9"], share=0.4, rows=ROWS).endings("survived")] for _ in range(2)]
+    assert seeds[0] == seeds[1]
+    assert len(seeds[0]) == 2
+
+
+def test_ctrl_c_keeps_what_was_done():
+    threading.Timer(4.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+    began = time.monotonic()
+    found = run_battery(["F1", "F3"], rows=ROWS, limit=60)
+    assert time.monotonic() - began < 30
+    assert numbers(found, "F1")["tried"] == 4
+    assert found.stopped
+
+
+def test_the_command_gives_the_table_and_says_how_to_repeat(capsys, monkeypatch):
+    monkeypatch.setitem(run_battery.__kwdefaults__, "rows", ROWS)
+    assert main(["selftest", "--faults", "--only", "f1,F5"]) == 1
+    said = capsys.readouterr().out
+    assert "Repeat one: kernelscope selftest --faults --only F1 --seed 3" in said
+    assert "6 trials, 4 survived (0 of them with a typed error), 1 broken, 1 silent, 3 lost" in said
+    assert main(["selftest", "--only", "F6", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["total"]["tried"] == 0
+    assert data["not_tried"] == {"F6: there is no GPU here": 1}
+
+
+def test_a_new_machine_is_tried_in_seconds(capsys, monkeypatch):
+    assert main(["selftest"]) == 0
+    assert "All 12 computations are exact to round-off" in capsys.readouterr().out
+    monkeypatch.setattr(exactness, "_decomposed", lambda run: float("nan"))
+    assert main(["selftest"]) == 1
+    assert main(["selftest", "--seed", "3"]) == 2
