@@ -33,7 +33,7 @@ from .pooled import PooledSide
 from .precision import checked_dtype, ledger_precision
 from .quadrature import Quadrature
 from .query_side import QuerySide
-from .questions import as_queries, as_targets, as_words, checked_memory, checked_place, checked_run
+from .questions import as_queries, as_targets, as_words, checked_memory, checked_place, checked_run, in_order
 from .result import Decomposition
 from .rollout import Rollout, RolloutSide
 from .sweep import PartSweep, cut, outputs_only, sweep
@@ -159,7 +159,7 @@ def booked(
     displacement = rule == "displacement"
     # A network that draws random numbers where it should not must not draw the user's.
     with undisturbed(place):
-        given_queries = as_queries(x, tuple(run.samples.inputs))
+        given_queries = as_queries(in_order(run, x), tuple(run.samples.inputs))
         dtype, own_precision = ledger_precision(run, dtype, given_queries, place)
         queries = cast(given_queries, dtype, place)
         trajectory = Trajectory(run, dtype, place)

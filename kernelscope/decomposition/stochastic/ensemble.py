@@ -25,7 +25,7 @@ from ...result import Check, CheckRow, Result, as_float64
 from ...run.run import Run
 from ..output import output_functional
 from ..query_side import QuerySide
-from ..questions import as_queries, as_targets, checked_memory, checked_place, checked_run
+from ..questions import as_queries, as_targets, checked_memory, checked_place, checked_run, in_order
 from ..trajectory import Trajectory
 from .derivatives import Tree
 from .gradients import MISFITS
@@ -256,7 +256,7 @@ def ensemble(
     place = checked_place(device, next(iter(run.network.parameters.values())).device)
     dtype = _precision(run, dtype)
     with undisturbed(place), telling(shown):
-        queries = cast(as_queries(x, tuple(run.samples.inputs)), dtype, place)
+        queries = cast(as_queries(in_order(run, x), tuple(run.samples.inputs)), dtype, place)
         if not len(queries[0]):
             raise DataError("An ensemble is asked for the outputs of queries, and none came. Pass at least one.")
         population = population_of(run, data, dtype, place)
