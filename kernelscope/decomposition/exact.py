@@ -165,7 +165,7 @@ def booked(
         trajectory = Trajectory(run, dtype, place)
         averaged = AveragedTrajectory(trajectory) if weights == "average" else None
         final = final_outputs(trajectory, averaged, queries)
-        given = cast(as_targets(targets, len(queries[0])), dtype, place)
+        given = cast(as_targets(targets, len(queries[0]), run), dtype, place)
         functional = output_functional(output, final, given, run, len(queries[0])).to(dtype)
         if through is not None:
             side: QuerySide = RolloutSide(run.network, queries, functional, run.names, *through)

@@ -81,7 +81,7 @@ def explain(
         raise DataError(f"explain needs one label for each of the run's {run.size} samples; got {len(words)}.")
     with torch.inference_mode(False):
         queries = as_queries(in_order(run, x), tuple(run.samples.inputs), alike=True)
-        given = as_targets(targets, len(queries[0]))
+        given = as_targets(targets, len(queries[0]), run)
         asked = "answer" if output is None else _one_number(output) if callable(output) else output
         ledger = decompose(run, queries, asked, targets=given, groups=words, **options)
         name = ledger.output_names[0]

@@ -221,8 +221,8 @@ def _stacked(data: Any, count: int) -> tuple[Tensor, ...]:
     return tuple(torch.stack(column) for column in columns)
 
 
-def as_targets(targets: Any, count: int) -> Tensor | None:
-    """Targets as a tensor with one row for each query.
+def as_targets(targets: Any, count: int, run: Run | None = None) -> Tensor | None:
+    """Targets as a tensor with one row for each query; those of tokens as long as the rows of a run.
 
     Raises:
         DataError: If they are no numbers, or not as many as there are queries.
@@ -245,7 +245,8 @@ def as_targets(targets: Any, count: int) -> Tensor | None:
             f"targets must hold one target for each of the {count} queries; {came} came. Leave targets out where they "
             "are not known."
         )
-    return given
+    calling = None if run is None else Calling.of(run.meta.get("calling"))
+    return given if calling is None else calling.long_targets(given)
 
 
 def checked_place(device: Any, usual: torch.device) -> torch.device:

@@ -94,6 +94,12 @@ class Calling:
                        for name, t in held.items())
         return filled, None if targets is None else longer(targets, IGNORED)
 
+    def long_targets(self, targets: Tensor) -> Tensor:
+        """Targets of tokens as long as the rows of a run; others as they are."""
+        if self.width is None or targets.ndim != 2 or targets.is_floating_point() or targets.shape[1] >= self.width:
+            return targets
+        return F.pad(targets, (0, self.width - targets.shape[1]), value=IGNORED)
+
     def picked(self, outputs: Any) -> Tensor:
         """The part of what the network gives that is explained.
 

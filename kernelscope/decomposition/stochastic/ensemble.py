@@ -327,7 +327,7 @@ def _side(run: Run, queries: tuple[Tensor, ...], output: Any, targets: Any, dtyp
             f"training had the shapes {[tuple(t.shape[1:]) for t in run.samples.inputs]} without the leading axis; the "
             f"queries have {[tuple(q.shape) for q in queries]} with it."
         ) from error
-    given = cast(as_targets(targets, len(queries[0])), dtype, place)
+    given = cast(as_targets(targets, len(queries[0]), run), dtype, place)
     functional = output_functional(output, final, given, run, len(queries[0])).to(dtype)
     side = QuerySide(run.network, queries, functional, run.names)
     side.probe(trajectory.at(0), buffers)

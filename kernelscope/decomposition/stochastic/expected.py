@@ -212,7 +212,7 @@ def expected(
         if method.noise is None:
             method = replace(method, noise="exact" if passes.looked_at <= EXACT else "two-batch")
         end = trajectory.at(run.stop), trajectory.buffers(run.stop)
-        given = cast(as_targets(targets, len(queries[0])), dtype, place)
+        given = cast(as_targets(targets, len(queries[0]), run), dtype, place)
         final = final_outputs(trajectory, None, queries)
         functional = output_functional(output, final, given, run, len(queries[0])).to(dtype)
         side = QuerySide(run.network, queries, functional, run.names)

@@ -121,7 +121,7 @@ def as_asked(run: Run, x: Any, y: Any) -> Queries | None:
         raise DataError("Targets came without queries. Pass both, ks.null_space(run, x, y), or neither of them for the "
                         "training samples.")
     queries = as_queries(in_order(run, x), tuple(run.samples.inputs))
-    given = as_targets(y, len(queries[0]))
+    given = as_targets(y, len(queries[0]), run)
     if given is None or not len(given):
         raise DataError("null_space needs queries and their targets, and no target came. Pass both: "
                         "ks.null_space(run, x, y).")
