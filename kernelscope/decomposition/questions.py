@@ -63,7 +63,7 @@ def in_order(run: Run, x: Any) -> Any:
                                  if name in calling.names}) for item in x]
         return tuple(torch.cat(parts) for parts in zip(*rows, strict=True))
     if isinstance(x, tuple) and len(x) == len(calling.names) and all(isinstance(t, Tensor) for t in x):
-        return calling.widened(x, None)[0]
+        return calling.long_inputs(x)
     return x
 
 

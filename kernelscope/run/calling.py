@@ -79,20 +79,23 @@ class Calling:
             )
         return tuple(kwargs[name] for name in self.names)
 
-    def widened(self, inputs: tuple[Tensor, ...], targets: Tensor | None) -> tuple[tuple[Tensor, ...], Tensor | None]:
-        """Rows of tokens as long as those of every batch, where batches have different lengths."""
-        held = dict(zip(self.names, inputs, strict=True))
-        short = self.width is not None and "input_ids" in held and held["input_ids"].ndim == 2
-        length = held["input_ids"].shape[1] if short else 0
-        if self.width is None or not short or length >= self.width:
+    def widened(self, inputs: tuple[Tensor, ...], targets: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Inputs and targets with rows of tokens as long as those of every batch; others as they are."""
+        ids = dict(zip(self.names, inputs, strict=True)).get("input_ids")
+        if self.width is None or ids is None or ids.ndim != 2 or ids.shape[1] >= self.width:
             return inputs, targets
+        length, more = ids.shape[1], self.width - ids.shape[1]
 
         def longer(t: Tensor, value: int) -> Tensor:
-            return F.pad(t, (0, self.width - length), value=value) if t.ndim == 2 and t.shape[1] == length else t
+            return F.pad(t, (0, more), value=value) if t.ndim == 2 and t.shape[1] == length else t
 
         filled = tuple(longer(t, self.padding if name == "input_ids" else FILLED[name]) if name in FILLED else t
-                       for name, t in held.items())
-        return filled, None if targets is None else longer(targets, IGNORED)
+                       for name, t in zip(self.names, inputs, strict=True))
+        return filled, longer(targets, IGNORED)
+
+    def long_inputs(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Inputs with rows of tokens as long as those of a run."""
+        return self.widened(inputs, torch.zeros(0))[0]
 
     def long_targets(self, targets: Tensor) -> Tensor:
         """Targets of tokens as long as the rows of a run; others as they are."""
@@ -127,7 +130,7 @@ class Calling:
                 f"The network was trained on {', '.join(self.names)}, and {missing[0]!r} is missing among "
                 f"{', '.join(map(str, x))}. Pass a dictionary with all of them."
             )
-        return self.widened(tuple(torch.as_tensor(x[name]) for name in self.names), None)[0]
+        return self.long_inputs(tuple(torch.as_tensor(x[name]) for name in self.names))
 
 
 class ByName(nn.Module):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from operator import is_not
 from types import TracebackType
 from typing import Any, Self
 
@@ -265,11 +266,17 @@ class Recording:
         if random is not None and torch.equal(random, get_random_state(subject.device)):
             random = None
         known = self._known(args)
-        if self._calling is not None:
-            args, made = self._calling.widened(args, None if known is None else known[1])
-            known = None if known is None or made is None else (known[0], made)
+        form = None
+        if self._calling is not None and known is not None:
+            long, labels = self._calling.widened(args, known[1])
+            if random is None:
+                args, known = long, (known[0], labels)
+            elif labels is not known[1] or any(map(is_not, long, args)):
+                # Random numbers drawn for longer rows would be others.
+                form = long, labels
         this = Pass(self._passes, args, known, self._tape.step - self._tape.broken_off,
-                    subject.training, random, precision.current(subject.device) or precision.of(subject.called))
+                    subject.training, random, precision.current(subject.device) or precision.of(subject.called),
+                    form)
         for t in tensors:
             t.register_hook(this.use)
         if self._other is None:
