@@ -202,7 +202,7 @@ class _Head:
     def __init__(self, model: nn.Module, labels: Tensor, smoothing: float):
         config: Any = getattr(model, "config", None)
         self._name, self._config = type(model).__name__, config
-        kind = getattr(model, "loss_type", None) or "ForCausalLM"
+        kind = getattr(model, "loss_type", None) or ("ForCausalLM" if self._name in _language_models() else "")
         self._smoothing = {"label_smoothing": smoothing} if smoothing else {}
         self._shift, self._problem = OF_TOKENS.get(kind), None
         if getattr(config, "is_encoder_decoder", False) and self._shift is not None:
@@ -249,6 +249,12 @@ class _Head:
                 str(word) == f"LABEL_{number}" for number, word in words.items()):
             return None
         return checked_names([str(words[number]) for number in sorted(words)]) if words else None
+
+
+def _language_models() -> set[str]:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
 
 
 def _refuse_settings(args: Any) -> None:

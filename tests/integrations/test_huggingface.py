@@ -56,12 +56,12 @@ def bert(kind, **options):
         max_position_embeddings=32, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **options))
 
 
-def trainer(folder, model, data, collator=None, callback=None, **options):
+def trainer(folder, model, data, collator=None, callback=None, eval_dataset=None, **options):
     options = {"max_steps": 4, "per_device_train_batch_size": 6, "save_strategy": "no", **options}
     args = transformers.TrainingArguments(
         str(folder / "out"), report_to=[], use_cpu=True, disable_tqdm=True, logging_strategy="no", learning_rate=1e-2,
         **options)
-    return transformers.Trainer(model, args, train_dataset=data, data_collator=collator,
+    return transformers.Trainer(model, args, train_dataset=data, data_collator=collator, eval_dataset=eval_dataset,
                                 callbacks=[] if callback is None else [callback])
 
 
@@ -167,8 +167,7 @@ def test_best_weights_that_are_loaded_at_the_end_are_no_step(tmp_path):
     callback = ks.integrations.HFCallback(tmp_path / "run")
     used = trainer(tmp_path, gpt(), data, padded, callback, max_steps=4, save_strategy="steps", save_steps=1,
                    eval_strategy="steps", eval_steps=1, load_best_model_at_end=True, metric_for_best_model="eval_loss",
-                   greater_is_better=True)
-    used.eval_dataset = data[:6]
+                   greater_is_better=True, eval_dataset=data[:6])
     used.train()
     best = used.state.best_global_step
     assert best < 4  # the greatest loss is an early one, so other weights were loaded than those of the last step
