@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -39,6 +38,7 @@ def token_cross_entropy(outputs: Tensor, targets: Tensor, shift: int = 0, label_
         reduction: ``"none"`` for the sums, with shape :math:`(n,)`; ``"mean"`` for the mean over all tokens.
 
     Example:
+        >>> import torch
         >>> token_cross_entropy(torch.zeros(1, 3, 4), torch.tensor([[1, 2, -100]]), reduction="none") / math.log(4)
         tensor([2.])
     """
@@ -104,7 +104,8 @@ def named_loss(name: Any, options: Any) -> Loss | None:
     function = OWN[name] if name in OWN else getattr(F, name)
     if not options:
         return Loss(function)
-    numbers = set(inspect.signature(function).parameters) - {"input", "target", "outputs", "targets", "reduction", "size_average", "reduce"}
+    own = {"input", "target", "outputs", "targets", "reduction", "size_average", "reduce"}
+    numbers = set(inspect.signature(function).parameters) - own
     plain = {key: value for key, value in options.items() if key in numbers and isinstance(value, bool | int | float)}
 
     def with_options(outputs: Any, targets: Any, reduction: str = "mean") -> Tensor:

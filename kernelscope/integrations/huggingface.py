@@ -121,7 +121,15 @@ class HFCallback(TrainerCallback):
             raise RecordingError(f"The Trainer reads a {type(loader).__name__}, and a recording listens to a torch "
                                  "DataLoader. Let get_train_dataloader return one.")
         self.recording = self._made(model, loader, args, state.global_step)
-        self.recording.__enter__()
+        try:
+            self.recording.__enter__()
+        except RecordingError as error:
+            if state.global_step:
+                error.add_note(
+                    "The Trainer says that it took up its checkpoint. If it warned of missing keys, it did not: some "
+                    "models are saved under other names than they are loaded by."
+                )
+            raise
         self._open = True
         # A training that ends by an error tells no callback of it.
         atexit.register(_close, weakref.ref(self))

@@ -32,6 +32,7 @@ from .hooks import Hook
 from .keeping import Keep
 from .loading import LoaderTap, accompanied
 from .loss_calls import LossCall, same_values, target_of
+from .prepared import Watch, within
 from .recording import Recording, watched
 from .run import Run
 from .samples import split_batch
@@ -62,6 +63,7 @@ class AutoRecording:
         class_names: A word for each class.
         commit_every: Seconds after which recorded steps are brought to the disk.
         advice: What to do where something cannot be found; the two lines of :func:`kernelscope.record` if not given.
+        look: Called whenever the script makes a loader, by when it has imported what it trains with.
 
     Attributes:
         model: The network that was found.
@@ -88,13 +90,15 @@ class AutoRecording:
     def __init__(self, out: str | Path | None = None, keep: int | str = "all", overwrite: bool = False,
                  notes: dict[str, Any] | None = None, *, resume: bool = False, network: nn.Module | None = None,
                  loss: Loss | None = None, batch: Callable[[Any], tuple[Any, Any]] | None = None,
-                 class_names: list[str] | None = None, commit_every: float = 1.0, advice: str = TWO_LINES):
+                 class_names: list[str] | None = None, commit_every: float = 1.0, advice: str = TWO_LINES,
+                 look: Callable[[], None] | None = None):
         place = Place(None if out is None else Path(out), commit_every, overwrite, resume and out is not None)
         self._options: dict[str, Any] = {
             "place": place, "keep": Keep.parse(keep), "notes": notes or {}, "average": None, "ids": None,
             "class_names": class_names,
         }
         self._network, self._loss, self._batch, self._advice = network, loss, batch or split_batch, advice
+        self._look, self._watch = look, Watch(self._tap_of, yields=True)
         self.stood_down = False
         self.model: nn.Module | None = None
         self._recording: Recording | None = None
@@ -122,6 +126,9 @@ class AutoRecording:
             setattr(F, name, self._tapped(name, function))
         self._iterate = DataLoader.__iter__
         DataLoader.__iter__ = self._tapped_iterate()  # type: ignore[method-assign]
+        self._make = DataLoader.__init__
+        DataLoader.__init__ = self._tapped_make()  # type: ignore[method-assign]
+        self._watch.open()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
@@ -136,6 +143,8 @@ class AutoRecording:
             for name, function in self._functions.items():
                 setattr(F, name, function)
             DataLoader.__iter__ = self._iterate  # type: ignore[method-assign]
+            DataLoader.__init__ = self._make  # type: ignore[method-assign]
+            self._watch.close()
             for tap in reversed(self._taps.values()):
                 tap.close()
             self._pending = None
@@ -165,21 +174,41 @@ class AutoRecording:
 
     # -- taps --------------------------------------------------------------------------------------------------------
 
+    def _tapped_make(self) -> Callable[..., None]:
+        original, session = self._make, self
+
+        @functools.wraps(original)
+        def make(loader: Any, *args: Any, **kwargs: Any) -> None:
+            original(loader, *args, **kwargs)
+            # A script imports what it trains with before it makes a loader.
+            session._watch.open()
+            if session._look is not None:
+                session._look()
+
+        return make
+
+    def _tap_of(self, loader: Any) -> LoaderTap | None:
+        """The tap on a loader that is made by others than torch."""
+        if self.stood_down:
+            return None
+        if id(loader) not in self._taps:
+            try:
+                self._taps[id(loader)] = LoaderTap(loader, functools.partial(self._delivered, loader), None)
+            except RecordingError as error:
+                self._refused = self._refused or error
+        return self._taps.get(id(loader))
+
     def _tapped_iterate(self) -> Callable[[Any], Any]:
         original, session = self._iterate, self
 
         @functools.wraps(original)
         def iterate(loader: Any) -> Any:
             # A loader that a recording listens to is left to it.
-            if session.stood_down or hasattr(type(loader), "_tapped"):
+            within_another = any(within(tap.loader) is loader is not tap.loader for tap in session._taps.values())
+            if within_another or hasattr(type(loader), "_tapped"):
                 return original(loader)
-            if id(loader) not in session._taps:
-                try:
-                    session._taps[id(loader)] = LoaderTap(loader, functools.partial(session._delivered, loader), None)
-                except RecordingError as error:
-                    session._refused = session._refused or error
-                    return original(loader)
-            return accompanied(session._taps[id(loader)], type(loader), original)(loader)
+            tap = session._tap_of(loader)
+            return original(loader) if tap is None else accompanied(tap, type(loader), original)(loader)
 
         return iterate
 

@@ -69,10 +69,11 @@ class Calling:
         Raises:
             RecordingError: If it was called in another way.
         """
-        other = [name for name, value in kwargs.items() if name not in (*self.names, *self.beside) and value is not None]
+        known = {*self.names, *self.beside}
+        other = [name for name, value in kwargs.items() if name not in known and value is not None]
         missing = [name for name in self.names if not isinstance(kwargs.get(name), Tensor)]
         if args or other or missing:
-            how = (f"without {missing[0]!r}" if missing else f"with {other[0]!r}" if other else "with positional inputs")
+            how = f"without {missing[0]!r}" if missing else f"with {other[0]!r}" if other else "with inputs in order"
             raise RecordingError(
                 f"The network is called {how}, and this recording keeps {', '.join(self.names)}, which are what the "
                 "batches of its loader hold. Let the batches hold what the network is called with, by these names."

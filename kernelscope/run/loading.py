@@ -49,7 +49,7 @@ class LoaderTap:
                 "recording a loader of its own."
             )
         if is_prepared(self.loader):
-            if Watch.tap_of(self.loader) is not None:
+            if Watch.is_taken(self.loader):
                 raise RecordingError(
                     "Another recording listens to the loaders of this data set already. Leave its `with` block first."
                 )

@@ -51,14 +51,19 @@ def refuse_spread(loader: Any) -> None:
 
 
 class Watch:
-    """A watch over all loaders of this kind: each iteration is told to the tap that ``find`` names for the loader."""
+    """A watch over all loaders of this kind: each iteration is told to the tap that ``find`` names for the loader.
+
+    Args:
+        find: Names the tap for a loader, or none.
+        yields: Whether it gives way to any other one, as one that only waits for what may come.
+    """
 
     _open: list[Watch] = []
     _kind: Any = None
     _plain: Any = None
 
-    def __init__(self, find: Finder):
-        self._find = find
+    def __init__(self, find: Finder, yields: bool = False):
+        self._find, self._yields = find, yields
 
     def open(self) -> None:
         """Begins to listen, if there are such loaders; asked again, it does nothing."""
@@ -79,9 +84,15 @@ class Watch:
                 Watch._kind.__iter__ = Watch._plain
 
     @classmethod
+    def is_taken(cls, loader: Any) -> bool:
+        """Whether somebody listens to a loader who does not give way."""
+        return any(not watch._yields and watch._find(loader) is not None for watch in cls._open)
+
+    @classmethod
     def tap_of(cls, loader: Any) -> LoaderTap | None:
-        """Who listens to a loader; the one that began last comes first."""
-        return next((tap for watch in reversed(cls._open) if (tap := watch._find(loader)) is not None), None)
+        """Who listens to a loader; those that give way come last."""
+        watches = sorted(cls._open, key=lambda watch: watch._yields)
+        return next((tap for watch in watches if (tap := watch._find(loader)) is not None), None)
 
 
 def _iterate(loader: Any) -> Iterator[Any]:

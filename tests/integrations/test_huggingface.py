@@ -116,7 +116,8 @@ def test_the_callback_changes_nothing_of_the_training(tmp_path):
     run, _ = trained(tmp_path, model, data, padded)
     assert torch.equal(torch.rand(1), after)
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), other.parameters(), strict=True))
-    assert not model._forward_hooks and not model._forward_pre_hooks
+    assert not model._forward_hooks
+    assert not model._forward_pre_hooks
     assert_final(run, other.state_dict())
 
 
@@ -241,14 +242,11 @@ trainer.train(resume_from_checkpoint=word == "resume")
 torch.save(model.state_dict(), folder / "final.pt")
 """
 
-DIGITS = """
-digits = ks.data.digits("train")
-x, y = torch.as_tensor(digits.x).float().reshape(-1, 1, 8, 8)[:160], torch.as_tensor(digits.y)[:160]
-data = [{"pixel_values": a, "labels": int(b)} for a, b in zip(x, y)]
-model = transformers.ViTForImageClassification(transformers.ViTConfig(
-    image_size=8, patch_size=4, num_channels=1, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-    intermediate_size=32, num_labels=10, hidden_dropout_prob=0.1))
-collator = None
+CLASSES = """
+sys.path.insert(0, {tests!r})
+from tests.integrations.test_huggingface import bert, padded, texts
+model = bert(transformers.BertForSequenceClassification, num_labels=3)
+data, collator = [dict(item, labels=i % 3) for i, item in enumerate(texts(40))], None
 """
 
 TEXTS = """
@@ -259,12 +257,13 @@ model, data, collator = gpt(0.1), texts(40, vary=True), padded
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["digits", "texts"])
+@pytest.mark.parametrize("kind", ["classes", "texts"])
 def test_a_training_killed_and_resumed_is_the_training(tmp_path, kind):
-    script = tmp_path / "train.py"
     from .killed import ROOT
+
+    script = tmp_path / "train.py"
     data, options = {
-        "digits": (DIGITS, "per_device_train_batch_size=16"),
+        "classes": (CLASSES.format(tests=str(ROOT)), "per_device_train_batch_size=8"),
         "texts": (TEXTS.format(tests=str(ROOT)), "per_device_train_batch_size=4, gradient_accumulation_steps=2"),
     }[kind]
     script.write_text(SCRIPT.format(data=data, options=options, steps=24, every=7, kill=18))
@@ -279,7 +278,7 @@ def test_a_training_killed_and_resumed_is_the_training(tmp_path, kind):
     assert all(torch.equal(p, q) for p, q in zip(final(tmp_path / "parts").values(),
                                                  final(tmp_path / "whole").values(), strict=True))
     held, labels = run.samples.batch(torch.tensor([0, 1, 2]))
-    asked = {} if kind == "digits" else {"output": "loss", "targets": labels}
+    asked = {} if kind == "classes" else {"output": "loss", "targets": labels}
     d, e = (ks.decompose(r, held, **asked) for r in (run, other))
     assert_closed(d, 1e-5)
     # What follows is computed from the same numbers in the same order, but for the chunks they lie in.
