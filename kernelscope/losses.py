@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +38,8 @@ def token_cross_entropy(outputs: Tensor, targets: Tensor, shift: int = 0, label_
 
     Example:
         >>> import torch
-        >>> token_cross_entropy(torch.zeros(1, 3, 4), torch.tensor([[1, 2, -100]]), reduction="none") / math.log(4)
+        >>> outputs, targets = torch.zeros(1, 3, 4), torch.tensor([[1, 2, -100]])
+        >>> token_cross_entropy(outputs, targets, reduction="none") / torch.tensor(4.0).log()
         tensor([2.])
     """
     if shift:
@@ -101,7 +101,7 @@ def named_loss(name: Any, options: Any) -> Loss | None:
     """The loss of this name in ``torch.nn.functional``, or ``None`` for one that is not known."""
     if name not in KNOWN and name not in OWN:
         return None
-    function = OWN[name] if name in OWN else getattr(F, name)
+    function: Callable[..., Tensor] = OWN[name] if name in OWN else getattr(F, name)
     if not options:
         return Loss(function)
     own = {"input", "target", "outputs", "targets", "reduction", "size_average", "reduce"}

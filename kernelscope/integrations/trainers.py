@@ -1,4 +1,4 @@
-"""Trainers of ``transformers`` in a script that says nothing about being recorded: the first one is given a callback."""
+"""Trainers of ``transformers`` in a script that does not say it is recorded: the first one is given a callback."""
 
 from __future__ import annotations
 

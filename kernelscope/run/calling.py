@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -162,7 +162,7 @@ PACKAGE = "transformers"
 
 def known_to_transformers(model: nn.Module) -> dict[str, Any] | None:
     """What makes a model of ``transformers`` again, in plain data; ``None`` of one with code of its own."""
-    kind, config = type(model), getattr(model, "config", None)
+    kind, config = type(model), cast(Any, getattr(model, "config", None))
     if not kind.__module__.startswith(f"{PACKAGE}.") or not hasattr(config, "to_diff_dict"):
         return None
     import json
@@ -193,7 +193,7 @@ def made_again(meta: Mapping[str, Any]) -> nn.Module | None:
     if calling is None or calling.known is None:
         return None
     known = calling.known
-    name = known.get("class")
+    name = str(known.get("class"))
     try:
         import transformers
     except ImportError:
@@ -201,8 +201,8 @@ def made_again(meta: Mapping[str, Any]) -> nn.Module | None:
             f"This run holds a {shown(name)} of transformers, which is not installed. Install it with pip install "
             "'kernelscope[transformers]', or pass model=, a network with the same parameters."
         ) from None
-    kind = getattr(transformers, name, None) if isinstance(name, str) and name.isidentifier() else None
-    config, word = known.get("config"), known.get("type")
+    kind = getattr(transformers, name, None) if name.isidentifier() else None
+    config, word = known.get("config"), str(known.get("type"))
     if (not isinstance(kind, type) or not issubclass(kind, transformers.PreTrainedModel) or not isinstance(config, dict)
             or word not in transformers.CONFIG_MAPPING):
         raise ModelError(
