@@ -91,7 +91,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+def often(names, *always):
+    """Of many cases a few run every time, the others with the slow tests."""
+    return [name if name in always else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", often(CASES, "lengths and passes", "dropout and lengths"))
 def test_every_way_of_averaging_is_booked_to_the_last_digit(tmp_path, name):
     make, kind, options = CASES[name]
     torch.manual_seed(0)
@@ -128,7 +133,7 @@ HEADS = {
 }
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", often(HEADS, "classes"))
 def test_heads_of_samples_have_their_own_loss(tmp_path, name):
     options, label, loss = HEADS[name]
     torch.manual_seed(0)
@@ -149,7 +154,7 @@ def test_inputs_come_as_people_have_them(tmp_path):
     torch.manual_seed(0)
     data = [{**item, "labels": i % 3} for i, item in enumerate(texts())]
     model = bert(transformers.BertForSequenceClassification, num_labels=3)
-    trained(tmp_path, model, data)
+    trained(tmp_path, model, data, max_steps=2)
     run = ks.load(tmp_path / "run", model=copy.deepcopy(model))
     x, _ = queried(data)
     by_name = ks.decompose(run, x)

@@ -35,7 +35,7 @@ model = torch.nn.Linear(4, 3)
 data = TensorDataset(torch.randn(30, 4), torch.randint(0, 3, (30,)))
 model, optimizer, loader = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1),
                                                DataLoader(data, batch_size=8, shuffle=True))
-for x, y in [batch for _ in range(1) for batch in loader]:
+for x, y in loader:
     optimizer.zero_grad()
     accelerator.backward(F.cross_entropy(model(x), y))
     optimizer.step()
@@ -71,7 +71,7 @@ def test_a_script_is_recorded_as_it_is(tmp_path, package, text, steps):
                               capture_output=True, timeout=240, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
         if words[0] == "record":
-            assert json.loads(done.stdout.strip().splitlines()[-1])["steps"] == steps
+            assert json.loads(done.stdout)["steps"] == steps
 
 
 def test_tokens_count_alike_however_long_a_text():
