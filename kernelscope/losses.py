@@ -21,6 +21,38 @@ KNOWN = ("cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "
          "binary_cross_entropy_with_logits", "soft_margin_loss", "multi_margin_loss", "kl_div", "poisson_nll_loss")
 
 
+def token_cross_entropy(outputs: Tensor, targets: Tensor, shift: int = 0, label_smoothing: float = 0.0,
+                        ignore_index: int = -100, reduction: str = "mean") -> Tensor:
+    r"""The cross entropy of each text's tokens: a text's loss is the sum over its tokens, in nats.
+
+    A loop that divides a batch's sum by the number of its tokens minimises a multiple of the mean of these sums, and
+    each token counts alike, however long its text.
+
+    Args:
+        outputs: The logits, with shape :math:`(n, T, V)`.
+        targets: The tokens, with shape :math:`(n, T)`.
+        shift: By how many places a target stands behind its logits: 1 where each token predicts the next.
+        label_smoothing: The part of the target that is spread over all V words.
+        ignore_index: Where targets have this number, nothing is to be predicted.
+        reduction: ``"none"`` for the sums, with shape :math:`(n,)`; ``"mean"`` for the mean over all tokens.
+
+    Example:
+        >>> import torch
+        >>> outputs, targets = torch.zeros(1, 3, 4), torch.tensor([[1, 2, -100]])
+        >>> token_cross_entropy(outputs, targets, reduction="none") / torch.tensor(4.0).log()
+        tensor([2.])
+    """
+    if shift:
+        outputs, targets = outputs[:, :-shift], targets[:, shift:]
+    losses = F.cross_entropy(outputs.transpose(1, 2), targets, reduction="none", ignore_index=ignore_index,
+                             label_smoothing=label_smoothing)
+    return losses.sum(1) if reduction == "none" else losses.sum() / (targets != ignore_index).sum()
+
+
+#: Losses that a stored run may name and that torch does not have.
+OWN = {"token_cross_entropy": token_cross_entropy}
+
+
 class Loss:
     """A loss of outputs and targets, once for each sample and once as the mean a loop would use.
 
@@ -52,7 +84,7 @@ class Loss:
             if _takes_reduction(function):
                 self._each = lambda outputs, targets: function(outputs, targets, reduction="none")
             known = getattr(function, "__name__", None)
-            if known in KNOWN and getattr(F, known) is function:
+            if known in KNOWN and getattr(F, known) is function or known in OWN and OWN[known] is function:
                 self.name = known
 
     def __call__(self, outputs: Any, targets: Any) -> Tensor:
@@ -67,12 +99,13 @@ class Loss:
 
 def named_loss(name: Any, options: Any) -> Loss | None:
     """The loss of this name in ``torch.nn.functional``, or ``None`` for one that is not known."""
-    if name not in KNOWN:
+    if name not in KNOWN and name not in OWN:
         return None
-    function = getattr(F, name)
+    function: Callable[..., Tensor] = OWN[name] if name in OWN else getattr(F, name)
     if not options:
         return Loss(function)
-    numbers = set(inspect.signature(function).parameters) - {"input", "target", "reduction", "size_average", "reduce"}
+    own = {"input", "target", "outputs", "targets", "reduction", "size_average", "reduce"}
+    numbers = set(inspect.signature(function).parameters) - own
     plain = {key: value for key, value in options.items() if key in numbers and isinstance(value, bool | int | float)}
 
     def with_options(outputs: Any, targets: Any, reduction: str = "mean") -> Tensor:

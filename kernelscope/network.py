@@ -181,6 +181,12 @@ def _skeleton(model: nn.Module) -> nn.Module:
             if getattr(hook, PART, False):
                 copied.get_submodule(name).register_forward_hook(hook)
     for module in copied.modules():
+        plain = module.__dict__.pop("_original_forward", None)
+        if plain is not None:
+            # accelerate builds a reduced precision into a forward; a function is computed in the one that is asked.
+            module.__dict__.pop("forward", None)
+            if getattr(plain, "__func__", None) is not type(module).forward:
+                module.__dict__["forward"] = plain
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):
             # The same gradient, but one that torch.func can transform and that adds to others.
             module.sparse = False

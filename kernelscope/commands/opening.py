@@ -61,11 +61,12 @@ def open_run(options: argparse.Namespace) -> Run:
     from torch import nn
 
     from ..losses import named_loss
+    from ..run.calling import is_known
     from ..run.opening import load, run_store
     from .generative import known_loss
 
     meta = run_store(folder(options), verify="size").meta
-    if options.model is None and meta.get("architecture") is None:
+    if options.model is None and meta.get("architecture") is None and not is_known(meta):
         name = str((meta.get("fingerprint") or {}).get("model") or "Model")
         raise ModelError(
             f"{options.run} was recorded from a model with code of its own, a {name}, and a run keeps numbers, not "

@@ -50,16 +50,19 @@ def run(options: argparse.Namespace) -> Answer:
         raise DataError(f"{out} holds a run already. Name another folder with -o, or replace it with --overwrite.")
 
     from ..decomposition.wording import counted
+    from ..integrations.trainers import Trainers
     from ..run.autorecord import AutoRecording
+    from ..run.calling import is_known
     from . import telling
 
     begun = time.perf_counter()
     keep = int(options.keep) if options.keep.isdecimal() else options.keep
     notes = {"script": " ".join([script.name, *words])}
-    recording = AutoRecording(out, keep=keep, overwrite=options.overwrite, notes=notes)
+    trainers = Trainers(out, keep=keep, overwrite=options.overwrite, notes=notes)
+    recording = AutoRecording(out, keep=keep, overwrite=options.overwrite, notes=notes, look=trainers.look)
     watched, left = Watched(), 0
     try:
-        with watched, recording:
+        with watched, recording, trainers:
             left = run_as_main(script, words, quiet=options.json)
     except KeyboardInterrupt:
         sys.stderr.write(f"kernelscope: {_kept(recording, out)}\n")
@@ -75,16 +78,17 @@ def run(options: argparse.Namespace) -> Answer:
     if watched.error is not None:
         return _raised(watched.error, recording, script, out, data)
     ended = f" It ended with exit code {left}." if left else ""
-    if recording.stood_down:
+    if recording.stood_down and trainers.run is None:
         return Answer(f"{script} records itself, so it was run as it is.{ended}", {**data, "run": None}, not left, left)
-    recorded = recording.run
+    recorded = trainers.run or recording.run
     lines = [
         f"Recorded {script} in {seconds:.1f} s.{ended}",
         telling.run_line(recorded),
-        f"Found: {type(recording.model).__name__}, {recorded.loss.name or 'a loss with weights'}, "
+        f"Found: {trainers.found or type(recording.model).__name__}, {recorded.loss.name or 'a loss with weights'}, "
         f"{counted(recorded.size, 'sample')}.",
     ]
-    flags = "" if recorded.meta.get("architecture") is not None else " --model module:function"
+    described = recorded.meta.get("architecture") is not None or is_known(recorded.meta)
+    flags = "" if described else " --model module:function"
     flags += "" if recorded.loss.name is not None else " --loss module:function"
     lines.append(f"Next: kernelscope report {out}{flags}")
     return Answer("\n".join(lines), {**data, "run": str(out), **recorded.info()}, not left, left)

@@ -35,7 +35,7 @@ from .pooled import PooledSide
 from .precision import checked_dtype, ledger_precision
 from .quadrature import Quadrature
 from .query_side import QuerySide
-from .questions import as_queries, as_targets, as_words, checked_memory, checked_place, checked_run
+from .questions import as_queries, as_targets, as_words, checked_memory, checked_place, checked_run, in_order
 from .result import Decomposition
 from .rollout import Rollout, RolloutSide
 from .sweep import PartSweep, cut, outputs_only, sweep
@@ -171,13 +171,13 @@ def booked(
     displacement = rule == "displacement"
     # A network that draws random numbers where it should not must not draw the user's.
     with undisturbed(place):
-        given_queries = as_queries(x, tuple(run.samples.inputs))
+        given_queries = as_queries(in_order(run, x), tuple(run.samples.inputs))
         dtype, own_precision = ledger_precision(run, dtype, given_queries, place)
         queries = cast(given_queries, dtype, place)
         trajectory = Trajectory(run, dtype, place)
         averaged = AveragedTrajectory(trajectory) if weights == "average" else None
         final = final_outputs(trajectory, averaged, queries)
-        given = cast(as_targets(targets, len(queries[0])), dtype, place)
+        given = cast(as_targets(targets, len(queries[0]), run), dtype, place)
         functional = output_functional(output, final, given, run, len(queries[0])).to(dtype)
         if through is not None:
             side: QuerySide = RolloutSide(run.network, queries, functional, run.names, *through)

@@ -21,7 +21,7 @@ from . import wording
 from .exact import decompose
 from .explanation import Explanation, shown
 from .output import advice
-from .questions import as_queries, as_targets, as_words, checked_count, checked_run
+from .questions import as_queries, as_targets, as_words, checked_count, checked_run, in_order
 from .result import Decomposition
 from .targets import class_targets, shape_of
 
@@ -80,8 +80,8 @@ def explain(
     if words is not None and len(words) != run.size:
         raise DataError(f"explain needs one label for each of the run's {run.size} samples; got {len(words)}.")
     with torch.inference_mode(False):
-        queries = as_queries(x, tuple(run.samples.inputs), alike=True)
-        given = as_targets(targets, len(queries[0]))
+        queries = as_queries(in_order(run, x), tuple(run.samples.inputs), alike=True)
+        given = as_targets(targets, len(queries[0]), run)
         asked = "answer" if output is None else _one_number(output) if callable(output) else output
         ledger = decompose(run, queries, asked, targets=given, groups=words, **options)
         name = ledger.output_names[0]

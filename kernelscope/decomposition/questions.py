@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from ..arguments import as_whole, what_came
 from ..data.items import items_of
 from ..errors import DataError, NonFiniteError
+from ..run.calling import Calling
 from ..run.comparing import random_numbers_kept
 from ..run.keeping import bytes_in
 from ..run.run import Run
@@ -45,6 +46,25 @@ def checked_run(run: Any) -> Run:
         f"What is asked must be a recorded run, and a {type(run).__name__} came. "
         f"{way or 'Pass recording.run, or what kernelscope.load(folder) gives.'}"
     )
+
+
+def in_order(run: Run, x: Any) -> Any:
+    """Queries that come by name, as a tokenizer or a collator gives them, in the order of the run's inputs.
+
+    What else comes is left as it is.
+    """
+    calling = Calling.of(run.meta.get("calling"))
+    if calling is None:
+        return x
+    if isinstance(x, Mapping):
+        return calling.ordered(x)
+    if isinstance(x, list) and x and all(isinstance(item, Mapping) for item in x):
+        rows = [calling.ordered({name: torch.as_tensor(value)[None] for name, value in item.items()
+                                 if name in calling.names}) for item in x]
+        return tuple(torch.cat(parts) for parts in zip(*rows, strict=True))
+    if isinstance(x, tuple) and len(x) == len(calling.names) and all(isinstance(t, Tensor) for t in x):
+        return calling.long_inputs(x)
+    return x
 
 
 def as_queries(x: Any, like: tuple[Tensor, ...], alike: bool = False) -> tuple[Tensor, ...]:
@@ -209,8 +229,8 @@ def _stacked(data: Any, count: int) -> tuple[Tensor, ...]:
     return tuple(torch.stack(column) for column in columns)
 
 
-def as_targets(targets: Any, count: int) -> Tensor | None:
-    """Targets as a tensor with one row for each query.
+def as_targets(targets: Any, count: int, run: Run | None = None) -> Tensor | None:
+    """Targets as a tensor with one row for each query; those of tokens as long as the rows of a run.
 
     Raises:
         DataError: If they are no numbers, or not as many as there are queries.
@@ -233,7 +253,8 @@ def as_targets(targets: Any, count: int) -> Tensor | None:
             f"targets must hold one target for each of the {count} queries; {came} came. Leave targets out where they "
             "are not known."
         )
-    return given
+    calling = None if run is None else Calling.of(run.meta.get("calling"))
+    return given if calling is None else calling.long_targets(given)
 
 
 def checked_place(device: Any, usual: torch.device) -> torch.device:

@@ -24,7 +24,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from ..errors import RecordingError
-from ..losses import KNOWN
+from ..losses import KNOWN, Loss
 from ..nested import leaves
 from ..network import get_random_state
 from . import precision
@@ -32,8 +32,10 @@ from .hooks import Hook
 from .keeping import Keep
 from .loading import LoaderTap, accompanied
 from .loss_calls import LossCall, same_values, target_of
-from .recording import Recording
+from .prepared import Watch, within
+from .recording import Recording, watched
 from .run import Run
+from .samples import split_batch
 from .tape import Place
 from .wrappers import network_behind
 
@@ -54,6 +56,14 @@ class AutoRecording:
         keep: Which parameters to store, as in :func:`kernelscope.record`.
         overwrite: Whether a run in ``out`` may be replaced.
         notes: Plain data to keep with the run.
+        resume: Whether the run in ``out`` is taken up, as in :func:`kernelscope.record`.
+        network: The network, where it is known.
+        loss: The per-sample loss, where it is known.
+        batch: ``batch -> (inputs, targets)``, where the loss is known and targets do not come last.
+        class_names: A word for each class.
+        commit_every: Seconds after which recorded steps are brought to the disk.
+        advice: What to do where something cannot be found; the two lines of :func:`kernelscope.record` if not given.
+        look: Called whenever the script makes a loader, by when it has imported what it trains with.
 
     Attributes:
         model: The network that was found.
@@ -78,11 +88,17 @@ class AutoRecording:
     """
 
     def __init__(self, out: str | Path | None = None, keep: int | str = "all", overwrite: bool = False,
-                 notes: dict[str, Any] | None = None):
+                 notes: dict[str, Any] | None = None, *, resume: bool = False, network: nn.Module | None = None,
+                 loss: Loss | None = None, batch: Callable[[Any], tuple[Any, Any]] | None = None,
+                 class_names: list[str] | None = None, commit_every: float = 1.0, advice: str = TWO_LINES,
+                 look: Callable[[], None] | None = None):
+        place = Place(None if out is None else Path(out), commit_every, overwrite, resume and out is not None)
         self._options: dict[str, Any] = {
-            "place": Place(None if out is None else Path(out), overwrite=overwrite), "keep": Keep.parse(keep),
-            "notes": notes or {}, "average": None, "ids": None, "class_names": None,
+            "place": place, "keep": Keep.parse(keep), "notes": notes or {}, "average": None, "ids": None,
+            "class_names": class_names,
         }
+        self._network, self._loss, self._batch, self._advice = network, loss, batch or split_batch, advice
+        self._look, self._watch = look, Watch(self._tap_of, yields=True)
         self.stood_down = False
         self.model: nn.Module | None = None
         self._recording: Recording | None = None
@@ -110,6 +126,9 @@ class AutoRecording:
             setattr(F, name, self._tapped(name, function))
         self._iterate = DataLoader.__iter__
         DataLoader.__iter__ = self._tapped_iterate()  # type: ignore[method-assign]
+        self._make = DataLoader.__init__
+        DataLoader.__init__ = self._tapped_make()  # type: ignore[method-assign]
+        self._watch.open()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
@@ -124,6 +143,8 @@ class AutoRecording:
             for name, function in self._functions.items():
                 setattr(F, name, function)
             DataLoader.__iter__ = self._iterate  # type: ignore[method-assign]
+            DataLoader.__init__ = self._make  # type: ignore[method-assign]
+            self._watch.close()
             for tap in reversed(self._taps.values()):
                 tap.close()
             self._pending = None
@@ -140,6 +161,11 @@ class AutoRecording:
         self._buffers = {}
 
     @property
+    def recording(self) -> Recording | None:
+        """The recording, once all that must be known was found."""
+        return self._recording
+
+    @property
     def run(self) -> Run:
         """The recorded run, after the block."""
         if self._recording is None:
@@ -148,21 +174,41 @@ class AutoRecording:
 
     # -- taps --------------------------------------------------------------------------------------------------------
 
+    def _tapped_make(self) -> Callable[..., None]:
+        original, session = self._make, self
+
+        @functools.wraps(original)
+        def make(loader: Any, *args: Any, **kwargs: Any) -> None:
+            original(loader, *args, **kwargs)
+            # A script imports what it trains with before it makes a loader.
+            session._watch.open()
+            if session._look is not None:
+                session._look()
+
+        return make
+
+    def _tap_of(self, loader: Any) -> LoaderTap | None:
+        """The tap on a loader that is made by others than torch."""
+        if self.stood_down:
+            return None
+        if id(loader) not in self._taps:
+            try:
+                self._taps[id(loader)] = LoaderTap(loader, functools.partial(self._delivered, loader), None)
+            except RecordingError as error:
+                self._refused = self._refused or error
+        return self._taps.get(id(loader))
+
     def _tapped_iterate(self) -> Callable[[Any], Any]:
         original, session = self._iterate, self
 
         @functools.wraps(original)
         def iterate(loader: Any) -> Any:
             # A loader that a recording listens to is left to it.
-            if session.stood_down or hasattr(type(loader), "_tapped"):
+            within_another = any(within(tap.loader) is loader is not tap.loader for tap in session._taps.values())
+            if within_another or hasattr(type(loader), "_tapped"):
                 return original(loader)
-            if id(loader) not in session._taps:
-                try:
-                    session._taps[id(loader)] = LoaderTap(loader, functools.partial(session._delivered, loader), None)
-                except RecordingError as error:
-                    session._refused = session._refused or error
-                    return original(loader)
-            return accompanied(session._taps[id(loader)], type(loader), original)(loader)
+            tap = session._tap_of(loader)
+            return original(loader) if tap is None else accompanied(tap, type(loader), original)(loader)
 
         return iterate
 
@@ -206,7 +252,7 @@ class AutoRecording:
         # Within a compiled module torch reads these lines instead of running them; its wrapper has been heard.
         if torch.compiler.is_compiling():
             return
-        if not self._stack and torch.is_grad_enabled():
+        if self._is_heard(module) and torch.is_grad_enabled():
             first = next((p for p in module.parameters() if p.requires_grad), None)
             if first is not None and not nn.parameter.is_lazy(first):
                 self._random = get_random_state(first.device)
@@ -215,12 +261,16 @@ class AutoRecording:
                     self._buffers[id(module)] = {name: b.detach().clone() for name, b in buffers}
         self._stack.append(module)
 
+    def _is_heard(self, module: nn.Module) -> bool:
+        """Whether a module may be the network: the one that was named, or any that is called from outside."""
+        return not self._stack if self._network is None else module is self._network
+
     def _after_pass(self, module: nn.Module, args: Any, *rest: Any) -> None:
         if torch.compiler.is_compiling():
             return
         while self._stack and self._stack.pop() is not module:
             pass
-        if self._stack or len(rest) != 2 or not torch.is_grad_enabled():
+        if not self._is_heard(module) or len(rest) != 2 or not torch.is_grad_enabled():
             return
         kwargs, outputs = rest
         tensors = [t for t in leaves(outputs) if t.requires_grad]
@@ -240,10 +290,13 @@ class AutoRecording:
         for t in tensors:
             t.register_hook(glimpse.use)
 
-    def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
         model = self.model
         if model is None:
-            return
+            # A step with a closure makes its gradient within, and the recording may begin there.
+            if (args[1] if len(args) > 1 else kwargs.get("closure")) is not None and self._listening:
+                return watched(args, kwargs, lambda: self._recording, optimizer)
+            return None
         if self._other is not None:
             raise RecordingError(
                 f"The optimizer makes a step after a batch of another data set (a {type(self._other).__name__} of "
@@ -259,6 +312,7 @@ class AutoRecording:
                 "the script trains several modules together, and one network is recorded. Put them into one module "
                 "whose forward calls them."
             )
+        return None
 
     # -- the first gradient ------------------------------------------------------------------------------------------
 
@@ -268,14 +322,7 @@ class AutoRecording:
             raise self._without_samples(first)
         loader, batch, _ = first.delivered
         self._refuse_another_order(loader)
-        call = self._loss_of(first)
-        split = target_of(call, batch, first.outputs)
-        if split is None:
-            raise self._missing(f"the target that {call.name} was given is not in the batch that the loader delivered; "
-                                "it was computed from it")
-        loss = call.as_loss()
-        if loss is None:
-            raise self._missing(f"{call.name} was given a weight for each entry, which no later call can know")
+        loss, split = (self._loss, self._batch) if self._loss is not None else self._found_loss(first, batch)
         self.model, self._dataset = first.module, loader.dataset
         recording = Recording(first.module, loader, loss, split=split, earlier=self._buffers[id(first.module)],
                               **self._options)
@@ -290,6 +337,18 @@ class AutoRecording:
                 glimpse.taken = recording.take(glimpse.args, glimpse.kwargs, glimpse.outputs, glimpse.random,
                                                glimpse.autocast)
         self._stop_listening()
+
+    def _found_loss(self, first: _Glimpse, batch: Any) -> tuple[Loss, Callable[[Any], tuple[Any, Any]]]:
+        """The loss that was called on the outputs, and which part of a batch was its target."""
+        call = self._loss_of(first)
+        split = target_of(call, batch, first.outputs)
+        if split is None:
+            raise self._missing(f"the target that {call.name} was given is not in the batch that the loader delivered; "
+                                "it was computed from it")
+        loss = call.as_loss()
+        if loss is None:
+            raise self._missing(f"{call.name} was given a weight for each entry, which no later call can know")
+        return loss, split
 
     def _loss_of(self, glimpse: _Glimpse) -> LossCall:
         if not isinstance(glimpse.outputs, Tensor):
@@ -323,7 +382,7 @@ class AutoRecording:
         return self._missing(f"{what}. Training in another process cannot be seen from here")
 
     def _missing(self, what: str) -> RecordingError:
-        return RecordingError(f"The script cannot be recorded by itself: {what}.{TWO_LINES}")
+        return RecordingError(f"The script cannot be recorded by itself: {what}.{self._advice}")
 
 
 class _Glimpse:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from ..arguments import what_came
 from ..errors import RecordingError
 from .order import Order
+from .prepared import Watch, is_prepared, refuse_spread, within
 
 Deliver = Callable[[Any, list[int]], None]
 
@@ -34,6 +35,8 @@ class LoaderTap:
         self.ids = ids
         self.order = Order()
         self._kind: type | None = None
+        self._watch: Watch | None = None
+        refuse_spread(loader)
         if ids is None:
             _refuse_unnamed(loader)
 
@@ -45,6 +48,15 @@ class LoaderTap:
                 "Another recording listens to this loader already. Leave its `with` block first, or give each "
                 "recording a loader of its own."
             )
+        if is_prepared(self.loader):
+            if Watch.is_taken(self.loader):
+                raise RecordingError(
+                    "Another recording listens to the loaders of this data set already. Leave its `with` block first."
+                )
+            # A loop that is taken up skips batches by another loader of the same data set.
+            self._watch = Watch(lambda loader: self if loader.dataset is self.loader.dataset else None)
+            self._watch.open()
+            return
         self._kind = kind
         # len, attributes and isinstance stay the loader's; only its iterator is accompanied.
         self.loader.__class__ = type(kind.__name__, (kind,), {
@@ -52,15 +64,18 @@ class LoaderTap:
 
     def close(self) -> None:
         """Leaves the loader as it was."""
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
         if self._kind is not None:
             # A class is freed late, by the garbage collector; what it refers to (workers!) must not wait for that.
             del type(self.loader).__iter__
             self.loader.__class__ = self._kind
             self._kind = None
         # Workers that persist go on with the same iterator.
-        kept = getattr(self.loader, "_iterator", None)
+        kept = getattr(within(self.loader), "_iterator", None)
         sampler = getattr(kept, "_index_sampler", None)
-        if isinstance(sampler, _TappedSampler):
+        if isinstance(sampler, TappedSampler):
             kept._index_sampler = sampler.inner  # type: ignore[union-attr]
 
 
@@ -87,7 +102,7 @@ def accompanied(tap: LoaderTap, kind: type[Any],
         if tap.ids is not None:
             return _TappedIterator(make(loader), tap, None)
         own = loader.batch_sampler
-        tapped = _TappedSampler(own)
+        tapped = TappedSampler(own)
         kept = getattr(loader, "_iterator", None)
         if kept is not None:
             kept._index_sampler = tapped
@@ -108,7 +123,7 @@ def accompanied(tap: LoaderTap, kind: type[Any],
     return iterate
 
 
-class _TappedSampler:
+class TappedSampler:
     """The loader's batch sampler, remembering the index lists that are under way."""
 
     def __init__(self, inner: Any):

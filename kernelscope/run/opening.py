@@ -20,6 +20,7 @@ from ..storage import Store
 from ..storage.manifest import NAME
 from ..storage.store import Verify
 from ..text import shown
+from .calling import ByName, Calling, is_known, made_again
 from .comparing import compare_samples
 from .index import RunIndex
 from .run import Run
@@ -60,12 +61,17 @@ def load(path: str | Path, model: nn.Module | None = None, data: Any = None,
         Validator(meta, path)
         expected = {entry["name"]: tuple(entry["shape"]) for entry in meta["parameters"] + meta["frozen"]}
         if model is None:
+            model = made_again(meta)
+        if model is None:
             if meta.get("architecture") is None:
                 raise ModelError(
                     f"{path} was recorded from a model with code of its own, which a run does not keep. "
                     "Pass model=YourModel(...) of the same architecture; its values do not matter."
                 )
             model = rebuild(meta["architecture"], parameters=expected)
+        calling = Calling.of(meta.get("calling"))
+        if calling is not None and not isinstance(model, ByName):
+            model = ByName(model, calling)
         network = Network(model)
         _compare_parameters(network, expected, path)
         network.trainable = [entry["name"] for entry in meta["parameters"]]
@@ -84,7 +90,7 @@ def contents(path: Path) -> dict[str, Any]:
     """
     store = run_store(path)
     index = RunIndex(store)
-    code = [name for name, known in (("model", store.meta.get("architecture")),
+    code = [name for name, known in (("model", store.meta.get("architecture") or is_known(store.meta)),
                                      ("loss", named_loss(store.meta.get("loss"), store.meta.get("loss_options") or {})))
             if known is None]
     return index.info(0, index.length) | {"files": len(store.segments), "needs": code}

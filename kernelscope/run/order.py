@@ -13,7 +13,7 @@ import functools
 import inspect
 import random
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import MethodType
 from typing import Any
@@ -94,6 +94,15 @@ class _Watched:
             if moved is not None:
                 self._found.copy_(torch.tensor([moved[0], moved[1] + 1]))
         return self._collate(samples)
+
+
+def collated(loader: DataLoader[Any], places: Sequence[int]) -> Any:
+    """Some samples put together as the loader would; neither the samples nor random states are changed."""
+    collate: Any = loader.collate_fn
+    with random_numbers_kept(), _own_generators_kept(collate), _own_generators_kept(loader.dataset):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _apart(collate)([_copied(loader.dataset[i]) for i in places])
 
 
 def moved_row(collate: Callable[[Any], Any], samples: Any) -> tuple[int, int] | None:

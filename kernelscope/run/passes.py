@@ -27,13 +27,15 @@ class Pass:
         training: The names of the submodules in train mode.
         random: The random state before the pass, if the pass used it.
         autocast: The reduced precision in which it ran, or ``None``.
+        form: Inputs and targets as the table of samples holds them, where that is another form of them.
     """
 
     def __init__(self, passes: Passes, inputs: tuple[Tensor, ...], known: tuple[Sequence[int], Tensor] | None, at: int,
-                 training: tuple[str, ...], random: Tensor | None, autocast: str | None):
+                 training: tuple[str, ...], random: Tensor | None, autocast: str | None,
+                 form: tuple[tuple[Tensor, ...], Tensor] | None = None):
         self._passes: Passes | None = passes
         self.inputs, self.known, self.at = inputs, known, at
-        self.training, self.random, self.autocast = training, random, autocast
+        self.training, self.random, self.autocast, self.form = training, random, autocast, form
         self.backward = -1
 
     def use(self, _: Tensor) -> None:
@@ -96,7 +98,7 @@ class Passes:
             self.unknown += 1
             return
         self.batches.append(self._micro_batch(this, *this.known))
-        this.inputs, this.known = (), None
+        this.inputs, this.known, this.form = (), None, None
 
     def _micro_batch(self, this: Pass, ids: Sequence[int], targets: Tensor) -> MicroBatch:
         if any(x.shape[:1] != (len(ids),) for x in this.inputs):
@@ -107,10 +109,13 @@ class Passes:
         columns = self._samples.columns(ids)
         inputs = tuple(x.detach().cpu() for x in this.inputs)
         targets = targets.detach().cpu()
-        new, agrees = self._samples.keep(columns, inputs, targets)
-        self.forms.look(columns, inputs, targets, new, agrees)
+        table, labels = (inputs, targets) if this.form is None else (
+            tuple(x.detach().cpu() for x in this.form[0]), this.form[1].detach().cpu())
+        new, agrees = self._samples.keep(columns, table, labels)
+        self.forms.look(columns, table, labels, new, agrees)
         if bool(new.any()):
-            self.fresh.append((columns[new], *(x[new] for x in inputs), targets[new]))
+            self.fresh.append((columns[new], *(x[new] for x in table), labels[new]))
+        agrees = agrees and this.form is None
         return MicroBatch(
             columns=columns, at=this.at, training=this.training, random=this.random, autocast=this.autocast,
             drawn=None if agrees else (*(x.clone() for x in inputs), targets.clone()),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 #: The types that torch.autocast may be told to use.
 REDUCED = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -16,6 +18,15 @@ def current(device: torch.device) -> str | None:
     if not torch.is_autocast_enabled(device.type):
         return None
     return str(torch.get_autocast_dtype(device.type)).removeprefix("torch.")
+
+
+def of(model: nn.Module) -> str | None:
+    """The reduced precision that is built into a network's forward, as by ``accelerate``; ``None`` if there is none."""
+    if "_original_forward" not in model.__dict__ or "forward" not in model.__dict__:
+        return None
+    state = getattr(sys.modules.get("accelerate.state"), "AcceleratorState", None)
+    word = getattr(state() if state is not None and state._shared_state else None, "mixed_precision", "no")
+    return {"bf16": "bfloat16", "fp16": "float16"}.get(word)
 
 
 @contextmanager

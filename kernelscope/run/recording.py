@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from operator import is_not
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,6 +25,7 @@ from ..network import Parameters, get_random_state, random_state
 from ..storage import MemoryStore, Store
 from . import faults, precision
 from .averages import Average, averaged
+from .calling import Calling
 from .classes import compare_names
 from .copy_check import warn_of_other_outputs
 from .gradient_check import warn_of_another_loss
@@ -61,6 +63,7 @@ class Recording:
         told: Where no pass is listened to and :meth:`book` tells of all of them, what to do if the first gradient is
             another one.
         earlier: The buffers before the first pass, where passes were seen before the recording began.
+        calling: How the network is called, where that is not with tensors in order.
 
     Attributes:
         acknowledged: The number of steps that are safely stored.
@@ -78,13 +81,13 @@ class Recording:
                  average: nn.Module | None, split: Callable[[Any], tuple[Any, Any]], ids: Callable[[Any], Any] | None,
                  class_names: list[str] | None, notes: dict[str, Any],
                  targets: Callable[[tuple[Tensor, ...], Tensor], Tensor] | None = None, told: str | None = None,
-                 earlier: Parameters | None = None):
+                 earlier: Parameters | None = None, calling: Calling | None = None):
         self._source = Source(loader, split, ids)
         refuse_parts(model)
         self._model, self._loss, self._place, self._keep = model, loss, place, keep
         self._averaged = None if average is None else averaged(network_behind(model), average)
         self._class_names, self._notes, self._earlier = class_names, notes, earlier
-        self._targets, self._told = targets, told
+        self._targets, self._told, self._calling = targets, told, calling
         self._run: Run | None = None
         self._used = False
 
@@ -93,7 +96,7 @@ class Recording:
     def __enter__(self) -> Self:
         if self._used:
             raise RecordingError("A recording is used once. Call record(...) again for another one.")
-        subject = self._subject = Subject(self._model, self._earlier)
+        subject = self._subject = Subject(self._model, self._earlier, self._calling)
         samples = self._source.samples
         self._passes = Passes(samples, subject.norms, drawn=not (self._told is None and self._targets is None))
         self._optimizers = Optimizers(subject)
@@ -107,6 +110,8 @@ class Recording:
             "loss_options": self._loss.options, "class_names": self._class_names, "keep": self._keep.word,
             "notes": self._notes, "complete": False,
         }
+        if self._calling is not None:
+            meta["calling"] = self._calling.about()
         average = None if self._averaged is None else Average(self._averaged, subject.dtype)
         self._tape = Tape(subject, samples, self._place, self._keep, average, meta, self._loss)
         self._run = self._tape.earlier
@@ -218,6 +223,10 @@ class Recording:
         """Has the loader's batches told to ``deliver`` first, which hands on those that count."""
         self._source.relay(deliver)
 
+    def commit(self) -> None:
+        """Brings all steps that were made to the store at once, as before a checkpoint that may be gone on from."""
+        self._tape.commit()
+
     def deliver(self, batch: Any, ids: list[int]) -> None:
         """Takes note that the loop received a batch of these samples."""
         self._source.deliver(batch, ids)
@@ -246,6 +255,8 @@ class Recording:
         tensors = [t for t in leaves(outputs) if t.requires_grad] if torch.is_grad_enabled() else []
         if not tensors:
             return None
+        if self._calling is not None:
+            args, kwargs, outputs = self._calling.tensors(args, kwargs), {}, self._calling.picked(outputs)
         if kwargs or not args or not all(isinstance(a, Tensor) for a in args):
             raise RecordingError(
                 "The network is called with keyword arguments or with something that is no tensor, and the recorder "
@@ -254,8 +265,18 @@ class Recording:
         subject, random = self._subject, self._random
         if random is not None and torch.equal(random, get_random_state(subject.device)):
             random = None
-        this = Pass(self._passes, args, self._known(args), self._tape.step - self._tape.broken_off,
-                    subject.training, random, precision.current(subject.device))
+        known = self._known(args)
+        form = None
+        if self._calling is not None and known is not None:
+            long, labels = self._calling.widened(args, known[1])
+            if random is None:
+                args, known = long, (known[0], labels)
+            elif labels is not known[1] or any(map(is_not, long, args)):
+                # Random numbers drawn for longer rows would be others.
+                form = long, labels
+        this = Pass(self._passes, args, known, self._tape.step - self._tape.broken_off,
+                    subject.training, random, precision.current(subject.device) or precision.of(subject.called),
+                    form)
         for t in tensors:
             t.register_hook(this.use)
         if self._other is None:
@@ -302,19 +323,13 @@ class Recording:
         if closure is None:
             self._note_step(optimizer)
             return None
-        noted = False
+        return watched(args, kwargs, lambda: self, optimizer)
 
-        def watched() -> Any:
-            nonlocal noted
-            value = closure()
-            # The first call gives the gradient at the step's start; what later ones see belongs to no step.
-            if not noted:
-                self._note_step(optimizer)
-            noted = True
-            self._passes.clear()
-            return value
-
-        return (args[0], watched, *args[2:]), {key: item for key, item in kwargs.items() if key != "closure"}
+    def note_evaluation(self, optimizer: torch.optim.Optimizer, first: bool) -> None:
+        """Takes note that a step called its closure, which made a gradient; what later calls see is of no step."""
+        if first:
+            self._note_step(optimizer)
+        self._passes.clear()
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         self._optimizers.end(optimizer)
@@ -381,3 +396,22 @@ class Recording:
             refuse_other_losses(subject, self._loss, samples, step.batches[0])
             if name in RULES and not self._other:
                 warn_of_another_loss(subject, self._loss, samples, step, self._told)
+
+
+def watched(args: Any, kwargs: Any, find: Callable[[], Recording | None],
+            optimizer: torch.optim.Optimizer) -> tuple[Any, dict[str, Any]]:
+    """The arguments of a step with a closure that tells a recording of its calls; it may begin during the first."""
+    closure = args[1] if len(args) > 1 else kwargs["closure"]
+    noted = False
+
+    def told() -> Any:
+        nonlocal noted
+        value = closure()
+        recording = find()
+        if recording is not None:
+            # The first call gives the gradient at the step's start.
+            recording.note_evaluation(optimizer, first=not noted)
+        noted = True
+        return value
+
+    return (args[0], told, *args[2:]), {key: item for key, item in kwargs.items() if key != "closure"}

@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from ..architecture import describe
 from ..errors import RecordingError
 from ..network import Network, Parameters, flatten
+from .calling import ByName, Calling
 from .provenance import provenance
 from .surroundings import Surroundings
 from .wrappers import network_behind
@@ -25,6 +26,7 @@ class Subject:
     Args:
         called: The module that the loop calls: the network, or a wrapper of it.
         earlier: Its buffers before the first pass, where passes were seen before the recording began.
+        calling: How it is called, where that is not with tensors in order.
 
     Attributes:
         called: That module.
@@ -41,9 +43,12 @@ class Subject:
         RecordingError: If there is nothing to record, or nothing that a ledger could be made of.
     """
 
-    def __init__(self, called: nn.Module, earlier: Parameters | None = None):
+    def __init__(self, called: nn.Module, earlier: Parameters | None = None, calling: Calling | None = None):
         self.called = called
         self.model = network_behind(called)
+        self._within = self.model
+        if calling is not None:
+            self.model = ByName(self.model, calling)
         _refuse_lazy(self.model)
         self.network = Network(self.model)
         self.network.buffers |= earlier or {}
@@ -81,6 +86,8 @@ class Subject:
     @property
     def training(self) -> tuple[str, ...]:
         """The names of the submodules in train mode."""
+        # A wrapper that is called by nobody in the loop is in the mode of what it wraps.
+        self.model.training = self._within.training
         return tuple(name for name, module in self._modules if module.training)
 
     @property
@@ -115,7 +122,7 @@ class Subject:
             "parameters": [_entry(name, p) for name, p in self.parameters.items()],
             "frozen": [_entry(name, p) for name, p in self.frozen.items()],
             "dtype": str(self.dtype).removeprefix("torch."), "architecture": describe(self.model),
-            **provenance(self.model),
+            **provenance(self._within),
         }
 
 

@@ -113,6 +113,8 @@ class Tape:
         # About how many bytes wait in the chunk, and how many ids have been written.
         self._filled = self._named = 0
         self._written = time.monotonic()
+        # The step at whose start everything was brought to the store last.
+        self._kept = -1
         self.writer: Writer | None = None
         self.earlier: Run | None = None
         self._chunk = self._begin(loss)
@@ -288,6 +290,17 @@ class Tape:
                 "each recording a folder of its own with out=...; what is there is intact."
             ) from None
 
+    def commit(self) -> None:
+        """Brings all steps that have ended to the store, with the parameters that the last one left."""
+        if self.broken_off or not self._subject.finite:
+            return
+        self._keep_row(self.step)
+        self._kept = self.step
+        self._flush()
+        if self.writer is not None:
+            self.writer.drain()
+            self.writer.raise_failure()
+
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def settle(self) -> bool:
@@ -308,7 +321,8 @@ class Tape:
             complete: Whether the loop came to its own end.
         """
         if self.recorded:
-            if ended:
+            # What was brought to the store after this step stays; since then others may have written to the parameters.
+            if ended and self._kept != self.step:
                 self._keep_row(self.step, last=True)
             self._flush()
         if self.writer is None:

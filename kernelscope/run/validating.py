@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import StoreCorrupt
+from .calling import Calling
 from .numbers import BESIDE, are_types
 from .rules import RULES
 from .samples import MOST
@@ -58,6 +59,8 @@ class Validator:
                           ("keep", str | int), ("notes", dict | None), ("complete", bool)):
             if not isinstance(meta.get(key, False if key == "complete" else None if key != "keep" else "all"), kind):
                 self._refuse(f"{key} is of the wrong kind")
+        if meta.get("calling") is not None and Calling.of(meta["calling"]) is None:
+            self._refuse("it does not say how its network is called")
         cost = meta.get("cost")
         if cost is not None and not (isinstance(cost, dict) and set(cost) == {"seconds", "cpu_seconds"}
                                      and all(_is_number(value) and value >= 0 for value in cost.values())):

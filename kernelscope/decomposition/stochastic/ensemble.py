@@ -25,7 +25,7 @@ from ...result import Check, CheckRow, Result, as_float64
 from ...run.run import Run
 from ..output import output_functional
 from ..query_side import QuerySide
-from ..questions import as_queries, as_targets, checked_memory, checked_place, checked_run
+from ..questions import as_queries, as_targets, checked_memory, checked_place, checked_run, in_order
 from ..trajectory import Trajectory
 from .derivatives import Tree
 from .gradients import MISFITS
@@ -256,7 +256,7 @@ def ensemble(
     place = checked_place(device, next(iter(run.network.parameters.values())).device)
     dtype = _precision(run, dtype)
     with undisturbed(place), telling(shown):
-        queries = cast(as_queries(x, tuple(run.samples.inputs)), dtype, place)
+        queries = cast(as_queries(in_order(run, x), tuple(run.samples.inputs)), dtype, place)
         if not len(queries[0]):
             raise DataError("An ensemble is asked for the outputs of queries, and none came. Pass at least one.")
         population = population_of(run, data, dtype, place)
@@ -327,7 +327,7 @@ def _side(run: Run, queries: tuple[Tensor, ...], output: Any, targets: Any, dtyp
             f"training had the shapes {[tuple(t.shape[1:]) for t in run.samples.inputs]} without the leading axis; the "
             f"queries have {[tuple(q.shape) for q in queries]} with it."
         ) from error
-    given = cast(as_targets(targets, len(queries[0])), dtype, place)
+    given = cast(as_targets(targets, len(queries[0]), run), dtype, place)
     functional = output_functional(output, final, given, run, len(queries[0])).to(dtype)
     side = QuerySide(run.network, queries, functional, run.names)
     side.probe(trajectory.at(0), buffers)

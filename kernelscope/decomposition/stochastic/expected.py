@@ -40,7 +40,7 @@ from ..exact import final_outputs
 from ..output import output_functional
 from ..precision import checked_dtype, ledger_precision
 from ..query_side import QuerySide
-from ..questions import as_queries, as_targets, checked_memory, checked_place, checked_run
+from ..questions import as_queries, as_targets, checked_memory, checked_place, checked_run, in_order
 from ..training_side import TrainingSide
 from ..trajectory import Trajectory
 from ..unrolling import Unroller
@@ -195,7 +195,7 @@ def expected(
     if samples is not None:
         as_count(samples, "samples", least=2)
     with undisturbed(place):
-        given_queries = as_queries(x, tuple(run.samples.inputs))
+        given_queries = as_queries(in_order(run, x), tuple(run.samples.inputs))
         dtype, own_precision = ledger_precision(run, dtype, given_queries, place)
         queries = cast(given_queries, dtype, place)
         trajectory = Trajectory(run, dtype, place)
@@ -212,7 +212,7 @@ def expected(
         if method.noise is None:
             method = replace(method, noise="exact" if passes.looked_at <= EXACT else "two-batch")
         end = trajectory.at(run.stop), trajectory.buffers(run.stop)
-        given = cast(as_targets(targets, len(queries[0])), dtype, place)
+        given = cast(as_targets(targets, len(queries[0]), run), dtype, place)
         final = final_outputs(trajectory, None, queries)
         functional = output_functional(output, final, given, run, len(queries[0])).to(dtype)
         side = QuerySide(run.network, queries, functional, run.names)

@@ -12,7 +12,7 @@ from ...arguments import as_count, as_place, as_whole
 from ...decomposition.exact import final_outputs
 from ...decomposition.output import output_functional
 from ...decomposition.query_side import QuerySide
-from ...decomposition.questions import as_queries, as_targets
+from ...decomposition.questions import as_queries, as_targets, in_order
 from ...decomposition.stochastic.points import Points, samples_of, words_of
 from ...decomposition.trajectory import Trajectory
 from ...errors import DataError
@@ -120,8 +120,8 @@ def as_asked(run: Run, x: Any, y: Any) -> Queries | None:
     if x is None:
         raise DataError("Targets came without queries. Pass both, ks.null_space(run, x, y), or neither of them for the "
                         "training samples.")
-    queries = as_queries(x, tuple(run.samples.inputs))
-    given = as_targets(y, len(queries[0]))
+    queries = as_queries(in_order(run, x), tuple(run.samples.inputs))
+    given = as_targets(y, len(queries[0]), run)
     if given is None or not len(given):
         raise DataError("null_space needs queries and their targets, and no target came. Pass both: "
                         "ks.null_space(run, x, y).")

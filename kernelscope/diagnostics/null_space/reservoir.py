@@ -28,7 +28,7 @@ from ...decomposition.exact import final_outputs
 from ...decomposition.output import output_functional
 from ...decomposition.precision import checked_dtype, ledger_precision
 from ...decomposition.query_side import QuerySide
-from ...decomposition.questions import as_queries, checked_memory, checked_place, checked_run
+from ...decomposition.questions import as_queries, checked_memory, checked_place, checked_run, in_order
 from ...decomposition.stochastic.places import moves_plainly
 from ...decomposition.stochastic.points import samples_of
 from ...decomposition.training_side import TrainingSide
@@ -104,7 +104,7 @@ def reservoir(run: Run, x: Any = None, *, directions: Tensor | None = None, dtyp
     if not len(run):
         raise DataError("This run has no steps, so it carried no residual. Record training, or take a longer slice.")
     with undisturbed(place):
-        queries = None if x is None else as_queries(x, tuple(run.samples.inputs))
+        queries = None if x is None else as_queries(in_order(run, x), tuple(run.samples.inputs))
         dtype, _ = ledger_precision(run, dtype, samples_of(run).inputs if queries is None else queries, place)
         return reservoir_of(Trajectory(run, dtype, place), queries, directions, memory, quiet)
 
