@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .decomposition.stochastic.path_kernel import path_kernel
     from .decomposition.stochastic.result import Expected
     from .diagnostics.agreement import Agreement, agreement
+    from .diagnostics.comparing.comparing import compare
+    from .diagnostics.comparing.result import RunComparison
     from .diagnostics.coverage.coverage import coverage
     from .diagnostics.coverage.result import Coverage
     from .diagnostics.curves.result import LearningCurves
@@ -64,8 +66,8 @@ __version__ = "0.1.0"
 __all__ = ["Agreement", "Coverage", "Decomposition", "Eigenlearning", "Ensemble", "Expected", "Explanation",
            "FeatureMachine", "GradientScores", "KernelDistances", "KernelEvolution", "KernelMachine",
            "KernelOperator", "LearningCurves", "MemoryWeights", "NullSpace", "Orders", "PathKernel", "Posterior",
-           "Predictions", "Report", "Reservoir", "Run", "Scaling", "Separation", "Spectrum", "Tiles", "TradeOffs",
-           "agreement", "coverage", "data", "decompose", "eigenlearning", "ensemble", "errors", "evolution",
+           "Predictions", "Report", "Reservoir", "Run", "RunComparison", "Scaling", "Separation", "Spectrum", "Tiles", "TradeOffs",
+           "agreement", "compare", "coverage", "data", "decompose", "eigenlearning", "ensemble", "errors", "evolution",
            "expected", "explain", "features", "fit", "generative", "gradient_scores", "integrations",
            "kernel_distances", "kernel_of_run", "kernels", "learning_curves", "load", "memory_weights", "nn",
            "null_space", "orders", "path_kernel", "posterior", "predictions", "record", "reservoir", "scaling",
@@ -95,12 +97,14 @@ _HOMES = {
     "Report": "report",
     "Reservoir": "diagnostics.null_space.reservoir_result",
     "Run": "run.run",
+    "RunComparison": "diagnostics.comparing.result",
     "Scaling": "diagnostics.scaling",
     "Separation": "diagnostics.separation",
     "Spectrum": "diagnostics.spectra",
     "Tiles": "tiles.tiles",
     "TradeOffs": "diagnostics.trade_offs",
     "agreement": "diagnostics.agreement",
+    "compare": "diagnostics.comparing.comparing",
     "coverage": "diagnostics.coverage.coverage",
     "decompose": "decomposition.exact",
     "eigenlearning": "diagnostics.eigenlearning",

@@ -26,7 +26,7 @@ Drawing = Callable[..., None]
 _drawings: dict[type[Result], Drawing] = {}
 _ROOMS = ("agreement", "bridge", "bundles", "comparisons", "conversions", "coverage", "curves", "denoisers",
           "diffusion", "ensemble", "evolution", "expected", "games", "gans", "ledger", "machines", "memory",
-          "null_spaces", "orders", "path_kernels", "posteriors", "reasons", "ridges", "scaling", "scores", "spectra",
+          "null_spaces", "orders", "path_kernels", "posteriors", "reasons", "ridges", "run_comparisons", "scaling", "scores", "spectra",
           "trade_offs", "trials")
 
 

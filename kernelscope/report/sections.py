@@ -16,6 +16,7 @@ from ..decomposition.stochastic.memory import MemoryWeights
 from ..decomposition.stochastic.result import Expected
 from ..decomposition.wording import counted, shortened
 from ..diagnostics.agreement import Agreement
+from ..diagnostics.comparing.result import RunComparison
 from ..diagnostics.coverage.result import Coverage
 from ..diagnostics.curves.result import LearningCurves
 from ..diagnostics.eigenlearning import Eigenlearning
@@ -55,6 +56,7 @@ from ..result import Result
 from .album import Album
 from .balance import sheet
 from .cells import cells, checks
+from .compared import compared
 from .facts import facts
 from .games import game
 from .generative import comparison as generative_comparison
@@ -232,6 +234,7 @@ SECTIONS: dict[type, tuple[str, View]] = {
     NullSpace: ("drawings.html", null_space),
     Coverage: ("drawings.html", covered),
     Separation: ("drawings.html", separated),
+    RunComparison: ("compared.html", compared),
     **dict.fromkeys((DenoiserFit, JacobianGeometry), ("drawings.html", denoisers)),
     GenerativeComparison: ("generative.html", generative_comparison),
     **dict.fromkeys((Bridge, CriticGeometry, GameSpectrum), ("drawings.html", game)),
