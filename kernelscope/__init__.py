@@ -66,9 +66,9 @@ __version__ = "0.1.0"
 __all__ = ["Agreement", "Coverage", "Decomposition", "Eigenlearning", "Ensemble", "Expected", "Explanation",
            "FeatureMachine", "GradientScores", "KernelDistances", "KernelEvolution", "KernelMachine",
            "KernelOperator", "LearningCurves", "MemoryWeights", "NullSpace", "Orders", "PathKernel", "Posterior",
-           "Predictions", "Report", "Reservoir", "Run", "RunComparison", "Scaling", "Separation", "Spectrum", "Tiles", "TradeOffs",
-           "agreement", "compare", "coverage", "data", "decompose", "eigenlearning", "ensemble", "errors", "evolution",
-           "expected", "explain", "features", "fit", "generative", "gradient_scores", "integrations",
+           "Predictions", "Report", "Reservoir", "Run", "RunComparison", "Scaling", "Separation", "Spectrum", "Tiles",
+           "TradeOffs", "agreement", "compare", "coverage", "data", "decompose", "eigenlearning", "ensemble", "errors",
+           "evolution", "expected", "explain", "features", "fit", "generative", "gradient_scores", "integrations",
            "kernel_distances", "kernel_of_run", "kernels", "learning_curves", "load", "memory_weights", "nn",
            "null_space", "orders", "path_kernel", "posterior", "predictions", "record", "reservoir", "scaling",
            "separation", "sklearn", "solvers", "spectrum", "trade_offs"]

@@ -10,9 +10,9 @@ from . import Answer
 from .conditions import condition_arguments
 
 HELP = "write one page about two runs side by side, and fail if they differ by more than they may"
-DETAILS = ("Two ordinary runs are asked about the probes in --input. Runs of denoisers and of GANs make points instead: "
-           "of these a folder is that of one run, or holds several, one for each seed; from five on numbers have "
-           "intervals. Exit code 1 says that a check or a --fail-if condition failed.")
+DETAILS = ("Two ordinary runs are asked about the probes in --input. Runs of denoisers and of GANs make points "
+           "instead: of these a folder is that of one run, or holds several, one for each seed; from five on numbers "
+           "have intervals. Exit code 1 says that a check or a --fail-if condition failed.")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

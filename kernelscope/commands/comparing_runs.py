@@ -103,6 +103,8 @@ def probes(options: argparse.Namespace) -> tuple[Tensor, Tensor | None, str]:
         raise DataError("Two runs are compared by what they say of the same probes. Name points that neither was "
                         "trained on: --input probes.npy, with --targets y.npy if their targets are known.")
     if options.input == DIGITS:
+        if options.targets is not None:
+            raise DataError("The held-out digits bring their own targets. Leave --targets out.")
         held = digits("test")
         return held.x, held.y, counted(len(held.y), "held-out digit")
     x = read(options.input)

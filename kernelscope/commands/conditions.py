@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from typing import Any, Protocol
 
 from ..errors import DataError
+from ..text import with_minus
 
 #: How a condition is written.
 FORM = re.compile(r"\s*(?P<name>[A-Za-z_]\w*)(\.(?P<end>\w+))?\s*(?P<sign>[<>]=?)\s*(?P<limit>\S+)\s*")
@@ -76,7 +77,8 @@ class Condition:
             shown += f" ({found.low:.4g} to {found.high:.4g})"
         elif self.end:
             shown += f" ({self.name} is {found.value:.4g})"
-        return Verdict(str(self), value, holds, f"{'FAILED' if holds else 'passed'}  {self}: {shown}.".replace("-", "−"))
+        text = f"{'FAILED' if holds else 'passed'}  {self}: {shown}."
+        return Verdict(str(self), value, holds, with_minus(text))
 
 
 def condition_arguments(parser: argparse.ArgumentParser) -> None:
@@ -114,15 +116,15 @@ def _parsed(word: str, known: list[str]) -> Condition:
         meant = f" Did you mean {near[0]!r}?" if near else ""
         raise DataError(f"There is no measure {name!r}.{meant} The measures are {', '.join(known)}.")
     if end and end not in ENDS:
-        raise DataError(f"An interval has the ends {name}.low and {name}.high; {name}.{end} came in {word!r}. Write one "
-                        f"of them, or {name} alone.")
+        raise DataError(f"An interval has the ends {name}.low and {name}.high; {name}.{end} came in {word!r}. Write "
+                        f"one of them, or {name} alone.")
     try:
         limit = float(found["limit"])
     except ValueError:
         limit = math.nan
     if not math.isfinite(limit) or "_" in found["limit"]:
-        raise DataError(f"A condition ends with a finite number, written like 0.9; {found['limit']!r} came in {word!r}. "
-                        f'Write for example --fail-if "{name} < 0.9".')
+        raise DataError(f"A condition ends with a finite number, written like 0.9; {found['limit']!r} came in "
+                        f'{word!r}. Write for example --fail-if "{name} < 0.9".')
     return Condition(name, end, found["sign"], limit)
 
 

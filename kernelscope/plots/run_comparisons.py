@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..arguments import as_choice
-from ..diagnostics.comparing.metrics import METRICS
 from ..diagnostics.comparing.reading import AGAIN, CHANCE, COMMONEST, OTHERS, SHUFFLED, UNTRAINED, USUAL
 from ..diagnostics.comparing.result import RunComparison
 from ..diagnostics.comparing.wording import LIMIT
@@ -73,24 +72,19 @@ def _measures(result: RunComparison, ax: Axes, theme: Theme) -> None:
         ax.plot([row.value], [place], mark, color=colour, markersize=6, zorder=4)
     for name in told:
         ax.plot([], [], MARKS[name], markerfacecolor="none", markeredgecolor=theme.muted, markersize=5, label=name)
-    ax.set_yticks(range(len(rows)), [_label(result, row.name) for row in rows], color=theme.ink)
+    ax.set_yticks(range(len(rows)), [plain(result.label(row.name), 32) for row in rows], color=theme.ink)
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_xlim(min(-0.03, ax.get_xlim()[0]), 1.03)
-    ax.set_xlabel("from nought to the same, or to all; bars hold 95 % of other probes, hollow marks are nulls")
+    ax.set_xlabel("bars hold 95 % of other probes; hollow marks are nulls")
     if told:
-        ax.legend(frameon=False, fontsize="small", labelcolor=theme.ink, ncols=4, loc="upper left",
-                  bbox_to_anchor=(-0.3, -0.1 - 0.6 / max(len(rows), 1)))
-    ax.set_title(in_lines(conclusion(result, "measures"), ": ", 74), parse_math=False)
+        ax.legend(frameon=False, fontsize="small", labelcolor=theme.ink, ncols=3, loc="upper left",
+                  bbox_to_anchor=(-0.35, -0.1 - 0.6 / max(len(rows), 1)))
+    ax.set_title(in_lines(conclusion(result, "measures"), ", ", 62), parse_math=False)
 
 
 def _look(name: str, theme: Theme) -> tuple[str, str]:
     """The colour and mark of a measure: of the first run, of the second, or of both."""
     return {"_a": (theme.up, "o"), "_b": (theme.down, "s")}.get(name[-2:], (theme.data, "D"))
-
-
-def _label(result: RunComparison, name: str) -> str:
-    label, _, side = METRICS[name].label.partition(", ")
-    return f"{label}, {plain(result.columns['ab'.index(side)], 18)}" if side in ("a", "b") else METRICS[name].label
 
 
 def _spectra(result: RunComparison, ax: Axes, theme: Theme) -> None:
@@ -122,6 +116,8 @@ def _samples(result: RunComparison, ax: Axes, theme: Theme) -> None:
     if "samples" not in shows(result):
         raise DataError("Contributions were left out, or no sample is in both runs, so there are none to be drawn. Use "
                         'show="measures", or compare with contributions=True.')
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
     table = result.leaning()
     shared = table[table["rank in a"].notna() & table["rank in b"].notna()]
     best = shared[["rank in a", "rank in b"]].min(axis=1).rank(method="first")
@@ -138,6 +134,9 @@ def _samples(result: RunComparison, ax: Axes, theme: Theme) -> None:
                     linewidth=0, label=f"{word} ({len(rows)})")
     ax.set_xscale("log")
     ax.set_yscale("log")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axis.set_minor_locator(NullLocator())
     ax.invert_xaxis()
     ax.invert_yaxis()
     ax.set_xlabel(f"rank in {plain(result.columns[0], 24)}, the first at the right")
@@ -157,14 +156,13 @@ def conclusion(result: RunComparison, show: str) -> str:
         kappas = [result.measure(f"kappa_{side}").value for side in "ab"]
         beyond = any(kappa > LIMIT for kappa in kappas)
         both = len(result.shared())
-        return (f"Of the {result.k} samples each run leans on most over all probes, {both} are the same"
-                + ("; contributions cancel, so ranks stand for sizes" if beyond else ""))
+        return (f"{both} of the {result.k} samples leaned on most are the same in both"
+                + ("; contributions cancel, so ranks are read" if beyond else ""))
     told = result.claims()
     topics = [_TOPICS[claim.topic] for claim in told if claim.differs and claim.topic in _TOPICS]
-    alike = [_TOPICS[claim.topic] for claim in told if not claim.differs and claim.topic in _TOPICS]
     if not topics:
         return "Nothing is shown to differ"
-    return f"They differ in {_listed(topics)}" + (f": not shown to in {_listed(alike)}" if alike else "")
+    return f"They differ in {_listed(topics)}"
 
 
 _TOPICS = {"data": "data", "answers": "answers", "right": "how often they are right", "loss": "loss",

@@ -98,7 +98,7 @@ def _groups(result: RunComparison) -> list[dict[str, Any]]:
     groups: dict[str, list[Measure]] = {}
     for measure in result.measures.values():
         groups.setdefault(METRICS[measure.name].group, []).append(measure)
-    return [{"name": group, "rows": [{"label": METRICS[one.name].label, "said": METRICS[one.name].said,
+    return [{"name": group, "rows": [{"label": result.label(one.name), "said": METRICS[one.name].said,
                                       "key": one.name, "value": str(one) if not one.why else "–",
                                       "nulls": "; ".join(f"{name} {printed(value)}" for name, value in
                                                          one.nulls.items()) or one.why or "–"} for one in rows]}

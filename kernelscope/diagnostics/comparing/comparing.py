@@ -37,8 +37,9 @@ DRAWN = 24
 MATRICES = 8
 
 
-def compare(a: Run, b: Run, probes: Any, *, targets: Any = None, output: int | str | Callable[..., Tensor] | None = None,
-            ids: Sequence[Any] | None = None, again: Run | None = None, match: str = "content", k: int = 10,
+def compare(a: Run, b: Run, probes: Any, *, targets: Any = None,
+            output: int | str | Callable[..., Tensor] | None = None, ids: Sequence[Any] | None = None,
+            again: Run | None = None, match: str = "content", k: int = 10,
             contributions: bool = True, coverage: bool = True, names: Sequence[str] = ("a", "b"), draws: int = 1000,
             seed: int = 0, dtype: torch.dtype | None = None, device: torch.device | str | None = None,
             memory: int | str = "1GB", progress: bool | None = None) -> RunComparison:
@@ -122,8 +123,8 @@ def compare(a: Run, b: Run, probes: Any, *, targets: Any = None, output: int | s
         sides = [Side.of(run, probes, targets, place, dtype) for run in runs]
         count = len(sides[0].points)
         if count < 2:
-            raise DataError("Runs are compared on two probes at least; one came. Pass more; thirty or so make intervals "
-                            "that mean something.")
+            raise DataError("Runs are compared on two probes at least; one came. Pass more; thirty or so make "
+                            "intervals that mean something.")
         check_room(MATRICES * count // 8, 0, torch.float64, room)
         words = [str(i) for i in range(count)] if ids is None else _words(ids, "ids", count)
         kernels = [side.kernels(room) for side in sides]

@@ -46,7 +46,7 @@ METRICS: dict[str, Metric] = {
                                   "points like them"),
     "cka_plain": Metric(KERNELS, "CKA, plain", "the usual CKA of these probes, too large as an estimate for others"),
     "feature_cka": Metric(KERNELS, "CKA of features", "the debiased CKA of what goes into the last layers"),
-    **_each("drift", KERNELS, "drift of the kernel", "1 minus the debiased CKA of the kernels at the start and the end"),
+    **_each("drift", KERNELS, "drift of the kernel", "1 minus the debiased CKA of the kernels at start and end"),
     **_each("rank", KERNELS, "effective rank", "directions that the kernel spreads probes over, by entropy"),
     "rank_ratio": Metric(KERNELS, "effective rank, ratio", "that of b over that of a"),
     **_each("coverage", COVERED, "coverage", "share of a probe's tangent feature inside the span of training, mean"),

@@ -22,8 +22,12 @@ from .similarity import FEWEST, cka, debiased_cka, plain_cka, shuffled
 
 #: What a number is held against.
 CHANCE, OTHERS, UNTRAINED = "by chance", "other probes", "untrained"
-AGAIN, COMMONEST, USUAL, COIN = "another run of a", "the commonest class", "training samples by the others", "coin signs"
-SHUFFLED = "shuffled, 95 %"
+AGAIN, COMMONEST, USUAL = "another run of a", "the commonest class", "training samples by the others"
+SHUFFLED, COIN = "shuffled, 95 %", "coin signs"
+SAME, NO_CHANGE, ONE_WAY, EVEN = "the same kernel", "no change", "all one way", "all alike"
+
+#: All of them in their order: a folder does not keep that of a row.
+NULLS = (NO_CHANGE, SAME, ONE_WAY, CHANCE, COMMONEST, OTHERS, UNTRAINED, SHUFFLED, COIN, USUAL, EVEN, AGAIN)
 
 #: How often probes lose their places.
 SHUFFLES = 100
@@ -154,13 +158,14 @@ def _rights(a: Side, b: Side) -> dict[str, Reading]:
         return dict.fromkeys(names, unknown(NO_TARGETS))
     found, rows = {}, []
     for name, side in zip(names, (a, b), strict=False):
-        assert side.answers is not None and side.truth is not None
+        assert side.answers is not None
+        assert side.truth is not None
         start, end = (side.answers == side.truth).double()
         commonest = float(side.truth.bincount().max()) / len(side.truth)
         found[name] = Reading.of(binomial(float(end.mean()), len(end)),
                                  {COMMONEST: commonest, UNTRAINED: float(start.mean())})
         rows.append(end)
-    return found | {"right_change": Reading.of(paired_shares(rows[1] - rows[0]), {"no change": 0.0})}
+    return found | {"right_change": Reading.of(paired_shares(rows[1] - rows[0]), {NO_CHANGE: 0.0})}
 
 
 def _losses(a: Side, b: Side) -> dict[str, Reading]:
@@ -170,7 +175,7 @@ def _losses(a: Side, b: Side) -> dict[str, Reading]:
     found = {name: Reading.of(_paired(side.losses[1]), {UNTRAINED: float(side.losses[0].mean())})
              for name, side in zip(names, (a, b), strict=False) if side.losses is not None}
     same = (a.run.loss.name, a.run.loss.options) == (b.run.loss.name, b.run.loss.options) and a.run.loss.name
-    change = Reading.of(_paired(b.losses[1] - a.losses[1]), {"no change": 0.0}) if same else unknown(OTHER_LOSSES)
+    change = Reading.of(_paired(b.losses[1] - a.losses[1]), {NO_CHANGE: 0.0}) if same else unknown(OTHER_LOSSES)
     return found | {"loss_change": change}
 
 
@@ -208,7 +213,7 @@ def _leaning(a: Gathered, b: Gathered, matching: Matching, k: int) -> dict[str, 
     found = {"samples_apart": apart}
     for name, values in zip(("kappa_a", "kappa_b"), rows, strict=True):
         middle = float(cancellation(values).nanmedian())
-        found[name] = Reading(middle, nulls={"all one way": 1.0, COIN: float(random_signs(values).nanmedian())}
+        found[name] = Reading(middle, nulls={ONE_WAY: 1.0, COIN: float(random_signs(values).nanmedian())}
                               ) if math.isfinite(middle) else unknown(ALL_UNDONE)
     return found | shared_leaning(rows[0], rows[1], matching.pairs, len(a.ledger), k)
 
@@ -244,10 +249,10 @@ def _kernels(a: Gathered, b: Gathered, draws: int, seed: int) -> dict[str, Readi
         start, end = one.kernels
         drift = 1 - float(debiased_cka(start, end))
         found[f"drift_{side}"] = unknown(FEW if few else FLAT) if math.isnan(drift) else Reading(
-            drift, nulls={"the same kernel": 0.0})
+            drift, nulls={SAME: 0.0})
         here, before = (spectrum(matrix).entropy_rank()[0] for matrix in (end, start))
         ranks.append((here, before))
-        found[f"rank_{side}"] = Reading(here, nulls={UNTRAINED: before, "all alike": float(len(end))})
+        found[f"rank_{side}"] = Reading(here, nulls={UNTRAINED: before, EVEN: float(len(end))})
     ratio, before = (ranks[1][i] / ranks[0][i] if ranks[0][i] else math.nan for i in (0, 1))
     found["rank_ratio"] = unknown(FLAT) if math.isnan(ratio) else Reading(ratio, nulls={UNTRAINED: before})
     return found
@@ -268,7 +273,7 @@ def _covered(a: Coverage | None, b: Coverage | None) -> dict[str, Reading]:
         return dict.fromkeys(names, unknown(NOT_ASKED))
     found = {name: Reading.of(_paired(one.coverage), {USUAL: float(one.left_out.mean())})
              for name, one in zip(names, (a, b), strict=False)}
-    return found | {"coverage_change": Reading.of(_paired(b.coverage - a.coverage), {"no change": 0.0})}
+    return found | {"coverage_change": Reading.of(_paired(b.coverage - a.coverage), {NO_CHANGE: 0.0})}
 
 
 def beside(found: dict[str, Reading], again: Callable[[], dict[str, Reading]] | None) -> dict[str, Reading]:

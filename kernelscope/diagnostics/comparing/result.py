@@ -13,6 +13,7 @@ from ...ranks import ranks
 from ...result import Check, CheckRow, Result
 from ..coverage.result import Coverage
 from .metrics import METRICS, SIDES
+from .reading import NULLS
 from .wording import LIMIT, Claim, claims, printed
 
 if TYPE_CHECKING:
@@ -106,9 +107,17 @@ class RunComparison(Result):
     @property
     def measures(self) -> dict[str, Measure]:
         """All measures by name."""
-        return {row["measure"]: Measure(row["measure"], *(_number(row[key]) for key in ("value", "low", "high")),
-                                        {name: _number(value) for name, value in row["nulls"].items()}, row["why"])
-                for row in self.table}
+        found = {}
+        for row in self.table:
+            value, low, high = (_number(row[key]) for key in ("value", "low", "high"))
+            nulls = {name: _number(row["nulls"][name]) for name in NULLS if name in row["nulls"]}
+            found[row["measure"]] = Measure(row["measure"], value, low, high, nulls, row["why"])
+        return found
+
+    def label(self, name: str) -> str:
+        """What a measure is called, with the name of its run."""
+        words, _, side = METRICS[name].label.partition(", ")
+        return f"{words}, {self.columns[SIDES.index(side)]}" if side in SIDES else METRICS[name].label
 
     def measure(self, name: str) -> Measure:
         """One measure.

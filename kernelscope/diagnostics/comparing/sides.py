@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...decomposition.exact import decompose
+from ...decomposition.exact import decompose, final_outputs
 from ...decomposition.output import natural_output
 from ...decomposition.result import Decomposition
 from ...decomposition.stochastic.points import Points, as_points
 from ...decomposition.targets import class_targets, fitted_targets
 from ...decomposition.trajectory import Trajectory
-from ...decomposition.exact import final_outputs
 from ...errors import DataError
 from ...network import cast
 from ...run.run import Run

@@ -1,4 +1,4 @@
-r"""How alike two kernels are, as some probes tell it: CKA without its bias, and an interval that repeats do not mislead.
+r"""How alike two kernels are, by some probes: CKA without its bias, and an interval that repeats do not mislead.
 
 With :math:`\tilde K` the matrix K without its diagonal, and w how often each probe counts,
 

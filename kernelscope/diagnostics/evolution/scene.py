@@ -165,7 +165,7 @@ def look_at(run: Run, at: State, inputs: tuple[Tensor, ...], targets: Tensor, dt
             count = len(known)
             part = raw if count == len(rows[-1]) else _upto(raw, count)
             losses.append(per_sample_losses(run.loss, part, known, count).double().cpu())
-    return Look(torch.cat(rows), torch.cat(losses))
+    return Look(torch.cat(rows), torch.cat(losses) if losses else torch.zeros(0, dtype=torch.float64))
 
 
 def _upto(raw: Any, count: int) -> Any:
