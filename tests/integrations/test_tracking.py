@@ -226,8 +226,11 @@ def entries(data):
 
 def rows(folder):
     """The rows and the summary that an offline run has written."""
+    import wandb
     from wandb.proto import wandb_internal_pb2
 
+    # The process that writes the file holds its last lines back until it ends.
+    wandb.teardown()
     (file,) = (path for path in Path(folder).rglob("run-*.wandb") if "latest" not in str(path))
     history, summary = [], {}
     for entry in entries(file.read_bytes()):
