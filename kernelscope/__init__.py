@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from .decomposition.token_result import TokenContributions
     from .decomposition.tokens import token_contributions
     from .diagnostics.agreement import Agreement, agreement
+    from .diagnostics.comparing.comparing import compare
+    from .diagnostics.comparing.result import RunComparison
     from .diagnostics.coverage.coverage import coverage
     from .diagnostics.coverage.result import Coverage
     from .diagnostics.curves.result import LearningCurves
@@ -69,13 +71,13 @@ __version__ = "0.1.0"
 __all__ = ["Agreement", "Coverage", "Decomposition", "Eigenlearning", "Ensemble", "Expected", "Explanation",
            "FeatureMachine", "GradientScores", "Influence", "KernelDistances", "KernelEvolution", "KernelMachine",
            "KernelOperator", "LearningCurves", "MemoryWeights", "NullSpace", "Orders", "PathKernel", "Posterior",
-           "Predictions", "Report", "Reservoir", "Run", "Scaling", "Separation", "Spectrum", "Tiles",
-           "TokenContributions", "TradeOffs", "agreement", "coverage", "data", "decompose", "eigenlearning",
-           "ensemble", "errors", "evolution", "expected", "explain", "features", "fit", "from_checkpoints",
-           "generative", "gradient_scores", "influence", "integrations", "kernel_distances", "kernel_of_run",
-           "kernels", "learning_curves", "load", "memory_weights", "nn", "null_space", "orders", "path_kernel",
-           "posterior", "predictions", "record", "reservoir", "scaling", "separation", "sklearn", "solvers",
-           "spectrum", "token_contributions", "trade_offs"]
+           "Predictions", "Report", "Reservoir", "Run", "RunComparison", "Scaling", "Separation", "Spectrum", "Tiles",
+           "TokenContributions", "TradeOffs", "agreement", "compare", "coverage", "data", "decompose",
+           "eigenlearning", "ensemble", "errors", "evolution", "expected", "explain", "features", "fit",
+           "from_checkpoints", "generative", "gradient_scores", "influence", "integrations", "kernel_distances",
+           "kernel_of_run", "kernels", "learning_curves", "load", "memory_weights", "nn", "null_space", "orders",
+           "path_kernel", "posterior", "predictions", "record", "reservoir", "scaling", "separation", "sklearn",
+           "solvers", "spectrum", "token_contributions", "trade_offs"]
 
 _HOMES = {
     "Agreement": "diagnostics.agreement",
@@ -102,6 +104,7 @@ _HOMES = {
     "Report": "report",
     "Reservoir": "diagnostics.null_space.reservoir_result",
     "Run": "run.run",
+    "RunComparison": "diagnostics.comparing.result",
     "Scaling": "diagnostics.scaling",
     "Separation": "diagnostics.separation",
     "Spectrum": "diagnostics.spectra",
@@ -109,6 +112,7 @@ _HOMES = {
     "TokenContributions": "decomposition.token_result",
     "TradeOffs": "diagnostics.trade_offs",
     "agreement": "diagnostics.agreement",
+    "compare": "diagnostics.comparing.comparing",
     "coverage": "diagnostics.coverage.coverage",
     "decompose": "decomposition.exact",
     "eigenlearning": "diagnostics.eigenlearning",

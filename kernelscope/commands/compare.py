@@ -1,188 +1,55 @@
-"""A page about two generative models, side by side."""
+"""A page about two runs, side by side, and an exit code that says whether they differ by more than they may."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError, StoreError
+from ..errors import DataError
 from . import Answer
+from .conditions import condition_arguments
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ..result import Result
-
-HELP = "write one page about two generative models side by side"
-DETAILS = ("So far this compares generative runs: those of denoisers and of GANs. A folder is that of one run, or "
-           "holds several, one for each seed; from five on numbers have intervals.")
-
-#: Over how many of the last latents the motion of a generated point is averaged.
-DRAWS = 16
-
-#: Seconds for one step and parameter of the explanation of one sample, measured on one core.
-OF_DENOISER, OF_GAN = 4e-7, 5e-6
-
-#: Data that need no file.
-KNOWN = ("digits", "patches")
+HELP = "write one page about two runs side by side, and fail if they differ by more than they may"
+DETAILS = ("Two ordinary runs are asked about the probes in --input. Runs of denoisers and of GANs make points "
+           "instead: of these a folder is that of one run, or holds several, one for each seed; from five on numbers "
+           "have intervals. Exit code 1 says that a check or a --fail-if condition failed.")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Takes two folders, the data, and where the page goes."""
+    """Takes two folders, what they are asked, what must hold, and where the page goes."""
+    from .comparing_generative import arguments as generative_arguments
+    from .comparing_runs import arguments as run_arguments
+
     parser.epilog = DETAILS
-    parser.add_argument("a", metavar="A", help="the folder of a run of a denoiser or of a GAN, or of several")
+    parser.add_argument("a", metavar="A", help="the folder of a run, or of several generative ones")
     parser.add_argument("b", metavar="B", help="the other one")
     parser.add_argument("-o", "--out", default="compare.html", metavar="FILE", help="the page (default: compare.html)")
-    parser.add_argument("--data", metavar="DATA",
-                        help="points that no model was trained on: digits, patches, or an .npy, .npz or .safetensors "
-                             "file on the scale of training (default: the training points themselves)")
-    parser.add_argument("--seeds", type=int, metavar="N", help="how many runs of a folder of several (default: all)")
-    parser.add_argument("--samples", type=int, default=512, metavar="N", help="points each makes (default: 512)")
-    parser.add_argument("--probes", type=int, default=2, metavar="N", help="samples that are explained (default: 2)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="names all draws (default: 0)")
-    parser.add_argument("--no-paths", action="store_true",
-                        help="leave out what goes through every step: cancellation, the points behind samples, and "
-                             "the explanation of a sample of each")
+    condition_arguments(parser)
+    run_arguments(parser.add_argument_group("of ordinary runs"))
+    generative_arguments(parser.add_argument_group("of generative runs"))
 
 
 def run(options: argparse.Namespace) -> Answer:
     """Compares the runs and writes the page."""
-    import time
+    from .comparing_generative import compare_generative
+    from .comparing_runs import compare_runs
 
-    from ..generative.comparing.comparing import compare
-    from ..report import Report
-    from ..storage.files import folder_of
-    from . import telling
-
-    begun = time.perf_counter()
-    # A page that cannot be written is refused before anything is computed.
-    folder_of(Path(options.out))
-    a, b = (_opened(folder, options.seeds) for folder in (options.a, options.b))
-    held_out, labels = _data(options.data, a[0])
-    found = compare(a, b, held_out=held_out, labels=labels, samples=options.samples, probes=options.probes,
-                    paths=not options.no_paths, seed=options.seed)
-    names = [Path(folder).resolve().name for folder in (options.a, options.b)]
-    more, left_out = ([], "") if options.no_paths else _explained([a[0], b[0]], names, labels, held_out, options.seed)
-    page = Report(f"{names[0]} and {names[1]}", [*([left_out] if left_out else []), found, *more], {
-        "study": "kernelscope compare", **{f"run {name}": _fingerprint(runs[0]) for name, runs in
-                                           zip(names, (a, b), strict=True)}}).save(options.out)
-    seconds, bytes_ = time.perf_counter() - begun, page.stat().st_size
-    check = found.check()
-    claims = [claim._asdict() for claim in found.claims()]
-    lines = [left_out] if left_out else []
-    lines += [f"{claim['text']} (Beside it: {claim['null']}.)" for claim in claims]
-    words = ", ".join(f"{sum(row.status == s for row in check.rows)} {s}" for s in ("pass", "warn", "fail"))
-    return Answer("\n".join([*lines, f"{page}: {telling.size(bytes_)}, {seconds:.1f} s; checks: {words}."]), {
-        "report": str(page), "bytes": bytes_, "seconds": round(seconds, 2), "a": str(options.a), "b": str(options.b),
-        "explained": [heading for heading, _ in more], "left_out": left_out,
-        "claims": claims, "rules": found.rules, "table": found.table, "checks": telling.check(check),
-    }, check.ok)
+    kinds = {word: is_ordinary(word) for word in (options.a, options.b)}
+    if len(set(kinds.values())) > 1:
+        one = next(word for word, ordinary in kinds.items() if ordinary)
+        other = next(word for word, ordinary in kinds.items() if not ordinary)
+        raise DataError(f"{one} holds a run that gives answers, and {other} none. Compare two runs of one kind.")
+    return compare_runs(options) if kinds[options.a] else compare_generative(options)
 
 
-def _explained(runs: list[Any], names: list[str], labels: Tensor | None, held_out: Tensor | None,
-               seed: int) -> tuple[list[tuple[str, Result]], str]:
-    """One sample of each, explained; and what to say if it was interrupted. What is done by then is kept."""
-    import torch
+def is_ordinary(folder: str) -> bool:
+    """Whether a folder holds a run, and one that gives answers."""
+    from ..run.opening import run_store
+    from .generative import MANIFEST
 
-    from ..generative.games.explaining import explain_gan
-    from ..generative.games.game import GANRun
-    from ..generative.stages.stages import explain_diffusion
-
-    words = None if labels is None else [str(label) for label in labels.tolist()]
-    about = sum(_seconds(run) for run in runs)
-    sys.stderr.write(f"kernelscope: explaining one sample of each takes about {duration(about)}; Ctrl-C leaves out "
-                     "what is not done by then, and --no-paths all of it.\n")
-    done: list[tuple[str, Result]] = []
-    for run, name in zip(runs, names, strict=True):
-        source = torch.Generator().manual_seed(seed)
-        try:
-            if isinstance(run, GANRun):
-                shape = run.generator.samples.inputs[0].shape[1:]
-                done.append((f"Why a sample of {name} is where it is", explain_gan(
-                    run, torch.randn(1, *shape, generator=source), labels=words and words[:run.real],
-                    held=held_out, draws=DRAWS)))
-            else:
-                shape = run.samples.inputs[0].shape[1:]
-                done.append((f"Why a sample of {name} is what it is", explain_diffusion(
-                    run, torch.randn(1, *shape, generator=source), directions="displacement",
-                    labels=words and words[:run.size], held_out=held_out)))
-        except KeyboardInterrupt:
-            missing = " and ".join(names[len(done):])
-            return done, f"Interrupted: the explanation of a sample of {missing} is not on this page."
-    return done, ""
-
-
-def _seconds(run: Any) -> float:
-    """About how many seconds the explanation of one sample takes on a core."""
-    from ..generative.games.game import GANRun
-
-    judged = run.critic if isinstance(run, GANRun) else run
-    return len(judged) * judged.parameter_count * (OF_GAN if judged is not run else OF_DENOISER)
-
-
-def duration(seconds: float) -> str:
-    """A duration in words.
-
-    Example:
-        >>> duration(12.3), duration(200)
-        ('12 seconds', '3 minutes')
-    """
-    from ..decomposition.wording import counted
-
-    return counted(max(1, round(seconds)), "second") if seconds < 100 else f"{round(seconds / 60)} minutes"
-
-
-def _opened(folder: str, most: int | None) -> list[Any]:
-    """The runs in a folder: one, or one for each seed in its order of names.
-
-    Raises:
-        StoreError: If there is none.
-    """
-    from ..generative.opening import load
-    from .generative import is_run
-
-    if most is not None and most < 1:
-        raise DataError(f"--seeds must be a whole number from 1 on; {most} came. Leave it out for all runs.")
-    if not folder.strip() or not os.path.isdir(folder):
-        raise StoreError(f"There is no folder {folder!r}. Name one that holds a recorded denoiser or GAN; kernelscope "
-                         "train makes them.")
-    if is_run(Path(folder)):
-        return [load(folder)]
-    inside = sorted(entry for entry in Path(folder).iterdir() if entry.is_dir() and is_run(entry))
-    if not inside:
-        raise StoreError(f"{folder} is no generative run and holds none. Name a folder that a recording of a denoiser "
-                         "or of a GAN wrote, or one with several of them.")
-    return [load(entry) for entry in inside[:most]]
-
-
-def _fingerprint(run: Any) -> str:
-    return run.fingerprint()[:16]
-
-
-def _data(word: str | None, a: Any) -> tuple[Tensor | None, Tensor | None]:
-    """Points that were held out, and the classes of training points where they are known."""
-    from ..generative.reference import points
-    from .opening import read
-
-    if word is None:
-        return None, None
-    if word not in KNOWN:
-        return read(word), None
-    return points(word, split="test"), _labels(a) if word == "digits" else None
-
-
-def _labels(run: Any) -> Tensor | None:
-    """The classes of the digits, if the run was trained on them in their order."""
-    from ..data import digits
-    from ..generative.comparing.sides import side_of
-    from ..generative.reference import points
-
-    held, known = side_of(run, "A").points, points("digits")
-    drawn = ~held.flatten(1).isnan().any(1)
-    if len(held) > len(known) or held.shape[1:] != known.shape[1:]:
-        return None
-    apart = (held - known[: len(held)])[drawn].abs()
-    return digits("train").y if bool((apart < 1e-3).all()) else None
+    where = Path(folder)
+    if not folder.strip() or not (where / MANIFEST).exists():
+        return False
+    notes = run_store(where, verify="size").meta.get("notes") or {}
+    return notes.get("generative") is None

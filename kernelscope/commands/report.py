@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
 from . import Answer
 from .opening import Queries, query_arguments, run_arguments
 
 if TYPE_CHECKING:
+    from ..integrations.trackers import Tracker
     from ..result import Result
     from ..run.run import Run
 
@@ -26,8 +27,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--out", default="report.html", metavar="FILE", help="the page (default: report.html)")
     parser.add_argument("--also", nargs="+", choices=ALSO, default=[],
                         help="more sections: how the kernel moved, what could not be learned, and whether the points "
+<<<<<<< HEAD
                              "are inside what was learned, and what leaving samples out would do, beside what they "
                              "added")
+=======
+                             "are inside what was learned")
+    parser.add_argument("--to", action="append", default=[], metavar="TRACKER",
+                        help="log the page and five numbers of the run too: tensorboard, wandb or mlflow, with a "
+                             "folder after a colon, as tensorboard:runs/tb; may come several times")
     query_arguments(parser)
 
 
@@ -40,6 +47,7 @@ def run(options: argparse.Namespace) -> Answer:
     from ..decomposition.influence.beside import beside
     from ..decomposition.influence.influence import influence
     from ..decomposition.wording import counted
+    from ..integrations.trackers import tracker
     from ..report import Report
     from ..storage.files import folder_of
     from . import telling
@@ -51,6 +59,7 @@ def run(options: argparse.Namespace) -> Answer:
     folder_of(Path(options.out))
     refuse(folder(options))
     recorded = open_run(options)
+    logs = [tracker(word, Path(options.run).resolve().name) for word in options.to]
     asked = queries(recorded, options)
     more = _sections(recorded, asked, options)
     why = replace(explain(recorded, asked.x, targets=asked.targets), names=asked.names)
@@ -72,12 +81,32 @@ def run(options: argparse.Namespace) -> Answer:
              f"{page}: {telling.size(bytes_)}, {seconds:.1f} s; checks: {words}."]
     lines += [result.summary() for result in more]
     lines += telling.check_lines(check) if not check.ok else []
+    logged = _logged(recorded, asked if options.input is not None else None, logs, page)
+    lines += logged["lines"]
     return Answer("\n".join(lines), {
         "report": str(page), "bytes": bytes_, "seconds": round(seconds, 2), "run": str(options.run),
         "rule": asked.rule, "queries": asked.names, "checks": telling.check(check),
         "also": [{"name": type(result).__name__, "sentence": result.summary(), "checks": telling.check(result.check())}
                  for result in more],
+        **({"logged": {"to": logged["where"], "scalars": logged["five"]}} if logs else {}),
     }, check.ok and all(result.check().ok for result in more))
+
+
+def _logged(recorded: Run, asked: Queries | None, logs: list[Tracker], page: Path) -> dict[str, Any]:
+    """Logs the page and the five numbers of the run; what was logged, and where, in words and as plain data."""
+    from ..integrations.scalars import run_scalars
+    from ..integrations.tracking import log
+
+    if not logs:
+        return {"lines": [], "where": [], "five": {}}
+    told = run_scalars(recorded, None if asked is None else asked.x, targets=None if asked is None else asked.targets)
+    for place in logs:
+        with place:
+            log(place, told, page)
+    five = ", ".join(f"{name} {'not known' if value is None else format(value, '.3g')}"
+                     for name, value in told.five.items())
+    return {"lines": [f"Logged to {place.where}: {five}, and the page." for place in logs],
+            "where": [place.where for place in logs], "five": told.five}
 
 
 def _sections(recorded: Run, asked: Queries, options: argparse.Namespace) -> list[Result]:

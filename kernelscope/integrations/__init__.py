@@ -1,4 +1,4 @@
-"""Other frameworks: their training loops recorded, and kernels and matrices for those who work with other packages."""
+"""Other packages: loops of their frameworks recorded, trackers told, kernels and matrices handed over."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -7,14 +7,19 @@ if TYPE_CHECKING:
     from .huggingface import HFCallback
     from .lightning import LightningCallback
     from .linear_operators import as_gpytorch_kernel, as_linear_operator
+    from .scalars import run_scalars
+    from .tracking import log_run
 
-__all__ = ["HFCallback", "LightningCallback", "as_gpytorch_kernel", "as_linear_operator"]
+__all__ = ["HFCallback", "LightningCallback", "as_gpytorch_kernel", "as_linear_operator", "log_run",
+           "run_scalars"]
 
 _HOMES = {
     "HFCallback": "huggingface",
     "LightningCallback": "lightning",
     "as_gpytorch_kernel": "linear_operators",
     "as_linear_operator": "linear_operators",
+    "log_run": "tracking",
+    "run_scalars": "scalars",
 }
 
 

@@ -13,6 +13,7 @@ from ..decomposition.stochastic.result import Expected
 from ..decomposition.token_result import TokenContributions
 from ..decomposition.wording import CANCELLATION_LIMIT
 from ..diagnostics.agreement import Agreement
+from ..diagnostics.comparing.result import RunComparison
 from ..diagnostics.coverage.result import Coverage
 from ..diagnostics.curves.result import LearningCurves
 from ..diagnostics.eigenlearning import Eigenlearning
@@ -346,6 +347,27 @@ STAGE_GLOSSARY = (
     ("normalised", "Each draw counts alike, whatever the length of its gradient."),
 )
 
+RUNS_GLOSSARY = (
+    ("probe", "A point that both runs are asked about."),
+    ("null", "The same number of what was not trained so: what a claim has to be held against. Untrained: the same two "
+             "networks as training began. Other probes: one run at a probe, held against the other at another."),
+    ("contribution", "What one training sample added to an answer over all steps of a run: exact, and with a sign. It "
+                     "is not what leaving the sample out would do."),
+    ("to lean on", "The samples with the largest contributions in size."),
+    ("overlap", "The share of the samples an answer leans on most that is the same in both runs."),
+    ("same sample", "One whose input and target are the same numbers in both training sets, unless another way was "
+                    "asked for. Copies within a set count once."),
+    ("cancellation κ", "The sizes of all contributions, added up, over the size of their sum. Beyond 10 shares mean "
+                       "nothing, and only ranks of contributions are read."),
+    ("kernel", "For two probes the product of the gradients of the network’s outputs, summed over outputs, at the end "
+               "of training: how much a step for one would move the other."),
+    ("CKA, debiased", "How alike two kernels are whatever their scale: 1 is the same. Debiased, it does not count a "
+                      "probe’s product with itself, which makes the plain number of few probes too large."),
+    ("interval", "It holds 95 % of what other probes of the same kind would give; other runs may differ by more."),
+    ("effective rank", "Over how many directions a kernel spreads the probes, by the entropy of its eigenvalues."),
+    ("coverage", "The share of a probe’s tangent feature that is inside the span of those of training."),
+)
+
 #: The words of each kind of results, in the order of the page.
 GLOSSARIES = (
     ((Explanation, Decomposition), GLOSSARY),
@@ -368,6 +390,7 @@ GLOSSARIES = (
     ((GenerativeComparison,), COMPARISON_GLOSSARY),
     ((Bridge, CriticGeometry), GEOMETRY_GLOSSARY),
     ((GameSpectrum,), GAME_GLOSSARY),
+    ((RunComparison,), RUNS_GLOSSARY),
     ((CoverageTrial, DisjointHalves, MemorisationTransition, SubsetTrial), TRIAL_GLOSSARY),
 )
 
@@ -411,6 +434,7 @@ HEADINGS = {
     "Predictions": "Foretold and measured",
     "Reservoir": "Residuals that were left alone",
     "Ridges": "How smooth a function",
+    "RunComparison": "Two runs, side by side",
     "Scaling": "More centers, more data",
     "Separation": "Which score knows what is unknown",
     "Spectrum": "The spectrum of a kernel",

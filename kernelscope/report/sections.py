@@ -18,6 +18,7 @@ from ..decomposition.stochastic.memory import MemoryWeights
 from ..decomposition.stochastic.result import Expected
 from ..decomposition.wording import counted, shortened
 from ..diagnostics.agreement import Agreement
+from ..diagnostics.comparing.result import RunComparison
 from ..diagnostics.coverage.result import Coverage
 from ..diagnostics.curves.result import LearningCurves
 from ..diagnostics.eigenlearning import Eigenlearning
@@ -57,6 +58,7 @@ from ..result import Result
 from .album import Album
 from .balance import sheet
 from .cells import cells, checks
+from .compared import compared
 from .facts import facts
 from .games import game
 from .generative import comparison as generative_comparison
@@ -247,6 +249,7 @@ SECTIONS: dict[type, tuple[str, View]] = {
     Separation: ("drawings.html", separated),
     Influence: ("scores.html", influence),
     ContributionAndInfluence: ("influence.html", both),
+    RunComparison: ("compared.html", compared),
     **dict.fromkeys((DenoiserFit, JacobianGeometry), ("drawings.html", denoisers)),
     GenerativeComparison: ("generative.html", generative_comparison),
     **dict.fromkeys((Bridge, CriticGeometry, GameSpectrum), ("drawings.html", game)),

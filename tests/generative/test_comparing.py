@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import kernelscope as ks
+from kernelscope.diagnostics.binomial import binomial
 from kernelscope.errors import DataError
-from kernelscope.generative.comparing.binomial import binomial
 from kernelscope.generative.comparing.claims import LIMIT
 from kernelscope.generative.comparing.comparing import compare
 from kernelscope.generative.comparing.comparison import GenerativeComparison

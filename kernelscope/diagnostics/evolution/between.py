@@ -5,7 +5,7 @@ r"""The kernels of two runs, compared on the same points.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -147,7 +147,7 @@ def kernel_distances(run_a: Run, run_b: Run, x: Any = None, *, times: Any = None
         pairs: Pairs | None = None
         with Bar(total=count, desc="kernels of two runs", unit="time", disable=quiet) as bar:
             for i, (run, own, place, each) in enumerate(zip(runs, steps, places, kinds, strict=True)):
-                for j, matrix in enumerate(_kernels(run, own, points, output, each, place, int(PRODUCTS * room))):
+                for j, matrix in enumerate(kernels_at(run, own, points, output, each, place, int(PRODUCTS * room))):
                     matrix = matrix.to("cpu", kind)
                     pairs = Pairs(count, torch.arange(len(points)), matrix) if pairs is None else pairs
                     pairs.keep(i * len(steps[0]) + j, matrix)
@@ -158,8 +158,9 @@ def kernel_distances(run_a: Run, run_b: Run, x: Any = None, *, times: Any = None
                            {"runs": [str(run) for run in runs], "dtype": str(kind).removeprefix("torch.")})
 
 
-def _kernels(run: Run, steps: list[int], points: Points, output: Any, dtype: torch.dtype, device: torch.device,
-             memory: int) -> Any:
+def kernels_at(run: Run, steps: list[int], points: Points, output: Any, dtype: torch.dtype, device: torch.device,
+               memory: int) -> Iterator[Tensor]:
+    """The empirical NTK on points at some steps of a run, one after the other, each with shape (n, n)."""
     features = gradients_of(run, output=output, dtype=dtype, device=device, memory=max(memory, 1))
     for _, at in states(run, steps):
         yield features.at(at).inner(points.inputs)

@@ -112,7 +112,7 @@ class Scene:
                 targets = torch.cat([targets, fitted.to(targets)])
         inputs = samples.inputs if points is None else tuple(
             torch.cat([a, b.to(a)]) for a, b in zip(samples.inputs, points.inputs, strict=True))
-        ends = [_look(run, at, inputs, targets, dtype, device) for at in (start, end)]
+        ends = [look_at(run, at, inputs, targets, dtype, device) for at in (start, end)]
         n = len(samples)
         rows = ends[1].outputs[:n]
         known = cast(targets[:n], torch.float64, torch.device("cpu"))
@@ -137,7 +137,7 @@ class Scene:
 
     def look(self, at: State) -> Look:
         """The network at a state."""
-        return _look(self.run, at, self.inputs, self.targets, self.features.dtype, self.features.device)
+        return look_at(self.run, at, self.inputs, self.targets, self.features.dtype, self.features.device)
 
 
 def _check_widths(known: Tensor, given: Tensor) -> None:
@@ -153,8 +153,9 @@ def _raw(run: Run, at: State, inputs: tuple[Tensor, ...], dtype: torch.dtype, de
                        {name: t for name, t in placed.items() if name not in names}, cast(inputs, dtype, device))
 
 
-def _look(run: Run, at: State, inputs: tuple[Tensor, ...], targets: Tensor, dtype: torch.dtype,
-          device: torch.device) -> Look:
+def look_at(run: Run, at: State, inputs: tuple[Tensor, ...], targets: Tensor, dtype: torch.dtype,
+            device: torch.device) -> Look:
+    """The network at a state, on points of which the first have targets."""
     rows, losses = [], []
     for i in range(0, len(inputs[0]), BATCH):
         raw = _raw(run, at, tuple(x[i:i + BATCH] for x in inputs), dtype, device)
@@ -164,7 +165,7 @@ def _look(run: Run, at: State, inputs: tuple[Tensor, ...], targets: Tensor, dtyp
             count = len(known)
             part = raw if count == len(rows[-1]) else _upto(raw, count)
             losses.append(per_sample_losses(run.loss, part, known, count).double().cpu())
-    return Look(torch.cat(rows), torch.cat(losses))
+    return Look(torch.cat(rows), torch.cat(losses) if losses else torch.zeros(0, dtype=torch.float64))
 
 
 def _upto(raw: Any, count: int) -> Any:

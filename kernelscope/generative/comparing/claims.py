@@ -6,8 +6,8 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...decomposition.wording import number
+from ...diagnostics.binomial import binomial
 from ...diagnostics.winners import Interval
-from .binomial import binomial
 from .readings import HELD_OUT, OPTIMAL, REAL, UNIFORM, UNTRAINED, WIENER
 from .sides import GAN
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from ...diagnostics.winners import Interval
+from .winners import Interval
 
 __all__ = ["binomial"]
 

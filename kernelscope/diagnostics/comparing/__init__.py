@@ -1,0 +1,1 @@
+"""Two recorded runs, asked about the same probes: what changed, each number beside its null."""
