@@ -15,6 +15,7 @@ from ..diagnostics.curves.result import LearningCurves
 from ..diagnostics.eigenlearning import Eigenlearning
 from ..diagnostics.evolution.between import KernelDistances
 from ..diagnostics.evolution.result import KernelEvolution
+from ..diagnostics.leaving_out.trial import SubsetTrial
 from ..diagnostics.null_space.reservoir_result import Reservoir
 from ..diagnostics.null_space.result import NullSpace
 from ..diagnostics.predictions import Predictions
@@ -38,7 +39,6 @@ from ..generative.stages.sampler_result import SamplerExplanation
 from ..generative.trials.covering import CoverageTrial
 from ..generative.trials.disjoint import DisjointHalves
 from ..generative.trials.memorisation import MemorisationTransition
-from ..generative.trials.removal import SubsetTrial
 from ..machine.left_out import LeaveOneOut
 from ..machine.ridges import Ridges
 from ..nn.bundles.bundle_report import BundleReport
