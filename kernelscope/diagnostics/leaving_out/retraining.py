@@ -101,16 +101,34 @@ class Asking:
         setting: The networks.
         side: The queries.
         buffers: The buffers they are read with.
+        words: What is asked of them, in words.
     """
 
-    def __init__(self, setting: Retraining, side: QuerySide, buffers: Tree):
-        self.side, self._buffers, self._setting = side, buffers, setting
+    def __init__(self, setting: Retraining, side: QuerySide, buffers: Tree, words: str):
+        self.side, self.buffers, self.words, self._setting = side, buffers, words, setting
+
+    @property
+    def names(self) -> list[str]:
+        """A word for each number that is asked of a query."""
+        return self.side.functional.names
+
+    def __len__(self) -> int:
+        """How many numbers are asked of all queries."""
+        return len(self.side) * len(self.names)
+
+    def known_among(self, inputs: tuple[Tensor, ...]) -> int:
+        """How many of the queries are among these samples, entry by entry."""
+        found = torch.zeros(len(self.side), dtype=torch.bool)
+        for i in range(len(self.side)):
+            same = [(t == x[i]).flatten(1).all(1) for t, x in zip(inputs, self.side.inputs, strict=True)]
+            found[i] = bool(torch.stack(same).all(0).any())
+        return int(found.sum())
 
     def one(self, theta: Tree) -> Tensor:
         """The answers of one network, with shape (q, c)."""
         side = self.side
         surroundings = self._setting.recipe.gradients.surroundings
-        return side.functional(side.network({**surroundings, **theta}, self._buffers, side.inputs),
+        return side.functional(side.network({**surroundings, **theta}, self.buffers, side.inputs),
                                side.functional.side)
 
     def __call__(self, theta: Tree) -> Tensor:
@@ -168,7 +186,9 @@ class Retraining:
             DataError: If the network cannot take them.
         """
         queries = cast(as_queries(x, tuple(self.run.samples.inputs)), self.dtype, self.place)
-        return Asking(self, *side_of(self.run, queries, output, targets, self.dtype, self.place))
+        word = "outputs" if output is None else f"output {output}" if isinstance(output, int) else \
+            output if isinstance(output, str) else getattr(output, "__name__", "output")
+        return Asking(self, *side_of(self.run, queries, output, targets, self.dtype, self.place), word)
 
     def each(self, members: Tensor, seeds: Sequence[int], start: str) -> Iterator[tuple[list[tuple[int, int]], Tree]]:
         """Trains a network for each seed and subset, and gives them some at a time.

@@ -1,7 +1,7 @@
 """Scores of training points beside what leaving points out of a generative model's training did.
 
-The trial is that of :mod:`kernelscope.diagnostics.leaving_out.trial`, and here pixel distance must be beside the scores:
-it needs no network, and much of what generative models seem to owe to a point is told by it.
+The trial is that of :mod:`kernelscope.diagnostics.leaving_out.trial`, and here pixel distance must be beside the
+scores: it needs no network, and much of what generative models seem to owe to a point is told by it.
 """
 
 from __future__ import annotations
