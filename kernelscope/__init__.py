@@ -64,15 +64,15 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Agreement", "Coverage", "Decomposition", "Eigenlearning", "Ensemble", "Evaluation", "Expected", "Explanation",
-           "FeatureMachine", "GradientScores", "KernelDistances", "KernelEvolution", "KernelMachine",
+__all__ = ["Agreement", "Coverage", "Decomposition", "Eigenlearning", "Ensemble", "Evaluation", "Expected",
+           "Explanation", "FeatureMachine", "GradientScores", "KernelDistances", "KernelEvolution", "KernelMachine",
            "KernelOperator", "LearningCurves", "MemoryWeights", "NullSpace", "Orders", "PathKernel", "Posterior",
-           "Predictions", "Report", "Reservoir", "Retrained", "Run", "Scaling", "Separation", "Spectrum", "Tiles", "TradeOffs",
-           "agreement", "coverage", "data", "decompose", "eigenlearning", "ensemble", "errors", "evaluate", "evolution",
-           "expected", "explain", "features", "fit", "generative", "gradient_scores", "integrations",
+           "Predictions", "Report", "Reservoir", "Retrained", "Run", "Scaling", "Separation", "Spectrum", "Tiles",
+           "TradeOffs", "agreement", "coverage", "data", "decompose", "eigenlearning", "ensemble", "errors", "evaluate",
+           "evolution", "expected", "explain", "features", "fit", "generative", "gradient_scores", "integrations",
            "kernel_distances", "kernel_of_run", "kernels", "learning_curves", "load", "memory_weights", "nn",
-           "null_space", "orders", "path_kernel", "posterior", "predictions", "record", "reservoir", "retrain", "scaling",
-           "separation", "sklearn", "solvers", "spectrum", "trade_offs"]
+           "null_space", "orders", "path_kernel", "posterior", "predictions", "record", "reservoir", "retrain",
+           "scaling", "separation", "sklearn", "solvers", "spectrum", "trade_offs"]
 
 _HOMES = {
     "Agreement": "diagnostics.agreement",

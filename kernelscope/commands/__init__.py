@@ -7,7 +7,7 @@ imported inside ``run``, so that ``--help`` answers at once.
 from dataclasses import dataclass, field
 from typing import Any
 
-NAMES = ("demo", "record", "train", "info", "explain", "report", "compare", "check", "fit", "doctor")
+NAMES = ("demo", "record", "train", "info", "explain", "report", "compare", "evaluate", "check", "fit", "doctor")
 
 
 @dataclass(frozen=True)

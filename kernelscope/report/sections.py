@@ -21,6 +21,7 @@ from ..diagnostics.curves.result import LearningCurves
 from ..diagnostics.eigenlearning import Eigenlearning
 from ..diagnostics.evolution.between import KernelDistances
 from ..diagnostics.evolution.result import KernelEvolution
+from ..diagnostics.leaving_out.evaluation import Evaluation
 from ..diagnostics.leaving_out.trial import SubsetTrial
 from ..diagnostics.null_space.reservoir_result import Reservoir
 from ..diagnostics.null_space.result import NullSpace
@@ -238,7 +239,7 @@ SECTIONS: dict[type, tuple[str, View]] = {
     **dict.fromkeys((DiffusionExplanation, SamplerExplanation, OptimalExplanation, NoiseKernel, NoiseLocalisation),
                     ("drawings.html", stages)),
     CoverageTrial: ("drawings.html", coverage_trial),
-    **dict.fromkeys((BundleReport, ConversionReport, DisjointHalves, Eigenlearning, Ensemble, Expected,
+    **dict.fromkeys((BundleReport, ConversionReport, DisjointHalves, Eigenlearning, Ensemble, Evaluation, Expected,
                      KernelDistances, LeaveOneOut, MemorisationTransition, MemoryWeights, ModeComparison, Orders,
                      PathKernel, Predictions, Reservoir, Ridges, Spectrum, SubsetTrial, TradeOffs, Witness),
                     ("drawings.html", noise)),
