@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .decomposition.exact import decompose
     from .decomposition.explaining import explain
     from .decomposition.explanation import Explanation
+    from .decomposition.influence.influence import influence
+    from .decomposition.influence.result import Influence
     from .decomposition.result import Decomposition
     from .decomposition.stochastic.ensemble import Ensemble, ensemble
     from .decomposition.stochastic.expected import expected
@@ -65,11 +67,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = ["Agreement", "Coverage", "Decomposition", "Eigenlearning", "Ensemble", "Evaluation", "Expected",
-           "Explanation", "FeatureMachine", "GradientScores", "KernelDistances", "KernelEvolution", "KernelMachine",
-           "KernelOperator", "LearningCurves", "MemoryWeights", "NullSpace", "Orders", "PathKernel", "Posterior",
-           "Predictions", "Report", "Reservoir", "Retrained", "Run", "Scaling", "Separation", "Spectrum", "Tiles",
-           "TradeOffs", "agreement", "coverage", "data", "decompose", "eigenlearning", "ensemble", "errors", "evaluate",
-           "evolution", "expected", "explain", "features", "fit", "generative", "gradient_scores", "integrations",
+           "Explanation", "FeatureMachine", "GradientScores", "Influence", "KernelDistances", "KernelEvolution",
+           "KernelMachine", "KernelOperator", "LearningCurves", "MemoryWeights", "NullSpace", "Orders", "PathKernel",
+           "Posterior", "Predictions", "Report", "Reservoir", "Retrained", "Run", "Scaling", "Separation", "Spectrum",
+           "Tiles", "TradeOffs", "agreement", "coverage", "data", "decompose", "eigenlearning", "ensemble", "errors",
+           "evaluate", "evolution", "expected", "explain", "features", "fit", "generative", "gradient_scores",
+           "influence", "integrations",
            "kernel_distances", "kernel_of_run", "kernels", "learning_curves", "load", "memory_weights", "nn",
            "null_space", "orders", "path_kernel", "posterior", "predictions", "record", "reservoir", "retrain",
            "scaling", "separation", "sklearn", "solvers", "spectrum", "trade_offs"]
@@ -85,6 +88,7 @@ _HOMES = {
     "Explanation": "decomposition.explanation",
     "FeatureMachine": "machine.primal",
     "GradientScores": "diagnostics.scores",
+    "Influence": "decomposition.influence.result",
     "KernelDistances": "diagnostics.evolution.between",
     "KernelEvolution": "diagnostics.evolution.result",
     "KernelMachine": "machine.machine",
@@ -116,6 +120,7 @@ _HOMES = {
     "explain": "decomposition.explaining",
     "fit": "machine.fit",
     "gradient_scores": "diagnostics.gradient_scores",
+    "influence": "decomposition.influence.influence",
     "kernel_distances": "diagnostics.evolution.between",
     "kernel_of_run": "diagnostics.kernels_of_runs",
     "learning_curves": "diagnostics.learning_curves",

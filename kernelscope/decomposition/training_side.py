@@ -90,7 +90,7 @@ class TrainingSide:
         """The gradient of the mean loss of a forward pass, for the parameters named."""
         leaves = {name: parameters[name].detach().requires_grad_() for name in moving}
         with torch.enable_grad(), random_state(batch.random, self.device):
-            losses = self._losses(batch, k)({**parameters, **leaves})
+            losses = self.losses(batch, k)({**parameters, **leaves})
             gradients = gradients_of(losses.mean(), leaves)
         return [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, leaves.values(), strict=True)]
 
@@ -98,7 +98,7 @@ class TrainingSide:
         """The largest norm of a sample's gradient by one parameter, by plain automatic differentiation."""
         leaf = parameters[name].detach().requires_grad_()
         with torch.enable_grad(), random_state(batch.random, self.device):
-            losses = self._losses(batch, k)({**parameters, name: leaf}).unbind()
+            losses = self.losses(batch, k)({**parameters, name: leaf}).unbind()
         found = [gradients_of(loss, {name: leaf}, retain_graph=True)[0] for loss in losses]
         return max((float(g.norm()) for g in found if g is not None), default=0.0)
 
@@ -137,7 +137,7 @@ class TrainingSide:
 
     def bent(self, batch: MicroBatch, k: int, parameters: Parameters, directions: Parameters) -> Parameters:
         """The products of the Hessian of the batch's mean loss with rows of directions, with shape (Q, *)."""
-        losses = self._losses(batch, k)
+        losses = self.losses(batch, k)
         own = apart(parameters, list(directions))
         size = sum(p.numel() for p in own.values()) * self.dtype.itemsize
         chunk = max(1, self.memory // (8 * max(size, 1)))
@@ -229,7 +229,7 @@ class TrainingSide:
         limit = AGREEMENT[self.dtype] * max(float(truth.abs().max()), torch.finfo(self.dtype).tiny)
         return None if gap <= limit else "the samples of a batch depend on each other"
 
-    def _losses(self, batch: MicroBatch, k: int) -> Callable[[Parameters], Tensor]:
+    def losses(self, batch: MicroBatch, k: int) -> Callable[[Parameters], Tensor]:
         """The losses of a recorded forward pass as a function of the parameters."""
         inputs, targets = self.to(batch_tensors(self.run, batch))
         buffers = self.to(self.run.buffers(k))
@@ -285,7 +285,7 @@ class TrainingSide:
         return vmap(grad(loss), in_dims=(None, 0, 0))(own, inputs, targets)
 
     def _by_batch(self, batch: MicroBatch, k: int, parameters: Parameters, moving: list[str]) -> Products:
-        losses = self._losses(batch, k)
+        losses = self.losses(batch, k)
         own = apart(parameters, moving)
 
         def derivative(direction: Parameters) -> tuple[Tensor, Tensor]:
@@ -323,7 +323,7 @@ class TrainingSide:
                  most: int | None = None) -> Products:
         leaves = {name: parameters[name].detach().requires_grad_() for name in moving}
         with torch.enable_grad(), random_state(batch.random, self.device):
-            losses = self._losses(batch, k)({**parameters, **leaves}).unbind()
+            losses = self.losses(batch, k)({**parameters, **leaves}).unbind()
 
         def products(directions: Parameters, scales: dict[str, float]) -> Tensor:
             columns = []

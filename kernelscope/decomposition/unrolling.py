@@ -16,7 +16,7 @@ from torch import Tensor
 from ..network import Parameters
 from ..run.gradient import Tolerance, used_gradient
 from ..run.numbers import as_held, rounding
-from ..run.rules import Linear, Rule, find_rule
+from ..run.rules import Hyper, Linear, Rule, State, find_rule
 from ..run.run import Run
 from ..run.step import MicroBatch, Step
 from .non_finite import refuse_non_finite
@@ -52,6 +52,25 @@ class OptimizerState:
         return OptimizerState(dict(self.momentum), moments, dict(self.age), dict(self.heir))
 
 
+@dataclass(frozen=True, eq=False)
+class Before:
+    """What a rule found as it moved a parameter.
+
+    Attributes:
+        hyper: The scalars of the parameter's group.
+        age: The number of steps the parameter has made, this one included.
+        gradient: The gradient used.
+        momentum: The momentum before the step.
+        moments: The states behind the preconditioners before the step.
+    """
+
+    hyper: Hyper
+    age: int
+    gradient: Tensor
+    momentum: Tensor | None
+    moments: State
+
+
 @dataclass(eq=False)
 class UnrolledStep:
     r"""A step and its coefficients.
@@ -71,6 +90,7 @@ class UnrolledStep:
         restored: Whether it went on from a momentum that is not the one which the steps before it left.
         cancelled: The parameters whose gradient is next to nothing beside those of the groups it is made of, where the
             rule divides by its size: such groups are told together.
+        before: What the rule found at each parameter that it moved, where that is kept.
     """
 
     linear: dict[str, Linear]
@@ -85,6 +105,7 @@ class UnrolledStep:
     turned: bool = False
     restored: bool = False
     cancelled: frozenset[str] = frozenset()
+    before: dict[str, Before] = field(default_factory=dict)
 
 
 class Unroller:
@@ -95,10 +116,13 @@ class Unroller:
         side: The training side, which recomputes gradients.
         displacement: Whether no rule is used, so that every step is a gap.
         groups: The group of each sample, with shape (n,), if it is asked whether groups cancel.
+        keeping: Whether each step keeps what its rule found.
     """
 
-    def __init__(self, run: Run, side: TrainingSide, displacement: bool, groups: Tensor | None = None):
+    def __init__(self, run: Run, side: TrainingSide, displacement: bool, groups: Tensor | None = None,
+                 keeping: bool = False):
         self.run = run
+        self.keeping = keeping
         self.groups = groups
         self.side = side
         self.displacement = displacement
@@ -155,6 +179,7 @@ class Unroller:
         silent = frozenset(name for name in doubtful if self._is_silent(k, step, at, name))
         linear: dict[str, Linear] = {}
         gap, rounded, turned = dict(moved), {}, dict(moved)
+        kept: dict[str, Before] = {}
         for name, gradient in zip(moving, used.gradient, strict=True):
             if name in silent:
                 gradient = torch.zeros_like(gradient)
@@ -163,6 +188,8 @@ class Unroller:
             if key not in state.moments:
                 state.moments[key] = rule.initial(hyper[name], theta[name])
             momentum = state.momentum.get(key)
+            if self.keeping:
+                kept[name] = Before(hyper[name], state.age[key], gradient, momentum, dict(state.moments[key]))
             linear[name] = rule.linear(hyper[name], state.age[key], theta[name], gradient, momentum,
                                        state.moments[key])
             low = rule.rounded(hyper[name], theta[name], gradient, momentum)
@@ -190,7 +217,7 @@ class Unroller:
             self._led_astray[step.owner] = min(k, self._led_astray.get(step.owner, k))
         led = k < self._led_astray.get(step.owner, k + 1)
         return UnrolledStep(linear, used.weights, clip, gap, close, fresh, keys, silent | still, led,
-                            opposite, restored, self._cancelled(k, step, at, linear, used.gradient, moving))
+                            opposite, restored, self._cancelled(k, step, at, linear, used.gradient, moving), kept)
 
     def _is_rounded(self, missing: float, rounded: float, limit: float) -> bool:
         """Whether a step misses its low-precision form by no more than can be rounding.

@@ -165,7 +165,7 @@ class Adam(Rule):
         v = _second_moment(state, "exp_avg_sq", d, beta2)
         if hyper["amsgrad"]:
             v = state["max_exp_avg_sq"] = torch.maximum(state["max_exp_avg_sq"], v)
-        after = Diagonal(1 / (v.sqrt() / float((1 - beta2**age) ** 0.5) + hyper["eps"]))
+        after = Diagonal(1 / (_root(v) / float((1 - beta2**age) ** 0.5) + hyper["eps"]))
         a = float(beta1)
         return replace(form, a=a, b=1 - a, e=float(lr / (1 - beta1**age)), after=after)
 
@@ -196,7 +196,7 @@ class NAdam(Rule):
         mu_next = beta1 * (1 - 0.5 * 0.96 ** ((age + 1) * psi))
         state["mu_product"] = state["mu_product"] * mu
         product = float(state["mu_product"])
-        after = Diagonal(1 / ((v / (1 - beta2**age)).sqrt() + hyper["eps"]))
+        after = Diagonal(1 / (_root(v / (1 - beta2**age)) + hyper["eps"]))
         c, e = float(lr * (1 - mu) / (1 - product)), float(lr * mu_next / (1 - product * mu_next))
         return replace(form, a=beta1, b=1 - beta1, c=c, e=e, after=after)
 
@@ -218,7 +218,7 @@ class RAdam(Rule):
         if rho <= 5.0:
             return replace(form, a=beta1, b=1 - beta1, e=e)
         rectified = math.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
-        after = Diagonal(math.sqrt(1 - beta2**age) * rectified / (v.sqrt() + hyper["eps"]))
+        after = Diagonal(math.sqrt(1 - beta2**age) * rectified / (_root(v) + hyper["eps"]))
         return replace(form, a=beta1, b=1 - beta1, e=e, after=after)
 
 
@@ -256,7 +256,7 @@ class RMSprop(Rule):
         if hyper["centered"]:
             mean = state["grad_avg"] = state["grad_avg"] * alpha + (1 - alpha) * d
             v = v - mean * mean
-        scale = Diagonal(1 / (v.sqrt() + hyper["eps"]))
+        scale = Diagonal(1 / (_root(v) + hyper["eps"]))
         if hyper["momentum"] > 0:
             return replace(form, a=hyper["momentum"], b=1.0, before=scale, e=lr)
         return replace(form, c=lr, after=scale)
@@ -276,7 +276,7 @@ class Adagrad(Rule):
         d = form.direction(theta, gradient)
         state["sum"] = state["sum"] + d * d
         lr = float(hyper["lr"] / (1 + (age - 1) * hyper["lr_decay"]))
-        return replace(form, c=lr, after=Diagonal(1 / (state["sum"].sqrt() + hyper["eps"])))
+        return replace(form, c=lr, after=Diagonal(1 / (_root(state["sum"]) + hyper["eps"])))
 
 
 class Adadelta(Rule):
@@ -381,6 +381,12 @@ def _shrinkage(hyper: Hyper) -> float:
     """By how much decoupled decay shortens a parameter; torch multiplies by one less it, rounded."""
     part = hyper["lr"] * hyper["weight_decay"]
     return 1 - float(1 - part) if isinstance(part, Tensor) else part
+
+
+def _root(values: Tensor) -> Tensor:
+    """The root, to the last digit, with the derivative 0 at nought: what it divides is nought there as well."""
+    there = values != 0
+    return torch.where(there, values, 1.0).sqrt() * there
 
 
 def _second_moment(state: State, name: str, d: Tensor, beta: float) -> Tensor:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ...arguments import as_count, as_part, as_seed, as_switch, what_came
 from ...decomposition.exact import decompose
+from ...decomposition.influence.damping import damping_of
+from ...decomposition.influence.influence import influence
 from ...decomposition.questions import checked_memory, checked_place, checked_run
 from ...decomposition.stochastic.ensemble import trained_in
 from ...errors import DataError, KernelscopeError
@@ -27,8 +29,8 @@ from .trial import LEAST_SEEDS, LEAST_SUBSETS, ROLES, subset_trial
 
 __all__ = ["DAMPING", "evaluate"]
 
-#: The dampings of Gauss-Newton influence that are tried.
-DAMPING = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+#: The dampings of Gauss-Newton influence that are tried, as multiples of the one that the run's length stands for.
+DAMPING = (0.1, 1 / 3, 1.0, 3.0, 10.0)
 
 #: The checkpoints of TracInCP.
 CHECKPOINTS = 10
@@ -169,18 +171,13 @@ Ways = dict[str, tuple[str, dict[str, Tensor]]]
 def _ways(run: Run, x: Any, y: Any, output: Any, setting: Retraining, asking: Asking, damping: float | None, seed: int,
           options: dict[str, Any]) -> tuple[Ways, dict[str, float], dict[str, str]]:
     """The ways of the package, how long each took, and those that this run does not have."""
-    try:
-        from ...decomposition.influence.influencing import influence
-    except ImportError:
-        def influence(*a, **k): raise DataError("not there yet")
-
     asked = {"output": output, "targets": y, **options}
     plain: dict[str, tuple[str, Callable[[], dict[str, Tensor]]]] = {
         CONTRIBUTION: ("contribution", lambda: {"": decompose(run, x, **asked).contributions}),
         METAGRADIENT: ("influence", lambda: {"": influence(run, x, method="metagradient", **asked).influences}),
         GAUSS_NEWTON: ("influence", lambda: {
-            f"damping {level:g}": influence(run, x, method="gauss-newton", damping=level, **asked).influences
-            for level in (DAMPING if damping is None else (damping,))}),
+            f"damping {level:.2g}": influence(run, x, method="gauss-newton", damping=level, **asked).influences
+            for level in ([part * damping_of(run) for part in DAMPING] if damping is None else [damping])}),
         "gradient dot": ("baseline", lambda: {"": gradient_products(setting, asking, [len(run)])}),
         f"TracInCP, {min(CHECKPOINTS, len(run))} checkpoints": ("baseline", lambda: {
             "": gradient_products(setting, asking, checkpoints_of(len(run), CHECKPOINTS))}),

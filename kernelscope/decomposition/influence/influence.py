@@ -1,0 +1,242 @@
+r"""What the weight of each sample in training does to the outputs of the trained network."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...arguments import as_choice, as_positive, as_switch
+from ...errors import DataError, NonFiniteError, RuleError
+from ...network import cast, undisturbed
+from ...progress import Bar
+from ...ranks import spearman
+from ...run.run import Run
+from ..exact import final_outputs
+from ..output import output_functional
+from ..precision import checked_dtype, ledger_precision
+from ..query_side import QuerySide
+from ..questions import as_queries, as_targets, checked_memory, checked_place, checked_run
+from ..training_side import TrainingSide, rows_of
+from ..trajectory import Trajectory
+from ..unrolling import Unroller
+from .bending import Bending
+from .damping import damping_of
+from .gauss_newton import Curved, members_of, solve
+from .metagradient import Back, Plan, look
+from .result import METHODS, Influence
+from .statistics import Statistics
+
+#: What is said of steps that torch rounds to low precision.
+LOW = ("{count} steps of Muon are rounded to bfloat16 as they are made; the derivative is that of the polynomial that "
+       "they round.")
+AUTOCAST = ("The passes of this run were made in reduced precision; the derivative is that of the same passes in full "
+            "precision.")
+
+
+def influence(
+    run: Run,
+    x: Any,
+    output: str | int | Callable[..., Tensor] | None = None,
+    *,
+    targets: Any = None,
+    method: str = "metagradient",
+    damping: float | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    memory: int | str = 2**29,
+    progress: bool | None = None,
+) -> Influence:
+    r"""The derivative of the trained network's outputs by the weight of each sample in training.
+
+    .. math:: I_i(x) = \frac{\partial f_T(x)}{\partial w_i}\Big|_{w=1}, \qquad
+              f_{\text{without } i}(x) \approx f_T(x) - I_i(x),
+
+    where step k uses the gradient :math:`\frac1B\sum_i w_i\nabla\ell_i(\theta_k)`. It is counterfactual and first
+    order, and no share of the output: for shares see :func:`kernelscope.decompose`.
+
+    ``"metagradient"`` goes through the whole recorded training, momentum, preconditioners, decay, clipping and batch
+    statistics included; batches, random numbers, learning rates and the divisors of means are as recorded. Of a slice
+    of a run it is the derivative by the weights in those steps.
+
+    ``"gauss-newton"`` looks at the end alone, in eval mode and at the n samples that training drew:
+    :math:`I_i = -\frac1n\nabla f^T (G + \delta I)^{-1}\nabla\ell_i` with the Gauss-Newton matrix
+    :math:`G = \frac1n J^T H_{out} J` of the mean loss. The damping :math:`\delta` is in the units of G. If it is not
+    given it is :math:`1/\tau` with the training time :math:`\tau = \sum_k\eta_k/(1-\mu)` (of rules that precondition,
+    :math:`\tau = \sum_k |\theta_{k+1}-\theta_k|/|\hat g_k|`), plus coupled weight decay: directions of less curvature
+    were not learned in that time. :meth:`Influence.check` tells how the ranks change with ten times and a tenth of it.
+
+    Args:
+        run: The recorded run, or a slice of it.
+        x: The queries, with shape :math:`(q, *)`, in any form that :func:`kernelscope.decompose` takes.
+        output: What is asked about, as for :func:`kernelscope.decompose`: ``None`` for all outputs, a number,
+            ``"margin"``, ``"answer"``, ``"loss"``, or a function.
+        targets: The queries' targets, with one row for each, where the output needs them.
+        method: ``"metagradient"`` or ``"gauss-newton"``.
+        damping: The :math:`\delta` of ``"gauss-newton"``.
+        dtype: The precision, ``float64`` if not given, and ``float32`` where the network allows no other.
+        device: Where to compute; where the model was when it was recorded or loaded, if not given.
+        memory: About how many bytes the computation may use beside the run itself, as a number or as ``"1GB"``.
+        progress: Whether a bar is shown; only on a terminal if not given.
+
+    Returns:
+        The :class:`Influence`, of shape :math:`(q, c, n)`; samples that were never drawn have 0.
+
+    Raises:
+        DataError: If queries, targets or options do not fit the run.
+        ModelError: If the network is no function of a query, or keeps state that is no running statistic.
+        RuleError: If an optimizer's rule is not known, gradients were scaled in an unknown way, or the run is
+            of a game.
+        NonFiniteError: If a query, a gradient or an influence is NaN or infinite.
+        OutOfBudget: If not even one query fits in memory.
+
+    References:
+        "Data Cleansing for Models Trained with SGD" (Hara et al., 2019), and "MAGIC: Near-Optimal Data Attribution for
+        Deep Learning" (Ilyas and Engstrom, arXiv 2504.16430) for the first method; "Understanding Black-box Predictions
+        via Influence Functions" (Koh and Liang, 2017), equation 2, and "Studying Large Language Model Generalization
+        with Influence Functions" (Grosse et al., arXiv 2308.03296), section 2, for the second.
+
+    Example:
+        >>> import kernelscope as ks, torch.nn.functional as F
+        >>> from torch import nn
+        >>> x = torch.randn(8, 3); y = x @ torch.ones(3, 1)
+        >>> model = nn.Linear(3, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        >>> with ks.record(model, (x, y), loss=F.mse_loss) as recording:
+        ...     for _ in range(20):
+        ...         optimizer.zero_grad()
+        ...         F.mse_loss(model(x), y).backward()
+        ...         optimizer.step()
+        >>> found = ks.influence(recording.run, torch.ones(1, 3))
+        >>> found.influences.shape, found.removed([0, 3]).shape
+        (torch.Size([1, 1, 8]), torch.Size([1, 1]))
+    """
+    begun = time.perf_counter()
+    run = checked_run(run)
+    as_choice(method, "method", METHODS)
+    checked_dtype(dtype)
+    memory = checked_memory(memory)
+    quiet = None if progress is None else not as_switch(progress, "progress")
+    place = checked_place(device, next(iter(run.network.parameters.values())).device)
+    if damping is not None:
+        damping = as_positive(damping, "damping", "1e-2")
+        if method != "gauss-newton":
+            raise DataError('A damping is part of method="gauss-newton"; the metagradient has none. Leave it out.')
+    with undisturbed(place):
+        given = as_queries(x, tuple(run.samples.inputs))
+        dtype, own_precision = ledger_precision(run, dtype, given, place)
+        queries = cast(given, dtype, place)
+        trajectory = Trajectory(run, dtype, place)
+        final = final_outputs(trajectory, None, queries)
+        aims = cast(as_targets(targets, len(queries[0])), dtype, place)
+        functional = output_functional(output, final, aims, run, len(queries[0])).to(dtype)
+        side = QuerySide(run.network, queries, functional, run.names)
+        training = TrainingSide(run, dtype, place, memory // 4)
+        ask = _through_the_run if method == "metagradient" else _at_the_end
+        values, influences, info = ask(run, trajectory, training, side, damping, memory, quiet)
+    if not bool(influences.isfinite().all()):
+        raise NonFiniteError(
+            "Influences are NaN or infinite: the network gives such outputs or derivatives at some step of the run, or "
+            "a derivative grew without bound. Look at the queries, and at operations like log(0) in the network."
+        )
+    facts = run.info()
+    notes = [note for note in (own_precision, training.note, side.note) if note] + info.pop("notes")
+    return Influence(
+        influences=influences.view(len(values), -1, run.size), values=values.double().cpu(), method=method,
+        sample_ids=torch.tensor(run.samples.ids, dtype=torch.int64), labels=run.labels,
+        output_names=side.functional.names,
+        info={
+            "run": {key: facts[key] for key in ("path", "steps", "rules", "samples", "parameters", "loss", "dtype")},
+            "first_step": run.start, "dtype": str(dtype).removeprefix("torch."), **info, "notes": notes,
+            "seconds": round(time.perf_counter() - begun, 3),
+        })
+
+
+def _through_the_run(run: Run, trajectory: Trajectory, training: TrainingSide, side: QuerySide, damping: None,
+                     memory: int, quiet: bool | None) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """The outputs, their metagradients with shape (q c, n), and what was seen on the way."""
+    width, count = len(side.functional.names), len(side)
+    _refuse_games(run)
+    values = trajectory.dtype, torch.zeros(count, width, dtype=torch.float64)
+    if not len(run) or not count:
+        found = values[1] if not count else side.outputs(trajectory.at(run.stop), trajectory.buffers(run.stop))[1]
+        return found, torch.zeros(count * width, run.size, dtype=torch.float64), {"notes": []}
+    side.probe(trajectory.at(run.stop), trajectory.buffers(run.stop))
+    plan = Plan.make(run, count, width, trajectory.dtype, memory)
+    unroller = Unroller(run, training, displacement=False, keeping=True)
+    statistics = Statistics(run, training, run.names)
+    bending = Bending(training, run.names, memory // 4)
+    parts, growth = [], 1.0
+    desc = f"influence (about {plan.bytes / 2**20:.0f} MiB)"
+    with Bar(total=(plan.passes + 1) * len(run), desc=desc, unit="step", disable=quiet) as bar:
+        seen = look(run, unroller, trajectory, plan.length, bar.update)
+        for start in range(0, count, plan.block):
+            back = Back(run, trajectory, training, side.part(slice(start, start + plan.block)), bending, statistics)
+            back.go(seen, unroller, bar.update)
+            parts.append(back)
+            growth = max(growth, back.growth)
+    notes = [*bending.notes]
+    if seen.rounded:
+        notes.append(LOW.format(count=seen.rounded))
+    if any(batch.autocast for k in range(run.start, run.stop) for batch in run.step(k).batches):
+        notes.append(AUTOCAST)
+    return torch.cat([part.values for part in parts]), torch.cat([part.influences for part in parts]), {
+        "unexplained": min(1.0, seen.path[1] / seen.path[0]) if seen.path[0] else 0.0,
+        "unexplained_steps": len(seen.unexplained), "first_unexplained": seen.unexplained[:5],
+        "clipped_steps": seen.scaling.clipped, "growth": growth, "bytes": plan.bytes, "notes": notes,
+        "engine": {"training": training.way, "queries": side.way},
+    }
+
+
+def _refuse_games(run: Run) -> None:
+    if any(run.step(k).seen is not None for k in range(run.start, run.stop)):
+        raise RuleError(
+            "This run is one of two networks that trained against each other, and a sample's weight would move the "
+            'other one as well, which this run does not hold. Use influence(..., method="gauss-newton"), which holds '
+            "the other network fixed, or look at contributions."
+        )
+
+
+def _at_the_end(run: Run, trajectory: Trajectory, training: TrainingSide, side: QuerySide, damping: float | None,
+                memory: int, quiet: bool | None) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """The outputs, their damped Gauss-Newton influences with shape (q c, n), and what was measured."""
+    parameters, buffers = trajectory.at(run.stop), trajectory.buffers(run.stop)
+    values = side.outputs(parameters, buffers)[1]
+    influences = torch.zeros(values.numel(), run.size, dtype=torch.float64)
+    if not len(side):
+        return values, influences, {"notes": []}
+    side.probe(parameters, buffers)
+    found = damping_of(run) if damping is None else damping
+    members = members_of(run, training.to)
+    with Bar(desc="influence at the end", unit="sample", disable=quiet) as bar:
+        curved = Curved(run, members, parameters, buffers, run.names, memory, bar)
+        # Rows of query gradients, and of their solutions at three dampings.
+        size = 5 * curved.size * values.element_size() * max(values.shape[1], 1)
+        block = max(1, memory // (4 * max(size, 1)))
+        how, residual, beside = "", 0.0, []
+        for start in range(0, len(side), block):
+            rows = side.part(slice(start, start + block)).gradients(parameters, buffers)
+            flat = torch.cat([rows_of(part) for part in rows], 1)
+            solved = solve(curved, flat, [found, 10 * found, found / 10])
+            at = slice(start * values.shape[1], start * values.shape[1] + len(flat))
+            own = [part.double().cpu() for part in solved.influences]
+            influences[at, members.columns] = own[0]
+            beside += [spearman(own[0], other) for other in own[1:]]
+            how, residual = solved.how, max(residual, solved.residual)
+    return values, influences, {
+        "damping": found, "damping_rule": "1 / training time" if damping is None else "given", "solver": how,
+        "residual": residual, "sensitivity": min(float(part.mean()) for part in beside) if beside else None,
+        "gradient": _rest(curved), "negative": curved.negative, "notes": [], "engine": {"queries": side.way},
+    }
+
+
+def _rest(curved: Curved) -> float:
+    """The mean gradient beside the mean length of its parts."""
+    total, length = torch.zeros(curved.size), 0.0
+    for _, rows in curved.slopes():
+        total = total.to(rows) + rows.sum(0)
+        length += float(rows.norm(dim=1).sum())
+    return float(total.norm()) / length if length else 0.0

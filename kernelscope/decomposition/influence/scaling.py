@@ -1,0 +1,137 @@
+r"""How the gradients of a run came to be scaled, and the derivative of that.
+
+The recorder keeps norms, so a step tells by which factor its gradient was scaled, and not why. Over a run it shows: a
+factor that stays (a summed loss, a scaled one) does not depend on the gradient; clipping by a norm,
+:math:`u = \kappa g` with :math:`\kappa = C/(|g| + \epsilon)`, leaves one norm the same at all steps that it touched,
+and its derivative is
+
+.. math:: \gamma_g = \kappa\gamma_u - \frac{\langle\gamma_u, u\rangle}{|g| + \epsilon} \nabla|g| .
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...errors import RuleError
+from ...network import Parameters
+from ...run.step import Step
+from ..training_side import rows_of
+from ..unrolling import UnrolledStep
+
+#: What ``torch.nn.utils.clip_grad_norm_`` adds to the norm.
+EPSILON = 1e-6
+
+#: The norms by which gradients are clipped, in the order in which they are looked for.
+NORMS = (2.0, float("inf"), 1.0)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A step whose gradient was scaled: by which factor, how many samples it had, and the norms it had before."""
+
+    owner: int
+    factor: float
+    count: int
+    norms: tuple[float, ...]
+
+
+class Scaling:
+    """Why the gradients of each step were scaled.
+
+    Args:
+        seen: The steps with one factor for all parameters, by their number, those with the factor 1 included.
+        alike: How far numbers that are the same may differ, relative.
+
+    Raises:
+        RuleError: If no reason is found.
+    """
+
+    def __init__(self, seen: Mapping[int, Scaled], alike: float):
+        self._norms: dict[int, float] = {}
+        for owner in {step.owner for step in seen.values()}:
+            own = {k: step for k, step in seen.items() if step.owner == owner}
+            if any(step.factor != 1.0 for step in own.values()):
+                self._norms |= _clipped(own, alike)
+
+    @property
+    def clipped(self) -> int:
+        """The number of steps whose gradient was clipped by a norm."""
+        return len(self._norms)
+
+    def back(self, k: int, unrolled: UnrolledStep, cotangents: Parameters) -> Parameters:
+        """From cotangents of the gradient that was used at step k, with shape (R, *), to those before scaling."""
+        if not isinstance(unrolled.clip, float):
+            # Clipped by value: the entries that were cut do not move.
+            return {name: rows * (unrolled.clip[name] == 1) for name, rows in cotangents.items()}
+        factor = unrolled.clip
+        if k not in self._norms:
+            return cotangents if factor == 1.0 else {name: rows * factor for name, rows in cotangents.items()}
+        order = self._norms[k]
+        used = {name: unrolled.before[name].gradient for name in unrolled.linear}
+        size = norm([u / factor for u in used.values()], order)
+        met = sum(rows_of(rows) @ used[name].reshape(-1) for name, rows in cotangents.items())
+        assert isinstance(met, Tensor)
+        slopes = _slopes({name: u / factor for name, u in used.items()}, order, size)
+        share = met / (size + EPSILON)
+        return {name: rows * factor - share.view(-1, *[1] * (rows.ndim - 1)) * slopes[name]
+                for name, rows in cotangents.items()}
+
+
+def scaled(step: Step, unrolled: UnrolledStep) -> Scaled | None:
+    """What a step tells of how its gradient was scaled; ``None`` of one that was clipped by value, or has none."""
+    if not isinstance(unrolled.clip, float) or not unrolled.before:
+        return None
+    before = [state.gradient / unrolled.clip for state in unrolled.before.values()]
+    return Scaled(step.owner, unrolled.clip, sum(len(batch.columns) for batch in step.batches),
+                  tuple(norm(before, order) for order in NORMS))
+
+
+def norm(tensors: list[Tensor], order: float) -> float:
+    """The norm of the entries of all tensors together."""
+    return float(torch.linalg.vector_norm(torch.cat([t.reshape(-1).double() for t in tensors]), order))
+
+
+def _clipped(own: Mapping[int, Scaled], alike: float) -> dict[int, float]:
+    """The steps that were clipped, and by which norm."""
+    factors = [step.factor for step in own.values()]
+    for which, order in enumerate(NORMS):
+        # What is left of a norm by clipping is its limit, to the last digits, and never more.
+        left = {k: step.factor * (step.norms[which] + EPSILON) for k, step in own.items()}
+        limit = max(left.values())
+        touched = [k for k, value in left.items() if value >= limit * (1 - alike)]
+        others = [step.factor for k, step in own.items() if k not in touched]
+        if len(touched) > 1 and _alike(others, alike) and not _alike(factors, alike):
+            most = max(others, default=float("inf"))
+            return {k: order for k in touched if own[k].factor < most * (1 - alike)}
+    if _alike(factors, alike) or _alike([step.factor / step.count for step in own.values()], alike):
+        return {}
+    # A single step stands out, and the limit of its norm is a number that people write.
+    others = [factor for factor in factors if factor != min(factors)]
+    if len(factors) - len(others) == 1 and _alike(others, alike):
+        k = min(own, key=lambda place: own[place].factor)
+        for which, order in enumerate(NORMS):
+            left_over = own[k].factor * (own[k].norms[which] + EPSILON)
+            if abs(left_over - float(f"{left_over:.2g}")) <= alike * left_over:
+                return {k: order}
+    raise RuleError(
+        "The gradients of this run were scaled by factors that change from step to step, and no norm of them stays the "
+        "same, so it is not known how the factors depend on the samples. Clip with torch.nn.utils.clip_grad_norm_ at "
+        'one limit, or leave the scaling out; influence(..., method="gauss-newton") needs no steps.'
+    )
+
+
+def _alike(values: list[float], tolerance: float) -> bool:
+    return not values or max(values) - min(values) <= tolerance * max(values)
+
+
+def _slopes(gradient: Parameters, order: float, size: float) -> Parameters:
+    """The derivative of the norm by each entry."""
+    if order == 2.0:
+        return {name: g / size for name, g in gradient.items()}
+    if order == 1.0:
+        return {name: g.sign() for name, g in gradient.items()}
+    return {name: g.sign() * (g.abs() == size) for name, g in gradient.items()}
