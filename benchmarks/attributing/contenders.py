@@ -86,8 +86,8 @@ def trak(task: Task, count: int = 1) -> Scores:
 
     states = [None, *(task.other(i) for i in range(count - 1))] if count > 1 else [None]
     found = {}
-    for size in (256, 1024):
-        for ridge in (0.0, 1e-2, 1.0, 1e2):
+    for size in (512, 2048):
+        for ridge in (0.0, 10.0, 1e2, 1e3, 1e4):
             model = task.model()
             projector = BasicProjector(sum(p.numel() for p in model.parameters()), size, 0, ProjectionType.rademacher,
                                        "cpu")
