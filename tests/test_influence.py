@@ -5,10 +5,12 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 import kernelscope as ks
-from tests.recordings import points, queries, relative, train
-from tests.unrolled import adam, metagradient, sgd, tiny
+from kernelscope.errors import ModelError, OutOfBudget, RuleError
+from tests.recordings import batches, points, queries, relative, train
+from tests.unrolled import adam, metagradient, muon, sgd, tiny, weighted_training
 
 OPTIMIZERS = {
     "sgd": (torch.optim.SGD, {"lr": 0.1}),
@@ -52,3 +54,303 @@ def test_the_metagradient_is_that_of_automatic_differentiation_through_training(
     assert relative(found.influences, truth) <= (1e-6 if name == "nadam" else 1e-9)
     assert relative(found.values, values) <= 1e-6
     assert found.check().ok
+
+
+@pytest.mark.parametrize(("name", "options"), [
+    ("sgd", {"norm": 0.5}), ("adam", {"norm": 0.3}), ("momentum", {"norm": 0.2, "kind": float("inf")}),
+    ("momentum", {"norm": 0.8, "kind": 1.0}), ("momentum", {"value": 0.1}), ("adam", {"value": 0.05})])
+def test_clipping_is_part_of_the_derivative(name, options):
+    kind, numbers = OPTIMIZERS[name]
+    (x, y), z, model = points(), queries(), tiny()
+    own = sgd(**numbers) if kind is torch.optim.SGD else adam(**numbers)
+    truth, _ = metagradient(copy.deepcopy(model), x, y, z, None, own=own, loss=F.mse_loss, **options)
+    plain, _ = metagradient(copy.deepcopy(model), x, y, z, None, loss=F.mse_loss,
+                            own=sgd(**numbers) if kind is torch.optim.SGD else adam(**numbers))
+    assert relative(plain, truth) > 1e-2
+    optimizer, parameters = kind(model.parameters(), **numbers), list(model.parameters())
+    cut = (lambda k: nn.utils.clip_grad_value_(parameters, options["value"])) if "value" in options else (
+        lambda k: nn.utils.clip_grad_norm_(parameters, options["norm"], options.get("kind", 2.0)))
+    run, _ = train(model, x, y, optimizer, before_step=cut, diary=False)
+    found = ks.influence(run, z)
+    assert relative(found.influences, truth) <= 1e-9
+    assert found.info["clipped_steps"] > 0 or "value" in options
+
+
+def test_a_factor_that_stays_is_no_clipping():
+    (x, y), z, model = points(), queries(), tiny()
+
+    def halved(outputs, targets, reduction="mean"):
+        return F.mse_loss(outputs, targets, reduction=reduction) / 2
+
+    truth, _ = metagradient(copy.deepcopy(model), x, y, z, None, own=sgd(lr=0.1, momentum=0.9), loss=halved)
+    run, _ = train(model, x, y, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), diary=False,
+                   before_step=lambda k: [p.grad.mul_(0.5) for p in model.parameters()] and None)
+    found = ks.influence(run, z)
+    assert relative(found.influences, truth) <= 1e-9
+    assert found.info["clipped_steps"] == 0
+
+
+def test_factors_that_change_for_no_known_reason_are_refused():
+    (x, y), z, model = points(), queries(), tiny()
+    run, _ = train(model, x, y, torch.optim.SGD(model.parameters(), lr=0.1), diary=False,
+                   before_step=lambda k: [p.grad.mul_(0.5 + 0.1 * k) for p in model.parameters()] and None)
+    with pytest.raises(RuleError, match="scaled by factors that change"):
+        ks.influence(run, z)
+
+
+@pytest.mark.parametrize("name", ["momentum", "adam"])
+def test_passes_that_are_gathered_and_a_schedule(name):
+    kind, numbers = OPTIMIZERS[name]
+    (x, y), z, model = points(), queries(), tiny()
+    plan = batches(12, 3)
+    rates = [numbers["lr"] / (1 + k) for k in range(6)]
+    mine = adam_scheduled(numbers, rates) if name == "adam" else sgd(**numbers, schedule=lambda k: rates[k])
+    truth, _ = metagradient(copy.deepcopy(model), x, y, z, None, own=mine, loss=F.mse_loss, steps=6, passes=2,
+                            plan=plan)
+    optimizer = kind(model.parameters(), **numbers)
+    with ks.record(model, (x, y), loss=F.mse_loss) as recording:
+        for k in range(6):
+            optimizer.param_groups[0]["lr"] = rates[k]
+            optimizer.zero_grad()
+            for ids in plan[2 * k:2 * k + 2]:
+                recording.batch(ids)
+                (F.mse_loss(model(x[ids]), y[ids]) / 2).backward()
+            optimizer.step()
+    assert relative(ks.influence(recording.run, z).influences, truth) <= 1e-9
+
+
+def adam_scheduled(numbers, rates):
+    """Adam, whose learning rate changes: steps of rate 1, scaled."""
+    one = adam(**{**numbers, "lr": 1.0})
+
+    def step(theta, gradients, k):
+        there = one(theta, gradients, k)
+        return {name: p + rates[k] * (there[name] - p) for name, p in theta.items()}
+
+    return step
+
+
+def test_muon_goes_through_its_polynomial():
+    x, y = points()
+    z, model = queries(), tiny()
+    model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.Tanh(), nn.Linear(4, 2, bias=False)).double()
+    numbers = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.1}
+    start = copy.deepcopy(model)
+    run, _ = train(model, x, y, torch.optim.Muon(model.parameters(), **numbers), diary=False)
+    own = muon(**numbers, coefficients=(3.4445, -4.775, 2.0315), steps=5, follow=lambda k: run.parameters(k + 1))
+    truth, _ = metagradient(start, x, y, z, None, own=own, loss=F.mse_loss)
+    found = ks.influence(run, z)
+    assert relative(found.influences, truth) <= 1e-8
+    assert any("bfloat16" in note for note in found.info["notes"])
+
+
+def test_a_slice_holds_what_came_before_it():
+    (x, y), z, model = points(), queries(), tiny()
+    run, _ = train(model, x, y, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), diary=False)
+    whole, late = ks.influence(run, z), ks.influence(run[5:], z)
+    later = {int(i) for k in range(5, 8) for batch in run[k].batches for i in batch.columns}
+    never = [i for i in range(8) if i not in later]
+    assert never
+    assert not late.influences[:, :, never].any()
+    assert relative(late.influences, whole.influences) > 1e-3
+    # The last step alone: one gradient of one batch.
+    last = ks.influence(run[7:], z).influences
+    model.eval()
+    end = {name: p.requires_grad_() for name, p in run.parameters(8).items()}
+    here = {name: p.requires_grad_() for name, p in run.parameters(7).items()}
+    out = torch.func.functional_call(model, end, (z,))[0, 0]
+    slope = torch.autograd.grad(out, list(end.values()))
+    ids = run[7].batches[0].columns
+    for i in ids.tolist():
+        own = torch.autograd.grad(F.mse_loss(torch.func.functional_call(model, here, (x[[i]],)), y[[i]]),
+                                  list(here.values()))
+        product = sum(float((a * b).sum()) for a, b in zip(slope, own, strict=True))
+        assert float(last[0, 0, i]) == pytest.approx(-0.1 * product / len(ids), rel=1e-9)
+
+
+def test_memory_divides_queries_and_steps_and_changes_nothing():
+    (x, y), z, model = points(), torch.randn(7, 3, dtype=torch.float64), tiny()
+    run, _ = train(model, x, y, torch.optim.Adam(model.parameters(), lr=0.05), diary=False)
+    whole = ks.influence(run, z)
+    small = ks.influence(run, z, memory=16_000)
+    assert small.info["bytes"] < whole.info["bytes"] / 3
+    assert relative(small.influences, whole.influences) <= 1e-12
+    with pytest.raises(OutOfBudget, match="One query"):
+        ks.influence(run, z, memory=1000)
+
+
+def retrained(weights, x, y, ids, kind, options, start):
+    model = copy.deepcopy(start)
+    optimizer = kind(model.parameters(), **options)
+    for some in ids:
+        optimizer.zero_grad()
+        each = F.mse_loss(model(x[some]), y[some], reduction="none").mean(1)
+        (weights[some] * each).mean().backward()
+        optimizer.step()
+    return model
+
+
+@pytest.mark.parametrize("name", ["momentum", "adam", "rmsprop centered", "nadam"])
+def test_training_again_with_other_weights_moves_outputs_as_told(name):
+    kind, options = OPTIMIZERS[name]
+    (x, y), z, model = points(), queries(), tiny()
+    start = copy.deepcopy(model)
+    run, _ = train(model, x, y, kind(model.parameters(), **options), diary=False)
+    found = ks.influence(run, z).influences
+    g = torch.Generator().manual_seed(3)
+    way = torch.randn(len(y), generator=g, dtype=torch.float64)
+    told, errors = found @ way, []
+    for h in (1e-3, 5e-4):
+        ends = [retrained(1 + s * h * way, x, y, batches(8, 3), kind, options, start)(z).detach() for s in (1, -1)]
+        errors.append(relative((ends[0] - ends[1]) / (2 * h), told))
+    # The error of a central difference is of the order of the square of its step, and falls with it.
+    assert errors[1] <= 1e-4
+    assert errors[1] <= errors[0] / 3
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum"])
+def test_all_weights_together_are_the_learning_rate(name):
+    kind, options = OPTIMIZERS[name]
+    (x, y), z, model = points(), queries(), tiny()
+    start = copy.deepcopy(model)
+    run, _ = train(model, x, y, kind(model.parameters(), **options), diary=False)
+    h, ones = 1e-4, torch.ones(len(y), dtype=torch.float64)
+    ends = [retrained(ones, x, y, batches(8, 3), kind, {**options, "lr": options["lr"] * (1 + s * h)}, start)(z)
+            for s in (1, -1)]
+    assert relative(ks.influence(run, z).influences.sum(-1), ((ends[0] - ends[1]) / (2 * h)).detach()) <= 1e-5
+
+
+def test_copies_of_a_sample_have_the_same_influence_that_of_their_weight():
+    (x, y), z = points(), queries()
+    twice = torch.cat([x, x[:1]]), torch.cat([y, y[:1]])
+    ids = torch.arange(9)
+    model = tiny()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    with ks.record(model, twice, loss=F.mse_loss) as recording:
+        for _ in range(6):
+            recording.batch(ids)
+            optimizer.zero_grad()
+            F.mse_loss(model(twice[0]), twice[1]).backward()
+            optimizer.step()
+    found = ks.influence(recording.run, z).influences
+    assert relative(found[:, :, 8], found[:, :, 0]) <= 1e-12
+    weights = torch.ones(8, dtype=torch.float64)
+    weights[0] = 2.0
+
+    def both(outputs, targets, reduction):
+        return F.mse_loss(outputs, targets, reduction=reduction) * 8 / 9
+
+    w = weights.requires_grad_()
+    theta = weighted_training(tiny(), x, y, None, w, own=adam(lr=0.05), loss=both, steps=6, plan=[torch.arange(8)] * 6)
+    out = torch.func.functional_call(tiny(), theta, (z,))
+    truth = torch.stack([torch.autograd.grad(v, w, retain_graph=True)[0] for v in out.flatten()]).view(2, 2, 8)
+    # The derivative by the weight of the pair is that by either copy.
+    assert relative(found[:, :, 0], truth[:, :, 0]) <= 1e-9
+    assert relative(found[:, :, 1:8], truth[:, :, 1:]) <= 1e-9
+
+
+def normalised():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2)).double()
+
+
+@pytest.mark.parametrize("momentum", [0.3, None])
+def test_running_statistics_are_part_of_the_derivative(momentum):
+    (x, y), z, model = points(), queries(), normalised()
+    model[1].momentum = momentum
+    start, options = copy.deepcopy(model), {"lr": 0.1, "momentum": 0.9}
+    run, _ = train(model.train(), x, y, torch.optim.SGD(model.parameters(), **options), diary=False, size=4)
+    found = ks.influence(run, z).influences
+    way = torch.randn(len(y), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    h, ends = 3e-4, []
+    for s in (1, -1):
+        again = retrained(1 + s * h * way, x, y, batches(8, 4), torch.optim.SGD, options, start)
+        ends.append(again.eval()(z).detach())
+    slope = (ends[0] - ends[1]) / (2 * h)
+    # The bias before the normalisation has no gradient; what is left is the square of the step.
+    assert relative(found @ way, slope) <= 1e-4
+
+
+def test_state_that_is_no_running_statistic_is_refused():
+    class Counting(nn.Linear):
+        def __init__(self):
+            super().__init__(3, 2)
+            self.register_buffer("mean", torch.zeros(3, dtype=torch.float64))
+
+        def forward(self, x):
+            out = super().forward(x - self.mean)
+            if self.training:
+                self.mean = 0.9 * self.mean + 0.1 * x.mean(0).detach()
+            return out
+
+    (x, y), z, model = points(), queries(), Counting().double()
+    with pytest.warns(UserWarning, match="differ"):
+        run, _ = train(model, x, y, torch.optim.SGD(model.parameters(), lr=0.1), diary=False)
+    with pytest.raises(ModelError, match="buffer 'mean'"):
+        ks.influence(run, z)
+
+
+def test_dropout_keeps_its_masks():
+    (x, y), z = points(), queries()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 6), nn.Dropout(0.4), nn.Tanh(), nn.Linear(6, 2)).double()
+    start, options = copy.deepcopy(model), {"lr": 0.1, "momentum": 0.9}
+    torch.manual_seed(5)
+    run, _ = train(model.train(), x, y, torch.optim.SGD(model.parameters(), **options), diary=False, size=4)
+    found = ks.influence(run, z).influences
+    way = torch.randn(len(y), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    h, ends = 3e-4, []
+    for s in (1, -1):
+        torch.manual_seed(5)
+        ends.append(retrained(1 + s * h * way, x, y, batches(8, 4), torch.optim.SGD, options, start).eval()(z).detach())
+    assert relative(found @ way, (ends[0] - ends[1]) / (2 * h)) <= 1e-5
+
+
+def test_two_optimizers_that_step_from_one_backward_pass():
+    (x, y), z, model = points(), queries(), tiny()
+    start = copy.deepcopy(model)
+    makers = [lambda m: torch.optim.Adam(m[0].parameters(), lr=0.05),
+              lambda m: torch.optim.SGD(m[2].parameters(), lr=0.1, momentum=0.9)]
+    run, _ = train(model, x, y, [make(model) for make in makers], diary=False)
+    found = ks.influence(run, z).influences
+    way = torch.randn(len(y), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    h, ends = 3e-4, []
+    for s in (1, -1):
+        again = copy.deepcopy(start)
+        optimizers = [make(again) for make in makers]
+        for ids in batches(8, 3):
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            each = F.mse_loss(again(x[ids]), y[ids], reduction="none").mean(1)
+            ((1 + s * h * way)[ids] * each).mean().backward()
+            for optimizer in optimizers:
+                optimizer.step()
+        ends.append(again(z).detach())
+    assert relative(found @ way, (ends[0] - ends[1]) / (2 * h)) <= 1e-5
+
+
+def test_a_gradient_of_nought_under_adam_is_no_nan():
+    (x, y), z = points(), queries()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2)).double()
+    with torch.no_grad():
+        model[0].bias[:3] = -100.0
+    run, _ = train(model, x, y, torch.optim.Adam(model.parameters(), lr=0.05), diary=False)
+    found = ks.influence(run, z)
+    assert bool(found.influences.isfinite().all())
+    assert float(found.influences.abs().max()) > 1e-3
+
+
+def test_steps_that_no_rule_explains_are_told():
+    (x, y), z, model = points(), queries(), tiny()
+
+    def beside(k):
+        if k == 3:
+            with torch.no_grad():
+                model[0].weight.mul_(0.5)
+
+    run, _ = train(model, x, y, torch.optim.SGD(model.parameters(), lr=0.1), diary=False, after_step=beside)
+    found = ks.influence(run, z)
+    assert found.info["first_unexplained"] == [3]
+    assert found.info["unexplained"] > 0.01
+    assert not found.check().ok

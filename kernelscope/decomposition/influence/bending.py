@@ -18,7 +18,7 @@ from ...run.step import MicroBatch
 from ..training_side import AGREEMENT, TrainingSide, noise, perturbed
 
 #: About how many bytes the derivatives of a batch fill at once: few enough to stay near the core.
-CHUNK = 2**24
+CHUNK = 2**25
 
 
 class Bending:

@@ -145,11 +145,15 @@ def solve(curved: Curved, queries: Tensor, dampings: list[float]) -> Solved:
         dampings: The dampings.
     """
     n, small = curved.count, min(curved.size, curved.count * curved.width)
-    item = queries.element_size()
-    if 4 * small * small * item <= 2 * curved.memory:
+    if _fits(curved, small, queries.element_size()):
         primal = curved.size <= curved.count * curved.width
         return (_primal if primal else _dual)(curved, queries, dampings)
     return _iterated(curved, queries, dampings[:1], n)
+
+
+def _fits(curved: Curved, small: int, item: int) -> bool:
+    """Whether the smaller matrix, and its factor beside it, fit in memory."""
+    return 3 * small * small * item <= curved.memory
 
 
 def _primal(curved: Curved, queries: Tensor, dampings: list[float]) -> Solved:
@@ -176,9 +180,10 @@ def _dual(curved: Curved, queries: Tensor, dampings: list[float]) -> Solved:
         met[:, part] = queries @ rows.T
         for other, columns in curved.rows():
             if other.start <= part.start:
-                square[part, other] = rows @ columns.T
-                square[other, part] = square[part, other].T
-    turned, residual = [], 0.0
+                block = rows @ columns.T
+                square[part, other], square[other, part] = block, block.T
+    turned: list[Tensor] = []
+    residual = 0.0
     for damping in dampings:
         own = _lifted(square, n * damping)
         weights = divided(torch.linalg.cholesky(own), met.T).T

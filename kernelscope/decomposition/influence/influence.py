@@ -135,8 +135,10 @@ def influence(
         functional = output_functional(output, final, aims, run, len(queries[0])).to(dtype)
         side = QuerySide(run.network, queries, functional, run.names)
         training = TrainingSide(run, dtype, place, memory // 4)
-        ask = _through_the_run if method == "metagradient" else _at_the_end
-        values, influences, info = ask(run, trajectory, training, side, damping, memory, quiet)
+        if method == "metagradient":
+            values, influences, info = _through_the_run(run, trajectory, training, side, memory, quiet)
+        else:
+            values, influences, info = _at_the_end(run, trajectory, training, side, damping, memory, quiet)
     if not bool(influences.isfinite().all()):
         raise NonFiniteError(
             "Influences are NaN or infinite: the network gives such outputs or derivatives at some step of the run, or "
@@ -155,15 +157,14 @@ def influence(
         })
 
 
-def _through_the_run(run: Run, trajectory: Trajectory, training: TrainingSide, side: QuerySide, damping: None,
+def _through_the_run(run: Run, trajectory: Trajectory, training: TrainingSide, side: QuerySide,
                      memory: int, quiet: bool | None) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """The outputs, their metagradients with shape (q c, n), and what was seen on the way."""
     width, count = len(side.functional.names), len(side)
     _refuse_games(run)
-    values = trajectory.dtype, torch.zeros(count, width, dtype=torch.float64)
     if not len(run) or not count:
-        found = values[1] if not count else side.outputs(trajectory.at(run.stop), trajectory.buffers(run.stop))[1]
-        return found, torch.zeros(count * width, run.size, dtype=torch.float64), {"notes": []}
+        values = side.outputs(trajectory.at(run.stop), trajectory.buffers(run.stop))[1]
+        return values, torch.zeros(count * width, run.size, dtype=torch.float64), {"notes": []}
     side.probe(trajectory.at(run.stop), trajectory.buffers(run.stop))
     plan = Plan.make(run, count, width, trajectory.dtype, memory)
     unroller = Unroller(run, training, displacement=False, keeping=True)

@@ -139,8 +139,8 @@ class Back:
     def _through(self, k: int, unrolled: UnrolledStep, theta: Parameters, at: dict[int, Parameters],
                  scaling: Scaling) -> None:
         recorded = self.run.step(k)
-        self.statistics.back(k, self._statistics, at, lambda place, rows: self._return(k, place, rows))
         gradients = self._cotangents.back(find_rule(recorded.optimizer), theta, unrolled)
+        self.statistics.back(k, self._statistics, at, lambda place, rows: self._return(k, place, rows))
         gradients = {name: rows for name, rows in gradients.items() if name not in unrolled.silent}
         if not gradients:
             return

@@ -132,12 +132,12 @@ class Influence(Result):
         import pandas as pd
 
         q, c, n = self.influences.shape
-        labels = self.labels or [None] * n
+        labels: list[Any] = list(self.labels or [None] * n)
         return pd.DataFrame({
             "query": torch.arange(q).repeat_interleave(c * n).numpy(),
             "output": [name for _ in range(q) for name in self.output_names for _ in range(n)],
             "sample": self.sample_ids.repeat(q * c).numpy(),
-            "label": list(labels) * (q * c),
+            "label": labels * (q * c),
             "influence": self.influences.flatten().numpy(),
         })
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import vjp, vmap
+from torch.overrides import TorchFunctionMode
 
 from ...errors import ModelError
 from ...network import Parameters, apart, random_state
@@ -61,6 +64,10 @@ class Statistics:
         if strange:
             raise ModelError(OTHERS.format(strange[0]))
         self._checked: set[int] = set()
+        last, end = run.buffers(run.stop - 1), run.buffers(run.stop)
+        beside = next((name for name in self.moving if not torch.equal(last[name], end[name])), None)
+        if beside is not None:
+            raise ModelError(MOVED.format(beside, run.stop))
 
     def begin(self, side: QuerySide, theta: Parameters, buffers: Parameters) -> Parameters:
         """The derivatives of what is explained by the statistics at the end, each with shape (R, *)."""
@@ -68,7 +75,7 @@ class Statistics:
             return {}
         leaves = {name: buffers[name].detach().clone().requires_grad_() for name in self.moving}
         rows: dict[str, list[Tensor]] = {name: [] for name in self.moving}
-        with torch.enable_grad():
+        with torch.enable_grad(), _Written():
             raw = side.network(theta, {**buffers, **leaves}, side.inputs)
             for value in side.functional(raw, side.functional.side).flatten().unbind():
                 found = torch.autograd.grad(value, list(leaves.values()), retain_graph=True, allow_unused=True)
@@ -81,15 +88,17 @@ class Statistics:
         """Goes back through the passes of step k: ``cotangents`` change, ``give`` gets those by the parameters."""
         if not cotangents:
             return
-        batches = self.run.step(k).batches
-        moved = [batch for batch in batches if set(batch.training) & set(self._modules)]
+        # A pass that serves two steps moved the statistics once.
+        moved = [batch for batch in self.run.step(k).batches
+                 if batch.at == k and set(batch.training) & set(self._modules)]
         self._check(k, moved, at)
         for j in range(len(moved) - 1, -1, -1):
             batch = moved[j]
             parts = self._parts(k, batch, j)
             own = apart(at[batch.at], self.names)
             with random_state(batch.random, self.side.device):
-                _, pull = vjp(lambda p, batch=batch: self._read(batch, k, {**at[batch.at], **p}), own)
+                read, theta = self._reader(batch, k), at[batch.at]
+                pull = vjp(lambda p, read=read, theta=theta: read({**theta, **p}), own)[1]
                 asked = {name: cotangents[name] * parts[name] for name in parts}
                 given = vmap(pull)(asked)[0]
             give(batch.at, given)
@@ -101,11 +110,12 @@ class Statistics:
         if k in self._checked:
             return
         self._checked.add(k)
-        here, there = self.side.to(self.run.buffers(k)), self.side.to(self.run.buffers(k + 1))
+        # The buffers of a step are those after its passes.
+        here, there = self.side.to(self.run.buffers(k - 1)), self.side.to(self.run.buffers(k))
         for j, batch in enumerate(batches):
             parts = self._parts(k, batch, j)
             with random_state(batch.random, self.side.device):
-                seen = self._read(batch, k, at[batch.at])
+                seen = self._reader(batch, k)(at[batch.at])
             here = {**here, **{name: (1 - part) * here[name] + part * seen[name] for name, part in parts.items()}}
         limit = max(AGREEMENT[self.side.dtype], 1e-3 if self.run.precision != torch.float64 else 0.0)
         for name in self.moving:
@@ -114,32 +124,54 @@ class Statistics:
 
     def _parts(self, k: int, batch: MicroBatch, before: int) -> dict[str, float]:
         """The share m of each statistic that a pass replaces, after ``before`` others of the step."""
-        parts = {}
+        parts: dict[str, float] = {}
         for name, module in self._modules.items():
             if name in batch.training:
-                count = self.run.buffers(k).get(_joined(name, "num_batches_tracked"))
+                count = self.run.buffers(k - 1).get(_joined(name, "num_batches_tracked"))
                 part = module.momentum
                 if part is None:
                     part = 1.0 / (float(0 if count is None else count) + before + 1)
                 parts |= {_joined(name, "running_mean"): float(part), _joined(name, "running_var"): float(part)}
         return parts
 
-    def _read(self, batch: MicroBatch, k: int, parameters: Parameters) -> Parameters:
-        """The statistics of what each batch normalisation reads in a pass."""
-        found: Parameters = {}
-        module = self.run.network.module(batch.training)
-        with _heard(module, [name for name in self._modules if name in batch.training], found):
-            inputs = self.side.to(batch_tensors(self.run, batch))[0]
-            self.run.network(parameters, self.side.to(self.run.buffers(k)), inputs, batch.training)
-        return found
+    def _reader(self, batch: MicroBatch, k: int) -> Callable[[Parameters], Parameters]:
+        """Gives the statistics of what each batch normalisation reads in a pass, at any parameters."""
+        network, training = self.run.network, batch.training
+        inputs, buffers = self.side.to(batch_tensors(self.run, batch))[0], self.side.to(self.run.buffers(k))
+        names = [name for name in self._modules if name in training]
+
+        def read(parameters: Parameters) -> Parameters:
+            found: Parameters = {}
+            with _heard(network.module(training), names, found):
+                network(parameters, buffers, inputs, training)
+            return found
+
+        return read
 
 
 def _moving(run: Run) -> set[str]:
     """The buffers of real numbers that change during the run."""
-    first = run.buffers(-1) if run.start == 0 else run.buffers(run.start)
+    first = run.buffers(run.start - 1)
     return {name for k in {run.start, (run.start + run.stop) // 2, run.stop}
             for name, value in run.buffers(k).items()
             if value.is_floating_point() and not torch.equal(value, first[name])}
+
+
+class _Written(TorchFunctionMode):
+    """Within it batch normalisation by running statistics is plain operations, which have derivatives by these."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return (_normalised if function is F.batch_norm else function)(*args, **(kwargs or {}))
+
+
+def _normalised(x: Tensor, mean: Tensor | None, var: Tensor | None, weight: Tensor | None = None,
+                bias: Tensor | None = None, training: bool = False, momentum: float = 0.1, eps: float = 1e-5) -> Tensor:
+    if training or mean is None or var is None:
+        return F.batch_norm(x, mean, var, weight, bias, training, momentum, eps)
+    shape = (1, -1, *[1] * (x.ndim - 2))
+    out = (x - mean.view(shape)) / (var.view(shape) + eps).sqrt()
+    out = out if weight is None else out * weight.view(shape)
+    return out if bias is None else out + bias.view(shape)
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def pulled(rule: Rule, before: Before, theta: Tensor, rows: Tensor, momentum: Te
         return ({"moved": moved} if after is None else {"moved": moved, "momentum": after},
                 {name: state[name] for name in states})
 
-    outputs, back = vjp(update, given, states)
+    outputs, back = vjp(update, given, states)[:2]
     nought = lambda t: t.new_zeros((1,) * (t.ndim + 1)).expand(len(rows), *t.shape)
     asked = {"moved": rows}
     if "momentum" in outputs[0]:
