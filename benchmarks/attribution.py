@@ -115,18 +115,18 @@ def table(row: dict[str, Any]) -> str:
     again = row["ceilings"][STARTS[1]]["as many seeds again"]
     lines = [f"**{row['activation']}: {row['networks']} networks trained again in {row['retraining']:.1f} s; three "
              f"other starts would foretell those three by {again:.3f}**\n",
-             f"| | package | what it is | {heads[0]} | {heads[1]} | setting | s | MiB |", "|---" * 8 + "|"]
+             f"| | package | what it is | {heads[0]} | {heads[1]} | setting | CPU s | s | MiB |", "|---" * 9 + "|"]
     for name, cell in sorted(row["contenders"].items(), key=lambda item: -item[1].get(STARTS[0], {"mean": -9})["mean"]):
         role, package = CONTENDERS[name][:2] if name in CONTENDERS else ("null", "")
         if STARTS[0] not in cell:
-            lines.append(f"| {name} | {package} | | left out: {cell.get('skipped') or cell.get('failed')} | | | | |")
+            lines.append(f"| {name} | {package} | | left out: {cell.get('skipped') or cell.get('failed')} | | | | | |")
             continue
         scores = ["{mean:.3f} ({low:.3f} to {high:.3f})".format(**cell[start]).replace("-", "−") for start in STARTS]
-        seconds, mib = (f"{cell[key]:.{digits}f}" if key in cell else ""
-                        for key, digits in (("seconds", 1), ("mib", 0)))
+        costs = [f"{cell[key]:.{digits}f}" if key in cell else ""
+                 for key, digits in (("cpu seconds", 1), ("seconds", 1), ("mib", 0))]
         setting = f"{cell['setting']}, of {cell['settings']}" if cell.get("setting") else ""
         lines.append(f"| {name} | {package} {cell.get('version', '')} | {WHAT[role].partition(':')[0]} | "
-                     f"{' | '.join(scores)} | {setting} | {seconds} | {mib} |")
+                     f"{' | '.join(scores)} | {setting} | {' | '.join(costs)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -142,7 +142,7 @@ def save(rows: list[dict[str, Any]], seconds: float) -> None:
     (RESULTS / "attribution.json").write_text(json.dumps(
         {"machine": machine, "seconds": seconds, "rows": rows}, indent=1) + "\n")
     about = (f"Digits: {TRAIN} samples, {TEST} queries, {STEPS} steps of all samples, {SUBSETS} halves. LDS with 95 % "
-             "intervals by resampled subsets. Seconds on the clock and peak memory above the start of the process, all "
+             "intervals by resampled subsets. Seconds of the processor and on the clock, and peak memory above the start of the process, all "
              f"settings together, without the training of the networks that TRAK-{CHECKPOINTS} reads. The setting of "
              "each half of the queries is the one that does best on the other half. TRAK scores margins, whose order "
              "is that of losses turned round.\n")

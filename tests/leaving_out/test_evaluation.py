@@ -120,7 +120,7 @@ def test_random_batches_have_noise_from_the_same_start_too():
 def test_where_no_start_is_drawn_it_is_said():
     model = network()
     with torch.no_grad():
-        model[0].weight.mul_(3)
+        model[0].weight.mul_(6)
     x, y = samples(6, seed=8)
     found = ks.evaluate(recorded(model=model), x, y, subsets=8)
     assert found.anew is None

@@ -91,7 +91,7 @@ def test_other_starts_are_those_that_the_modules_draw():
 def test_what_was_not_drawn_by_its_modules_is_not_drawn_anew():
     large = network()
     with torch.no_grad():
-        large[0].weight.mul_(4)
+        large[0].weight.mul_(6)
     with pytest.raises(DataError, match="begin with parameters as its modules draw them: 0.weight had the size"):
         ks.retrain(recorded(model=large), SUBSETS, start="anew")
 

@@ -35,7 +35,7 @@ def drawn_start(run: Run, recipe: Recipe, seed: int) -> Tree:
         torch.manual_seed(seed)
         for child in module.modules():
             if _own(child):
-                _resetting(child)()
+                getattr(child, _resetting(child))()
     drawn = dict(module.named_parameters())
     return {name: drawn[name].detach().to(held) for name, held in recipe.start.items()}
 
@@ -44,7 +44,7 @@ def why_not_drawn(run: Run, recipe: Recipe) -> str:
     """Why initial parameters cannot be drawn anew, in a clause; empty where they can."""
     module = run.network.module(())
     for name, child in module.named_modules():
-        if _own(child) and not callable(_resetting(child)):
+        if _own(child) and not _resetting(child):
             return (f"{name or 'the network itself'} ({type(child).__name__}) holds parameters and has no "
                     "reset_parameters")
     drawn = drawn_start(run, recipe, 0)
@@ -60,8 +60,9 @@ def _own(child: nn.Module) -> bool:
     return any(p is not None for p in child._parameters.values())
 
 
-def _resetting(child: nn.Module) -> object:
-    return getattr(child, "reset_parameters", None) or getattr(child, "_reset_parameters", None)
+def _resetting(child: nn.Module) -> str:
+    """The method by which a module draws its parameters; attention has one of its own name."""
+    return next((name for name in ("reset_parameters", "_reset_parameters") if callable(getattr(child, name, None))), "")
 
 
 def _alike(held: Tensor, drawn: Tensor) -> bool:
