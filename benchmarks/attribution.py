@@ -142,10 +142,10 @@ def save(rows: list[dict[str, Any]], seconds: float) -> None:
     (RESULTS / "attribution.json").write_text(json.dumps(
         {"machine": machine, "seconds": seconds, "rows": rows}, indent=1) + "\n")
     about = (f"Digits: {TRAIN} samples, {TEST} queries, {STEPS} steps of all samples, {SUBSETS} halves. LDS with 95 % "
-             "intervals by resampled subsets. Seconds of the processor and on the clock, and peak memory above the start of the process, all "
-             f"settings together, without the training of the networks that TRAK-{CHECKPOINTS} reads. The setting of "
-             "each half of the queries is the one that does best on the other half. TRAK scores margins, whose order "
-             "is that of losses turned round.\n")
+             "intervals by resampled subsets. Seconds of the processor and on the clock, and peak memory above the "
+             "start of the process, are of all settings together, without the training of the networks that "
+             f"TRAK-{CHECKPOINTS} reads. The setting of each half of the queries is the one that does best on the "
+             "other half. TRAK scores margins, whose order is that of losses turned round.\n")
     (RESULTS / "attribution.md").write_text("\n".join(
         [f"Measured on {', '.join(machine.values())}, in {seconds:.0f} s.\n", about, *map(table, rows)]))
 

@@ -62,7 +62,8 @@ def _own(child: nn.Module) -> bool:
 
 def _resetting(child: nn.Module) -> str:
     """The method by which a module draws its parameters; attention has one of its own name."""
-    return next((name for name in ("reset_parameters", "_reset_parameters") if callable(getattr(child, name, None))), "")
+    names = ("reset_parameters", "_reset_parameters")
+    return next((name for name in names if callable(getattr(child, name, None))), "")
 
 
 def _alike(held: Tensor, drawn: Tensor) -> bool:
