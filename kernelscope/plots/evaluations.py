@@ -69,7 +69,9 @@ def conclusion(result: Evaluation) -> str:
     best = result.names[0]
     if best == RANDOM:
         return "No way foretells retraining better than random scores"
-    text = f"{best[0].upper()}{best[1:]} foretells retraining best, {result.lds(best):.2f} of {result.own.ceiling:.2f}"
+    told = with_minus(f"{result.lds(best):.2f} of {result.own.ceiling:.2f}")
+    text = f"{best[0].upper()}{best[1:]} foretells retraining best, {told}"
     if best == CONTRIBUTION or CONTRIBUTION not in result.names:
-        return with_minus(text)
-    return with_minus(f"{text}; the contribution, a share of this run, foretells it by {result.lds(CONTRIBUTION):.2f}")
+        return text
+    share = with_minus(f"{result.lds(CONTRIBUTION):.2f}")
+    return f"{text}; the contribution, a share of this run, foretells it by {share}"

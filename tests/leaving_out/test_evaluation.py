@@ -154,6 +154,8 @@ def test_results_are_kept_drawn_and_shown(found, tmp_path):
     again = ks.Evaluation.load(found.save(tmp_path / "evaluation"))
     assert repr(again) == repr(found)
     assert "foretells" in plots.title(found)
+    # A name keeps its hyphen; only numbers get the sign of subtraction.
+    assert "Gauss−Newton" not in plots.title(found)
     page = Report("Leaving out", [found]).html()
     assert "ceiling of noise" in page
     assert "What foretells leaving samples out" in page
