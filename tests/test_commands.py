@@ -492,6 +492,14 @@ def test_report_shows_what_was_learned_too(run, tmp_path, capsys):
         assert heading in page
 
 
+def test_report_shows_influence_beside_contribution(run, tmp_path, capsys):
+    found = answer(capsys, "report", run, "-o", str(tmp_path / "a.html"), "--also", "influence")
+    assert [more["name"] for more in found["also"]] == ["ContributionAndInfluence"]
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    for words in ("Contribution: what training on it added", "Influence: what its weight would do", "Their ranks"):
+        assert words in page
+
+
 def test_the_coverage_of_training_samples_is_refused(run, tmp_path, capsys):
     assert main(["report", run, "-o", str(tmp_path / "a.html"), "--also", "coverage"]) == 2
     assert "Name other points with --input" in capsys.readouterr().err

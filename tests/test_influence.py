@@ -1,6 +1,7 @@
 """The metagradient is the derivative of training itself, through everything that each optimizer does."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -74,6 +75,55 @@ def test_clipping_is_part_of_the_derivative(name, options):
     found = ks.influence(run, z)
     assert relative(found.influences, truth) <= 1e-9
     assert found.info["clipped_steps"] > 0 or "value" in options
+
+
+def test_a_single_step_that_was_clipped_is_told_from_one_that_was_scaled():
+    (x, y), z = points(), queries()
+    start = tiny()
+    for norm in (0.5, None):
+        model = copy.deepcopy(start)
+
+        def cut(k, model=model, norm=norm):
+            if norm is None:
+                for p in model.parameters():
+                    p.grad.mul_(0.25)
+            else:
+                nn.utils.clip_grad_norm_(model.parameters(), norm)
+
+        run, _ = train(model, x, y, torch.optim.SGD(model.parameters(), lr=0.1), steps=1, before_step=cut, diary=False)
+        truth, _ = metagradient(copy.deepcopy(start), x, y, z, None, own=sgd(lr=0.1 if norm else 0.025),
+                                loss=F.mse_loss, steps=1, norm=norm)
+        found = ks.influence(run, z)
+        assert found.info["clipped_steps"] == (1 if norm else 0)
+        assert relative(found.influences, truth) <= 1e-9
+
+
+def test_summed_losses_of_batches_of_different_sizes():
+    (x, y), z, model = points(), queries(), tiny()
+    plan = [ids[:3 if k % 2 else 2] for k, ids in enumerate(batches(6, 3))]
+    way, h, ends = torch.randn(8, generator=torch.Generator().manual_seed(3), dtype=torch.float64), 3e-4, []
+    for s in (1, -1, 0):
+        again, weights = copy.deepcopy(model), 1 + s * h * way
+        optimizer = torch.optim.SGD(again.parameters(), lr=0.05, momentum=0.9)
+        with ks.record(again, (x, y), loss=F.mse_loss) if s == 0 else nullcontext() as recording:
+            for ids in plan:
+                if s == 0:
+                    recording.batch(ids)
+                optimizer.zero_grad()
+                (weights[ids] * F.mse_loss(again(x[ids]), y[ids], reduction="none").mean(1)).sum().backward()
+                optimizer.step()
+        ends.append(again(z).detach())
+    found = ks.influence(recording.run, z)
+    assert found.info["clipped_steps"] == 0
+    assert relative(found.influences @ way, (ends[0] - ends[1]) / (2 * h)) <= 1e-5
+
+
+def test_a_question_of_nothing_is_answered_with_nothing():
+    (x, y), z, model = points(), queries(), tiny()
+    run, _ = train(model, x, y, torch.optim.SGD(model.parameters(), lr=0.1), diary=False)
+    for method in ("metagradient", "gauss-newton"):
+        assert ks.influence(run, z[:0], method=method).influences.shape == (0, 2, 8)
+    assert not ks.influence(run[:0], z).influences.any()
 
 
 def test_a_factor_that_stays_is_no_clipping():

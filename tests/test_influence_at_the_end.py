@@ -10,7 +10,9 @@ from torch.func import functional_call, hessian, jacrev
 
 import kernelscope as ks
 from kernelscope.decomposition.influence import gauss_newton
+from kernelscope.decomposition.influence.beside import beside
 from kernelscope.errors import DataError
+from kernelscope.ranks import spearman
 from kernelscope.result import Result
 from tests.recordings import points, queries, relative, train
 from tests.unrolled import tiny
@@ -151,3 +153,26 @@ def test_the_network_is_left_as_it_was():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model.training
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_drawings_say_what_they_show(tmp_path):
+    run, _, x, _, _ = recorded("softmax")
+    found, ledger = ks.influence(run, queries(), 0), ks.decompose(run, queries(), 0)
+    row = found.influences[1, 0]
+    strong = int(row.abs().argmax())
+    title = found.plot(query=1).get_title(loc="left") or found.plot(query=1).get_title()
+    assert f"(sample {strong})" in title
+    assert ("lower" if float(row[strong]) > 0 else "higher") in title
+    both = beside(ledger, found, ["one", "two"])
+    ranks = spearman(ledger.contributions[1, 0], row)
+    assert float(both.agreement[1]) == float(ranks)
+    assert f"{float(ranks):.2f}" in "".join(both.plot(query=1).get_title(loc=loc) for loc in ("left", "center"))
+    assert list(both.to_frame().columns[-2:]) == ["contribution", "influence"]
+    page = ks.Report("Both", [found, both], {}).save(tmp_path / "page.html").read_text(encoding="utf-8")
+    for words in ("What leaving samples out would do", "Contribution, and influence beside it", "counterfactual",
+                  "Contribution: what training on it added", "Influence: what its weight would do"):
+        assert words in page
+    both.save(tmp_path / "both")
+    assert repr(Result.load(tmp_path / "both")) == repr(both)
+    with pytest.raises(DataError, match="side by side"):
+        beside(ks.decompose(run, queries()), found)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 HELP = "write one page that shows why the network answers as it does"
 
 #: What a page can show beside the explanation.
-ALSO = ("evolution", "null-space", "coverage")
+ALSO = ("evolution", "null-space", "coverage", "influence")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--out", default="report.html", metavar="FILE", help="the page (default: report.html)")
     parser.add_argument("--also", nargs="+", choices=ALSO, default=[],
                         help="more sections: how the kernel moved, what could not be learned, and whether the points "
-                             "are inside what was learned")
+                             "are inside what was learned, and what leaving samples out would do, beside what they "
+                             "added")
     query_arguments(parser)
 
 
@@ -36,6 +37,8 @@ def run(options: argparse.Namespace) -> Answer:
     from dataclasses import replace
 
     from ..decomposition.explaining import explain
+    from ..decomposition.influence.beside import beside
+    from ..decomposition.influence.influence import influence
     from ..decomposition.wording import counted
     from ..report import Report
     from ..storage.files import folder_of
@@ -51,6 +54,9 @@ def run(options: argparse.Namespace) -> Answer:
     asked = queries(recorded, options)
     more = _sections(recorded, asked, options)
     why = replace(explain(recorded, asked.x, targets=asked.targets), names=asked.names)
+    if "influence" in options.also:
+        found = influence(recorded, asked.x, "answer", targets=asked.targets)
+        more.append(beside(why.decomposition, found, asked.names))
     check = why.check()
     about = recorded.info()
     lead = (
@@ -89,4 +95,4 @@ def _sections(recorded: Run, asked: Queries, options: argparse.Namespace) -> lis
                         "points with --input, or leave coverage out.")
     made = {"evolution": lambda: evolution(recorded), "null-space": lambda: null_space(recorded),
             "coverage": lambda: coverage(recorded, asked.x)}
-    return [made[name]() for name in ALSO if name in options.also]
+    return [made[name]() for name in ALSO if name in options.also and name in made]

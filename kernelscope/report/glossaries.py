@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..decomposition.explanation import Explanation
+from ..decomposition.influence.beside import ContributionAndInfluence
+from ..decomposition.influence.result import Influence
 from ..decomposition.result import Decomposition
 from ..decomposition.stochastic.ensemble import Ensemble
 from ..decomposition.stochastic.result import Expected
@@ -73,6 +75,17 @@ SCORE_GLOSSARY = (
                        "effect of leaving a sample out."),
     ("proponent", "A training sample with a positive score for a test sample: its gradient points the same way."),
     ("opponent", "A training sample with a negative score for a test sample: its gradient points the other way."),
+)
+
+INFLUENCE_GLOSSARY = (
+    ("contribution", "What training on a sample added to an answer along one recorded run, exactly; all of them, and "
+                     "the other channels, add up to the answer."),
+    ("influence", "The derivative of an answer by the weight of a sample in training: how the answer would change, to "
+                  "first order, had the sample counted more or less. It is no share, and does not add up to anything."),
+    ("metagradient", "The influence through the whole recorded training, by automatic differentiation of every step."),
+    ("Gauss-Newton", "The influence at the end of training alone, by one damped step of Gauss and Newton."),
+    ("damping", "What is added to every curvature, so that directions in which training has learned little count "
+                "little."),
 )
 
 SCALING_GLOSSARY = (
@@ -352,6 +365,7 @@ GLOSSARIES = (
     ((KernelEvolution, KernelDistances, Spectrum), KERNEL_GLOSSARY),
     ((NullSpace, Reservoir, Eigenlearning, Predictions), NULL_GLOSSARY),
     ((Coverage, Separation), COVERAGE_GLOSSARY),
+    ((Influence, ContributionAndInfluence), INFLUENCE_GLOSSARY),
     ((Scaling,), SCALING_GLOSSARY),
     ((LearningCurves,), CURVES_GLOSSARY),
     ((TradeOffs,), TRADE_OFF_GLOSSARY),
@@ -388,6 +402,8 @@ HEADINGS = {
     "GenerativeComparison": "Two generative models, side by side",
     "GANExplanation": "What moved the generator",
     "GradientScores": "Which samples pull the same way",
+    "Influence": "What leaving samples out would do",
+    "ContributionAndInfluence": "Contribution, and influence beside it",
     "JacobianGeometry": "What a denoiser lets pass",
     "KernelDistances": "The kernels of two runs",
     "KernelEvolution": "How the kernel moved",

@@ -9,6 +9,8 @@ from markupsafe import Markup
 
 from .. import plots
 from ..decomposition.explanation import Explanation
+from ..decomposition.influence.beside import ContributionAndInfluence
+from ..decomposition.influence.result import Influence
 from ..decomposition.result import CHANNELS, Decomposition
 from ..decomposition.stochastic.ensemble import Ensemble
 from ..decomposition.stochastic.kernel import PathKernel
@@ -59,6 +61,7 @@ from .cells import cells, checks
 from .facts import facts
 from .games import game
 from .generative import comparison as generative_comparison
+from .influences import both, influence
 from .learned import MOST_ROWS, covered, evolution, null_space, separated
 from .reasons import LINE_NAMES, MOST_QUERIES, explanation, nothing
 from .stages import stages
@@ -233,6 +236,8 @@ SECTIONS: dict[type, tuple[str, View]] = {
     NullSpace: ("drawings.html", null_space),
     Coverage: ("drawings.html", covered),
     Separation: ("drawings.html", separated),
+    Influence: ("scores.html", influence),
+    ContributionAndInfluence: ("influence.html", both),
     **dict.fromkeys((DenoiserFit, JacobianGeometry), ("drawings.html", denoisers)),
     GenerativeComparison: ("generative.html", generative_comparison),
     **dict.fromkeys((Bridge, CriticGeometry, GameSpectrum), ("drawings.html", game)),

@@ -147,7 +147,7 @@ def influence(
     facts = run.info()
     notes = [note for note in (own_precision, training.note, side.note) if note] + info.pop("notes")
     return Influence(
-        influences=influences.view(len(values), -1, run.size), values=values.double().cpu(), method=method,
+        influences=influences.view(*values.shape, run.size), values=values.double().cpu(), method=method,
         sample_ids=torch.tensor(run.samples.ids, dtype=torch.int64), labels=run.labels,
         output_names=side.functional.names,
         info={

@@ -28,8 +28,8 @@ MEANING = {
                     "output and does not add up to it.",
 }
 
-#: The share of the path that may be unexplained before the derivative is not that of this training.
-UNEXPLAINED = 1e-2
+#: The share of the path that may be unexplained: as rounding, and before the derivative is not that of this training.
+NEGLIGIBLE, UNEXPLAINED = 1e-6, 1e-2
 
 #: The growth of derivatives on the way back beyond which first order holds for tiny changes only.
 GROWTH = 1e4
@@ -113,8 +113,7 @@ class Influence(Result):
         """
         one = as_whole(ids)
         try:
-            asked = [one] if one is not None else [as_whole(i) for i in
-                                                   (ids.tolist() if isinstance(ids, Tensor) else list(ids))]  # type: ignore[arg-type]
+            asked = [one] if one is not None else [as_whole(i) for i in ids]  # type: ignore[union-attr]
         except TypeError as error:
             raise DataError(f"removed takes ids of samples, one or a list of them; {ids!r} came.") from error
         places = {int(i): place for place, i in enumerate(self.sample_ids.tolist())}
@@ -132,7 +131,7 @@ class Influence(Result):
         import pandas as pd
 
         q, c, n = self.influences.shape
-        labels: list[Any] = list(self.labels or [None] * n)
+        labels: list[str | None] = [None] * n if self.labels is None else [*self.labels]
         return pd.DataFrame({
             "query": torch.arange(q).repeat_interleave(c * n).numpy(),
             "output": [name for _ in range(q) for name in self.output_names for _ in range(n)],
@@ -162,11 +161,11 @@ class Influence(Result):
     def _of_steps(self) -> list[CheckRow]:
         share, count = float(self.info.get("unexplained", 0.0)), int(self.info.get("unexplained_steps", 0))
         growth = float(self.info.get("growth", 1.0))
-        status = "pass" if count == 0 else "warn" if share <= UNEXPLAINED else "fail"
+        status = "pass" if share <= NEGLIGIBLE else "warn" if share <= UNEXPLAINED else "fail"
         return [
             CheckRow("explained", status, share, UNEXPLAINED,
                      f"{count} steps moved otherwise than their rule says, {share:.1e} of the path; how these depend "
-                     "on the samples is not in the derivative." if count else
+                     "on the samples is not in the derivative." if share > NEGLIGIBLE else
                      "Every step is that of its rule, so the derivative is that of this training."),
             CheckRow("stability", "pass" if growth <= GROWTH else "warn", growth, GROWTH,
                      f"On the way back through training the derivative by the parameters grew {growth:.3g}-fold; "

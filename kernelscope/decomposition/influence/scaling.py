@@ -28,6 +28,14 @@ EPSILON = 1e-6
 #: The norms by which gradients are clipped, in the order in which they are looked for.
 NORMS = (2.0, float("inf"), 1.0)
 
+#: What is said of factors without a reason.
+UNKNOWN = (
+    "The gradients of this run were scaled by factors that change from step to step, or may be those of a limit, and "
+    "no norm of them tells which, so it is not known how the factors depend on the samples. Clip with "
+    "torch.nn.utils.clip_grad_norm_ at one limit, or leave the scaling out; "
+    'influence(..., method="gauss-newton") needs no steps.'
+)
+
 
 @dataclass(frozen=True)
 class Scaled:
@@ -98,30 +106,47 @@ def norm(tensors: list[Tensor], order: float) -> float:
 def _clipped(own: Mapping[int, Scaled], alike: float) -> dict[int, float]:
     """The steps that were clipped, and by which norm."""
     factors = [step.factor for step in own.values()]
+    each = [step.factor / step.count for step in own.values()]
+    if _alike(factors, alike) or _alike(each, alike):
+        return _steady(own, factors, each, alike)
     for which, order in enumerate(NORMS):
         # What is left of a norm by clipping is its limit, to the last digits, and never more.
         left = {k: step.factor * (step.norms[which] + EPSILON) for k, step in own.items()}
         limit = max(left.values())
         touched = [k for k, value in left.items() if value >= limit * (1 - alike)]
         others = [step.factor for k, step in own.items() if k not in touched]
-        if len(touched) > 1 and _alike(others, alike) and not _alike(factors, alike):
+        if len(touched) > 1 and _alike(others, alike):
             most = max(others, default=float("inf"))
             return {k: order for k in touched if own[k].factor < most * (1 - alike)}
-    if _alike(factors, alike) or _alike([step.factor / step.count for step in own.values()], alike):
-        return {}
     # A single step stands out, and the limit of its norm is a number that people write.
     others = [factor for factor in factors if factor != min(factors)]
     if len(factors) - len(others) == 1 and _alike(others, alike):
         k = min(own, key=lambda place: own[place].factor)
         for which, order in enumerate(NORMS):
-            left_over = own[k].factor * (own[k].norms[which] + EPSILON)
-            if abs(left_over - float(f"{left_over:.2g}")) <= alike * left_over:
+            if _is_written(own[k].factor * (own[k].norms[which] + EPSILON)):
                 return {k: order}
-    raise RuleError(
-        "The gradients of this run were scaled by factors that change from step to step, and no norm of them stays the "
-        "same, so it is not known how the factors depend on the samples. Clip with torch.nn.utils.clip_grad_norm_ at "
-        'one limit, or leave the scaling out; influence(..., method="gauss-newton") needs no steps.'
-    )
+    raise RuleError(UNKNOWN)
+
+
+def _steady(own: Mapping[int, Scaled], factors: list[float], each: list[float], alike: float) -> dict[int, float]:
+    """Of one factor at all steps: it was meant, but where it may be that of a limit to norms that stay as well."""
+    if max(factors) >= 1:
+        return {}
+    doubtful = False
+    for which, order in enumerate(NORMS):
+        left = [step.factor * (step.norms[which] + EPSILON) for step in own.values()]
+        if _alike(left, alike):
+            if _is_written(left[0]):
+                return dict.fromkeys(own, order)
+            doubtful = True
+    if doubtful and not any(_is_written(number) for f in (factors[0], each[0]) for number in (f, 1 / f)):
+        raise RuleError(UNKNOWN)
+    return {}
+
+
+def _is_written(number: float) -> bool:
+    """Whether it is a number that people write, of two digits."""
+    return abs(number - float(f"{number:.2g}")) <= 1e-5 * number
 
 
 def _alike(values: list[float], tolerance: float) -> bool:
