@@ -156,7 +156,7 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="keep the numbers beside this file")
     parser.add_argument("--activations", nargs="+", choices=ACTIVATIONS, default=["ReLU"])
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="of each process; matrices are small here")
     parser.add_argument("--part", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part:
