@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from .diagnostics.gradient_scores import gradient_scores
     from .diagnostics.kernels_of_runs import kernel_of_run
     from .diagnostics.learning_curves import learning_curves
+    from .diagnostics.leaving_out.evaluating import evaluate
+    from .diagnostics.leaving_out.evaluation import Evaluation
+    from .diagnostics.leaving_out.retraining import Retrained, retrain
     from .diagnostics.null_space.null_space import null_space
     from .diagnostics.null_space.reservoir import reservoir
     from .diagnostics.null_space.reservoir_result import Reservoir
@@ -68,16 +71,17 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Agreement", "Coverage", "Decomposition", "Eigenlearning", "Ensemble", "Expected", "Explanation",
-           "FeatureMachine", "GradientScores", "Influence", "KernelDistances", "KernelEvolution", "KernelMachine",
-           "KernelOperator", "LearningCurves", "MemoryWeights", "NullSpace", "Orders", "PathKernel", "Posterior",
-           "Predictions", "Report", "Reservoir", "Run", "RunComparison", "Scaling", "Separation", "Spectrum", "Tiles",
-           "TokenContributions", "TradeOffs", "agreement", "compare", "coverage", "data", "decompose",
-           "eigenlearning", "ensemble", "errors", "evolution", "expected", "explain", "features", "fit",
-           "from_checkpoints", "generative", "gradient_scores", "influence", "integrations", "kernel_distances",
-           "kernel_of_run", "kernels", "learning_curves", "load", "memory_weights", "nn", "null_space", "orders",
-           "path_kernel", "posterior", "predictions", "record", "reservoir", "scaling", "separation", "sklearn",
-           "solvers", "spectrum", "token_contributions", "trade_offs"]
+<<<<<<< HEAD
+__all__ = ["Agreement", "Coverage", "Decomposition", "Eigenlearning", "Ensemble", "Evaluation", "Expected",
+           "Explanation", "FeatureMachine", "GradientScores", "Influence", "KernelDistances", "KernelEvolution",
+           "KernelMachine", "KernelOperator", "LearningCurves", "MemoryWeights", "NullSpace", "Orders", "PathKernel",
+           "Posterior", "Predictions", "Report", "Reservoir", "Retrained", "Run", "RunComparison", "Scaling",
+           "Separation", "Spectrum", "Tiles", "TokenContributions", "TradeOffs", "agreement", "compare", "coverage",
+           "data", "decompose", "eigenlearning", "ensemble", "errors", "evaluate", "evolution", "expected", "explain",
+           "features", "fit", "from_checkpoints", "generative", "gradient_scores", "influence", "integrations",
+           "kernel_distances", "kernel_of_run", "kernels", "learning_curves", "load", "memory_weights", "nn",
+           "null_space", "orders", "path_kernel", "posterior", "predictions", "record", "reservoir", "retrain",
+           "scaling", "separation", "sklearn", "solvers", "spectrum", "token_contributions", "trade_offs"]
 
 _HOMES = {
     "Agreement": "diagnostics.agreement",
@@ -85,6 +89,7 @@ _HOMES = {
     "Decomposition": "decomposition.result",
     "Eigenlearning": "diagnostics.eigenlearning",
     "Ensemble": "decomposition.stochastic.ensemble",
+    "Evaluation": "diagnostics.leaving_out.evaluation",
     "Expected": "decomposition.stochastic.result",
     "Explanation": "decomposition.explanation",
     "FeatureMachine": "machine.primal",
@@ -103,6 +108,7 @@ _HOMES = {
     "Predictions": "diagnostics.predictions",
     "Report": "report",
     "Reservoir": "diagnostics.null_space.reservoir_result",
+    "Retrained": "diagnostics.leaving_out.retraining",
     "Run": "run.run",
     "RunComparison": "diagnostics.comparing.result",
     "Scaling": "diagnostics.scaling",
@@ -117,6 +123,7 @@ _HOMES = {
     "decompose": "decomposition.exact",
     "eigenlearning": "diagnostics.eigenlearning",
     "ensemble": "decomposition.stochastic.ensemble",
+    "evaluate": "diagnostics.leaving_out.evaluating",
     "evolution": "diagnostics.evolution.course",
     "expected": "decomposition.stochastic.expected",
     "explain": "decomposition.explaining",
@@ -136,6 +143,7 @@ _HOMES = {
     "predictions": "diagnostics.predictions",
     "record": "run.recorder",
     "reservoir": "diagnostics.null_space.reservoir",
+    "retrain": "diagnostics.leaving_out.retraining",
     "scaling": "diagnostics.scaling",
     "separation": "diagnostics.separation",
     "spectrum": "diagnostics.spectrum",

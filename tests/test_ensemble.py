@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import kernelscope as ks
-from kernelscope.decomposition.stochastic.ensemble import _setting, _side
+from kernelscope.decomposition.stochastic.ensemble import _setting, side_of
 from kernelscope.decomposition.stochastic.local_terms import LocalTerms, Setting
 from kernelscope.decomposition.stochastic.noise_weights import noise_weights
 from kernelscope.decomposition.stochastic.population import population_of
@@ -140,7 +140,7 @@ def enumerated(eta, sequences, sampling, mu=0.0, linear=False, nesterov=False):
     with undisturbed(CPU):
         population = population_of(run, (small.x, small.y), torch.float64, CPU)
         recipe = recipe_of(run, population, torch.float64, CPU)
-        side, buffers = _side(run, (small.queries,), None, None, torch.float64, CPU)
+        side, buffers = side_of(run, (small.queries,), None, None, torch.float64, CPU)
         setting = _setting(recipe, population, sampling, side, buffers, 2**29)
         assert setting.exact
         watch = LocalTerms(setting, torch.Generator())
@@ -272,7 +272,7 @@ def test_probes_have_the_mean_of_the_exact_terms():
         with undisturbed(CPU):
             population = population_of(run, (x, y), torch.float64, CPU)
             recipe = recipe_of(run, population, torch.float64, CPU)
-            side, buffers = _side(run, (queries(),), None, None, torch.float64, CPU)
+            side, buffers = side_of(run, (queries(),), None, None, torch.float64, CPU)
             setting = _setting(recipe, population, sampling, side, buffers, 2**29)
             batches = [rows[:1].expand(3000, 4) for rows in sampling.draw(1, torch.Generator().manual_seed(0))]
             for exact in (True, False):

@@ -7,7 +7,8 @@ imported inside ``run``, so that ``--help`` answers at once.
 from dataclasses import dataclass, field
 from typing import Any
 
-NAMES = ("demo", "record", "train", "info", "explain", "report", "compare", "check", "fit", "doctor", "selftest")
+NAMES = ("demo", "record", "train", "info", "explain", "report", "compare", "evaluate", "check", "fit", "doctor",
+         "selftest")
 
 
 @dataclass(frozen=True)

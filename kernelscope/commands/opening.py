@@ -176,7 +176,7 @@ def queries(run: Run, options: argparse.Namespace, hardest: int = HARDEST, other
             "networks that take one. Use kernelscope.decompose(run, (x1, x2, ...)) in Python."
         )
     if options.input is not None:
-        x = _as_trained(read(options.input), run, options.input)
+        x = as_trained(read(options.input), run, options.input)
         which = "The point" if len(x) == 1 else f"All {len(x):,} points"
         return Queries(x, None, [f"Point {i}" for i in range(len(x))], f"{which} of {Path(options.input).name}.")
     if options.sample is not None:
@@ -193,25 +193,35 @@ def queries(run: Run, options: argparse.Namespace, hardest: int = HARDEST, other
     return Queries(torch.stack([x for x, _ in pairs]), torch.stack([y for _, y in pairs]), names, rule)
 
 
-def read(path: str) -> torch.Tensor:
-    """The one array of a file; nothing in it is ever unpickled.
+def read(path: str, flag: str = "--input", name: str = "x") -> torch.Tensor:
+    """The one array of a file, or the one with a name; nothing in it is ever unpickled.
 
     Raises:
         DataError: If there is no such file, or it holds no or several arrays.
+        UnsafeFile: If it asks for unpickling.
+    """
+    held = held_in(path, flag)
+    if name not in held and len(held) != 1:
+        raise DataError(f"{path} holds the arrays {', '.join(sorted(held)) or 'none'}. Keep one, or call one {name}.")
+    return held.get(name, next(iter(held.values())))
+
+
+def held_in(path: str, flag: str = "--input") -> dict[str, torch.Tensor]:
+    """The arrays of a file by name; one without a name is called x.
+
+    Raises:
+        DataError: If there is no such file, or it is damaged.
         UnsafeFile: If it asks for unpickling.
     """
     file = Path(path)
     if file.suffix not in KINDS or not file.is_file():
         why = "it is a folder" if file.is_dir() else "there is no such file"
         why = f"its name ends in {file.suffix!r}" if file.is_file() else why
-        raise DataError(f"--input takes a file that ends in {', '.join(KINDS)}; {path} came, and {why}.")
+        raise DataError(f"{flag} takes a file that ends in {', '.join(KINDS)}; {path} came, and {why}.")
     readers: dict[str, Callable[[Path], dict[str, torch.Tensor]]] = {
         ".npy": _numpy, ".npz": _numpy, ".safetensors": _safetensors,
     }  # fmt: skip
-    held = readers[file.suffix](file)
-    if "x" not in held and len(held) != 1:
-        raise DataError(f"{path} holds the arrays {', '.join(sorted(held)) or 'none'}. Keep one, or call one x.")
-    return held.get("x", next(iter(held.values())))
+    return readers[file.suffix](file)
 
 
 def _numpy(file: Path) -> dict[str, torch.Tensor]:
@@ -254,7 +264,7 @@ def _safetensors(file: Path) -> dict[str, torch.Tensor]:
         raise DataError(f"{file} is damaged ({error}). Save it again with safetensors.torch.save_file.") from error
 
 
-def _as_trained(x: torch.Tensor, run: Run, path: str) -> torch.Tensor:
+def as_trained(x: torch.Tensor, run: Run, path: str) -> torch.Tensor:
     """Points in the form in which training drew samples."""
     table = run.samples.inputs[0]
     shape = tuple(table.shape[1:])

@@ -26,12 +26,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     run_arguments(parser)
     parser.add_argument("-o", "--out", default="report.html", metavar="FILE", help="the page (default: report.html)")
     parser.add_argument("--also", nargs="+", choices=ALSO, default=[],
-                        help="more sections: how the kernel moved, what could not be learned, and whether the points "
-<<<<<<< HEAD
+                        help="more sections: how the kernel moved, what could not be learned, whether the points "
                              "are inside what was learned, and what leaving samples out would do, beside what they "
                              "added")
-=======
-                             "are inside what was learned")
     parser.add_argument("--to", action="append", default=[], metavar="TRACKER",
                         help="log the page and five numbers of the run too: tensorboard, wandb or mlflow, with a "
                              "folder after a colon, as tensorboard:runs/tb; may come several times")

@@ -25,9 +25,9 @@ Drawing = Callable[..., None]
 
 _drawings: dict[type[Result], Drawing] = {}
 _ROOMS = ("agreement", "bridge", "bundles", "comparisons", "conversions", "coverage", "curves", "denoisers",
-          "diffusion", "ensemble", "evolution", "expected", "games", "gans", "influence", "ledger", "machines",
-          "memory", "null_spaces", "orders", "path_kernels", "posteriors", "reasons", "ridges", "run_comparisons",
-          "scaling", "scores", "spectra", "tokens", "trade_offs", "trials")
+          "diffusion", "ensemble", "evaluations", "evolution", "expected", "games", "gans", "influence", "ledger",
+          "machines", "memory", "null_spaces", "orders", "path_kernels", "posteriors", "reasons", "ridges",
+          "run_comparisons", "scaling", "scores", "spectra", "tokens", "trade_offs", "trials")
 
 
 def drawing(kind: type[Result]) -> Callable[[Drawing], Drawing]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..arguments import as_choice
+from ..diagnostics.leaving_out.trial import SubsetTrial
 from ..diagnostics.trade_offs import amount
 from ..errors import DataError
 from ..generative.trials.covering import DENOISER, GAN, LONGER, NULLS, OF_SAMPLES, CoverageTrial
 from ..generative.trials.disjoint import HALVES, NEAREST, PAIRS, WIENER, DisjointHalves
 from ..generative.trials.memorisation import COPIES, MEASURES, MemorisationTransition
-from ..generative.trials.removal import PIXELS, SubsetTrial
 from . import drawing
 from .style import in_lines, plain
 
@@ -67,12 +67,10 @@ def conclusion(result: SubsetTrial) -> str:
     """Who foretells retraining best, in words."""
     best = result.order[0]
     text = f"{best} foretells best, {result.interval(best).mean:.2f} of at most {result.ceiling:.2f}"
-    own = next((name for name in result.order if result.roles[result.names.index(name)] == "contribution"), None)
-    if own is None or own == best:
+    own = result.best_contribution
+    if own is None or own == best or not result.trivial:
         return text
-    lead = result.interval(own, than=PIXELS)
-    word = "beats" if lead.low > 0 else "loses to" if lead.high < 0 else "is level with"
-    return f"{text}; the best contribution {word} {PIXELS}"
+    return f"{text}; the best contribution {result.against_trivial(own)}"
 
 
 @drawing(MemorisationTransition)

@@ -19,6 +19,8 @@ from ..diagnostics.curves.result import LearningCurves
 from ..diagnostics.eigenlearning import Eigenlearning
 from ..diagnostics.evolution.between import KernelDistances
 from ..diagnostics.evolution.result import KernelEvolution
+from ..diagnostics.leaving_out.evaluation import Evaluation
+from ..diagnostics.leaving_out.trial import SubsetTrial
 from ..diagnostics.null_space.reservoir_result import Reservoir
 from ..diagnostics.null_space.result import NullSpace
 from ..diagnostics.predictions import Predictions
@@ -42,7 +44,6 @@ from ..generative.stages.sampler_result import SamplerExplanation
 from ..generative.trials.covering import CoverageTrial
 from ..generative.trials.disjoint import DisjointHalves
 from ..generative.trials.memorisation import MemorisationTransition
-from ..generative.trials.removal import SubsetTrial
 from ..machine.left_out import LeaveOneOut
 from ..machine.ridges import Ridges
 from ..nn.bundles.bundle_report import BundleReport
@@ -368,6 +369,25 @@ RUNS_GLOSSARY = (
     ("coverage", "The share of a probe’s tangent feature that is inside the span of those of training."),
 )
 
+EVALUATION_GLOSSARY = (
+    ("LDS", "The rank correlation, over random subsets of the training samples, of the sum of a way’s scores over the "
+            "subset with what a network trained on the subset answers; the mean over queries."),
+    ("contribution", "What a sample added to an answer along the recorded run, an exact share. It makes no claim about "
+                     "training without the sample."),
+    ("influence", "What leaving a sample out of training would do to an answer, to first order."),
+    ("metagradient", "The influence through all steps of training: the derivative of the final answer by the weight "
+                     "of a sample in the loss."),
+    ("Gauss-Newton", "The influence at the end of training, as if it had converged, by the damped Gauss-Newton "
+                     "matrix."),
+    ("gradient dot, TracInCP", "Products of gradients at the end of training, or at checkpoints."),
+    ("same start", "Networks that began with the parameters that the run began with."),
+    ("mean of seeds", "The mean answer of networks that began with parameters drawn anew, one for each seed."),
+    ("ceiling of noise", "About the LDS of what knows the mean answer over all seeds: the root of what another set of "
+                         "as many seeds would foretell these answers by (Spearman and Brown)."),
+    ("setting", "What was chosen for a way, such as a damping: for each half of the queries what did best on the other "
+                "half."),
+)
+
 #: The words of each kind of results, in the order of the page.
 GLOSSARIES = (
     ((Explanation, Decomposition), GLOSSARY),
@@ -391,6 +411,7 @@ GLOSSARIES = (
     ((Bridge, CriticGeometry), GEOMETRY_GLOSSARY),
     ((GameSpectrum,), GAME_GLOSSARY),
     ((RunComparison,), RUNS_GLOSSARY),
+    ((Evaluation,), EVALUATION_GLOSSARY),
     ((CoverageTrial, DisjointHalves, MemorisationTransition, SubsetTrial), TRIAL_GLOSSARY),
 )
 
@@ -409,6 +430,7 @@ HEADINGS = {
     "SamplerExplanation": "Why a sample is what it is, through its sampler",
     "Eigenlearning": "The error that is expected",
     "Ensemble": "The same training on other batches",
+    "Evaluation": "What foretells leaving samples out",
     "Expected": "Where runs end on average",
     "Explanation": "Why it answers so",
     "GameSpectrum": "Whether the players go round each other",

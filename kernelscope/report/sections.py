@@ -24,6 +24,8 @@ from ..diagnostics.curves.result import LearningCurves
 from ..diagnostics.eigenlearning import Eigenlearning
 from ..diagnostics.evolution.between import KernelDistances
 from ..diagnostics.evolution.result import KernelEvolution
+from ..diagnostics.leaving_out.evaluation import Evaluation
+from ..diagnostics.leaving_out.trial import SubsetTrial
 from ..diagnostics.null_space.reservoir_result import Reservoir
 from ..diagnostics.null_space.result import NullSpace
 from ..diagnostics.orders import Orders
@@ -48,7 +50,6 @@ from ..generative.stages.sampler_result import SamplerExplanation
 from ..generative.trials.covering import CoverageTrial
 from ..generative.trials.disjoint import DisjointHalves
 from ..generative.trials.memorisation import MemorisationTransition
-from ..generative.trials.removal import SubsetTrial
 from ..machine.left_out import LeaveOneOut
 from ..machine.ridges import Ridges
 from ..nn.bundles.bundle_report import BundleReport
@@ -256,7 +257,7 @@ SECTIONS: dict[type, tuple[str, View]] = {
     **dict.fromkeys((DiffusionExplanation, SamplerExplanation, OptimalExplanation, NoiseKernel, NoiseLocalisation),
                     ("drawings.html", stages)),
     CoverageTrial: ("drawings.html", coverage_trial),
-    **dict.fromkeys((BundleReport, ConversionReport, DisjointHalves, Eigenlearning, Ensemble, Expected,
+    **dict.fromkeys((BundleReport, ConversionReport, DisjointHalves, Eigenlearning, Ensemble, Evaluation, Expected,
                      KernelDistances, LeaveOneOut, MemorisationTransition, MemoryWeights, ModeComparison, Orders,
                      PathKernel, Predictions, Reservoir, Ridges, Spectrum, SubsetTrial, TradeOffs, Witness),
                     ("drawings.html", noise)),

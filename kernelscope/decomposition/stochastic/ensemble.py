@@ -254,7 +254,7 @@ def ensemble(
     terms = as_switch(terms, "terms")
     shown = None if progress is None else as_switch(progress, "progress")
     place = checked_place(device, next(iter(run.network.parameters.values())).device)
-    dtype = _precision(run, dtype)
+    dtype = trained_in(run, dtype)
     with undisturbed(place), telling(shown):
         queries = cast(as_queries(in_order(run, x), tuple(run.samples.inputs)), dtype, place)
         if not len(queries[0]):
@@ -262,7 +262,7 @@ def ensemble(
         population = population_of(run, data, dtype, place)
         recipe = recipe_of(run, population, dtype, place, memory)
         drawn = _sampling(run, population, sampling)
-        side, buffers = _side(run, queries, output, targets, dtype, place)
+        side, buffers = side_of(run, queries, output, targets, dtype, place)
         trajectory = Trajectory(run, dtype, place)
         initial, recorded = (as_float64(side.outputs(trajectory.at(k), buffers)[1]) for k in (0, run.stop))
         setting = _setting(recipe, population, drawn, side, buffers, memory)
@@ -287,7 +287,12 @@ def ensemble(
     })
 
 
-def _precision(run: Run, dtype: torch.dtype | None) -> torch.dtype:
+def trained_in(run: Run, dtype: torch.dtype | None) -> torch.dtype:
+    """The precision to train in again: that of the run, if none is asked for.
+
+    Raises:
+        DataError: If another one than torch.float32 or torch.float64 is asked for.
+    """
     if dtype is None:
         return run.dtype if run.dtype in (torch.float32, torch.float64) else torch.float32
     if not isinstance(dtype, torch.dtype) or dtype not in (torch.float32, torch.float64):
@@ -314,9 +319,13 @@ def _sampling(run: Run, population: Population, scheme: str | None) -> Sampling:
     return found
 
 
-def _side(run: Run, queries: tuple[Tensor, ...], output: Any, targets: Any, dtype: torch.dtype,
-          place: torch.device) -> tuple[QuerySide, Tree]:
-    """The queries, what is explained of them, and the buffers they are read with."""
+def side_of(run: Run, queries: tuple[Tensor, ...], output: Any, targets: Any, dtype: torch.dtype,
+            place: torch.device) -> tuple[QuerySide, Tree]:
+    """The queries, what is explained of them, and the buffers they are read with.
+
+    Raises:
+        DataError: If the network cannot take such queries.
+    """
     trajectory = Trajectory(run, dtype, place)
     buffers = trajectory.buffers(0)
     try:

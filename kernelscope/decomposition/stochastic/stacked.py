@@ -1,4 +1,4 @@
-r"""Many networks trained at once: the same start, the same rule, other batches.
+r"""Many networks trained at once: the same rule, other batches, and if asked for other starts.
 
 The S networks have one tensor with shape :math:`(S, *)` for each parameter. A step is one vectorised gradient and one
 step of the rule, entry by entry; what S networks take together is little more than what the arithmetic takes.
@@ -19,7 +19,8 @@ from .recipe import Recipe
 Watch = Callable[[int, Tree, Tree], None]
 
 
-def train(recipe: Recipe, population: Population, batches: Iterable[Tensor], watch: Watch | None = None) -> Tree:
+def train(recipe: Recipe, population: Population, batches: Iterable[Tensor], watch: Watch | None = None,
+          start: Tree | None = None) -> Tree:
     """Trains as many networks as there are rows in the batches.
 
     Args:
@@ -27,15 +28,20 @@ def train(recipe: Recipe, population: Population, batches: Iterable[Tensor], wat
         population: The samples.
         batches: For each step the samples of each network's batch, with shape (S, B).
         watch: Told before each step.
+        start: The initial parameters of each network, with shape (S, *); without it all begin as the run did.
 
     Returns:
         The final parameters that moved, each with shape (S, *).
     """
     stack: Stack | None = None
+    last: Tensor | None = None
     for k, rows in enumerate(batches):
         if stack is None:
-            stack = Stack(recipe, len(rows))
-        gradient = recipe.gradients(stack.theta, *population.rows(rows))
+            stack = Stack(recipe, len(rows), start)
+        if rows is not last:
+            # Batches that stay the same are gathered once.
+            last, given = rows, population.rows(rows)
+        gradient = recipe.gradients(stack.theta, *given)
         if watch is not None:
             watch(k, stack.theta, gradient)
         stack.step(k, gradient)
@@ -46,9 +52,11 @@ def train(recipe: Recipe, population: Population, batches: Iterable[Tensor], wat
 class Stack:
     """S networks on their way."""
 
-    def __init__(self, recipe: Recipe, seeds: int):
+    def __init__(self, recipe: Recipe, seeds: int, start: Tree | None = None):
         self.recipe = recipe
-        self.theta: Tree = {name: t.expand(seeds, *t.shape).clone() for name, t in recipe.start.items()}
+        if start is None:
+            start = {name: t.expand(seeds, *t.shape) for name, t in recipe.start.items()}
+        self.theta: Tree = {name: t.clone() for name, t in start.items()}
         self._momentum: dict[str, Tensor | None] = {}
         self._states: dict[str, dict[str, Tensor]] = {}
         self._ages: dict[str, int] = {}
