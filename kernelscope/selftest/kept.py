@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,7 @@ def _points(count: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
     return x, x.sin().sum(1)
 
 
+@cache
 def _machine(ridge: float = 1e-3) -> KernelMachine:
     x, y = _points()
     return fit(Gaussian(1.0), x, y, centers=10, ridge=ridge, solver="direct", progress=False)
@@ -131,6 +133,7 @@ def _machine_of(path: Path) -> str:
                    None if fitting is None else vars(fitting), machine(_points()[0][:3])])
 
 
+@cache
 def _result(steps: int = 4) -> Result:
     run = recorded(lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), steps)
     return decompose(run, run.samples.inputs[0][:2], progress=False)

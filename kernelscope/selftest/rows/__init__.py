@@ -12,6 +12,7 @@ FAMILIES = __name__
 
 # The files of the families, each with a tuple ROWS of classes.
 NAMES: tuple[str, ...] = (
+    "recording",
     "storage",
     "damage",
 )
