@@ -15,6 +15,10 @@ NAMES: tuple[str, ...] = (
     "recording",
     "storage",
     "damage",
+    "hostile",
+    "crowds",
+    "paths",
+    "surroundings",
 )
 
 
