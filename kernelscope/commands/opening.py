@@ -230,8 +230,8 @@ def _numpy(file: Path) -> dict[str, torch.Tensor]:
             "with numpy.save."
         ) from error
     except MemoryError as error:
-        raise DataError(f"The array of {file} does not fit into memory ({error}). Save fewer points, or see whether the "
-                        "file is what it should be.") from error
+        raise DataError(f"The array of {file} does not fit into memory ({error}). Save fewer points, or see "
+                        "whether the file is what it should be.") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, OverflowError, NotImplementedError, SyntaxError,
             TokenError) as error:
         raise DataError(f"{file} is damaged ({error}). Save it again with numpy.save.") from error
@@ -243,8 +243,8 @@ def _tensor(array: Any, file: Path) -> torch.Tensor:
     import torch
 
     if not isinstance(array, np.ndarray):
-        raise UnsafeFile(f"{file} is an archive that holds something else than arrays, such as a checkpoint of torch, and "
-                         "nothing is unpickled here. Save an array of numbers with numpy.save.")
+        raise UnsafeFile(f"{file} is an archive that holds something else than arrays, such as a checkpoint of torch, "
+                         "and nothing is unpickled here. Save an array of numbers with numpy.save.")
     if array.dtype.kind not in "biufc":
         raise DataError(f"{file} holds {array.dtype}, and numbers are needed. Save an array of numbers.")
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:

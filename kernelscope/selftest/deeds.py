@@ -207,7 +207,7 @@ class Recording(Deed):
         self.act(folder / "recording", lambda moment: None)
         run = load(folder / "recording")
         self.rows = [digest(run.trajectory(k, k)[0]) for k in range(len(run) + 1)]
-        self.said = [digest(vars(step)) for step in run]
+        self.said = [digest(vars(step)) for step in map(run.step, range(len(run)))]
 
     def start(self, place: Path) -> None:
         pass

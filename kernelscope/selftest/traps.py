@@ -62,7 +62,7 @@ def forks() -> None:
 class Child:
     """A process that was forked to do something, and says lines of text about it."""
 
-    def __init__(self, log: Path, act: Callable[[Callable[[str], None]], object]) -> None:
+    def __init__(self, log: Path, act: Callable[[Callable[[str], object]], object]) -> None:
         self.log = log
         self.pid = os.fork()
         if self.pid:
@@ -72,7 +72,7 @@ class Child:
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         status = 1
         try:
-            act(lambda line: write(descriptor, f"{line}\n".encode()) and None)
+            act(lambda line: write(descriptor, f"{line}\n".encode()))
             status = 0
         except BaseException as error:  # noqa: BLE001 - the parent raises it again
             write(descriptor, f"failed {type(error).__name__}: {error}".replace("\n", " ").encode() + b"\n")

@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ class Worker:
         if line.endswith("\n"):
             return json.loads(line)
         self.stop()
-        said = f"it did not end within {limit:g} s" if late.is_set() else f"its process ended, code {process.returncode}"
+        ended = f"its process ended, code {process.returncode}"
+        said = f"it did not end within {limit:g} s" if late.is_set() else ended
         return {"outcome": "broken", "message": f"{said}. {self._last_words()}".strip(), "what": self._what(question),
                 "seconds": time.monotonic() - began}
 
@@ -121,7 +123,7 @@ def serve(rows: str, folder: Path) -> None:
     from .rows import known_rows
 
     # Waiting for the disk would take most of the time; what its neglect costs is tried with a model of a disk.
-    os.fsync = lambda descriptor: None
+    os.fsync = lambda fd: None
     known = known_rows(rows)
     row, trials, place = None, [], folder / "row"
     for line in sys.stdin:
@@ -130,13 +132,13 @@ def serve(rows: str, folder: Path) -> None:
         if question["row"] != row:
             row = None
             _empty(place)
-            answer = attempted(lambda: known[question["row"]].prepare(_made(place / "ground")))
+            answer = attempted(partial(known[question["row"]].prepare, _made(place / "ground")))
             if answer["outcome"] == "survived":
                 row, trials = question["row"], list(known[question["row"]].trials())
         if row is not None and "seed" in question:
             trial, inner = trials[question["seed"]], place / str(question["seed"])
             (folder / "what").write_text(trial.what, errors="replace")
-            answer = attempted(lambda trial=trial, inner=inner: trial.attempt(_made(inner)))
+            answer = attempted(partial(trial.attempt, _made(inner)))
             answer["what"] = trial.what
             _empty(inner)
         elif row is not None:

@@ -24,7 +24,7 @@ READERS = 8
 class Crowds(Row):
     """F16."""
 
-    id, sentence, limit = "F16", "Eight readers beside a writer, and two writers at one folder, over stale locks too.", 60.0
+    id, sentence, limit = "F16", "Eight readers beside a writer, and two writers at one folder, over stale locks.", 60.0
     crowds, seconds, pairs = 4, 2.0, 30
 
     def prepare(self, folder: Path) -> None:
@@ -54,7 +54,7 @@ class Crowds(Row):
             said = [child.end()[-1].split() for child in children]
         return Done(counts={"reads": sum(int(words[1]) for words in said)})
 
-    def _read(self, place: Path, end: Path, say: Callable[[str], None]) -> None:
+    def _read(self, place: Path, end: Path, say: Callable[[str], object]) -> None:
         whole = 0
         while not end.exists():
             reader = Store.open(place)
@@ -102,7 +102,7 @@ class Crowds(Row):
                 raise Silent(f"one segment was written, and {len(store.segments)} are there")
         return TYPED
 
-    def _write(self, place: Path, begin: Path, end: Path, say: Callable[[str], None]) -> None:
+    def _write(self, place: Path, begin: Path, end: Path, say: Callable[[str], object]) -> None:
         say("ready")
         while not begin.exists():
             pass

@@ -87,12 +87,14 @@ def contents(mark: str) -> dict[str, bytes]:
         "a zip bomb": zipped({"x.npy": array(f"{{'descr': '<f8', 'fortran_order': False, 'shape': ({2**40},), }}",
                                              bytes(2**22))}),
         "an archive in an archive": zipped({"x.npz": zipped({"x.npy": npy(np.zeros(2))})}),
-        "an array of 2^60 numbers": array("{'descr': '<f8', 'fortran_order': False, 'shape': (1152921504606846976,), }"),
+        "an array of 2^60 numbers": array(
+            "{'descr': '<f8', 'fortran_order': False, 'shape': (1152921504606846976,), }"),
         "an array of a negative length": array("{'descr': '<f8', 'fortran_order': False, 'shape': (-1,), }", body),
         "an array whose header is code": array("{'descr': __import__('os').system('touch " + mark[-40:] + "')}"),
         "an array of text": npy(np.array(["a", "b"])), "an array with fields": npy(np.zeros(2, dtype=[("a", "<f8")])),
         "an array of deep brackets": array("(" * 110),
-        "a header of 2^63 bytes": segment(one, body, 2**63), "a header of 2^64 - 1 bytes": segment(one, body, 2**64 - 1),
+        "a header of 2^63 bytes": segment(one, body, 2**63),
+        "a header of 2^64 - 1 bytes": segment(one, body, 2**64 - 1),
         "a header longer than the file": segment(one, body, 4096), "a header of no bytes": segment(b"", body),
         "a header that is a list": segment([], body), "a header that is deep": segment(b"[" * 100_000, body),
         "a header with deep objects": segment(b'{"a":' * 50_000, body),
@@ -106,7 +108,8 @@ def contents(mark: str) -> dict[str, bytes]:
         "offsets with a hole": segment(entry(data_offsets=[8, 24]), body + body),
         "tensors on one another": segment({**one, "y": one["x"]}, body),
         "an unknown type": segment(entry(dtype="PYOBJECT"), body), "a type of 10^6 letters": segment(entry(
-            dtype="F" * 10**6), body), "not UTF-8": segment(b'{"\xff\xfe":1}', body), "NaN": segment(b'{"x":NaN}', body),
+            dtype="F" * 10**6), body), "not UTF-8": segment(b'{"\xff\xfe":1}', body),
+        "NaN": segment(b'{"x":NaN}', body),
         "a number of 5,000 digits": segment(b'{"x":' + b"9" * 5000 + b"}", body),
         "a file that is an archive as well": segment(one, body) + zipped({"x.npy": npy(np.zeros(2))}),
     }
@@ -135,7 +138,8 @@ def manifests(body: dict[str, Any]) -> dict[str, bytes]:
         "meta that is empty": resealed({**body, "meta": {}}), "segments that are no list": resealed(
             {**body, "segments": {}}), "no segments": resealed({**body, "segments": []}),
         "another kind": resealed({**body, "kind": "os.system"}), "a field more": resealed({**body, "code": "x"}),
-        "a version of text": resealed({**body, "version": "1"}), "a format of others": resealed({**body, "format": "x"}),
+        "a version of text": resealed({**body, "version": "1"}),
+        "a format of others": resealed({**body, "format": "x"}),
         "next in the past": resealed({**body, "next": 0}), "next beyond": resealed({**body, "next": 10**30}),
         "a class that is code": resealed({**body, "meta": {**body["meta"], "class": "os.system", "kernel": "os.system",
                                                            "architecture": {"module": "os.system", "arguments": {}}}}),
@@ -147,7 +151,7 @@ def manifests(body: dict[str, Any]) -> dict[str, bytes]:
 class Hostile(Row):
     """F7."""
 
-    id, sentence, limit = "F7", "Files made to do harm: pickles, bombs, forged headers, manifests that ask for more.", 15.0
+    id, sentence = "F7", "Files made to do harm: pickles, bombs, forged headers, manifests that ask for more."
 
     def prepare(self, folder: Path) -> None:
         self.mark, self.ground = str(folder / MARK), folder

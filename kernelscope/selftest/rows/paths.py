@@ -22,9 +22,11 @@ from ..row import Done, Row, Silent, Trial, refused
 NAMES = [
     "../outside.safetensors", "../../outside.safetensors", "./segment-00000000.safetensors", "/etc/passwd",
     "/proc/self/mem", "segment-00000000.safetensors/../../x", "outside.safetensors", "..", ".", "", "/", "//", "\\",
-    "..\\outside.safetensors", "C:\\outside.safetensors", "C:outside.safetensors", "\\\\host\\share\\x", "~/x", "$HOME/x",
-    "%2e%2e%2foutside.safetensors", "..%c0%afoutside", "segment-00000000.safetensors\0", "segment-00000000.safetensors ",
-    "segment-00000000.SAFETENSORS", "segment-٠٠٠٠٠٠٠٠.safetensors", "CON", "NUL.safetensors", "a" * 5000, "file:///etc/passwd",
+    "..\\outside.safetensors", "C:\\outside.safetensors", "C:outside.safetensors", "\\\\host\\share\\x", "~/x",
+    "$HOME/x", "%2e%2e%2foutside.safetensors", "..%c0%afoutside", "segment-00000000.safetensors\0",
+    "segment-00000000.safetensors ",
+    "segment-00000000.SAFETENSORS", "segment-٠٠٠٠٠٠٠٠.safetensors", "CON", "NUL.safetensors", "a" * 5000,
+    "file:///etc/passwd",
     "segment-00000000.safetensors\n", "writer.lock", "manifest.json", ".part", "segment-00000000.safetensors.part",
     "\u202e00000000.safetensors", "․․/outside",
 ]

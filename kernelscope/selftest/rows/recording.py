@@ -81,7 +81,8 @@ class Killed(Row):
         why = decompose(run, run.samples.inputs[0][:2], progress=False)
         if not why.completeness() <= 1e-12:
             raise Silent(f"the sum of the machines misses the network by {why.completeness():.1e}")
-        steps = [(s.optimizer, s.groups, [(b.columns, b.at, b.training) for b in s.batches]) for s in run]
+        every = [run.step(k) for k in range(len(run))]
+        steps = [(s.optimizer, s.groups, [(b.columns, b.at, b.training) for b in s.batches]) for s in every]
         return {"steps": digest(steps), "contributions": digest([why.contributions, why.final]),
                 "parameters": digest(list(run.trajectory(0, len(run))))}
 

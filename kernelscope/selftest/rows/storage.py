@@ -15,7 +15,7 @@ from ...errors import KernelscopeError, StoreError, StoreFull
 from ..deeds import Deed, Replacing, deeds
 from ..disk import Disk
 from ..row import TYPED, Done, NotTried, Row, Trial, refused
-from ..traps import Child, forks, trapped
+from ..traps import CALLS, Child, forks, trapped
 
 NEVER = 10**9
 #: What the disk says, and the error that has to come of it.
@@ -65,7 +65,8 @@ class EveryCall(_OfDeeds):
         return failing(deed, folder, count, errno.EIO, StoreError)
 
 
-def failing(deed: Deed, folder: Path, count: int, number: int, kind: type[StoreError], names: Any = None) -> Done | None:
+def failing(deed: Deed, folder: Path, count: int, number: int, kind: type[StoreError],
+            names: tuple[str, ...] = CALLS) -> Done | None:
     """A deed of which one call fails: it ends in a typed error, or well, and leaves no stump."""
     place, said = folder / "it", [0]
     deed.start(place)
@@ -74,7 +75,7 @@ def failing(deed: Deed, folder: Path, count: int, number: int, kind: type[StoreE
         raise OSError(number, os.strerror(number))
 
     typed = False
-    with trapped(count, fail, *([names] if names else [])) as trap:
+    with trapped(count, fail, names) as trap:
         try:
             deed.act(place, lambda moment: said.append(moment))
         except KernelscopeError as error:

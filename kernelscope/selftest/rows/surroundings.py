@@ -24,19 +24,20 @@ from pathlib import Path
 from kernelscope.selftest.kept import kinds
 place = Path(sys.argv[1])
 for kind in kinds():
-    if kind.name in ("result", "tiles", "checkpoint"):
+    if kind.name in ("tiles", "checkpoint"):
         kind.make(place / kind.name)
     elif not (place / kind.name).exists():
         continue
     print(kind.name, kind.read(place / kind.name))
 """
-SURROUNDINGS = {
-    "PYTHONHASHSEED=0": {"PYTHONHASHSEED": "0"}, "PYTHONHASHSEED=4242": {"PYTHONHASHSEED": "4242"},
-    "the locale C": {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+SURROUNDINGS: dict[str, dict[str, str | None]] = {
+    "PYTHONHASHSEED=0 and no home": {"PYTHONHASHSEED": "0", "HOME": None},
+    "PYTHONHASHSEED=4242 and another time zone": {"PYTHONHASHSEED": "4242", "TZ": "Pacific/Kiritimati"},
+    "the locale C and output in ASCII": {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0",
+                                         "PYTHONIOENCODING": "ascii"},
     "a locale that is not there": {"LC_ALL": "xx_YY.ISO-8859-1", "LANG": "xx"},
-    "output in ASCII": {"PYTHONIOENCODING": "ascii"}, "a home that is not there": {"HOME": "/nonexistent/home"},
-    "no home": {"HOME": None}, "a home that is a file": {"HOME": "/dev/null"},
-    "another time zone": {"TZ": "Pacific/Kiritimati"}, "optimised": {"PYTHONOPTIMIZE": "1"},
+    "a home that is not there": {"HOME": "/nonexistent/home"},
+    "a home that is a file, and without assertions": {"HOME": "/dev/null", "PYTHONOPTIMIZE": "1"},
 }
 FOLDERS = ["ein Ordner", "папка", "文件夹", "e\u0301", "-rf", "a'b\"c", "new\nline", "%s{0}", "\udcff\udcfe", "x" * 200]
 
@@ -66,7 +67,7 @@ class Surroundings(Row):
         yield Trial("a writer in a folder that cannot be written", self._writing_read_only)
 
     def _process(self, change: dict[str, str | None], folder: Path) -> Done | None:
-        for name in ("run", "machine", "layer"):
+        for name in ("run", "machine", "result", "layer"):
             copied(self.ground / name, folder / name)
         environment = {name: value for name, value in {**os.environ, **change}.items() if value is not None}
         done = subprocess.run([sys.executable, "-c", PROGRAM, str(folder)], capture_output=True, env=environment,
