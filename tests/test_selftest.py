@@ -138,10 +138,8 @@ def tried(only, share):
     return found
 
 
-@pytest.mark.parametrize("only", [["F1", "F2", "F3", "F4"], ["F5", "F6", "F7", "F18"], ["F16", "F21"]],
-                         ids=lambda only: " ".join(only))
-def test_a_share_of_each_row_is_survived(only):
-    found = tried(only, 0.02)
+def test_a_share_of_each_row_is_survived():
+    found = tried((), 0.004)
     assert all(row.tried or row.count("not tried") for row in found.rows)
 
 

@@ -67,7 +67,8 @@ class ArrayFile:
 
     def _open(self) -> np.ndarray:
         try:
-            values = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            with np.errstate(over="ignore"):  # a size that no file has is refused below
+                values = np.load(self.path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError, OverflowError, SyntaxError, TokenError) as error:
             raise UnsafeFile(
                 f"{self.path} is no plain array ({error}). Only arrays of numbers are read; save them with numpy.save."

@@ -103,7 +103,8 @@ def run_numbers(run: Run) -> list[Any]:
     """Every number and every word of a run."""
     count, every = len(run), [run.step(k) for k in range(len(run))]
     steps = [(s.optimizer, s.groups, s.largest, s.without, s.average, s.owner, s.norms,
-              [(b.columns, b.at, b.training, b.autocast, b.random, b.norms, b.drawn) for b in s.batches]) for s in every]
+              [(b.columns, b.at, b.training, b.autocast, b.random, b.norms, b.drawn) for b in s.batches])
+             for s in every]
     info = {key: value for key, value in run.info().items() if key != "path"}
     return [steps, list(run.trajectory(0, count)), [run.buffers(k) for k in range(-1, count + 1)],
             [run.states(k) for k in range(-1, count + 1)], [run.sample(i) for i in range(run.size)],
