@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Iterator
@@ -57,24 +58,26 @@ class Killed(Row):
         model, x, y = tools()
         optimizer, beside, first = OPTIMIZERS[name](model.parameters()), place.with_suffix(".pt"), 0
         if beside.exists():
-            held = torch.load(beside, weights_only=True)
-            model.load_state_dict(held["model"])
-            optimizer.load_state_dict(held["optimizer"])
-            first = held["step"]
+            kept = torch.load(beside, weights_only=True)
+            model.load_state_dict(kept["model"])
+            optimizer.load_state_dict(kept["optimizer"])
+            first = kept["step"]
         # Before its first checkpoint a loop has nothing to go on with, and begins anew.
         with record(model, (x, y), loss=mse_loss, out=place, commit_every=0, keep=keep, resume=first > 0,
                     overwrite=not first) as recording:
+            held, told = {}, first
             for k in range(first, self.steps):
-                if recording.acknowledged >= k > first:
+                held[k] = copy.deepcopy({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": k})
+                known = recording.acknowledged
+                if known > told and known in held:
                     # A checkpoint of the loop's own, of a step that the recording has.
                     part = beside.with_suffix(".part")
-                    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": k}, part)
+                    torch.save(held[known], part)
                     os.replace(part, beside)
-                    say(f"step {k}")
+                    say(f"step {known}")
+                    told = known
                 one_step(recording, model, optimizer, x, y, k)
-                deadline = time.monotonic() + 0.02
-                while k % 3 == 2 and recording.acknowledged <= k and time.monotonic() < deadline:
-                    time.sleep(0.0005)  # the writer gets a turn
+                time.sleep(0.004)  # the writer gets a turn
 
     def said(self, run: Run) -> dict[str, str]:
         """What must be the same however often the recording was taken up."""
