@@ -1,5 +1,6 @@
 """The battery, and its own honesty: rows that are wrong on purpose must be told."""
 
+import errno
 import json
 import os
 import signal
@@ -9,7 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+import kernelscope as ks
 from kernelscope.cli import main
 from kernelscope.commands.opening import read
 from kernelscope.data.columns import columns_of
@@ -18,6 +21,7 @@ from kernelscope.nn.layers.layer import SNNKLinear
 from kernelscope.selftest import Silent, exactness, run_battery
 from kernelscope.selftest.rows import damage
 from kernelscope.selftest.rows.hostile import contents
+from kernelscope.selftest.traps import trapped
 from kernelscope.storage import Store
 
 ROWS = "tests.selftest_rows"
@@ -178,6 +182,24 @@ def test_vicious_arrays_are_refused_with_a_word(data, reader, tmp_path):
     path.write_bytes(contents(str(tmp_path / "mark"))[data])
     with pytest.raises(KernelscopeError):
         columns_of(str(path)) if reader == "columns" else read(str(path))
+
+
+def test_a_folder_of_tiles_that_cannot_be_opened_is_told(tmp_path):
+    def fail(name, arguments):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with trapped(1, fail, ("open",)), pytest.raises(StoreError, match="cannot be written"):
+        ks.Tiles(ks.kernels.Gaussian(1.0), torch.zeros(3, 2), tmp_path / "tiles", side=2)
+
+
+def test_the_trials_of_a_row_are_the_same_whenever_it_is_prepared(tmp_path):
+    found = []
+    for place in ("a", "b"):
+        row = damage.Truncated()
+        (tmp_path / place).mkdir()
+        row.prepare(tmp_path / place)
+        found.append(len(list(row.trials())))
+    assert found[0] == found[1] > 1000
 
 
 def test_a_layer_is_not_read_from_a_pipe(tmp_path):

@@ -157,7 +157,7 @@ def _tiles_of(path: Path) -> str:
 def passes(path: Path | None) -> KernelMachine:
     """A fit in many cheap passes, which goes on in a folder."""
     x, y = _points()
-    solver = ConjugateGradient("two-level", rank=2, steps=1, tolerance=1e-15, passes=8)
+    solver = ConjugateGradient("two-level", rank=2, steps=1, tolerance=1e-15, passes=4)
     return fit(Gaussian(1.0), x, y, centers=12, ridge=1e-4, solver=solver, progress=False,
                checkpoint=None if path is None else str(path))
 

@@ -120,6 +120,7 @@ def serve(rows: str, folder: Path) -> None:
     # What a trial prints is no answer.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    from .row import Trial
     from .rows import known_rows
 
     # Waiting for the disk would take most of the time; what its neglect costs is tried with a model of a disk.
@@ -136,7 +137,8 @@ def serve(rows: str, folder: Path) -> None:
             if answer["outcome"] == "survived":
                 row, trials = question["row"], list(known[question["row"]].trials())
         if row is not None and "seed" in question:
-            trial, inner = trials[question["seed"]], place / str(question["seed"])
+            inner = place / str(question["seed"])
+            trial = trials[question["seed"]] if question["seed"] < len(trials) else Trial("none", _missing)
             (folder / "what").write_text(trial.what, errors="replace")
             answer = attempted(partial(trial.attempt, _made(inner)))
             answer["what"] = trial.what
@@ -145,6 +147,10 @@ def serve(rows: str, folder: Path) -> None:
             answer = {"size": len(trials)}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def _missing(folder: Path) -> None:
+    raise RuntimeError("the row gives fewer trials in this process than in another")
 
 
 def attempted(trial: Any) -> dict[str, Any]:

@@ -112,20 +112,22 @@ class FullDisk(_OfDeeds):
         deed.start(place)
 
         def act(say: Any) -> None:
+            said = [0]
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))
             try:
-                deed.act(place, lambda moment: None)
+                deed.act(place, lambda moment: said.append(moment))
             except StoreFull as error:
                 refused(error)
                 stumps = [path.name for path in folder.rglob("*.part")]
                 if stumps:
                     raise AssertionError(f"{stumps} are left over") from error
-                say("full")
+                say(f"full {said[-1]}")
 
-        said = Child(folder / "log", act).end()
-        deed.look(place, 0)
-        if "full" not in said:
+        told = Child(folder / "log", act).end()
+        if told:
+            deed.look(place, int(told[0].split()[1]))
+        else:
             raise NotTried("nothing was larger than 600 bytes")
         return TYPED
 
