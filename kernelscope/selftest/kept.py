@@ -146,7 +146,7 @@ def _result_of(path: Path) -> str:
 
 
 def _tiles(path: Path) -> Tiles:
-    return Tiles(Gaussian(1.0), _points(20)[0], path, side=7)
+    return Tiles(Gaussian(1.0), _points(20)[0], path, side=10)
 
 
 def _tiles_of(path: Path) -> str:
