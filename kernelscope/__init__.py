@@ -71,7 +71,6 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-<<<<<<< HEAD
 __all__ = ["Agreement", "Coverage", "Decomposition", "Eigenlearning", "Ensemble", "Evaluation", "Expected",
            "Explanation", "FeatureMachine", "GradientScores", "Influence", "KernelDistances", "KernelEvolution",
            "KernelMachine", "KernelOperator", "LearningCurves", "MemoryWeights", "NullSpace", "Orders", "PathKernel",

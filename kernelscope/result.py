@@ -122,9 +122,8 @@ class Result(ABC):
         overwrite = as_switch(overwrite, "overwrite")
         tensors: dict[str, Tensor] = {}
         plain = taken_apart(self, "", tensors)
-        with Store.create(path, kind="result", meta={"class": type(self).__name__, "fields": plain},
-                          overwrite=overwrite) as store:
-            store.append(tensors)
+        Store.create(path, kind="result", meta={"class": type(self).__name__, "fields": plain}, overwrite=overwrite,
+                     first=tensors).close()
         return Path(path)
 
     @classmethod

@@ -1,5 +1,6 @@
 """The battery, and its own honesty: rows that are wrong on purpose must be told."""
 
+import errno
 import json
 import os
 import signal
@@ -9,10 +10,19 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+import kernelscope as ks
 from kernelscope.cli import main
-from kernelscope.errors import DataError
-from kernelscope.selftest import exactness, run_battery
+from kernelscope.commands.opening import read
+from kernelscope.data.columns import columns_of
+from kernelscope.errors import DataError, KernelscopeError, StoreError
+from kernelscope.nn.layers.layer import SNNKLinear
+from kernelscope.selftest import Silent, exactness, run_battery
+from kernelscope.selftest.rows import damage
+from kernelscope.selftest.rows.hostile import contents
+from kernelscope.selftest.traps import trapped
+from kernelscope.storage import Store
 
 ROWS = "tests.selftest_rows"
 
@@ -120,3 +130,79 @@ def test_a_new_machine_is_tried_in_seconds(capsys, monkeypatch):
     monkeypatch.setattr(exactness, "_decomposed", lambda run: float("nan"))
     assert main(["selftest"]) == 1
     assert main(["selftest", "--seed", "3"]) == 2
+
+
+# The battery itself
+
+
+def tried(only, share):
+    found = run_battery(only, share=share)
+    wrong = [(e.row, e.seed, e.what, e.message) for e in found.endings("broken", "silent")]
+    assert not wrong, wrong
+    return found
+
+
+def test_a_share_of_each_row_is_survived():
+    found = tried((), 0.004)
+    assert all(row.tried or row.count("not tried") for row in found.rows)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_every_trial_is_survived():
+    found = tried((), 1.0)
+    total = found.total()
+    assert total["silent"] == total["broken"] == total["lost"] == 0
+    assert total["tried"] >= 1900
+    assert sum(row.numbers()["counts"].get("reads", 0) for row in found.rows) >= 1000
+
+
+def test_the_row_hears_of_a_reader_that_believes_damage(tmp_path, monkeypatch):
+    row, opened = damage.Flipped(), Store.open.__func__
+    row.prepare(tmp_path)
+    # A store that looks at sizes alone lets a flipped bit of a number through.
+    monkeypatch.setattr(Store, "open", classmethod(lambda cls, path, kind=None: opened(cls, path, kind, "size")))
+    silent = 0
+    for trial in row.trials():
+        if trial.what.startswith("result: bit") and "segment" in trial.what:
+            try:
+                trial.attempt(tmp_path)
+            except Silent:
+                silent += 1
+            except KernelscopeError:
+                pass
+    assert silent > 10
+
+
+@pytest.mark.parametrize("data", ["a checkpoint of torch", "a zip bomb", "an array of deep brackets",
+                                  "an array of 2^60 numbers"])
+@pytest.mark.parametrize("reader", ["x.npy", "x.npz", "columns"])
+def test_vicious_arrays_are_refused_with_a_word(data, reader, tmp_path):
+    path = tmp_path / ("x.npy" if reader == "columns" else reader)
+    path.write_bytes(contents(str(tmp_path / "mark"))[data])
+    with pytest.raises(KernelscopeError):
+        columns_of(str(path)) if reader == "columns" else read(str(path))
+
+
+def test_a_folder_of_tiles_that_cannot_be_opened_is_told(tmp_path):
+    def fail(name, arguments):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with trapped(1, fail, ("open",)), pytest.raises(StoreError, match="cannot be written"):
+        ks.Tiles(ks.kernels.Gaussian(1.0), torch.zeros(3, 2), tmp_path / "tiles", side=2)
+
+
+def test_the_trials_of_a_row_are_the_same_whenever_it_is_prepared(tmp_path):
+    found = []
+    for place in ("a", "b"):
+        row = damage.Truncated()
+        (tmp_path / place).mkdir()
+        row.prepare(tmp_path / place)
+        found.append(len(list(row.trials())))
+    assert found[0] == found[1] > 1000
+
+
+def test_a_layer_is_not_read_from_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "layer")
+    with pytest.raises(StoreError, match="a pipe or a device"):
+        SNNKLinear.load(tmp_path / "layer")

@@ -97,6 +97,37 @@ def on_call(count, act, names=("open", "write", "fsync", "replace", "unlink")):
     return restore, left
 
 
+def test_an_error_while_a_store_is_replaced_leaves_the_old_one_or_the_new_one(tmp_path):
+    count = failed = 0
+    while True:
+        count += 1
+        folder = tmp_path / str(count)
+        Store.create(folder, "result", {"version": 1}, first=number(1)).close()
+
+        def fail(name, arguments):
+            raise OSError(errno.EIO, "Input/output error")
+
+        restore, left = on_call(count, fail, ("open", "write", "fsync", "replace"))
+        try:
+            Store.create(folder, "result", {"version": 2}, overwrite=True, first=number(2)).close()
+        except StoreError:
+            failed += 1
+        finally:
+            restore()
+        found = Store.open(folder)
+        version = found.meta["version"]
+        assert int(found.read(0)["step"][0]) == version
+        assert len(found.segments) == 1
+        assert set(os.listdir(folder)) <= {*found._manifest.files, "writer.lock"}
+        # It can be replaced again.
+        Store.create(folder, "result", {"version": 3}, overwrite=True, first=number(3)).close()
+        assert int(Store.open(folder).read(0)["step"][0]) == 3
+        if left[0] > 0:
+            assert version == 2
+            break
+    assert failed >= 10
+
+
 # The server
 
 

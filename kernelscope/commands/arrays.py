@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from dataclasses import dataclass, replace
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -141,7 +142,8 @@ def read(path: str) -> dict[str, np.ndarray]:
         with np.load(file, allow_pickle=False) as archive:
             names = archive.files
             arrays = {name: _array(archive, name, path) for name in NAMES if name in names}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, NotImplementedError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, NotImplementedError, ValueError,
+            SyntaxError, TokenError) as error:
         raise DataError(f"{path} cannot be read: it was cut short or changed ({error}). Save it again.") from error
     except MemoryError as error:
         raise DataError(f"The arrays of {path} do not fit into memory. Save fewer samples.") from error

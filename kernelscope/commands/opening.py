@@ -226,6 +226,8 @@ def held_in(path: str, flag: str = "--input") -> dict[str, torch.Tensor]:
 
 def _numpy(file: Path) -> dict[str, torch.Tensor]:
     import zipfile
+    import zlib
+    from tokenize import TokenError
 
     import numpy as np
 
@@ -238,7 +240,11 @@ def _numpy(file: Path) -> dict[str, torch.Tensor]:
             f"{file} holds Python objects or no array at all, and nothing is unpickled here. Save an array of numbers "
             "with numpy.save."
         ) from error
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+    except MemoryError as error:
+        raise DataError(f"The array of {file} does not fit into memory ({error}). Save fewer points, or see "
+                        "whether the file is what it should be.") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, OverflowError, NotImplementedError, SyntaxError,
+            TokenError) as error:
         raise DataError(f"{file} is damaged ({error}). Save it again with numpy.save.") from error
     return {name: _tensor(array, file) for name, array in arrays.items()}
 
@@ -247,6 +253,9 @@ def _tensor(array: Any, file: Path) -> torch.Tensor:
     import numpy as np
     import torch
 
+    if not isinstance(array, np.ndarray):
+        raise UnsafeFile(f"{file} is an archive that holds something else than arrays, such as a checkpoint of torch, "
+                         "and nothing is unpickled here. Save an array of numbers with numpy.save.")
     if array.dtype.kind not in "biufc":
         raise DataError(f"{file} holds {array.dtype}, and numbers are needed. Save an array of numbers.")
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Protocol
 
 import numpy as np
@@ -66,8 +67,9 @@ class ArrayFile:
 
     def _open(self) -> np.ndarray:
         try:
-            values = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError) as error:
+            with np.errstate(over="ignore"):  # a size that no file has is refused below
+                values = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError, OverflowError, SyntaxError, TokenError) as error:
             raise UnsafeFile(
                 f"{self.path} is no plain array ({error}). Only arrays of numbers are read; save them with numpy.save."
             ) from error

@@ -37,8 +37,7 @@ def save(machine: KernelMachine, path: str | os.PathLike[str], overwrite: bool) 
     meta = {"kernel": described(machine.kernel), "words": repr(machine.kernel), "centers": form(machine.centers),
             "fitting": said}
     folder = as_path(path, "The folder of a machine", '"machines/digits"')
-    with Store.create(folder, kind="machine", meta=meta, overwrite=as_switch(overwrite, "overwrite")) as store:
-        store.append(tensors)
+    Store.create(folder, kind="machine", meta=meta, overwrite=as_switch(overwrite, "overwrite"), first=tensors).close()
     return folder
 
 

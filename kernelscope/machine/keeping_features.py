@@ -51,8 +51,7 @@ def save(machine: FeatureMachine, path: str | os.PathLike[str], overwrite: bool)
             "points": form(points), "count": equations.count, "weight": equations.weight,
             "intercept": machine.constant, "single": machine.single, "unit": machine.unit, "memory": machine.memory,
             "fitting": taken_apart(machine.fitting, "fitting.", tensors)}
-    with Store.create(folder, kind=KIND, meta=meta, overwrite=as_switch(overwrite, "overwrite")) as store:
-        store.append(tensors)
+    Store.create(folder, kind=KIND, meta=meta, overwrite=as_switch(overwrite, "overwrite"), first=tensors).close()
     return folder
 
 

@@ -73,7 +73,7 @@ class Row(ABC):
     #: The seconds that one trial may take.
     limit: ClassVar[float] = 30.0
 
-    def prepare(self, folder: Path) -> None:
+    def prepare(self, folder: Path) -> None:  # noqa: B027 - most rows need nothing
         """Makes what all trials need, once in each process; raises `NotTried` where the whole row cannot be tried."""
 
     @abstractmethod

@@ -23,6 +23,9 @@ def battery(found: Battery) -> tuple[str, dict[str, Any]]:
         lines += ["", f"{ending.outcome}: {ending.row} --seed {ending.seed} ({ending.what}): {ending.message}"]
     for reason, count in found.reasons().items():
         lines += ["", f"not tried: {count} of {reason}"]
+    late = sum(row.size - len(row.endings) for row in found.rows)
+    if late:
+        lines += ["", f"not tried: {late:,} for which there was no time, or nobody asked"]
     wrong = found.endings(SILENT, BROKEN)
     if wrong:
         lines += ["", f"Repeat one: kernelscope selftest --faults --only {wrong[0].row} --seed {wrong[0].seed}"]

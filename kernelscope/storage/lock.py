@@ -24,6 +24,8 @@ from .files import BINARY, NO_FOLLOW, disk_errors, read_file
 
 NAME = "writer.lock"
 LIMIT = 4096
+# What the locks of this process say. One in a file that is not among them was let go, and the disk kept the file.
+_held: set[bytes] = set()
 
 
 class WriterLock:
@@ -43,8 +45,16 @@ class WriterLock:
             "token": secrets.token_hex(8),
         }
         self.content = json.dumps(owner, sort_keys=True).encode()
+        _held.add(self.content)
         # A writer that is forgotten, or ends without closing, lets go as well.
         self._letting_go = weakref.finalize(self, _remove, self.path, self.pid, self.content)
+        try:
+            self._take(folder)
+        except BaseException:
+            _held.discard(self.content)
+            raise
+
+    def _take(self, folder: Path) -> None:
         with disk_errors(self.path, len(self.content)), alone(folder):
             found = _read(folder)
             if found is not None:
@@ -106,6 +116,7 @@ def started(pid: int) -> str | None:
 
 
 def _remove(path: Path, pid: int, content: bytes) -> None:
+    _held.discard(content)
     with suppress(OSError, StoreError):
         if os.getpid() == pid and _read(path.parent) == content:
             os.unlink(path)
@@ -130,6 +141,8 @@ def _refuse_unless_stale(path: Path, content: bytes) -> None:
         now = started(pid)
         if now is None or (now and start and now != start):
             return
+        if pid == os.getpid() and start == now and content not in _held:
+            return  # A writer of this process has let go, and its file could not be removed.
     raise _busy(path, owner)
 
 

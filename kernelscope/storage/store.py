@@ -64,7 +64,8 @@ class Store:
         self._turn = threading.RLock()
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], kind: str, meta: dict[str, Any], overwrite: bool = False) -> Self:
+    def create(cls, path: str | os.PathLike[str], kind: str, meta: dict[str, Any], overwrite: bool = False,
+               first: dict[str, Tensor] | None = None) -> Self:
         """Start a store, and write to it.
 
         Args:
@@ -72,6 +73,8 @@ class Store:
             kind: What the store holds, in one word; asked for when it is opened.
             meta: What the store says about itself, as far as JSON can say it.
             overwrite: Replace a store that is there already. The old one stays until the new one is committed.
+            first: Tensors that come with the first commit. What is one segment is then never there without it, and
+                what it replaces is there until it is.
 
         Raises:
             StoreExists: There is a store already.
@@ -81,7 +84,9 @@ class Store:
         """
         folder = _folder(path)
         start = Manifest(manifests.check_kind(kind), plain(meta, manifests.META_LIMIT))
-        with disk_errors(folder, len(start.encode())):
+        parts = None if first is None else layout(dense(first))
+        size = len(start.encode()) + (0 if parts is None else parts[2])
+        with disk_errors(folder, size):
             if not overwrite:
                 _refuse_if_taken(folder)
             make_folder(folder)
@@ -93,8 +98,10 @@ class Store:
                 # New names are never old names: a reader of the old store cannot mistake one for the other.
                 start = replace(start, next=max(_numbers(folder), default=-1) + 1)
                 store = cls(folder, start, lock, "sha256")
-                store._write_manifest(start)
-                store._sweep()
+                replaced = parts is not None and manifests.exists(folder)
+                store._begin(start, parts if replaced else None)
+                if first is not None and not replaced:
+                    store.append(first)
             except BaseException:
                 lock.release()
                 raise
@@ -185,17 +192,14 @@ class Store:
             StoreBusy: This process is no longer the writer.
         """
         entry = plain(meta, manifests.SEGMENT_META_LIMIT)
-        header, order, size = layout(dense(tensors))
-        with self._writing(size):
+        parts = layout(dense(tensors))
+        with self._writing(parts[2]):
             manifest = self._manifest
             if len(manifest.tail) >= manifests.SEAL:
                 name = f"manifest-{manifest.next:08d}.json"
                 manifest, part = manifest.seal(name)
                 write_file(self._path / name, [part])
-            name = f"segment-{manifest.next:08d}.safetensors"
-            digest = hashlib.sha256()
-            write_file(self._path / name, hashed(chain([header], blocks(order)), digest))
-            segment = Segment(name, size, digest.hexdigest(), entry)
+            segment = self._write_segment(manifest, parts, entry)
             self._write_manifest(manifest.append(segment))
         return segment
 
@@ -284,6 +288,27 @@ class Store:
                     self._recover()
                 raise
             self._unsure = False
+
+    def _begin(self, start: Manifest, parts: tuple[bytes, list[Tensor], int] | None) -> None:
+        """The first commit, with a segment or without; if it fails, an old store stays as it was."""
+        try:
+            if parts is not None:
+                ask_for_room(self._path, parts[2])
+                start = start.append(self._write_segment(start, parts, {}))
+            self._write_manifest(start)
+        except BaseException:
+            with suppress(OSError, StoreError):
+                self._recover()
+            raise
+        self._sweep()
+
+    def _write_segment(self, manifest: Manifest, parts: tuple[bytes, list[Tensor], int],
+                       meta: dict[str, Any]) -> Segment:
+        """Writes the next file of a manifest, which does not name it yet."""
+        (header, order, size), digest = parts, hashlib.sha256()
+        name = f"segment-{manifest.next:08d}.safetensors"
+        write_file(self._path / name, hashed(chain([header], blocks(order)), digest))
+        return Segment(name, size, digest.hexdigest(), meta)
 
     def _write_manifest(self, manifest: Manifest) -> None:
         write_file(self._path / manifests.NAME, [manifest.encode()], commit=True)

@@ -109,7 +109,7 @@ class Tiles(Triangle):
         with disk_errors(self.folder, 0):
             make_folder(self.folder)
         # Of workers that open a new folder at once, one says how large tiles are.
-        with alone(self.folder):
+        with disk_errors(self.folder, 0), alone(self.folder):
             old = kept(self.folder)
             if side is None:
                 side = suited(seconds_each(kernel, points), len(points)) if old is None else old.side

@@ -64,8 +64,8 @@ def save_adapters(injected: Injected, path: str | os.PathLike[str], overwrite: b
             for name, a in injected.adapters.items()]
     meta = {"version": __version__, "adapters": said, "beside": sorted(beside),
             "frozen": {name: _described(value) for name, value in frozen.items()}}
-    with Store.create(folder, kind="adapters", meta=meta, overwrite=as_switch(overwrite, "overwrite")) as store:
-        store.append({name: value.cpu() for name, value in tensors.items()})
+    Store.create(folder, kind="adapters", meta=meta, overwrite=as_switch(overwrite, "overwrite"),
+                 first={name: value.cpu() for name, value in tensors.items()}).close()
     return folder
 
 

@@ -269,8 +269,8 @@ class BundledModel(nn.Module):
         towers = [type(tower).__name__ for tower in self.layer.towers]
         meta = {"towers": towers, "ridge": self.ridge, "skip": self.layer.skip is not None}
         tensors = {f"layer.{name}": value.detach().cpu() for name, value in self.layer.state_dict().items()}
-        with Store.create(folder, kind="bundled", meta=meta, overwrite=as_switch(overwrite, "overwrite")) as store:
-            store.append(tensors | {"samples": self.samples.cpu(), "targets": self.targets})
+        Store.create(folder, kind="bundled", meta=meta, overwrite=as_switch(overwrite, "overwrite"),
+                     first=tensors | {"samples": self.samples.cpu(), "targets": self.targets}).close()
         return folder
 
     @classmethod

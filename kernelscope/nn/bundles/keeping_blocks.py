@@ -55,8 +55,7 @@ def save_blocks(bundled: nn.Module, path: str | os.PathLike[str], overwrite: boo
     tensors = {f"{name}:{key}": value.detach().cpu() for name, layer in layers.items()
                for key, value in layer.state_dict().items()}
     folder = as_path(path, "The folder of bundled blocks", '"networks/blocks"')
-    with Store.create(folder, kind="blocks", meta=meta, overwrite=as_switch(overwrite, "overwrite")) as store:
-        store.append(tensors)
+    Store.create(folder, kind="blocks", meta=meta, overwrite=as_switch(overwrite, "overwrite"), first=tensors).close()
     return folder
 
 

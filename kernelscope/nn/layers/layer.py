@@ -201,6 +201,10 @@ class SNNKLinear(nn.Module):
         from safetensors import SafetensorError, safe_open
 
         place = as_path(path, "The file of a layer", '"layer.safetensors"')
+        if place.exists() and not place.is_file():
+            # A pipe would be waited at for ever.
+            raise StoreError(f"{place} is a folder, a pipe or a device, and a layer is kept in a file. Pass the path "
+                             'that .save gave back, for example "layer.safetensors".')
         try:
             with safe_open(str(place), "pt") as file:
                 header = file.metadata() or {}

@@ -12,6 +12,13 @@ FAMILIES = __name__
 
 # The files of the families, each with a tuple ROWS of classes.
 NAMES: tuple[str, ...] = (
+    "recording",
+    "storage",
+    "damage",
+    "hostile",
+    "crowds",
+    "paths",
+    "surroundings",
     "non_finite",
     "conditioning",
     "alike",
