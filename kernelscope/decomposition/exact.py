@@ -36,7 +36,7 @@ from .query_side import QuerySide
 from .questions import as_queries, as_targets, as_words, checked_memory, checked_place, checked_run
 from .result import Decomposition
 from .rollout import Rollout, RolloutSide
-from .sweep import PartSweep, cut, outputs_only, sweep
+from .sweep import PartSweep, cut, cut_long, outputs_only, sweep
 from .training_side import TrainingSide
 from .trajectory import AveragedTrajectory, Trajectory
 from .unrolling import Unroller
@@ -182,7 +182,7 @@ def booked(
             plan = _Plan.make(run, side, dtype, memory)
             needed = plan.bytes
             unroller = Unroller(run, training, displacement)
-            segments = cut(run, unroller, trajectory, plan.length)
+            segments = (cut if plan.length == len(run) else cut_long)(run, unroller, trajectory, plan.length)
             # tqdm measures the first steps and then tells the time that is left.
             about = f"{plan.bytes / 2**20:.0f} MiB"
             if isinstance(side, RolloutSide):

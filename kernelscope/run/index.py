@@ -151,9 +151,14 @@ class RunIndex:
         name = self._homes[part].get(k)
         return None if name is None else getattr(self._read(name), part)[k]
 
+    @property
+    def anchors(self) -> list[int]:
+        """The steps of which parameters and optimizer states are stored."""
+        return [k for k in self.stored if k in self._homes["states"]]
+
     def anchor(self, k: int) -> int:
         """The last step up to k from which steps can be computed again."""
-        known = [j for j in self.stored if j <= k and j in self._homes["states"]]
+        known = [j for j in self.anchors if j <= k]
         if not known:
             raise StoreCorrupt(
                 f"{self._where} holds no optimizer states from which step {k} could be computed again. It was changed "
