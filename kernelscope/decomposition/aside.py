@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import weakref
 from dataclasses import dataclass, fields, is_dataclass, replace
 from math import prod
 from pathlib import Path
@@ -49,8 +50,9 @@ class Aside:
         with disk_errors(Path(tempfile.gettempdir()), tensor.nbytes):
             if self._file is None:
                 self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+                weakref.finalize(self, self._file.close)
             self._file.seek(place.offset)
-            whole = memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            whole = memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
             while whole:
                 whole = whole[self._file.write(whole):]
         return place
@@ -62,7 +64,7 @@ class Aside:
         with disk_errors(Path(tempfile.gettempdir()), 0):
             assert self._file is not None
             self._file.seek(place.offset)
-            rest = memoryview(numbers)
+            rest = memoryview(numbers.data)
             while rest:
                 read = self._file.readinto(rest)  # type: ignore[attr-defined]
                 if not read:
@@ -95,9 +97,9 @@ def check_room(needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OutOfBudget(
-            f"Steps that do not fit into memory wait on the disk, {as_words(needed)} of them at a time, and {folder} has "
-            f"{as_words(free)} left. Point TMPDIR to a disk with room, raise memory, or record with a smaller keep, "
-            "which keeps the parameters at more steps."
+            f"Steps that do not fit into memory wait on the disk, {as_words(needed)} of them at a time, and {folder} "
+            f"has {as_words(free)} left. Point TMPDIR to a disk with room, raise memory, or record with a smaller "
+            "keep, which keeps the parameters at more steps."
         )
 
 

@@ -152,6 +152,7 @@ class Unroller:
         autocast = any(batch.autocast for batch in step.batches)
         used = used_gradient(step, means, which, Tolerance.of(self.precision, autocast))
         still = frozenset(moving[i] for i in used.still)
+        del means
         doubtful = self._doubtful(step, moving, which, used.gradient)
         silent = frozenset(name for name in doubtful if self._is_silent(k, step, at, name))
         linear: dict[str, Linear] = {}
@@ -196,11 +197,12 @@ class Unroller:
         """Whether stored momenta are those that the steps ``start`` to ``stop - 1`` have left, up to rounding."""
         autocast = any(batch.autocast for k in range(start, stop) for batch in self.run.step(k).batches)
         relative = 0.1 if autocast else {torch.float64: 1e-9, torch.float32: 1e-3}.get(self.precision, 0.1)
-        there = {key: value for key, value in begins.momentum.items()}
-        left = {key: ends.momentum.get(ends.heir.get(key, key)) for key in there}
-        apart = _norm({name: value if left[key] is None else value - left[key]  # type: ignore[misc, operator]
-                       for key, value in there.items() for name in [f"{key}"]})
-        return apart <= relative * _norm({f"{key}": value for key, value in there.items()})
+        missed, whole = 0.0, 0.0
+        for key, value in begins.momentum.items():
+            left = ends.momentum.get(ends.heir.get(key, key))
+            missed += float((value if left is None else value - left).double().norm()) ** 2
+            whole += float(value.double().norm()) ** 2
+        return missed <= relative**2 * whole
 
     @staticmethod
     def _turned(name: str, moved: Tensor, gap: Tensor, linear: Linear | None, theta: Parameters) -> Tensor:
@@ -338,7 +340,7 @@ def _alike(recomputed: Tensor | None, stored: Tensor | None) -> bool:
 
 
 def _norm(parts: Parameters) -> float:
-    return sum(float((t.double() ** 2).sum()) for t in parts.values()) ** 0.5
+    return sum(float(t.double().norm()) ** 2 for t in parts.values()) ** 0.5
 
 
 def _rounding(step: float, size: float, dtype: torch.dtype, coarse: float, autocast: bool) -> float:

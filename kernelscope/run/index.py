@@ -39,6 +39,8 @@ class RunIndex:
         self._buffers: dict[str, dict[int, str]] = {}
         self._kinds: dict[str, set[str]] = {}
         self._cache: OrderedDict[str, tuple[Chunk, int]] = OrderedDict()
+        #: The most that is kept in memory at present, in bytes.
+        self.room = CACHE
         chunks = self._in_order()
         self.place = max(chunks, default=-1) + 1
         self.shadowed = {segment.name for segment in store.segments} - set(chunks.values())
@@ -143,9 +145,13 @@ class RunIndex:
         chunk = decode(self.store.read(name), f"{self._where}/{name}")
         self._cache[name] = (chunk, chunk.nbytes)
         # A store in memory is its own cache.
-        while len(self._cache) > 1 and (self.store.path is None or sum(s for _, s in self._cache.values()) > CACHE):
+        while len(self._cache) > 1 and (self.store.path is None or self._cached > min(CACHE, self.room)):
             self._cache.popitem(last=False)
         return chunk
+
+    @property
+    def _cached(self) -> int:
+        return sum(size for _, size in self._cache.values())
 
     def _find(self, part: str, k: int) -> Any:
         name = self._homes[part].get(k)

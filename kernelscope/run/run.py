@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,15 @@ class Run:
             else:
                 yield row
                 k += 1
+
+    @contextmanager
+    def sparing(self, room: int) -> Iterator[None]:
+        """Within it no more than ``room`` bytes of what was read from a disk are kept in memory, beside the last."""
+        before, self._index.room = self._index.room, room
+        try:
+            yield
+        finally:
+            self._index.room = before
 
     @property
     def anchors(self) -> list[int]:
