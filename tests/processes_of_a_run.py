@@ -14,7 +14,7 @@ from tests.large_runs import QUERIES, arrays, trained
 
 
 def together(out):
-    """Many queries, one query, groups, and a run that is replayed; what is said where processes differ, or one fails."""
+    """Many queries, one query, groups, a run that is replayed; what is said where processes differ, or one fails."""
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
     run, thin, rank = trained("all"), trained(5), dist.get_rank()
     found = {

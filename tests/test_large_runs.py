@@ -147,7 +147,7 @@ def test_two_processes_decompose_into_what_one_does(together):
         true = arrays(alone[name])
         assert set(found) == set(true)
         for what, value in found.items():
-            if what != "residual":
+            if what != "residual" and value.numel():
                 assert_close(value, true[what], 1e-12, scale=1.0)
 
 
