@@ -11,13 +11,26 @@ FEW = 3
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Takes a run, and what is asked about."""
+    parser.epilog = ("Several processes share the points: torchrun --nproc-per-node=2 -m kernelscope explain RUN "
+                     "--input X.npy")
     run_arguments(parser)
     query_arguments(parser)
     parser.add_argument("-k", type=int, default=5, help="how many samples to name on each side (default: 5)")
 
 
 def run(options: argparse.Namespace) -> Answer:
-    """Explains each point: a sentence, samples on both sides, and what it adds up to."""
+    """Explains each point; of several processes, which share the points, the first one answers."""
+    from .together import together
+
+    with together() as processes:
+        if not processes.first:
+            options.json = False
+        answer = _explained(options, processes.several)
+        return answer if processes.first else Answer("")
+
+
+def _explained(options: argparse.Namespace, distributed: bool) -> Answer:
+    """A sentence, samples on both sides, and what it adds up to."""
     from ..decomposition.explaining import explain
     from . import telling
     from .generative import refuse
@@ -26,7 +39,7 @@ def run(options: argparse.Namespace) -> Answer:
     refuse(folder(options))
     recorded = open_run(options)
     asked = queries(recorded, options, hardest=FEW, others=0)
-    why = explain(recorded, asked.x, targets=asked.targets, k=options.k)
+    why = explain(recorded, asked.x, targets=asked.targets, k=options.k, distributed=distributed)
     check = why.check()
     blocks = [telling.run_line(recorded)]
     if options.input is None and options.sample is None:

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..solvers.shards import Ranks
+from ..processes import Ranks
 
 
 @dataclass(frozen=True)

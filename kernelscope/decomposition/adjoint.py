@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .unrolling import Key, UnrolledStep
+from .unrolling import Key, OptimizerState, UnrolledStep
 
 #: What meets the momentum that a step found and no recorded step left: the adjoint, and that momentum.
 Found = Callable[[Tensor, Tensor], None]
@@ -65,6 +65,21 @@ class Adjoint:
         else:
             self._momentum[key], self._factor[key] = kept, rule.a
         return before(q), None if incoming is None else before(incoming)
+
+    def cross(self, ends: OptimizerState, begins: OptimizerState, found: Found) -> None:
+        """Goes from a stretch that begins at stored states to the one before it, which ends at its own.
+
+        What was stored beside what was left there is met by the adjoint; it goes on with what was left.
+        """
+        adjoints, factors = self._momentum, self._factor
+        self._momentum, self._factor = {}, {}
+        for key, adjoint in adjoints.items():
+            # An optimizer may have gone on, within the stretch, from the states of an earlier one.
+            before = ends.heir.get(key, key)
+            stored, left = begins.momentum.get(key), ends.momentum.get(before)
+            if stored is not None:
+                found(-factors[key] * adjoint, stored if left is None else stored - left)
+            self._momentum[before], self._factor[before] = adjoint, factors[key]
 
     def left(self, momentum: dict[Key, Tensor], found: Found) -> None:
         """Meets the momentum there was before the first step."""

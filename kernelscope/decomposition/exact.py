@@ -13,9 +13,11 @@ channel of its own; the residual that is left is round-off.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -23,10 +25,14 @@ from torch import Tensor
 
 from ..arguments import as_choice, as_switch
 from ..errors import DataError, NonFiniteError, OutOfBudget
+from ..nested import leaves
 from ..network import cast, undisturbed
+from ..processes import Company, joined
 from ..progress import Bar
 from ..run.chords import ChordRun
+from ..run.rules import find_rule
 from ..run.run import Run
+from .aside import check_room
 from .cells import Cells
 from .certified import thinned_ledger
 from .ledger import Ledger
@@ -38,13 +44,16 @@ from .query_side import QuerySide
 from .questions import as_queries, as_targets, as_words, checked_memory, checked_place, checked_run, in_order
 from .result import Decomposition
 from .rollout import Rollout, RolloutSide
-from .sweep import PartSweep, cut, outputs_only, sweep
+from .sweep import PartSweep, cut, cut_long, outputs_only, sweep
 from .training_side import TrainingSide
 from .trajectory import AveragedTrajectory, Trajectory
 from .unrolling import Unroller
 
 #: Rows of gradients that are made at once, in bytes: enough to be one large product, few enough to stay near the core.
 PART = 2**24
+
+#: A memory below this is not kept to, since what torch itself takes is no less.
+LEAST = 2**25
 
 #: Rows of queries that go back together for each sample of a batch: with so many, the samples' gradients cost little.
 ROWS = 32
@@ -65,6 +74,7 @@ def decompose(
     device: torch.device | str | None = None,
     memory: int | str = 2**29,
     progress: bool | None = None,
+    distributed: bool = False,
 ) -> Decomposition:
     r"""Writes the trained network's outputs as its initial outputs plus exact shares of samples, steps and channels.
 
@@ -97,6 +107,8 @@ def decompose(
         device: Where to compute; where the model was when it was recorded or loaded, if not given.
         memory: About how many bytes the computation may use beside the run itself, as a number or as ``"1GB"``.
         progress: Whether a bar is shown; only on a terminal if not given.
+        distributed: Whether the processes of ``torch.distributed`` share the work. Each of them, as ``torchrun``
+            starts them, makes the same call, within ``memory`` of its own, and gets the whole answer.
 
     Returns:
         The :class:`Decomposition`.
@@ -105,6 +117,8 @@ def decompose(
         DataError: If queries, targets or options do not fit the run.
         ModelError: If the network is no function of a query, or cannot be computed in the precision asked for.
         NonFiniteError: If a query, a sample's gradient or the ledger is NaN or infinite.
+        OutOfBudget: If not even one query fits into ``memory``.
+        ProcessLost: If one of several processes ends, or does not answer.
         RuleError: If the optimizer's step cannot be unrolled and ``rule`` is ``"recorded"``.
 
     References:
@@ -129,7 +143,8 @@ def decompose(
     """
     def ledger(part: Run) -> Decomposition:
         return booked(part, x, output, None, targets=targets, quadrature=quadrature, weights=weights, rule=rule,
-                      groups=groups, dtype=dtype, device=device, memory=memory, progress=progress)[0]
+                      groups=groups, dtype=dtype, device=device, memory=memory, progress=progress,
+                      distributed=distributed)[0]
 
     return ledger(run) if thin is None else thinned_ledger(checked_run(run), thin, ledger)
 
@@ -149,6 +164,7 @@ def booked(
     device: torch.device | str | None = None,
     memory: int | str = 2**29,
     progress: bool | None = None,
+    distributed: bool = False,
     pools: int | None = None,
     through: tuple[Rollout, int] | None = None,
     pieces: int | None = None,
@@ -169,8 +185,10 @@ def booked(
     quiet = None if progress is None else not as_switch(progress, "progress")
     place = checked_place(device, next(iter(run.network.parameters.values())).device)
     displacement = rule == "displacement"
+    shared = as_switch(distributed, "distributed")
+    company = Company(joined("A decomposition is shared out") if shared else None)
     # A network that draws random numbers where it should not must not draw the user's.
-    with undisturbed(place):
+    with undisturbed(place), run.sparing(memory // 8), company.together():
         given_queries = as_queries(in_order(run, x), tuple(run.samples.inputs))
         dtype, own_precision = ledger_precision(run, dtype, given_queries, place)
         queries = cast(given_queries, dtype, place)
@@ -188,27 +206,48 @@ def booked(
         training = TrainingSide(run, dtype, place, memory // 4, pieces is not None)
         words, members = _groups(run, groups)
         ledger = Ledger(run, len(side), side.functional.names, members, words, cells, pieces)
+        company.check_alike({
+            "the run": float(run.parameter_count), "its first step": run.start, "its last step": run.stop,
+            "the number of queries": len(side), "the number of outputs": len(side.functional.names), "memory": memory,
+            "dtype": dtype.itemsize, "quadrature": sum(rules.nodes) + len(rules.nodes), "rule": displacement,
+            "weights": averaged is None, "the outputs of the queries": float(sum(
+                part.double().sum() for part in leaves(final) if isinstance(part, Tensor))),
+        })
         needed, expected = 0, 0.0
         if len(run) and len(side):
             side.probe(trajectory.at(run.start), trajectory.buffers(run.start))
-            plan = _Plan.make(run, side, dtype, memory)
+            own = company.share(len(side))
+            plan = _Plan.make(run, side, dtype, memory, displacement, company.share(len(side), 0).stop)
             needed = plan.bytes
             unroller = Unroller(run, training, displacement)
-            segments = cut(run, unroller, trajectory, plan.length)
+            segments = (cut if plan.length == len(run) else cut_long)(run, unroller, trajectory, plan.length)
             # tqdm measures the first steps and then tells the time that is left.
             about = f"{plan.bytes / 2**20:.0f} MiB"
             if isinstance(side, RolloutSide):
                 expected = side.seconds * len(rules.nodes) * len(run)
                 about = f"through {side.stages} stages, about {expected:.0f} s or more, {about}"
-            bar = Bar(total=plan.passes * len(run), desc=f"decompose ({about})", unit="step", disable=quiet)
+            hidden = quiet if company.first else True
+            bar = Bar(total=plan.passes * len(run), desc=f"decompose ({about})", unit="step", disable=hidden)
+
+            def advance(count: int) -> None:
+                bar.update(count)
+                company.step(count)
+
             with bar:
-                for start in range(0, len(side), plan.block):
-                    end = min(start + plan.block, len(side))
+                for number in range(plan.passes):
+                    start = min(own.start + number * plan.block, own.stop)
+                    end = min(start + plan.block, own.stop)
                     cuts = [slice(a, min(a + plan.part, end)) for a in range(start, end, plan.part)]
                     parts = [PartSweep(ledger, rows, side.part(rows), rules, trajectory, averaged) for rows in cuts]
-                    sweep(parts, segments, unroller, trajectory, training, bar.update)
-        else:
+                    if parts:
+                        sweep(parts, segments, unroller, trajectory, training, advance)
+                    else:
+                        # There are more processes than queries.
+                        company.step(len(run))
+        elif company.first:
             outputs_only(ledger, side, trajectory, averaged)
+    if company.ranks is not None:
+        ledger.gather(company.ranks)
     if not all(bool(torch.isfinite(t).all()) for t in (ledger.contributions, ledger.path)):
         raise NonFiniteError(
             "The ledger holds NaN or infinite values: the network gives such outputs or gradients for these queries "
@@ -286,39 +325,93 @@ def _groups(run: Run, groups: bool | Sequence[str] | None) -> tuple[list[str], T
 
 @dataclass(frozen=True)
 class _Plan:
-    """How many queries go back through the run together, how many of them at once, and how many steps are held."""
+    """How many queries go back through the run together, how many of them at once, and how many steps are held.
+
+    Attributes:
+        block: The queries that go back together.
+        part: Those of them whose gradients are made at once.
+        passes: How many times the run is gone through.
+        length: How many steps are held in memory.
+        bytes: About how much memory this takes.
+        aside: About how much of the disk, for steps that do not fit.
+    """
 
     block: int
     part: int
     passes: int
     length: int
     bytes: int
+    aside: int
 
     @classmethod
-    def make(cls, run: Run, side: QuerySide, dtype: torch.dtype, memory: int) -> _Plan:
+    def make(cls, run: Run, side: QuerySide, dtype: torch.dtype, memory: int, displacement: bool, most: int) -> _Plan:
         """Divides the memory between rows of queries and steps.
 
+        Args:
+            run: The run.
+            side: The queries.
+            dtype: The precision of the ledger.
+            memory: How much may be used.
+            displacement: Whether no rule is used.
+            most: How many of the queries go back in this process.
+
         Raises:
-            OutOfBudget: If not even one query fits.
+            OutOfBudget: If not even one query fits, or if the disk has no room for the steps that wait.
         """
-        size = max(run.parameter_count * dtype.itemsize, 1)
+        size, own = (max(run.parameter_count * kind.itemsize, 1) for kind in (dtype, run.dtype))
+        names = set() if displacement else {run[k].optimizer for k in range(len(run))}
+        moments = max((len(find_rule(name).moments) for name in names), default=0)
+        batch = max(len(batch.columns) for k in range(len(run)) for batch in run[k].batches)
         width = max(len(side.functional.names), 1)
         # Between steps a row is its adjoint; at a step it is also a gradient, what makes it, and a direction. A held
-        # step is its parameters, its gap and its preconditioner.
-        kept, working, held = width * size, 4 * width * size, 3 * size
-        if kept + working > 4 * memory:
+        # step is its parameters as they are stored, its gap and its preconditioner.
+        kept, working, held = width * size, 4 * width * size, own + (1 + bool(moments)) * size
+        # The gradients of a batch, where they are made; the ends of a step, its chord and its middle.
+        rows = batch * size if batch * size <= memory // 8 else 0
+        stepping = rows + 5 * size
+        # What is computed as a step is unrolled, and the loop that computes steps that were not stored.
+        unrolling = (0 if displacement else (7 + 2 * moments) * size) + (0 if _is_whole(run) else (4 + moments) * own)
+        least = kept + max(working + stepping, unrolling)
+        if least > max(memory, LEAST):
             raise OutOfBudget(
-                f"One query with {width} outputs needs about {(kept + working) / 2**20:.0f} MiB, and memory={memory} "
-                f'allows {memory / 2**20:.0f} MiB. Explain fewer outputs, for example output="margin", or raise memory.'
+                f"One query with {width} outputs and {run.parameter_count:,} parameters in {_word(dtype)} needs about "
+                f"{least / 2**20:.0f} MiB, and memory={memory} allows {memory / 2**20:.0f} MiB. Raise memory to "
+                f'"{-(-least // 2**20)}MiB"'
+                + ('; explain fewer outputs, for example output="margin"' if width > 1 else "")
+                + ("; or pass dtype=torch.float32, which takes half." if dtype == torch.float64 else ".")
             )
-        block = min(max(1, memory // (2 * kept)), len(side))
-        length = min(max(1, memory // (4 * held)), len(run))
+        fixed = max(working + stepping, unrolling)
+        left = max(memory - fixed, kept + held)
+        block = min(max(1, (left - held) // kept), most)
+        length = min(max(1, (left - block * kept) // held), len(run))
         if length == len(run):
             # All steps are held, so a further pass costs the gradients of the batches alone.
-            batch = max(len(batch.columns) for k in range(len(run)) for batch in run[k].batches)
             block = min(block, -(-ROWS * batch // width))
-        passes = -(-len(side) // block)
-        block = -(-len(side) // passes)
+        passes = -(-most // block)
+        block = -(-most // passes)
         part = min(block, max(1, min(PART, memory // 4) // kept))
-        needed = block * kept + part * working + length * held
-        return cls(block, part, passes, length, needed)
+        needed = block * kept + max(part * working + stepping, unrolling) + length * held
+        aside = cls._waiting(run, length, held, size * (1 + moments), displacement)
+        check_room(aside)
+        return cls(block, part, passes, length, needed, aside)
+
+    @staticmethod
+    def _waiting(run: Run, length: int, held: int, states: int, displacement: bool) -> int:
+        """How much waits on the disk at once."""
+        if length == len(run):
+            return 0
+        places = [run.start, *(k for k in run.anchors if run.start < k < run.stop and k not in run.restarts), run.stop]
+        if len(places) == 2:
+            stretch = max(length, math.isqrt(len(run)))
+            return (0 if displacement else states * -(-len(run) // stretch)) + held * stretch * (stretch > length)
+        longest = max(b - a for a, b in pairwise(places))
+        return held * (longest + 1) * (longest > length)
+
+
+def _is_whole(run: Run) -> bool:
+    """Whether all rows are stored, and none is computed again."""
+    return run.meta.get("keep", "all") == "all"
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..processes import Ranks
 from ..result import as_float64
 from ..run.chords import ChordRun
 from ..run.run import Run
@@ -52,6 +53,9 @@ RESTORED = (
     "The optimizer went on from restored states at step {first}; what their momentum moved is booked beside the "
     "momentum at the start, since no step before left it."
 )
+#: What is known of a step that the rule does not explain.
+KINDS: tuple[bool | str | None, ...] = (None, True, False, TURNED)
+
 NOT_ASKED = 'All {count} steps are booked as unattributed, as rule="displacement" asks.'
 
 
@@ -126,6 +130,34 @@ class Ledger:
             if self.outputs is None:
                 self.outputs = _zeros(len(self.path), raw.shape[1], len(self.run) + 1)
             self.outputs[rows, :, place] = as_float64(raw)
+
+    def gather(self, ranks: Ranks) -> None:
+        """Adds up what all processes have booked, each of its own queries or of its own steps."""
+        sizes = ranks.each(torch.tensor([0 if self.outputs is None else self.outputs.shape[1]]))
+        width = max(int(size) for size in sizes)
+        if width and self.outputs is None:
+            self.outputs = _zeros(len(self.path), width, len(self.run) + 1)
+        names = sorted(self.run.names)
+        told = torch.zeros(len(self.run), 2 + len(names), dtype=torch.int64)
+        for k, kind in self.unexplained.items():
+            told[k - self.run.start, 0] = 1 + KINDS.index(kind)
+        for k in self.restored:
+            told[k - self.run.start, 1] = 1
+        for k, some in self.cancelled.items():
+            told[k - self.run.start, 2:] = torch.tensor([name in some for name in names])
+        whole = [self.contributions, *self.channels.values(), self.steps, self.path, self.missed, self.magnitude,
+                 *(t for t in (self.group_steps, self.outputs, self.booked) if t is not None)]
+        for t in whole:
+            t.copy_(ranks.sum(t))
+        told = torch.stack(ranks.each(told)).amax(0)
+        for place, row in enumerate(told.tolist()):
+            k = place + self.run.start
+            if row[0]:
+                self.unexplained[k] = KINDS[row[0] - 1]
+            if row[1]:
+                self.restored.add(k)
+            if any(row[2:]):
+                self.cancelled[k] = [name for name, held in zip(names, row[2:], strict=True) if held]
 
     def notes(self) -> list[str]:
         """What a reader should know."""

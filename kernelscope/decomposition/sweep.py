@@ -11,7 +11,8 @@ gradient along them and carrying one more adjoint: with :math:`\lambda_k = p_k +
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,13 +22,41 @@ from torch import Tensor
 from ..network import Parameters
 from ..run.run import Run
 from .adjoint import Adjoint
+from .aside import Aside
 from .chords import ChordForm
 from .ledger import TURNED, Ledger
 from .quadrature import Quadrature
 from .query_side import QuerySide
 from .training_side import Products, TrainingSide, rows_of
 from .trajectory import AveragedTrajectory, Stretch, Trajectory
-from .unrolling import Key, OptimizerState, UnrolledStep, Unroller, sample_weights
+from .unrolling import Key, OptimizerState, UnrolledStep, Unroller, sample_weights, stored_state
+
+
+class Unrolled:
+    """The steps of a segment and the parameters along it, as the way back reads them.
+
+    Args:
+        rows: The parameters.
+        steps: The steps from ``start`` on, unrolled as they are asked for.
+        start: The first of them.
+        end: The optimizer's states, which the unrolling advances.
+        aside: Where steps wait until they are read, if memory is too small for them.
+    """
+
+    def __init__(self, rows: Stretch, steps: Iterable[UnrolledStep], start: int, end: OptimizerState,
+                 aside: Aside | None):
+        self.rows, self.start, self.end, self._aside = rows, start, end, aside
+        self._steps: list[Any] = [step if aside is None else aside.put_all(step) for step in steps]
+
+    def step(self, k: int) -> UnrolledStep:
+        """Step k."""
+        step = self._steps[k - self.start]
+        return step if self._aside is None else self._aside.get_all(step)
+
+    def close(self) -> None:
+        """Lets go of what waits."""
+        if self._aside is not None:
+            self._aside.close()
 
 
 @dataclass(eq=False)
@@ -35,27 +64,62 @@ class Segment:
     """A stretch of steps and the optimizer's states at its start.
 
     What unrolling gives is kept if the segment is the only one, so that further queries find it.
+
+    Attributes:
+        start: The first step.
+        stop: The step after the last.
+        state: The states before the first step, which the steps before it have left.
+        alone: Whether there is no other segment.
+        stored: Whether the states are those that the recording holds, so that no step before has to be gone through.
+        aside: Whether its steps do not fit into memory, and wait on the disk.
+        waits: Where the states before the first step wait, if they do.
     """
 
     start: int
     stop: int
     state: OptimizerState
     alone: bool
-    _unrolled: tuple[Stretch, list[UnrolledStep]] | None = None
+    stored: bool = False
+    aside: bool = False
+    waits: Aside | None = None
+    _unrolled: Unrolled | None = None
 
     def unroll(self, unroller: Unroller, trajectory: Trajectory) -> tuple[Stretch, list[UnrolledStep]]:
         """The parameters along the stretch, and its steps."""
+        held = self.held(unroller, trajectory)
+        return held.rows, [held.step(k) for k in range(self.start, self.stop)]
+
+    def held(self, unroller: Unroller, trajectory: Trajectory) -> Unrolled:
+        """The stretch as the way back reads it."""
         if self._unrolled is not None:
             return self._unrolled
-        rows = unroller.stretch(trajectory, self.start, self.stop)
-        unrolled = rows, list(unroller.steps(self.start, self.stop, self.state.copy(), rows))
+        aside = Aside() if self.aside else None
+        rows = unroller.stretch(trajectory, self.start, self.stop, aside)
+        state = self.begins(trajectory.run, unroller).copy()
+        unrolled = Unrolled(rows, unroller.steps(self.start, self.stop, state, rows), self.start, state, aside)
         if self.alone:
             self._unrolled = unrolled
         return unrolled
 
+    def begins(self, run: Run, unroller: Unroller) -> OptimizerState:
+        """The states before the first step; those that are stored are read when they are asked for."""
+        if self.stored:
+            return stored_state(run, self.start, unroller.side)
+        return self.state if self.waits is None else self.waits.get_all(self.state)
 
-def cut(run: Run, unroller: Unroller, trajectory: Trajectory, length: int) -> list[Segment]:
-    """Cuts the run into stretches that fit in memory, each with the optimizer's states at its start."""
+
+def cut(run: Run, unroller: Unroller, trajectory: Trajectory, length: int, aside: Aside | None = None,
+        fits: int | None = None) -> list[Segment]:
+    """Cuts the run into stretches of ``length`` steps, each with the optimizer's states at its start.
+
+    Args:
+        run: The run.
+        unroller: What unrolls its steps.
+        trajectory: Its parameters.
+        length: The number of steps in a stretch.
+        aside: Where the states wait, if memory is too small for them.
+        fits: How many steps of a stretch fit in memory; all, if not given.
+    """
     state = OptimizerState()
     segments: list[Segment] = []
     # The steps before a slice are gone through for the states they leave behind.
@@ -63,10 +127,41 @@ def cut(run: Run, unroller: Unroller, trajectory: Trajectory, length: int) -> li
     own = [(a, min(a + length, run.stop)) for a in range(run.start, run.stop, length)]
     for a, b in before + own:
         if a >= run.start:
-            segments.append(Segment(a, b, state.copy(), alone=len(own) == 1))
+            kept = state.copy() if aside is None else aside.put_all(state)
+            segments.append(Segment(a, b, kept, len(own) == 1, aside=b - a > (fits or length), waits=aside))
         if b < run.stop and not unroller.displacement:
             for _ in unroller.steps(a, b, state, unroller.stretch(trajectory, a, b)):
                 pass
+    return segments
+
+
+def cut_long(run: Run, unroller: Unroller, trajectory: Trajectory, length: int) -> list[Segment]:
+    r"""Cuts a run of which ``length`` steps fit in memory where the recording holds the optimizer's states.
+
+    Then no step is gone through for the states it leaves behind, and none is computed again more than once. Where no
+    states are stored, about :math:`\sqrt T` stretches are made. A stretch that does not fit waits on the disk.
+    """
+    places = [] if unroller.displacement else [k for k in run.anchors if k not in run.restarts]
+    inner = [k for k in (run.anchors if unroller.displacement else places) if run.start < k < run.stop]
+    if not inner:
+        return cut(run, unroller, trajectory, max(length, math.isqrt(len(run))), Aside(), length)
+    state = OptimizerState()
+    if run.start not in (0, *places) and not unroller.displacement:
+        # A slice begins at the last such step before it.
+        before = max([k for k in places if k < run.start], default=0)
+        state = stored_state(run, before, unroller.side) if before else state
+        for k in range(before, run.start, length):
+            end = min(k + length, run.start)
+            for _ in unroller.steps(k, end, state, unroller.stretch(trajectory, k, end)):
+                pass
+    segments: list[Segment] = []
+    start = run.start
+    while start < run.stop:
+        near = [k for k in (*inner, run.stop) if start < k <= start + length]
+        stop = near[-1] if near else next(k for k in (*inner, run.stop) if k > start)
+        segments.append(Segment(start, stop, state if start == run.start else OptimizerState(), alone=False,
+                                stored=start in places, aside=stop - start > length))
+        start = stop
     return segments
 
 
@@ -80,6 +175,9 @@ class Part(Protocol):
              products: list[Products]) -> None:
         """Books step k, between the parameters ``held``; ``products`` meet directions with the samples' gradients."""
 
+    def cross(self, k: int, ends: OptimizerState, begins: OptimizerState, close: bool) -> None:
+        """Books by how much the states stored before step k are not those that the steps before it left."""
+
     def end(self, theta: Parameters, momentum: dict[Key, Tensor]) -> None:
         """Books what was there before the first step."""
 
@@ -91,19 +189,68 @@ def sweep(parts: Sequence[Part], segments: list[Segment], unroller: Unroller, tr
     for part in parts:
         part.begin()
     theta: Parameters = {}
+    later: OptimizerState | None = None
     for segment in reversed(segments):
-        rows, unrolled = segment.unroll(unroller, trajectory)
+        held = segment.held(unroller, trajectory)
+        rows = held.rows
+        if later is not None:
+            close = unroller.left_alike(held.end, later, segment.start, segment.stop)
+            for part in parts:
+                part.cross(segment.stop, held.end, later, close)
         for k in range(segment.stop - 1, segment.start - 1, -1):
-            step = unrolled[k - segment.start]
-            later, theta = rows[k + 1], rows[k]
+            step = held.step(k)
+            stride = Stride(rows[k], rows[k + 1])
+            theta = stride.here
             heard = [name for name in step.linear if name not in step.silent]
             products = [training.products(batch, batch.at if step.chord else k, rows.seen(batch), heard)
                         for batch in (run.step(k).batches if heard else ())]
             for part in parts:
-                part.step(k, (theta, later), step, products)
+                part.step(k, stride, step, products)
             advance(1)
+        later = segment.begins(run, unroller) if segment.stored else None
+        if not segment.alone:
+            held.close()
+    first = segments[0].begins(run, unroller)
     for part in parts:
-        part.end(theta, segments[0].state.momentum)
+        part.end(theta, first.momentum)
+
+
+class Stride(tuple[Parameters, Parameters]):
+    """The parameters at both ends of a step, and what all parts ask of them, computed once."""
+
+    def __new__(cls, here: Parameters, there: Parameters) -> Stride:  # noqa: D102
+        return super().__new__(cls, (here, there))
+
+    @property
+    def here(self) -> Parameters:
+        """The parameters before the step."""
+        return self[0]
+
+    @property
+    def there(self) -> Parameters:
+        """The parameters after it."""
+        return self[1]
+
+    def moved(self, names: list[str]) -> Parameters:
+        """By how much the step moved them."""
+        if not hasattr(self, "_moved"):
+            self._moved = {name: self.there[name] - self.here[name] for name in names}
+        return self._moved
+
+    def square(self, names: list[str]) -> float:
+        """The square of the step's length."""
+        if not hasattr(self, "_square"):
+            self._square = sum(float(d.double().flatten().dot(d.double().flatten()))
+                               for d in self.moved(names).values())
+        return self._square
+
+    def at(self, node: float, names: list[str]) -> Parameters:
+        """The parameters on the way, at this share of it."""
+        if getattr(self, "_point", (None, {}))[0] != node:
+            moved = self.moved(names)
+            self._point = node, {**self.here, **{name: torch.add(self.here[name], moved[name], alpha=node)
+                                                 for name in names}}
+        return self._point[1]
 
 
 class WayBack:
@@ -174,6 +321,14 @@ class WayBack:
             if shares is not None:
                 self.ledger.share(self.rows, k, j, batch, shares)
 
+    def cross(self, k: int, ends: OptimizerState, begins: OptimizerState, close: bool) -> None:
+        """Books by how much the states stored before step k are not those that the steps before it left."""
+        channel = "rounding" if close else "unattributed"
+        self._adjoints.cross(ends, begins, lambda adjoint, apart: self.ledger.book(channel, self.rows,
+                                                                                  dot(adjoint, apart)))
+        if not close:
+            self.ledger.unexplained.setdefault(k - 1, True)
+
     def end(self, momentum: dict[Key, Tensor]) -> None:
         """Books the momentum that was there before the first step."""
         self._adjoints.left(momentum, self._meet_momentum)
@@ -237,6 +392,10 @@ class PartSweep:
         first = self._see(self.run.start, theta, self.trajectory.first_buffers())
         self.ledger.book("buffers", self.rows, self._value - first)
 
+    def cross(self, k: int, ends: OptimizerState, begins: OptimizerState, close: bool) -> None:
+        """Books by how much the states stored before step k are not those that the steps before it left."""
+        self._back.cross(k, ends, begins, close)
+
     def _see(self, k: int, parameters: Parameters, buffers: Parameters) -> Tensor:
         raw, values = self.side.outputs(parameters, buffers)
         self.ledger.see(self.rows, k, raw, values)
@@ -246,7 +405,7 @@ class PartSweep:
              products: list[Products]) -> None:
         """Books step k, between the parameters ``held``; ``products`` meet directions with the samples' gradients."""
         theta = held[0]
-        ends = held if self.averaged is None else (self.averaged[k], self.averaged[k + 1])
+        ends = _stride(held) if self.averaged is None else Stride(self.averaged[k], self.averaged[k + 1])
         buffers = self.trajectory.buffers(k)
         there = self._value
         if not same(buffers, self.run.buffers(k + 1)):
@@ -259,15 +418,14 @@ class PartSweep:
         self._back.step(k, theta, unrolled, p, products)
         self._value = here
 
-    def _gradients(self, k: int, ends: tuple[Parameters, Parameters], buffers: Parameters,
+    def _gradients(self, k: int, ends: Stride, buffers: Parameters,
                    change: Tensor) -> Parameters:
         """The query gradients averaged along the step; books what the quadrature missed."""
         names = self.side.names
-        moved = {name: ends[1][name] - ends[0][name] for name in names}
+        moved = ends.moved(names)
         p: Parameters = {}
         for node, weight in zip(self.quadrature.nodes, self.quadrature.weights, strict=True):
-            point = {**ends[0], **{name: ends[0][name] + node * moved[name] for name in names}}
-            found = self.side.gradients(point, buffers)
+            found = self.side.gradients(ends.at(node, names), buffers)
             for name, rows in zip(names, found, strict=True):
                 if name in p:
                     p[name].add_(rows, alpha=weight)
@@ -277,7 +435,7 @@ class PartSweep:
         missed = self.side.spread(change.reshape(-1) - _dots(p, moved))
         place = k - self.run.start
         self.ledger.missed[self.rows, :, place] = missed.detach().cpu().double().view(-1, len(self.ledger.names))
-        square = sum(float((d.double() ** 2).sum()) for d in moved.values())
+        square = ends.square(names)
         if self.quadrature.corrected and square > 0:
             for name in names:
                 rows_of(p[name]).addr_(missed, moved[name].flatten(), alpha=1 / square)
@@ -292,6 +450,10 @@ class PartSweep:
             self._received[name] = both * (1 - a) if received is None else received.add_(both, alpha=1 - a)
             self._epsilon[name] = rows * (a - 1) if epsilon is None else epsilon.mul_(a).add_(rows, alpha=a - 1)
         return self._received
+
+
+def _stride(held: tuple[Parameters, Parameters]) -> Stride:
+    return held if isinstance(held, Stride) else Stride(*held)
 
 
 def dot(rows: Tensor, vector: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from torch.func import grad, jvp, vmap
 
 from ..composed import Composed
 from ..errors import ModelError
-from ..layers import Batch, Function, ModuleGradients
+from ..layers import Batch, Function, Gradients, ModuleGradients
 from ..network import (
     Parameters,
     apart,
@@ -298,6 +298,11 @@ class TrainingSide:
         size = sum(parameters[name].numel() for name in moving) * self.dtype.itemsize
         block = max(1, min(len(targets), self.memory // (2 * max(size, 1))))
         kept: list[Parameters] = []
+        if rows_of == self._layer_rows and block < len(targets):
+            # Rows that do not fit would be made again for every direction: their factors meet it as they are.
+            factors = self._factors(batch, parameters, buffers, inputs, targets, moving)
+            if factors is not None:
+                return partial(_meet, factors)
 
         def rows(start: int) -> Parameters:
             part = slice(start, start + block)
@@ -312,10 +317,24 @@ class TrainingSide:
 
         return products
 
+    def _factors(self, batch: MicroBatch, parameters: Parameters, buffers: Parameters, inputs: tuple[Tensor, ...],
+                 targets: Tensor, moving: list[str]) -> Gradients | None:
+        """The gradients of the samples by their factors, where that way is known to be one."""
+        key = batch.training, tuple(moving)
+        if key not in self._layers:
+            return None
+        try:
+            return self._layers[key].at(self._function(batch, parameters, buffers))(Batch(inputs, {}, targets))
+        except ModelError:
+            return None
+
+    def _function(self, batch: MicroBatch, parameters: Parameters, buffers: Parameters) -> Function:
+        losses = lambda outputs, side: per_sample_losses(self.run.loss, outputs, side, len(side)).unsqueeze(1)
+        return Function(self.run.network, parameters, buffers, losses, batch.training)
+
     def _layer_rows(self, batch: MicroBatch, parameters: Parameters, buffers: Parameters, inputs: tuple[Tensor, ...],
                     targets: Tensor, moving: list[str]) -> Parameters:
-        losses = lambda outputs, side: per_sample_losses(self.run.loss, outputs, side, len(side)).unsqueeze(1)
-        function = Function(self.run.network, parameters, buffers, losses, batch.training)
+        function = self._function(batch, parameters, buffers)
         key = batch.training, tuple(moving)
         samples = Batch(inputs, {}, targets)
         if key in self._layers:
@@ -406,6 +425,17 @@ def _pair(directions: Parameters, gradients: Parameters, scales: dict[str, float
         total = few @ many if total is None else total.addmm_(few, many)
     assert total is not None
     return total.T
+
+
+def _meet(gradients: Gradients, directions: Parameters, scales: dict[str, float]) -> Tensor:
+    """The inner products of rows of directions with gradients that are known by their factors."""
+    count = len(next(iter(directions.values())))
+    total = gradients.values.new_zeros(count, len(gradients.values))
+    for piece, factor in gradients.factors.items():
+        if piece.name in directions:
+            met = factor.meet(rows_of(directions[piece.name])[:, piece.start:piece.stop])
+            total.add_(met[:, 0].T, alpha=scales[piece.name])
+    return total
 
 
 def noise(parameters: Parameters, names: list[str]) -> Parameters:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from ..network import Parameters, cast
 from ..run.run import Run
 from ..run.step import MicroBatch
+from .aside import Aside
 
 
 class Trajectory:
@@ -31,9 +33,9 @@ class Trajectory:
         """The parameters at the start of step k."""
         return self.named(self.run.trajectory(k, k)[0])
 
-    def stretch(self, start: int, stop: int) -> Stretch:
+    def stretch(self, start: int, stop: int, aside: Aside | None = None) -> Stretch:
         """The parameters at the steps ``start`` to ``stop``, both included."""
-        return Stretch(self, start, self.run.trajectory(start, stop))
+        return Stretch(self, start, stop, aside)
 
     def buffers(self, k: int) -> Parameters:
         """The buffers at the start of step k."""
@@ -48,17 +50,22 @@ class Trajectory:
 
 
 class Stretch:
-    """Parameters at consecutive steps, kept as they were stored and brought to the ledger's precision when read."""
+    """Parameters at consecutive steps, kept as they were stored and brought to the ledger's precision when read.
 
-    def __init__(self, trajectory: Trajectory, start: int, rows: list[Tensor]):
-        self._trajectory, self._start, self._rows = trajectory, start, rows
+    They are computed as the stretch is gone through for the first time, and put aside where ``aside`` says.
+    """
+
+    def __init__(self, trajectory: Trajectory, start: int, stop: int, aside: Aside | None = None):
+        self._trajectory, self._start, self._aside = trajectory, start, aside
+        self._coming = trajectory.run.rows(start, stop)
+        self._rows: list[Any] = []
         self._read: dict[int, Parameters] = {}
 
     def __getitem__(self, k: int) -> Parameters:
         if k not in self._read:
             # A step reads its two ends, and the next one reads one of them again.
             self._read = {j: read for j, read in self._read.items() if abs(j - k) == 1}
-            self._read[k] = self._trajectory.named(self._rows[k - self._start])
+            self._read[k] = self._trajectory.named(self._row(k))
         return self._read[k]
 
     def seen(self, batch: MicroBatch) -> Parameters:
@@ -66,6 +73,19 @@ class Stretch:
         if not batch.along:
             return self[batch.at]
         return between(self[batch.at], self[batch.at + 1], batch.along)
+
+    def forget(self) -> None:
+        """Lets go of what was read."""
+        self._read.clear()
+
+    def _row(self, k: int) -> Tensor:
+        row: Tensor | None = None
+        while len(self._rows) <= k - self._start:
+            row = next(self._coming)
+            self._rows.append(row if self._aside is None else self._aside.put(row))
+        if row is None:
+            row = self._rows[k - self._start]
+        return row if self._aside is None or isinstance(row, Tensor) else self._aside.get(row)
 
 
 def between(here: Parameters, there: Parameters, along: float) -> Parameters:

@@ -20,6 +20,7 @@ from ..run.numbers import as_held, rounding
 from ..run.rules import Hyper, Linear, Rule, State, find_rule
 from ..run.run import Run
 from ..run.step import MicroBatch, Step
+from .aside import Aside
 from .chords import ChordForm, ChordUnroller
 from .non_finite import refuse_non_finite
 from .training_side import TrainingSide
@@ -146,10 +147,10 @@ class Unroller:
             for name in sorted({run.step(k).optimizer for k in range(run.start, run.stop)}):
                 find_rule(name)
 
-    def stretch(self, trajectory: Trajectory, start: int, stop: int) -> Stretch:
+    def stretch(self, trajectory: Trajectory, start: int, stop: int, aside: Aside | None = None) -> Stretch:
         """The parameters that the steps ``start`` to ``stop - 1`` began and ended at, and took gradients at."""
         first = min([start, *(batch.at for k in range(start, stop) for batch in self.run.step(k).batches)])
-        return trajectory.stretch(first, stop)
+        return trajectory.stretch(first, stop, aside)
 
     def steps(self, start: int, stop: int, state: OptimizerState, rows: Stretch) -> Iterator[UnrolledStep]:
         """Unrolls the steps ``start`` to ``stop - 1`` at the parameters ``rows``; ``state`` is advanced."""
@@ -195,10 +196,11 @@ class Unroller:
         autocast = any(batch.autocast for batch in step.batches)
         used = used_gradient(step, means, which, Tolerance.of(self.precision, autocast))
         still = frozenset(moving[i] for i in used.still)
+        del means
         doubtful = self._doubtful(step, moving, which, used.gradient)
         silent = frozenset(name for name in doubtful if self._is_silent(k, step, at, name))
         linear: dict[str, Linear] = {}
-        gap, rounded, turned = dict(moved), {}, dict(moved)
+        gap, rounded = dict(moved), {}
         kept: dict[str, Before] = {}
         for name, gradient in zip(moving, used.gradient, strict=True):
             if name in silent:
@@ -217,8 +219,6 @@ class Unroller:
             if after is not None:
                 state.momentum[key] = after
             gap[name] = moved[name] - explained
-            # Moments are even in the gradients and momenta odd, so all but decay turns round with them.
-            turned[name] = moved[name] + explained + 2 * linear[name].decoupled * theta[name]
             if low is not None and name not in silent:
                 rounded[name] = low - explained
         clip = used.clip if isinstance(used.clip, float) else dict(zip(moving, used.clip, strict=True))
@@ -229,15 +229,35 @@ class Unroller:
         if rounded and not close:
             close = self._is_rounded(_norm({n: gap[n] - rounded.get(n, 0.0) for n in moved if n not in silent}),
                                      _norm(rounded), limit)
+        opposite = not close and used.met and _norm(
+            {n: self._turned(n, moved[n], gap[n], linear.get(n), theta) for n in moved if n not in silent}) <= limit
         if missing <= 1e-5 * moving_by and not silent:
             # Of so small a gap seven digits are enough, and it is held for every step.
             gap = {name: part.float() for name, part in gap.items()}
-        opposite = not close and used.met and _norm({n: turned[n] for n in moved if n not in silent}) <= limit
         if not used.met and not close:
             self._led_astray[step.owner] = min(k, self._led_astray.get(step.owner, k))
         led = k < self._led_astray.get(step.owner, k + 1)
         return UnrolledStep(linear, used.weights, clip, gap, close, fresh, keys, silent | still, led,
                             opposite, restored, self._cancelled(k, step, at, linear, used.gradient, moving), kept)
+
+    def left_alike(self, ends: OptimizerState, begins: OptimizerState, start: int, stop: int) -> bool:
+        """Whether stored momenta are those that the steps ``start`` to ``stop - 1`` have left, up to rounding."""
+        autocast = any(batch.autocast for k in range(start, stop) for batch in self.run.step(k).batches)
+        relative = 0.1 if autocast else {torch.float64: 1e-9, torch.float32: 1e-3}.get(self.precision, 0.1)
+        missed, whole = 0.0, 0.0
+        for key, value in begins.momentum.items():
+            left = ends.momentum.get(ends.heir.get(key, key))
+            missed += float((value if left is None else value - left).double().norm()) ** 2
+            whole += float(value.double().norm()) ** 2
+        return missed <= relative**2 * whole
+
+    @staticmethod
+    def _turned(name: str, moved: Tensor, gap: Tensor, linear: Linear | None, theta: Parameters) -> Tensor:
+        """What is left of a step beside that of the negative gradients."""
+        if linear is None:
+            return moved
+        # Moments are even in the gradients and momenta odd, so all but decay turns round with them.
+        return 2 * moved - gap + 2 * linear.decoupled * theta[name]
 
     def _is_rounded(self, missing: float, rounded: float, limit: float) -> bool:
         """Whether a step misses its low-precision form by no more than can be rounding.
@@ -324,6 +344,25 @@ class Unroller:
         return fresh
 
 
+def stored_state(run: Run, k: int, side: TrainingSide) -> OptimizerState:
+    """The states of all optimizers before step k as the recording holds them, at one of ``run.anchors``."""
+    state = OptimizerState()
+    for word, value in (run.states(k) or {}).items():
+        owner, _, rest = word.partition("|")
+        name, _, kind = rest.rpartition("|")
+        key, rule = (int(owner), name), find_rule(run.step(int(owner)).optimizer)
+        # SGD counts no steps; a buffer tells that there was one.
+        state.age.setdefault(key, 1)
+        if kind == "step":
+            state.age[key] = int(value)
+        elif kind == rule.momentum:
+            state.momentum[key] = side.to(value)
+        elif kind in rule.moments or kind in rule.scalars:
+            # Numbers stay as the optimizer keeps them: some are float32 whatever the parameters are.
+            state.moments.setdefault(key, {})[kind] = value if kind in rule.scalars else side.to(value)
+    return state
+
+
 def _key(step: Step, name: str, state: OptimizerState) -> Key:
     return state.heir.get((step.owner, name), (step.owner, name))
 
@@ -348,7 +387,7 @@ def _alike(recomputed: Tensor | None, stored: Tensor | None) -> bool:
 
 
 def _norm(parts: Parameters) -> float:
-    return sum(float((t.double() ** 2).sum()) for t in parts.values()) ** 0.5
+    return sum(float(t.double().norm()) ** 2 for t in parts.values()) ** 0.5
 
 
 def _rounding(step: float, size: float, dtype: torch.dtype, coarse: float, autocast: bool) -> float:

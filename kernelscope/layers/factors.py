@@ -35,6 +35,10 @@ class Rows:
         """The gradients with shape :math:`(n, c, p)`."""
         return self.values
 
+    def meet(self, directions: Tensor) -> Tensor:
+        """The products with directions of shape (q, p): shape (n, c, q)."""
+        return self.values @ directions.T
+
     def __getitem__(self, part: slice) -> Rows:
         return Rows(self.values[part])
 
@@ -101,6 +105,22 @@ class Outer:
         """The same gradients with ``count`` more positions, at which there is nothing."""
         a = F.pad(self.a, (0, count) if self.size is not None else (0, 0, 0, count))
         return Outer(a, F.pad(self.b, (0, 0, 0, count)), self.first, self.size)
+
+    def meet(self, directions: Tensor) -> Tensor:
+        r"""The products with directions of shape (q, p): shape (n, c, q); no gradient is formed.
+
+        .. math:: \langle D_q, G_{ic}\rangle = \sum_t b_{ict} \cdot D_q\, a_{it}
+        """
+        n, c, g, t, d = self.b.shape
+        found = []
+        for direction in directions:
+            if self.size is not None:
+                found.append((direction.view(self.size, d)[self.a].unsqueeze(1) * self.b[:, :, 0]).sum((2, 3)))
+                continue
+            blocks = direction.view(g, -1, d) if self.first else direction.view(g, d, -1).transpose(1, 2)
+            parts = [(self.a[:, j].reshape(n * t, -1) @ block).view(n, 1, t, d) for j, block in enumerate(blocks)]
+            found.append(sum((part * self.b[:, :, j]).sum((2, 3)) for j, part in enumerate(parts)))
+        return torch.stack(found, 2)
 
     def rows(self, room: Tensor | None = None) -> Tensor:
         """The gradients with shape :math:`(n, c, p)`, in the order of the parameter's entries.

@@ -69,7 +69,9 @@ def used_gradient(step: Step, means: Sequence[Sequence[Tensor]], which: Sequence
     still = _still(target, means, tolerance)
     means = [[torch.zeros_like(g) if i in still else g for i, g in enumerate(mean)] for mean in means]
     weights = _weights(step, means, which, tolerance)
-    total = [sum(w * g for w, g in zip(weights, parts, strict=True)) for parts in zip(*means, strict=True)]
+    # Of one pass it is the gradient itself, of which no copy is made.
+    total = list(means[0]) if weights == [1.0] else [
+        sum(w * g for w, g in zip(weights, parts, strict=True)) for parts in zip(*means, strict=True)]
     clip = _clip(target, step.largest, total, tolerance)
     if not isinstance(clip, float):
         total = [k * t for k, t in zip(clip, total, strict=True)]

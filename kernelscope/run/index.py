@@ -39,6 +39,8 @@ class RunIndex:
         self._buffers: dict[str, dict[int, str]] = {}
         self._kinds: dict[str, set[str]] = {}
         self._cache: OrderedDict[str, tuple[Chunk, int]] = OrderedDict()
+        #: The most that is kept in memory at present, in bytes.
+        self.room = CACHE
         chunks = self._in_order()
         self.place = max(chunks, default=-1) + 1
         self.shadowed = {segment.name for segment in store.segments} - set(chunks.values())
@@ -143,17 +145,26 @@ class RunIndex:
         chunk = decode(self.store.read(name), f"{self._where}/{name}")
         self._cache[name] = (chunk, chunk.nbytes)
         # A store in memory is its own cache.
-        while len(self._cache) > 1 and (self.store.path is None or sum(s for _, s in self._cache.values()) > CACHE):
+        while len(self._cache) > 1 and (self.store.path is None or self._cached > min(CACHE, self.room)):
             self._cache.popitem(last=False)
         return chunk
+
+    @property
+    def _cached(self) -> int:
+        return sum(size for _, size in self._cache.values())
 
     def _find(self, part: str, k: int) -> Any:
         name = self._homes[part].get(k)
         return None if name is None else getattr(self._read(name), part)[k]
 
+    @property
+    def anchors(self) -> list[int]:
+        """The steps of which parameters and optimizer states are stored."""
+        return [k for k in self.stored if k in self._homes["states"]]
+
     def anchor(self, k: int) -> int:
         """The last step up to k from which steps can be computed again."""
-        known = [j for j in self.stored if j <= k and j in self._homes["states"]]
+        known = [j for j in self.anchors if j <= k]
         if not known:
             raise StoreCorrupt(
                 f"{self._where} holds no optimizer states from which step {k} could be computed again. It was changed "

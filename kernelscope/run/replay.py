@@ -7,7 +7,8 @@ miss the next stored row by rounding; the ledger books that gap instead of hidin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,11 +26,29 @@ if TYPE_CHECKING:
     from .step import MicroBatch, Step
 
 
-def replay(run: Run, anchor: int, first: int, last: int) -> list[Tensor]:
-    """The parameter vectors at the steps ``first`` to ``last``, computed from the row stored at ``anchor``."""
+def replay(run: Run, anchor: int, first: int, last: int) -> Iterator[Tensor]:
+    """The parameter vectors at the steps ``first`` to ``last``, computed from the row stored at ``anchor``.
+
+    One after the other, when it is asked for: what was given and let go of takes no memory.
+    """
+    loop = None
+    for k in range(anchor, last + 1):
+        with _told(run, anchor, last):
+            loop = loop or _Loop(run, anchor, last)
+            row = loop.row() if k >= first else None
+        if row is not None:
+            yield row
+        if k < last:
+            with _told(run, anchor, last):
+                loop.step(k)
+
+
+@contextmanager
+def _told(run: Run, anchor: int, last: int) -> Iterator[None]:
+    """Within it steps are computed exactly; what goes wrong is told in terms of the run."""
     try:
-        with torch.inference_mode(False):
-            return _replay(run, anchor, first, last)
+        with torch.inference_mode(False), exact_arithmetic(), torch.enable_grad():
+            yield
     except KernelscopeError:
         raise
     except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
@@ -40,31 +59,35 @@ def replay(run: Run, anchor: int, first: int, last: int) -> list[Tensor]:
         ) from error
 
 
-def _replay(run: Run, anchor: int, first: int, last: int) -> list[Tensor]:
-    row = run.row(anchor)
-    assert row is not None
-    parameters = _as_trained(run, row)
-    optimizers: dict[int, torch.optim.Optimizer] = {}
-    # A step may use a gradient that was taken before an earlier step: of two optimizers the second one does.
-    seen = {batch.at for k in range(anchor, last) for batch in run.step(k).batches if batch.at != k}
-    past = {at: _as_trained(run, run.trajectory(at, at)[0]) for at in seen if at < anchor}
-    rows: list[Tensor] = []
-    with exact_arithmetic(), torch.enable_grad():
-        for k in range(anchor, last + 1):
-            if k >= first:
-                rows.append(flatten(list(parameters.values()), run.dtype))
-            if k in seen:
-                past[k] = _leaves(parameters)
-            if k < last:
-                step = run.step(k)
-                _set_gradients(run, step, k, parameters, past)
-                if step.owner not in optimizers:
-                    # An optimizer that began later brings the states it had then.
-                    states = run.states(max(anchor, step.owner)) or {}
-                    optimizers[step.owner] = _optimizer(step, parameters, states)
-                _set_numbers(step, optimizers[step.owner])
-                optimizers[step.owner].step()
-    return rows
+class _Loop:
+    """The training loop from a stored row on."""
+
+    def __init__(self, run: Run, anchor: int, last: int):
+        row = run.row(anchor)
+        assert row is not None
+        self.run, self.anchor = run, anchor
+        self.parameters = _as_trained(run, row)
+        self.optimizers: dict[int, torch.optim.Optimizer] = {}
+        # A step may use a gradient that was taken before an earlier step: of two optimizers the second one does.
+        self._seen = {batch.at for k in range(anchor, last) for batch in run.step(k).batches if batch.at != k}
+        self._past = {at: _as_trained(run, run.trajectory(at, at)[0]) for at in self._seen if at < anchor}
+
+    def row(self) -> Tensor:
+        """The parameters as they are."""
+        return flatten(list(self.parameters.values()), self.run.dtype)
+
+    def step(self, k: int) -> None:
+        """Makes step k."""
+        if k in self._seen:
+            self._past[k] = _leaves(self.parameters)
+        step = self.run.step(k)
+        _set_gradients(self.run, step, k, self.parameters, self._past)
+        if step.owner not in self.optimizers:
+            # An optimizer that began later brings the states it had then.
+            states = self.run.states(max(self.anchor, step.owner)) or {}
+            self.optimizers[step.owner] = _optimizer(step, self.parameters, states)
+        _set_numbers(step, self.optimizers[step.owner])
+        self.optimizers[step.owner].step()
 
 
 def _as_trained(run: Run, row: Tensor) -> dict[str, nn.Parameter]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,10 @@ class Run:
 
     def trajectory(self, start: int, stop: int) -> list[Tensor]:
         """The parameter vectors at the steps ``start`` to ``stop``, both included, replayed where not stored."""
-        rows: list[Tensor] = []
+        return list(self.rows(start, stop))
+
+    def rows(self, start: int, stop: int) -> Iterator[Tensor]:
+        """The parameter vectors of :meth:`trajectory`, one after the other, each computed when it is asked for."""
         k = start
         while k <= stop:
             row = self._index.row(k)
@@ -188,12 +192,25 @@ class Run:
                 anchor = self._index.anchor(k)
                 # From the anchor the optimizer is run again, up to the next stored row or the end of the request.
                 end = min([stop, *(j - 1 for j in self._index.stored if j > k)])
-                rows.extend(replay(self, anchor, k, end))
+                yield from replay(self, anchor, k, end)
                 k = end + 1
             else:
-                rows.append(row)
+                yield row
                 k += 1
-        return rows
+
+    @contextmanager
+    def sparing(self, room: int) -> Iterator[None]:
+        """Within it no more than ``room`` bytes of what was read from a disk are kept in memory, beside the last."""
+        before, self._index.room = self._index.room, room
+        try:
+            yield
+        finally:
+            self._index.room = before
+
+    @property
+    def anchors(self) -> list[int]:
+        """The steps at which parameters and optimizer states were stored, from which the loop can go on."""
+        return [k for k in self._index.anchors if k <= self.stop]
 
     def parameters(self, k: int | None = None) -> Parameters:
         """The parameters at the start of step k of this run, by name; without k after its last step."""

@@ -10,7 +10,7 @@ So a step of an iteration takes one sum over all processes. Coefficients are sma
 has all of them; what is computed from them is computed by all alike. Sums are taken in the order of the processes,
 whatever carries the numbers, so that all of them have the same bits, and go the same way, in every run.
 
-This file is the only one in which processes speak to each other. All of them have to come to the same calls in the same
+All of them have to come to the same calls in the same
 order, with the same problem, on machines that compute alike.
 """
 
@@ -24,8 +24,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..data.points import Points
-from ..errors import DataError, ProcessLost
+from ..errors import DataError
 from ..features.base import points_between
+from ..processes import Ranks, joined
 from ..tiles.triangle import LANES
 from .problem import Problem
 
@@ -35,47 +36,6 @@ LOOK = 16
 #: What processes have to have in common.
 NAMES = ("the number of points", "the number of centers", "the number of outputs", "memory", "intercept",
          "the number of ridges", "ridge", "the targets", "the targets", "the centers, the points or the kernel")
-
-
-class Ranks:
-    """The processes of a group, as one of them sees it.
-
-    Args:
-        group: A process group of ``torch.distributed``; the default one if not given.
-
-    Attributes:
-        rank: The number of this process.
-        size: How many there are.
-    """
-
-    def __init__(self, group: dist.ProcessGroup | None = None):
-        self._group = group
-        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
-        self._on_processor = dist.get_backend(group) == "gloo"
-
-    def each(self, values: Tensor) -> list[Tensor]:
-        """What every process has, in all of them; of one shape in all.
-
-        Raises:
-            ProcessLost: If one of them does not answer.
-        """
-        sent = (values.cpu() if self._on_processor else values).contiguous()
-        found = [torch.empty_like(sent) for _ in range(self.size)]
-        try:
-            dist.all_gather(found, sent, group=self._group)
-        except RuntimeError as error:
-            raise ProcessLost(
-                f"Process {self.rank} of {self.size} waited for the others, and one of them has ended or does not "
-                f"answer ({str(error).splitlines()[0]}). What went wrong is said by that one. Start all of them again."
-            ) from error
-        return [t.to(values.device) for t in found]
-
-    def sum(self, values: Tensor) -> Tensor:
-        """The sum of what all processes have, taken in their order."""
-        first, *others = self.each(values)
-        for other in others:
-            first = first + other
-        return first
 
 
 def shared(problem: Problem, group: dist.ProcessGroup | None = None) -> Problem:
@@ -90,12 +50,7 @@ def shared(problem: Problem, group: dist.ProcessGroup | None = None) -> Problem:
             different problems.
         ProcessLost: If one of them does not answer.
     """
-    if not dist.is_available() or not dist.is_initialized():
-        raise DataError(
-            "Centers are shared out among the processes of torch.distributed, and none were told of. Call "
-            'torch.distributed.init_process_group("gloo") first ("nccl" on GPUs), and start the script by torchrun.'
-        )
-    ranks = Ranks(group)
+    ranks = joined("Centers are shared out", group)
     if ranks.size == 1:
         return problem
     if ranks.size > len(problem.z):

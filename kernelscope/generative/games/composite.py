@@ -32,7 +32,7 @@ from ...decomposition.query_side import QuerySide
 from ...decomposition.sweep import PartSweep, WayBack, cut, dot, sweep
 from ...decomposition.training_side import Products, TrainingSide, rows_of
 from ...decomposition.trajectory import Trajectory
-from ...decomposition.unrolling import Key, UnrolledStep, Unroller
+from ...decomposition.unrolling import Key, OptimizerState, UnrolledStep, Unroller
 from ...network import Parameters, apart, cast, gradients_of, random_state
 from ...run.replay import batch_tensors
 from ...run.step import MicroBatch
@@ -156,6 +156,10 @@ class FieldSweep:
             for name, rows in self._averaged(start, k + 1, inner).items():
                 self._p[name] = self._p[name] + rows
         self._back.step(k, held[0], unrolled, self._p, products)
+
+    def cross(self, k: int, ends: OptimizerState, begins: OptimizerState, close: bool) -> None:
+        """Books by how much the states stored before step k are not those that the steps before it left."""
+        self._back.cross(k, ends, begins, close)
 
     def end(self, theta: Parameters, momentum: dict[Key, Tensor]) -> None:
         """Books the momentum that was there before the first step."""
