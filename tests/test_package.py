@@ -76,5 +76,5 @@ def test_the_lines_of_the_readme_run(tmp_path, monkeypatch):
     assert len(ks.load("runs/digits")) == 23
     for more in later:
         exec(compile(more, "README.md", "exec"), names)
-    assert names["block"].shape == (360, 1437)
-    assert names["scores"].check().ok
+    assert names["d"].check().ok
+    assert names["d"].on_chords

@@ -131,6 +131,12 @@ class ChordIndex(RunIndex):
         self.length, self.place, self.shadowed = len(steps), 0, set()
         self.starts = sorted({step.owner for step in steps})
         self.stored = list(range(len(steps) + 1))
+        self.room = 0
+
+    @property
+    def anchors(self) -> list[int]:
+        """Nothing: no step is computed again from a chord's ends."""
+        return []
 
     def info(self, start: int, stop: int) -> dict[str, Any]:
         """The chords in plain data, with the updates behind them."""
