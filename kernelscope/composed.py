@@ -2,7 +2,8 @@
 
 The second derivative through torch's own layer normalisation is wrong where a forward derivative is taken of a forward
 one, or of a vectorised backward one (by a tenth and more in networks of a few units; seen in torch 2.13, with instance
-normalisation likewise). The second derivative of its weight normalisation is no symmetric matrix at all. Written out as means and roots they are differentiated like everything else.
+normalisation likewise). The second derivative of its weight normalisation is no symmetric matrix at all. Written out
+as means and roots they are differentiated like everything else.
 """
 
 from __future__ import annotations

@@ -36,9 +36,9 @@ __all__ = ["Retrained", "Retraining", "retrain"]
 
 #: What is said of losses whose batches are not weighed by their size alone.
 WEIGHED = (
-    "The recorded loss of a batch is not a fixed multiple of the mean over its samples (class weights, ignored targets, "
-    "or a sum), so its recipe tells nothing of batches that the run did not have. Train with a mean loss of all samples "
-    "alike."
+    "The recorded loss of a batch is not a fixed multiple of the mean over its samples (class weights, ignored "
+    "targets, or a sum), so its recipe tells nothing of batches that the run did not have. Train with a mean loss of "
+    "all samples alike."
 )
 SUMMED = (
     "Gradients were multiplied by {size}, the number of samples of a batch, as by a loss that is summed; of a smaller "
@@ -201,12 +201,13 @@ class Retraining:
         if size > 1 and abs(gradients.factor / size - 1) <= ALIKE:
             raise RuleError(SUMMED.format(size=size))
         source = torch.Generator().manual_seed(0)
-        drawn = [torch.randperm(n, generator=source)[:count] for count in 8 * (min(size, n), min(max(size // 2, 1), n))]
+        theta = {**gradients.surroundings, **self.recipe.start}
         ratios = []
-        for rows in drawn:
-            inputs, targets = self.population.rows(rows)
-            outputs = self.run.network({**gradients.surroundings, **self.recipe.start}, gradients.buffers, inputs)
-            ratios.append(self.run.loss.mean(outputs, targets).double() / self.run.loss(outputs, targets).double().mean())
+        for count in 8 * (min(size, n), min(max(size // 2, 1), n)):
+            inputs, targets = self.population.rows(torch.randperm(n, generator=source)[:count])
+            outputs = self.run.network(theta, gradients.buffers, inputs)
+            each = self.run.loss(outputs, targets).double().mean()
+            ratios.append(self.run.loss.mean(outputs, targets).double() / each)
         found = torch.stack(ratios).detach()
         found = found[found.isfinite()]
         if len(found) and float((found - found.median()).abs().max()) > ALIKE * float(found.median().abs()):
@@ -219,6 +220,8 @@ class Retraining:
             DataError: If the network cannot take them.
         """
         queries = cast(as_queries(x, tuple(self.run.samples.inputs)), self.dtype, self.place)
+        if not len(queries[0]):
+            raise DataError("There is no query to ask trained networks about. Pass at least one.")
         word = "outputs" if output is None else f"output {output}" if isinstance(output, int) else \
             output if isinstance(output, str) else getattr(output, "__name__", "output")
         return Asking(self, *side_of(self.run, queries, output, targets, self.dtype, self.place), word)
