@@ -2,7 +2,8 @@
 
 The second derivative through torch's own layer normalisation is wrong where a forward derivative is taken of a forward
 one, or of a vectorised backward one (by a tenth and more in networks of a few units; seen in torch 2.13, with instance
-normalisation likewise). Written out as means and roots they are differentiated like everything else.
+normalisation likewise). The second derivative of its weight normalisation is no symmetric matrix at all. Written out
+as means and roots they are differentiated like everything else.
 """
 
 from __future__ import annotations
@@ -53,6 +54,11 @@ def _instance_norm(x: Tensor, running_mean: Tensor | None = None, running_var: T
     return _by_channel(out, weight, bias)
 
 
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    axes = tuple(axis for axis in range(v.ndim) if axis != dim % v.ndim) if dim != -1 else tuple(range(v.ndim))
+    return v * (g / v.square().sum(axes, keepdim=True).sqrt())
+
+
 def _by_channel(out: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     shape = (1, -1, *[1] * (out.ndim - 2))
     out = out if weight is None else out * weight.view(shape)
@@ -62,5 +68,5 @@ def _by_channel(out: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tens
 #: What is written out, by the function that a module calls.
 WRITTEN: dict[Callable[..., Any], Callable[..., Tensor]] = {
     F.layer_norm: _layer_norm, torch.layer_norm: _layer_norm, F.group_norm: _group_norm,
-    torch.group_norm: _group_norm, F.instance_norm: _instance_norm,
+    torch.group_norm: _group_norm, F.instance_norm: _instance_norm, torch._weight_norm: _weight_norm,
 }

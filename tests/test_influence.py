@@ -404,3 +404,59 @@ def test_steps_that_no_rule_explains_are_told():
     assert found.info["first_unexplained"] == [3]
     assert found.info["unexplained"] > 0.01
     assert not found.check().ok
+
+
+@pytest.mark.parametrize("dim", [0, 1, None])
+def test_weight_normalisation_has_its_true_second_derivative(dim):
+    torch.manual_seed(0)
+    (x, y), z = points(), queries()
+    start = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(x.shape[1], 4), dim=dim), nn.Tanh(),
+                          nn.Linear(4, y.shape[1])).to(x.dtype)
+
+    def trained(weights, recorded=False):
+        model = copy.deepcopy(start)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+        with ks.record(model, (x, y), loss=F.mse_loss) if recorded else nullcontext() as recording:
+            for _ in range(4):
+                optimizer.zero_grad()
+                loss = F.mse_loss(model(x), y) if recorded else (
+                    weights * (model(x) - y).square().mean(1)).mean()
+                loss.backward()
+                optimizer.step()
+        return recording.run if recorded else model(z).detach()
+
+    found = ks.influence(trained(None, recorded=True), z).influences
+    for i in range(3):
+        bump = torch.zeros(len(x), dtype=x.dtype)
+        bump[i] = 1e-4
+        truth = (trained(1 + bump) - trained(1 - bump)) / 2e-4
+        # Central differences of a smooth function, by a step of 1e-4.
+        assert relative(found[:, :, i], truth) <= 1e-6
+
+
+class Cut(nn.Module):
+    """A layer whose gradient leaves out what it divides by."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.outer = nn.Linear(3, 4), nn.Linear(4, 1)
+
+    def forward(self, x):
+        """The outputs."""
+        hidden = self.inner(x)
+        return self.outer(torch.tanh(hidden / (hidden.detach().norm(dim=1, keepdim=True) + 0.1)))
+
+
+def test_gradients_that_were_cut_off_are_refused():
+    torch.manual_seed(0)
+    x, y = torch.randn(9, 3), torch.randn(9, 1)
+    model = Cut()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ks.record(model, (x, y), loss=F.mse_loss) as recording:
+        for _ in range(3):
+            optimizer.zero_grad()
+            F.mse_loss(model(x), y).backward()
+            optimizer.step()
+    with pytest.raises(ModelError, match="detach"):
+        ks.influence(recording.run, x[:1])
+    assert ks.influence(recording.run, x[:1], method="gauss-newton").influences.shape == (1, 1, 9)

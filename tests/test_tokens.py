@@ -176,6 +176,8 @@ def test_what_does_not_fit_is_refused():
         ks.token_contributions(run, query, vocabulary=[1, 2])
     with pytest.raises(DataError, match=r"\(q, T\)"):
         ks.token_contributions(run, query, targets=torch.tensor([1]))
+    with pytest.raises(DataError, match="no text"):
+        ks.token_contributions(run, query[:0])
     with pytest.raises(OutOfBudget, match="memory"):
         ks.token_contributions(run, query, memory=100)
     model, x = nn.Linear(2, 1), torch.randn(4, 2)

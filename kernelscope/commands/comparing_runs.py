@@ -97,7 +97,7 @@ def probes(options: argparse.Namespace) -> tuple[Tensor, Tensor | None, str]:
     """
     from ..data import digits
     from ..decomposition.wording import counted
-    from .opening import read
+    from .opening import held_in, read
 
     if options.input is None:
         raise DataError("Two runs are compared by what they say of the same probes. Name points that neither was "
@@ -108,7 +108,8 @@ def probes(options: argparse.Namespace) -> tuple[Tensor, Tensor | None, str]:
         held = digits("test")
         return held.x, held.y, counted(len(held.y), "held-out digit")
     x = read(options.input)
-    targets = None if options.targets is None else read(options.targets)
+    # As of the other commands, a file of several arrays may hold its targets as y.
+    targets = held_in(options.input).get("y") if options.targets is None else read(options.targets)
     return x, targets, f"{counted(len(x), 'point')} of {Path(options.input).name}"
 
 

@@ -103,6 +103,8 @@ def token_contributions(
     with undisturbed(place):
         length = _length(run, dtype, place)
         queries = as_queries(x, tuple(run.samples.inputs))
+        if not len(queries[0]):
+            raise DataError("There is no text to explain. Pass at least one, with shape (q, T).")
         given = as_targets(targets, len(queries[0]))
         said = _would_say(run, queries, dtype, place) if given is None else given
     if said.ndim < 2:

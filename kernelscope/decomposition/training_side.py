@@ -438,9 +438,9 @@ def _meet(gradients: Gradients, directions: Parameters, scales: dict[str, float]
     return total
 
 
-def noise(parameters: Parameters, names: list[str]) -> Parameters:
+def noise(parameters: Parameters, names: list[str], seed: int = 0) -> Parameters:
     """Normal numbers shaped like the parameters named, the same at every call."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     return {name: torch.randn(parameters[name].shape, generator=generator).to(parameters[name]) for name in names}
 
 

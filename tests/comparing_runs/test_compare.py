@@ -9,7 +9,9 @@ from torch import nn
 
 import kernelscope as ks
 from kernelscope.diagnostics.comparing.metrics import METRICS
+from kernelscope.diagnostics.comparing.result import Measure
 from kernelscope.diagnostics.comparing.sides import contrast
+from kernelscope.diagnostics.comparing.wording import _apart
 from kernelscope.errors import DataError, OutOfBudget
 from tests.comparing_runs.runs import data, probes, record, trained
 
@@ -266,3 +268,19 @@ def test_generative_runs_are_sent_to_their_own_comparison():
     for run in (denoiser, game, game.critic):
         with pytest.raises(DataError, match=r"kernelscope\.generative\.compare"):
             ks.compare(trained(0), run, X)
+
+
+def test_a_change_of_round_off_is_no_difference():
+    one, other = (Measure(f"coverage_{of}", 0.99, 0.98, 1.0, {}, "") for of in "ab")
+
+    def change(value):
+        return _apart(Measure("coverage_change", value, value / 2, 2 * value, {}, ""), one, other)
+
+    assert not change(2.8e-15)
+    assert change(2.8e-3)
+
+
+def test_no_probe_is_refused():
+    a = trained()
+    with pytest.raises(DataError, match="none came"):
+        ks.compare(a, a, probes()[0][:0])

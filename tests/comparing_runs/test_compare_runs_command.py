@@ -100,3 +100,11 @@ def test_generative_runs_have_conditions_on_their_table(folders, tmp_path, capsy
                              named=("denoiser", "denoiser")))
     assert [one["fails"] for one in told["conditions"]] == [True, False, True]
     assert "paths were left out" in told["conditions"][2]["text"]
+
+
+def test_a_file_of_several_arrays_holds_its_targets_as_y(folders, tmp_path, capsys):
+    both = tmp_path / "probes.npz"
+    np.savez(both, x=np.load(folders / "probes.npy"), y=np.load(folders / "targets.npy"))
+    text = answer(capsys, folders, tmp_path, "--input", both, "--no-contributions", "--no-coverage", "--fail-if",
+                  "right_a < 0")
+    assert "passed  right_a < 0: right_a is" in text

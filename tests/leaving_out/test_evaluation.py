@@ -188,3 +188,23 @@ def test_the_command_needs_held_out_points_and_judges_by_them(tmp_path, capsys):
     data = json.loads(capsys.readouterr().out)
     assert {row["way"] for row in data["ways"]} >= {CONTRIBUTION, METAGRADIENT, GAUSS_NEWTON, RANDOM}
     assert data["ceilings"]["same start"] == 1.0
+
+
+@pytest.mark.parametrize(("given", "said"), [
+    ({"damping": -1.0}, "damping"), ({"damping": "x"}, "damping"), ({"scores": {"mine": "text"}}, "mine"),
+    ({"x": torch.zeros(1, 3), "y": torch.zeros(1).long()}, "two or more"),
+    ({"x": torch.zeros(0, 3), "y": torch.zeros(0).long()}, "query"),
+])
+def test_what_cannot_be_judged_is_refused_before_anything_is_trained(given, said, monkeypatch):
+    torch.manual_seed(0)
+    x, y = torch.randn(9, 3), torch.arange(9) % 3
+    model = torch.nn.Linear(3, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ks.record(model, (x, y), loss=torch.nn.functional.cross_entropy) as recording:
+        for _ in range(2):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    monkeypatch.setattr("kernelscope.diagnostics.leaving_out.evaluating._answers", None)
+    with pytest.raises(DataError, match=said):
+        ks.evaluate(recording.run, **{"x": x[:3] + 1, "y": y[:3], "subsets": 8, "seeds": 2} | given)

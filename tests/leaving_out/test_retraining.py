@@ -217,3 +217,61 @@ def test_training_that_ends_at_no_number_is_said_so():
             numbers[name] = {**numbers[name], "lr": 1e200}
     with pytest.raises(NonFiniteError, match="subset 0 with seed 7"):
         list(setting.each(torch.ones(1, 20, dtype=torch.bool), [7], "own"))
+
+
+class Warm(nn.Module):
+    """A layer with a temperature, a parameter of no axis."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.heat = nn.Linear(3, 3), nn.Parameter(torch.tensor(1.3))
+
+    def forward(self, x):
+        """The logits."""
+        return self.layer(x) * self.heat
+
+
+def of_classes(loss, ids=None, model=None, steps=6):
+    """A run of a classifier of three classes on 12 samples, all of them at each step or those named."""
+    torch.manual_seed(0)
+    x, y = torch.randn(12, 3, dtype=torch.float64), torch.arange(12) % 3
+    model = (nn.Linear(3, 3) if model is None else model).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_sampler=[ids or range(12)] * steps)
+    with ks.record(model, loader, loss=loss) as recording:
+        for a, b in loader:
+            optimizer.zero_grad()
+            loss(model(a), b).backward()
+            optimizer.step()
+    return recording.run, x
+
+
+@pytest.mark.parametrize("loss", [
+    nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3.0, 0.2], dtype=torch.float64)),
+    nn.CrossEntropyLoss(ignore_index=2),
+    nn.CrossEntropyLoss(reduction="sum"),
+    lambda outputs, targets, reduction="sum": F.cross_entropy(outputs, targets, reduction=reduction),
+])
+def test_losses_that_weigh_a_batch_by_more_than_its_size_are_refused(loss):
+    with pytest.raises(RuleError, match="Train with a mean loss"):
+        ks.retrain(of_classes(loss)[0], [range(4)])
+
+
+def test_a_loss_that_is_halved_is_trained_again_as_it_was():
+    half = lambda outputs, targets, reduction="mean": F.cross_entropy(outputs, targets, reduction=reduction) / 2
+    run, x = of_classes(half)
+    found = ks.retrain(run, [range(12)]).outputs(x)[0, 0]
+    torch.testing.assert_close(found, run.network(run.parameters(), {}, (x,)).detach(), rtol=0, atol=1e-12)
+
+
+def test_a_batch_that_holds_a_sample_twice_is_not_the_mean_over_all():
+    run = of_classes(F.cross_entropy, [0, *range(12)])[0]
+    assert ks.retrain(run, [range(12)]).batches.startswith("batches of 13 of the subset, drawn with replacement")
+
+
+def test_parameters_without_axes_are_trained_again():
+    run, x = of_classes(F.cross_entropy, model=Warm())
+    found = ks.retrain(run, [range(12)]).outputs(x)[0, 0]
+    torch.testing.assert_close(found, run.network(run.parameters(), {}, (x,)).detach(), rtol=0, atol=1e-12)
+    judged = ks.evaluate(run, x[:4] + 0.1, torch.arange(4) % 3, subsets=8, seeds=2)
+    assert not [why for why in judged.left_out.values() if "Dimension" in why]

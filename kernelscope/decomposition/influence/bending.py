@@ -2,7 +2,8 @@ r"""Products of the Hessian of a recorded batch's mean loss with many directions
 
 By forward derivatives of the gradient, which all directions share, or by plain automatic differentiation twice, one
 direction at a time, for modules that ``torch.func`` cannot transform. On the first batch of each kind the one is
-compared with the other.
+compared with the other, and that with differences of the gradient itself: a gradient that was cut off from part of
+what it depends on, by ``detach``, has another derivative than automatic differentiation tells.
 """
 
 from __future__ import annotations
@@ -19,6 +20,21 @@ from ..training_side import AGREEMENT, TrainingSide, noise, perturbed
 
 #: About how many bytes the derivatives of a batch fill at once: few enough to stay near the core.
 CHUNK = 2**25
+
+
+#: The steps of differences along a direction: some are too long where a branch is near, some too short for round-off.
+STEPS = (1e-6, 1e-8, 1e-3)
+
+#: How far a derivative and differences may be apart, relative, and how many digits of a gradient are round-off.
+APART, ROUNDED = 1e-3, 1e-13
+
+#: What is said of gradients whose derivative is not known.
+CUT = (
+    "The derivative of this run's gradients by the parameters is not what automatic differentiation tells of it: along "
+    "a direction it gives {found:.4g}, and differences of the gradient give {truth:.4g}. A network or loss that uses "
+    "detach(), no_grad() or a backward pass of its own does so, and then the influence through training is not known. "
+    'Leave them out of what is trained, or use influence(..., method="gauss-newton").'
+)
 
 
 class Bending:
@@ -56,6 +72,7 @@ class Bending:
         beside = perturbed(parameters, self.names)
         rows = {name: t.unsqueeze(0) for name, t in noise(parameters, self.names).items()}
         truth, held = self._twice(batch, k, beside, rows)
+        self._check(batch, k, beside, rows, truth)
         each = 2 * held + 4 * sum(t.numel() * t.element_size() for t in truth.values())
         try:
             found = self._forward(batch, k, beside, rows)
@@ -69,6 +86,36 @@ class Bending:
             self.notes["curvature one direction at a time: its forward derivative is another"] = None
             return False, each
         return True, each
+
+    def _check(self, batch: MicroBatch, k: int, parameters: Parameters, rows: Parameters, bent: Parameters) -> None:
+        """Whether the products are those of differences of the gradient, along a direction of their own.
+
+        Raises:
+            ModelError: If they are not.
+        """
+        if self.side.dtype != torch.float64 or not rows:
+            return
+        own = apart(parameters, self.names)
+        along = noise(parameters, self.names, seed=1)
+        found = float(_met(bent, along))
+        here = self._gradient(batch, k, parameters)
+        size, direction, length = (float(_met(t, t)) ** 0.5 for t in (bent, rows, here))
+        truth = found
+        for step in STEPS:
+            there, back = (self._gradient(batch, k, {**parameters, **{
+                name: p + sign * step * along[name] for name, p in own.items()}}) for sign in (1, -1))
+            truth = float(_met({name: t - back[name] for name, t in there.items()}, rows)) / (2 * step)
+            if not abs(truth - found) > APART * max(size, abs(found)) + ROUNDED * length * direction / step:
+                return
+        raise ModelError(CUT.format(found=found, truth=truth))
+
+    def _gradient(self, batch: MicroBatch, k: int, parameters: Parameters) -> Parameters:
+        """The gradient of the mean loss, as training computes it."""
+        leaves = {name: parameters[name].detach().requires_grad_() for name in self.names}
+        with torch.enable_grad(), random_state(batch.random, self.side.device):
+            found = gradients_of(self.side.losses(batch, k)({**parameters, **leaves}).mean(), leaves)
+        return {name: torch.zeros_like(p) if g is None else g
+                for (name, p), g in zip(leaves.items(), found, strict=True)}
 
     def _forward(self, batch: MicroBatch, k: int, parameters: Parameters, rows: Parameters) -> Parameters:
         losses = self.side.losses(batch, k)
@@ -88,7 +135,7 @@ class Bending:
             return t
 
         leaves = {name: parameters[name].detach().requires_grad_() for name in self.names}
-        with torch.enable_grad(), random_state(batch.random, self.side.device):
+        with torch.enable_grad(), Composed(), random_state(batch.random, self.side.device):
             with torch.autograd.graph.saved_tensors_hooks(kept, lambda t: t):
                 mean = self.side.losses(batch, k)({**parameters, **leaves}).mean()
             first = torch.autograd.grad(mean, list(leaves.values()), create_graph=True, allow_unused=True)
@@ -102,3 +149,7 @@ class Bending:
                 for (name, p), g in zip(leaves.items(), found, strict=True):
                     bent[name].append(torch.zeros_like(p) if g is None else g)
         return {name: torch.stack(parts).detach() for name, parts in bent.items()}, held
+
+
+def _met(one: Parameters, other: Parameters) -> Tensor:
+    return torch.stack([(t * other[name]).sum() for name, t in one.items()]).sum()

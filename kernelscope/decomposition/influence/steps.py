@@ -88,5 +88,5 @@ def pulled(rule: Rule, before: Before, theta: Tensor, rows: Tensor, momentum: Te
 
 def scale(rows: Parameters) -> float:
     """The largest norm of a row over all parameters."""
-    squares = torch.stack([part.double().flatten(1).square().sum(1) for part in rows.values()]).sum(0)
+    squares = torch.stack([part.double().reshape(len(part), -1).square().sum(1) for part in rows.values()]).sum(0)
     return float(squares.max()) ** 0.5 if squares.numel() else 0.0

@@ -16,6 +16,7 @@ from ...errors import DataError, ModelError, RuleError
 from ...run.numbers import as_held
 from ...run.rules import Hyper, Linear, Muon, Rule, find_rule
 from ...run.run import Run
+from ..training_side import rows_of
 from ..trajectory import Trajectory
 from .derivatives import Tree
 from .gradients import StackedGradients
@@ -207,7 +208,7 @@ def _factor(run: Run, population: Population, trajectory: Trajectory, training: 
         moving = _moving(run, some[0])
         theta = _named(run, parameters.to(trajectory.device, trajectory.dtype))
         again = gradients(theta, *population.rows(rows))
-        norms = torch.stack([again[name].flatten(1).double().norm(dim=1).cpu() for name in moving], 1)
+        norms = torch.stack([rows_of(again[name]).double().norm(dim=1).cpu() for name in moving], 1)
         recorded = torch.stack([run.step(k).norms.double()[[run.names.index(name) for name in moving]] for k in some])
         factor = recorded.norm(dim=1) / norms.norm(dim=1).clamp_min(torch.finfo(torch.float64).tiny)
         apart = (recorded - factor[:, None] * norms).norm(dim=1)

@@ -76,6 +76,9 @@ class Side:
             DataError: If it cannot take the probes, or their targets.
         """
         points = as_points(run, x, targets)
+        if not len(points):
+            raise DataError("Runs are compared on two probes at least; none came. Pass thirty or so, which make "
+                            "intervals that mean something.")
         kind = dtype or (torch.float64 if run.dtype == torch.float64 else torch.float32)
         inputs = cast(points.inputs, kind, place)
         raw = final_outputs(Trajectory(run, kind, place), None, inputs)

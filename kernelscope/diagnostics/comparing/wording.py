@@ -17,6 +17,9 @@ LIMIT = 10.0
 #: Below which CKA, and which rank correlation or overlap, two runs count as different where no other run is known.
 ALIKE = 0.9
 
+#: The part of a number below which a change of it may be that of round-off in float32.
+ROUNDING = 1e-5
+
 #: From which ratio on effective ranks count as different.
 RATIO = 1.25
 
@@ -66,10 +69,11 @@ def _below(measure: Measure, level: float) -> bool:
     return top < (level if math.isnan(other) else other)
 
 
-def _apart(change: Measure) -> bool:
-    """Whether the interval of a change leaves out 0, and a further run of a does not change as much."""
+def _apart(change: Measure, *sides: Measure) -> bool:
+    """Whether the interval of a change leaves out 0, a further run of a changes less, and it is more than round-off."""
     other = change.nulls.get(AGAIN, math.nan)
-    return (change.low > 0 or change.high < 0) and not abs(change.value) <= abs(other)
+    rounding = ROUNDING * max(abs(side.value) for side in sides)
+    return (change.low > 0 or change.high < 0) and not abs(change.value) <= abs(other) and abs(change.value) > rounding
 
 
 def _data(result: RunComparison) -> Claim:
@@ -101,11 +105,11 @@ def _right(result: RunComparison) -> Claim | None:
         return None
     one, other = result.columns
     counts = f"{one} {printed(a.value)}, {other} {printed(b.value)}, a change of {_signed(change)}"
-    if _apart(change):
+    if _apart(change, a, b):
         text = f"{other if change.value > 0 else one} is right more often: {counts}."
     else:
         text = f"Neither is shown to be right more often: {counts}."
-    return Claim("right", text, beside(b, COMMONEST, UNTRAINED) + _again(change), _apart(change))
+    return Claim("right", text, beside(b, COMMONEST, UNTRAINED) + _again(change), _apart(change, a, b))
 
 
 def _again(change: Measure) -> str:
@@ -120,14 +124,15 @@ def _signed(change: Measure) -> str:
 
 
 def _loss(result: RunComparison) -> Claim | None:
-    change = result.measure("loss_change")
+    one, other, change = (result.measure(f"loss_{of}") for of in ("a", "b", "change"))
     if not _known(change) or _known(result.measure("right_change")):
         return None
-    how = "Their losses differ" if _apart(change) else "Their losses are not shown to differ"
+    differs = _apart(change, one, other)
+    how = "Their losses differ" if differs else "Their losses are not shown to differ"
     parts = ", ".join(f"{name} {printed(result.measure(f'loss_{side}').value)}" for name, side in
                       zip(result.columns, "ab", strict=True))
     return Claim("loss", f"{how}: {parts}, a change of {_signed(change)}.",
-                 beside(result.measure("loss_b"), UNTRAINED) + _again(change), _apart(change))
+                 beside(other, UNTRAINED) + _again(change), differs)
 
 
 def _leaning(result: RunComparison) -> Claim | None:
@@ -173,11 +178,11 @@ def _coverage(result: RunComparison) -> Claim | None:
     a, b, change = (result.measure(f"coverage_{of}") for of in ("a", "b", "change"))
     if not _known(a, b, change):
         return None
-    how = "differently well" if _apart(change) else "about as well"
+    how = "differently well" if _apart(change, a, b) else "about as well"
     text = (f"The probes are covered {how}: {printed(a.value)} in {result.columns[0]}, {printed(b.value)} in "
             f"{result.columns[1]}, a change of {_signed(change)}.")
     return Claim("coverage", text, f"{USUAL} {printed(a.nulls[USUAL])} and {printed(b.nulls[USUAL])}" + _again(change),
-                 _apart(change))
+                 _apart(change, a, b))
 
 
 def _cancellation(result: RunComparison) -> Claim | None:

@@ -102,7 +102,7 @@ def batches_of(sampling: Sampling, recorded: list[Tensor]) -> Batches:
         DataError: If batches change their size otherwise than at the end of an epoch.
     """
     n, sizes, steps = sampling.population, sampling.sizes, len(sampling.sizes)
-    if min(sizes) >= n and all(len(batch.unique()) == n for batch in recorded):
+    if min(sizes) == max(sizes) == n and all(len(batch.unique()) == n for batch in recorded):
         return Batches("everything", steps, n, False, torch.arange(n))
     ends = [s + 1 == steps or sampling.starts_epoch(s + 1) for s in range(steps)]
     size = max(sizes)

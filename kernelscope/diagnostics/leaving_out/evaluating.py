@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...arguments import as_count, as_part, as_seed, as_switch, what_came
+from ...arguments import as_count, as_part, as_positive, as_seed, as_switch, what_came
 from ...decomposition.exact import decompose
 from ...decomposition.influence.damping import damping_of
 from ...decomposition.influence.influence import influence
@@ -123,10 +123,14 @@ def evaluate(
     quiet = None if progress is None else as_switch(progress, "progress")
     count, share = as_count(subsets, "subsets", LEAST_SUBSETS), as_part(share, "share", "0.5")
     seeds, seed = as_count(seeds, "seeds", LEAST_SEEDS), as_seed(seed)
+    damping = None if damping is None else as_positive(damping, "damping", "1e-2")
     begun = time.perf_counter()
     with undisturbed(place), telling(quiet, "evaluate"):
         setting = Retraining(run, dtype, place, memory, sampling)
         asking = setting.asking(x, output, y)
+        if damping is None and len(asking.side) < 2:
+            raise DataError("One of five dampings is chosen on other queries than those it is judged on, and one query "
+                            "came. Pass two or more, or a damping.")
         given = _given(scores, len(asking), run.size)
         members = drawn_members(count, run.size, share, seed)
         own_seeds = [seed + s for s in range(seeds if setting.batches.random else 1)]
@@ -219,7 +223,11 @@ def _given(scores: Any, q: int, n: int) -> Ways:
         by_setting = dict(value) if isinstance(value, Mapping) else {"": value}
         rows = {}
         for word, table in by_setting.items():
-            table = torch.as_tensor(table).double().cpu()
+            try:
+                table = torch.as_tensor(table).double().cpu()
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise DataError(f"The scores {name!r} must be numbers, with shape ({q}, {n}); {what_came(table)} "
+                                "came.") from error
             if table.ndim == 3 and table.shape[-1] == n:
                 table = table.flatten(0, 1)
             if table.shape != (q, n) or not bool(table.isfinite().all()):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...decomposition.training_side import rows_of
 from ...result import as_float64
 from .retraining import Asking, Retraining
 
@@ -50,6 +51,6 @@ def gradient_products(setting: Retraining, asking: Asking, at: list[int]) -> Ten
         for part in everything.split(setting.together):
             each = gradients.each(theta, *setting.population.rows(part))
             total[:, part] -= as_float64(torch.stack([
-                float(rates[name]["lr"]) * (rows[name].flatten(1) @ each[name].flatten(1).T)
+                float(rates[name]["lr"]) * (rows_of(rows[name]) @ rows_of(each[name]).T)
                 for name in theta if name in rates]).sum(0))
     return total.unflatten(0, (len(asking.side), -1))

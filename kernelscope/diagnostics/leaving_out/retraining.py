@@ -20,10 +20,10 @@ from ...decomposition.stochastic.derivatives import Tree
 from ...decomposition.stochastic.ensemble import side_of, trained_in
 from ...decomposition.stochastic.gradients import MISFITS
 from ...decomposition.stochastic.population import population_of
-from ...decomposition.stochastic.recipe import recipe_of
+from ...decomposition.stochastic.recipe import ALIKE, recipe_of
 from ...decomposition.stochastic.sampling import sampling_of
 from ...decomposition.stochastic.stacked import train
-from ...errors import DataError, NonFiniteError, OutOfBudget
+from ...errors import DataError, NonFiniteError, OutOfBudget, RuleError
 from ...network import cast, undisturbed
 from ...progress import counting, telling
 from ...result import as_float64
@@ -33,6 +33,17 @@ from .starts import drawn_start, why_not_drawn
 from .subsets import as_members
 
 __all__ = ["Retrained", "Retraining", "retrain"]
+
+#: What is said of losses whose batches are not weighed by their size alone.
+WEIGHED = (
+    "The recorded loss of a batch is not a fixed multiple of the mean over its samples (class weights, ignored "
+    "targets, or a sum), so its recipe tells nothing of batches that the run did not have. Train with a mean loss of "
+    "all samples alike."
+)
+SUMMED = (
+    "Gradients were multiplied by {size}, the number of samples of a batch, as by a loss that is summed; of a smaller "
+    "batch another factor would have come. Train with a mean loss."
+)
 
 #: What a network starts from.
 STARTS = ("own", "anew")
@@ -120,7 +131,7 @@ class Asking:
         """How many of the queries are among these samples, entry by entry."""
         found = torch.zeros(len(self.side), dtype=torch.bool)
         for i in range(len(self.side)):
-            same = [(t == x[i]).flatten(1).all(1) for t, x in zip(inputs, self.side.inputs, strict=True)]
+            same = [(t == x[i]).reshape(len(t), -1).all(1) for t, x in zip(inputs, self.side.inputs, strict=True)]
             found[i] = bool(torch.stack(same).all(0).any())
         return int(found.sum())
 
@@ -172,12 +183,35 @@ class Retraining:
         self.recipe = recipe_of(run, self.population, dtype, place, memory)
         recorded = [self.population.of_step(run.step(k)) for k in range(len(run))]
         self.batches = batches_of(sampling_of(recorded, len(self.population), sampling), recorded)
+        self._check_mean()
         self.why_not_anew = why_not_drawn(run, self.recipe)
         rows = self.population.rows(torch.arange(min(self.batches.size, len(self.population))))
         size = sum(t.nbytes for t in self.recipe.start.values())
         # The parameters, their momentum, the states behind a preconditioner, and what a step makes of them.
         each = self.recipe.gradients.bytes_per_network(self.recipe.start, *rows) + 6 * size
         self.together = max(1, min(memory, 2**31) // max(each, 1))
+
+    def _check_mean(self) -> None:
+        """Whether the loss of any batch is the same multiple of the mean over its samples.
+
+        Raises:
+            RuleError: If it is not, so that other batches than those recorded would have been weighed otherwise.
+        """
+        n, size, gradients = len(self.population), self.batches.size, self.recipe.gradients
+        if size > 1 and abs(gradients.factor / size - 1) <= ALIKE:
+            raise RuleError(SUMMED.format(size=size))
+        source = torch.Generator().manual_seed(0)
+        theta = {**gradients.surroundings, **self.recipe.start}
+        ratios = []
+        for count in 8 * (min(size, n), min(max(size // 2, 1), n)):
+            inputs, targets = self.population.rows(torch.randperm(n, generator=source)[:count])
+            outputs = self.run.network(theta, gradients.buffers, inputs)
+            each = self.run.loss(outputs, targets).double().mean()
+            ratios.append(self.run.loss.mean(outputs, targets).double() / each)
+        found = torch.stack(ratios).detach()
+        found = found[found.isfinite()]
+        if len(found) and float((found - found.median()).abs().max()) > ALIKE * float(found.median().abs()):
+            raise RuleError(WEIGHED)
 
     def asking(self, x: Any, output: Any, targets: Any) -> Asking:
         """The queries, to be put to networks.
@@ -186,6 +220,8 @@ class Retraining:
             DataError: If the network cannot take them.
         """
         queries = cast(as_queries(x, tuple(self.run.samples.inputs)), self.dtype, self.place)
+        if not len(queries[0]):
+            raise DataError("There is no query to ask trained networks about. Pass at least one.")
         word = "outputs" if output is None else f"output {output}" if isinstance(output, int) else \
             output if isinstance(output, str) else getattr(output, "__name__", "output")
         return Asking(self, *side_of(self.run, queries, output, targets, self.dtype, self.place), word)
