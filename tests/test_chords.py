@@ -325,3 +325,23 @@ def test_lagrange_polynomials_reproduce_polynomials():
     nodes, t = parse_nodes("gauss3"), torch.linspace(0, 1, 7, dtype=torch.float64)
     values = torch.tensor(nodes, dtype=torch.float64) ** 2
     assert torch.allclose(values @ lagrange(nodes, t), t**2)
+
+
+@pytest.mark.parametrize("divided", [3.0, 1.0])
+def test_passes_of_unequal_sizes_are_weighed_as_the_loop_does(divided):
+    # The last batch of an epoch is smaller; the loop divides each pass by their number, or by nothing.
+    x, y = torch.randn(30, 4, generator=torch.Generator().manual_seed(0)).double(), torch.arange(30) % 3
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    loader = DataLoader(TensorDataset(x, y), batch_size=7, shuffle=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1 * divided / 3)
+    with ks.record(model, loader, loss=F.cross_entropy) as recording:
+        for i, (inputs, targets) in enumerate(batch for _ in range(6) for batch in loader):
+            (F.cross_entropy(model(inputs), targets) / divided).backward()
+            if i % 3 == 2:
+                optimizer.step()
+                optimizer.zero_grad()
+    truth = ks.decompose(recording.run, x[:5])
+    found = ks.decompose(recording.run.thinned(every=2), x[:5])
+    # By size, passes of 2 samples beside those of 7 are wrong by a fifth; two steps as one cost a hundredth.
+    assert float((found.contributions - truth.contributions).norm() / truth.contributions.norm()) < 0.03

@@ -441,6 +441,10 @@ def test_another_network_is_named(change, error_, words):
     ({"lr": -1.0}, DataError, "lr must be"),
     ({"lr": [0.1]}, DataError, "one for each of the 4 chords"),
     ({"lr": "x"}, DataError, "lr must be"),
+    ({"lr": torch.tensor([0.1])}, DataError, "one for each of the 4 chords"),
+    ({"momentum": 2.0}, DataError, "momentum must be"),
+    ({"momentum": float("nan")}, DataError, "momentum must be"),
+    ({"weight_decay": "a"}, DataError, "weight_decay must be"),
     ({"optimizer": "lion"}, DataError, "optimizer must be"),
     ({"nodes": "both"}, DataError, "nodes must be"),
     ({"model": 3}, ModelError, "torch.nn.Module"),
@@ -465,3 +469,102 @@ def test_frozen_parameters_that_move_are_told():
     model.last.weight.requires_grad_(False)
     with pytest.raises(ModelError, match="holds 'last.weight' fixed"):
         opened(trained()[0], model=model)
+
+
+def test_a_rate_may_be_a_tensor():
+    found, plain = (ks.decompose(opened(trained()[0], lr=lr), QUERIES) for lr in (torch.tensor(0.1), 0.1))
+    assert error(found, plain) <= 1e-6
+
+
+@pytest.mark.parametrize("names", [
+    # The last one is no step, and the others are.
+    ["step_10", "step_20", "final_3"],
+    # What stands behind a point is an accuracy.
+    ["best-acc0.81", "best-acc0.92", "best-acc0.93"],
+])
+def test_numbers_that_count_no_steps_are_not_taken_for_them(tmp_path, names):
+    for name, state in zip(names, trained()[0].values(), strict=False):
+        torch.save(state, tmp_path / f"{name}.pt")
+    with pytest.raises(DataError, match=r"Pass steps=\[...\]"):
+        opened(f"{tmp_path}/*.pt")
+
+
+def test_steps_in_another_order_than_the_files_say_are_noted(tmp_path):
+    saved = trained()[0]
+    for k, state in saved.items():
+        torch.save({"model": state, "step": k}, tmp_path / f"{k}.pt")
+    paths = [str(tmp_path / f"{k}.pt") for k in sorted(saved, key=str)]
+    wrong = opened(paths, steps=[0, 5, 6, 7, 8]).info()["notes"]["checkpoints"][0]
+    assert "given)" in wrong
+    wrong = opened(paths[::-1], steps=[0, 10, 20, 30, 40]).info()["notes"]["checkpoints"][0]
+    assert "given, in another order than that of the numbers in the files" in wrong
+
+
+def test_a_network_beside_its_average_is_not_chosen_in_silence():
+    saved = trained()[0]
+    both = {k: {f"{word}.{name}": t for word in ("student", "ema") for name, t in state.items()}
+            for k, state in saved.items()}
+    with pytest.raises(ModelError, match="several networks of this kind, 'ema.' and 'student.'"):
+        opened(both)
+    # With a network of another shape beside it there is no doubt.
+    teacher = {k: {**{f"net.{name}": t for name, t in state.items()}, "big.first.weight": torch.zeros(9, 9)}
+               for k, state in saved.items()}
+    assert error(ks.decompose(opened(teacher), QUERIES), in_memory()) <= 1e-6
+
+
+def left_behind(folder, make, steps=20, every=10):
+    """Checkpoints with the optimizer's state."""
+    x, y = data()
+    model = Net()
+    optimizer = make(model)
+    for k in range(steps + 1):
+        if k % every == 0:
+            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": k},
+                       folder / f"{k}.pt")
+        optimizer.zero_grad()
+        F.mse_loss(model(x), y).backward()
+        optimizer.step()
+    return f"{folder}/*.pt"
+
+
+@pytest.mark.parametrize("kind", ["Adam", "AdamW"])
+def test_adam_and_adamw_are_told_apart(tmp_path, kind):
+    make = getattr(torch.optim, kind)
+    run = opened(left_behind(tmp_path, lambda m: make(m.parameters(), lr=1e-2, weight_decay=0.3)), lr=None)
+    assert f"of {kind}," in repr(run)
+
+
+@pytest.mark.parametrize("kind", ["RMSprop", "Adagrad", "Adadelta", "NAdam", "RAdam", "Adamax"])
+def test_another_optimizer_is_said_and_its_rate_not_taken(tmp_path, kind):
+    make = getattr(torch.optim, kind)
+    pattern = left_behind(tmp_path, lambda m: make(m.parameters(), lr=1e-2))
+    run = opened(pattern, lr=None)
+    assert any("another optimizer than SGD, Adam and AdamW" in note for note in run.info()["notes"]["checkpoints"])
+    fitted = opened(pattern, lr=None, optimizer="SGD")
+    assert ks.decompose(run, QUERIES).unattributed_share() <= ks.decompose(fitted, QUERIES).unattributed_share()
+
+
+def test_the_logged_rate_is_that_of_the_first_group(tmp_path):
+    rates = {"first": 1e-2, "last": 5e-2}
+
+    def make(model):
+        optimizer = torch.optim.SGD([{"params": getattr(model, name).parameters(), "lr": lr}
+                                     for name, lr in rates.items()])
+        torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
+        return optimizer
+
+    left_behind(tmp_path, make)
+    for k in (0, 10, 20):
+        folder = tmp_path / f"checkpoint-{k}"
+        folder.mkdir()
+        held = torch.load(tmp_path / f"{k}.pt")
+        # Groups by layer follow the order of the model, which two groups alone do not tell.
+        for group, name in zip(held["optimizer"]["param_groups"], rates, strict=True):
+            group["param_names"] = [f"{name}.weight", f"{name}.bias"]
+        torch.save(held["optimizer"], folder / "optimizer.pt")
+        save_file(held["model"], folder / "model.safetensors")
+        (folder / "trainer_state.json").write_text(json.dumps({
+            "global_step": k, "log_history": [{"step": s, "learning_rate": 1e-2} for s in range(1, k + 1)]}))
+    run = opened(f"{tmp_path}/checkpoint-*", lr=None)
+    groups = run._index.steps[0].inner[0].groups
+    assert {group["names"][0].split(".")[0]: group["lr"] for group in groups} == pytest.approx(rates)

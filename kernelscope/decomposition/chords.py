@@ -142,9 +142,9 @@ class ChordUnroller:
              keys: dict[str, tuple[int, str]], moved: Parameters) -> tuple[ChordForm, Parameters]:
         """The coefficients of chord k, and what it has beside what they give; ``state`` is advanced."""
         here, there = rows[k], rows[k + 1]
-        clips, forms = self._updates(k, chord, rule, state, here, there, keys)
+        clips, forms, parts = self._updates(k, chord, rule, state, here, there, keys)
         memories = {name: Memory.of(own) for name, own in forms.items() if any(f is not None for f in own)}
-        groups, weights = self._weights(chord, memories, clips)
+        groups, weights = self._weights(chord, memories, clips, parts)
         found = self._gradients(chord, rows, groups, weights)
         times = torch.arange(chord.updates, dtype=torch.float64) / max(chord.updates, 1)
         form = ChordForm(memories, list(chord.batches), weights, groups, {}, {})
@@ -164,12 +164,14 @@ class ChordUnroller:
     # -- what the updates were ---------------------------------------------------------------------------------------
 
     def _updates(self, k: int, chord: Chord, rule: Rule, state: OptimizerState, here: Parameters, there: Parameters,
-                 keys: dict[str, tuple[int, str]]) -> tuple[list[float], dict[str, list[Linear | None]]]:
-        """What clipping did to each update, and the coefficients of each parameter at each update."""
+                 keys: dict[str, tuple[int, str]]) -> tuple[
+                     list[float], dict[str, list[Linear | None]], list[list[float]]]:
+        """What clipping did to each update, the coefficients of each parameter, and the part of each pass."""
         count = chord.updates
         clips, forms = [1.0] * count, {name: [None] * count for name in keys}
+        parts = [by_size(step) for step in chord.inner]
         if chord.averaged:
-            return clips, self._averaged(k, chord, rule, state, here, keys)
+            return clips, self._averaged(k, chord, rule, state, here, keys), parts
         running = {name: state.momentum.get(key) for name, key in keys.items()}
         clipped = self._is_clipped(k, chord.inner[0], here)
         looks = clipped or bool(rule.moments) or rule.optimizer == "Muon"
@@ -178,8 +180,16 @@ class ChordUnroller:
             hyper: dict[str, Hyper] = {name: numbers for group, numbers in zip(
                 step.groups, map(as_held, step.groups), strict=True) for name in group["names"]
                 if name not in step.without}
-            gradient = self._mean_gradient(k, step, theta, list(hyper)) if looks else {}
-            if clipped:
+            uneven = len({len(batch.columns) for batch in step.batches}) > 1
+            short = len(step.batches) != len(chord.inner[0].batches)
+            gradient: Parameters = {}
+            if looks or uneven or short:
+                means = self._means(k, step, theta, list(hyper))
+                if uneven:
+                    parts[s] = likelier(step, means, [self.run.names.index(name) for name in hyper])
+                gradient = {name: torch.stack([part * mean[i] for part, mean in zip(parts[s], means, strict=True)]
+                                              ).sum(0) for i, name in enumerate(hyper)}
+            if clipped or short:
                 size = sum(float((g.double() ** 2).sum()) for g in gradient.values()) ** 0.5
                 clips[s] = float(step.norms.norm()) / size if size else 1.0
             for name, numbers in hyper.items():
@@ -193,7 +203,7 @@ class ChordUnroller:
                 if form.a or form.b:
                     # Without a look at the gradients the only question is whether there is momentum.
                     running[name] = form.displacement(theta[name], g, running[name])[1] if looks else theta[name]
-        return clips, forms  # type: ignore[return-value]
+        return clips, forms, parts  # type: ignore[return-value]
 
     def _is_clipped(self, k: int, step: Step, theta: Parameters) -> bool:
         """Whether the first update, whose gradient can be computed again, used another multiple of it."""
@@ -201,14 +211,11 @@ class ChordUnroller:
         means = [self.side.mean_gradient(batch, k, theta, names) for batch in step.batches]
         which = [self.run.names.index(name) for name in names]
         used = used_gradient(step, means, which, Tolerance.of(self.precision, False))
-        return used.clip != 1.0 if isinstance(used.clip, float) else True
+        # Passes that are added up and not divided by their number are a multiple too.
+        return not isinstance(used.clip, float) or used.clip != 1.0 or abs(sum(used.weights) - 1) > 1e-6
 
-    def _mean_gradient(self, k: int, step: Step, theta: Parameters, names: list[str]) -> Parameters:
-        means = [self.side.mean_gradient(batch, k, theta, names) for batch in step.batches]
-        counts = [len(batch.columns) for batch in step.batches]
-        shares = [count / sum(counts) for count in counts]
-        return {name: torch.stack([share * mean[i] for share, mean in zip(shares, means, strict=True)]).sum(0)
-                for i, name in enumerate(names)}
+    def _means(self, k: int, step: Step, theta: Parameters, names: list[str]) -> list[list[Tensor]]:
+        return [list(self.side.mean_gradient(batch, k, theta, names)) for batch in step.batches]
 
     def _averaged(self, k: int, chord: Chord, rule: Rule, state: OptimizerState, here: Parameters,
                   keys: dict[str, tuple[int, str]]) -> dict[str, list[Linear | None]]:
@@ -249,8 +256,8 @@ class ChordUnroller:
 
     # -- weights of visits -------------------------------------------------------------------------------------------
 
-    def _weights(self, chord: Chord, memories: dict[str, Memory],
-                 clips: list[float]) -> tuple[list[list[str]], list[Tensor]]:
+    def _weights(self, chord: Chord, memories: dict[str, Memory], clips: list[float],
+                 parts: list[list[float]]) -> tuple[list[list[str]], list[Tensor]]:
         """The groups of parameters with the same coefficients, and the weights of the samples at each node."""
         alike: dict[bytes, list[str]] = {}
         for name, memory in memories.items():
@@ -265,8 +272,8 @@ class ChordUnroller:
             per_node = len(chord.batches) // len(chord.nodes)
             return groups, [at_nodes[:, :, j // per_node, None].expand(-1, -1, len(batch.columns))
                             for j, batch in enumerate(chord.batches)]
-        visits = [(s, batch, len(batch.columns) / sum(len(b.columns) for b in step.batches))
-                  for s, step in enumerate(chord.inner) for batch in step.batches]
+        visits = [(s, batch, part) for s, step in enumerate(chord.inner)
+                  for batch, part in zip(step.batches, parts[s], strict=True)]
         if not chord.nodes:
             return groups, [(pairs[:, :, s, None] * (part / len(batch.columns))).expand(-1, -1, len(batch.columns))
                             for s, batch, part in visits]
@@ -327,6 +334,35 @@ class ChordUnroller:
         rate = max(cross / square, 0.0) if square > 0 else 0.0
         form.weights = [own * rate for own in form.weights]
         return rate
+
+
+def by_size(step: Step) -> list[float]:
+    """The part of each pass in a step's gradient where each sample counts alike."""
+    counts = [len(batch.columns) for batch in step.batches]
+    return [count / sum(counts) for count in counts]
+
+
+def likelier(step: Step, means: list[list[Tensor]], which: list[int]) -> list[float]:
+    """The part of each pass: by its size, or alike, whichever is nearer to what was recorded of their sum.
+
+    Norms were recorded after each pass; the gradients are those of another place nearby, so that ratios are compared.
+    """
+    recorded = [step.norms if batch.norms is None else batch.norms for batch in step.batches[:-1]]
+    wanted = torch.stack([*(norms[which].double() for norms in recorded), step.norms[which].double()])
+
+    def misfit(parts: list[float]) -> float:
+        sums = [torch.stack([(part * mean[i]).double() for part, mean in zip(parts, means, strict=True)]).cumsum(0)
+                for i in range(len(which))]
+        found = torch.stack([t.flatten(1).norm(dim=1).cpu() for t in sums], 1)
+        # The last sum may have been clipped; those before it share a scale.
+        scales = [(wanted[rows] * found[rows]).sum() / (found[rows] ** 2).sum().clamp(min=1e-300)
+                  for rows in (slice(0, -1), slice(-1, None))]
+        early, last = (((wanted[rows] - scale * found[rows]) ** 2).sum() / (wanted[rows] ** 2).sum().clamp(min=1e-300)
+                       for rows, scale in zip((slice(0, -1), slice(-1, None)), scales, strict=True))
+        return float(early + last)
+
+    alike = [1 / len(means)] * len(means)
+    return min((by_size(step), alike), key=misfit)
 
 
 def _same(rows: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ class HFCallback(TrainerCallback):
                  commit_every: float = 1.0, notes: dict[str, Any] | None = None):
         self.out = as_path(out, "out, the folder to record into,", 'HFCallback("runs/bert")')
         self.recording: Recording | None = None
-        self._open = False
+        self._open, self._begun = False, 0
         self._loss = None if loss is None else Loss(loss)
         self._keep, self._output = Keep.parse(keep), output
         self._overwrite = as_switch(overwrite, "overwrite")
@@ -120,7 +120,8 @@ class HFCallback(TrainerCallback):
         if not isinstance(loader, DataLoader):
             raise RecordingError(f"The Trainer reads a {type(loader).__name__}, and a recording listens to a torch "
                                  "DataLoader. Let get_train_dataloader return one.")
-        self.recording = self._made(model, loader, args, state.global_step)
+        self._begun = state.global_step
+        self.recording = self._made(model, loader, args, self._begun)
         try:
             self.recording.__enter__()
         except RecordingError as error:
@@ -146,8 +147,12 @@ class HFCallback(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Ends the recording."""
-        recording, self._open = self._opened(), False
-        if recording is not None:
+        recording = self._opened()
+        if recording is not None and state.global_step and state.global_step == self._begun:
+            # The checkpoint was one of the end: nothing was left to train, and what was recorded stays.
+            self.close()
+        elif recording is not None:
+            self._open = False
             recording.__exit__(None, None, None)
 
     def close(self) -> None:
@@ -185,8 +190,9 @@ class HFCallback(TrainerCallback):
             padding if isinstance(padding, int) else FILLED["input_ids"], known_to_transformers(model),
         )
         notes = {**({"first_step": begun} if begun else {}), **self._notes}
+        place = self._place(overwrite=self._overwrite and not begun, resume=begun > 0, resumable=False)
         return Recording(
-            model, loader, loss, place=self._place(overwrite=self._overwrite and not begun, resume=begun > 0),
+            model, loader, loss, place=place,
             keep=self._keep, average=None, split=lambda given: ((), head.targets(given[labels[0]])), ids=None,
             class_names=self._class_names or head.class_names(), notes=notes, calling=calling,
         )

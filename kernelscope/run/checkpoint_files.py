@@ -38,6 +38,9 @@ OPTIMIZERS = ("optimizer_state_dict", "optimizer", "optimizer_states", "optim", 
 #: Where a file says how many updates were made before it.
 STEPS = ("global_step", "step", "steps", "iteration", "iter")
 
+#: The last number of a name, unless it is what stands behind a decimal point, as of a loss or an accuracy.
+LAST = r"(?<!\d)(?<!\d\.)(\d+)(?!.*\d)"
+
 #: The largest file of words beside a checkpoint.
 WORDS = 64 * 2**20
 
@@ -93,7 +96,7 @@ class Checkpoint:
             return None
         stem = self.path.name if self.path.is_dir() else self.path.name[:-len(self.path.suffix) or None]
         for kind, pattern in (("steps", r"(?:global[_-]?step|steps?|iter(?:ation)?s?|checkpoint|ckpt)[=_\-.]?(\d+)"),
-                              ("epochs", r"(?:epochs?|ep)[=_\-.]?(\d+)"), ("numbers", r"(\d+)(?!.*\d)")):
+                              ("epochs", r"(?:epochs?|ep)[=_\-.]?(\d+)"), ("numbers", LAST)):
             found = re.search(pattern, stem, re.IGNORECASE)
             if found and len(found[1]) < 16:
                 return int(found[1]), kind

@@ -18,6 +18,9 @@ from ..errors import ModelError, NonFiniteError
 from ..network import Network, Parameters, plain_name
 from ..text import shown
 
+#: Numbers in an optimizer's groups that SGD, Adam and AdamW do not have.
+OTHERS = ("alpha", "centered", "rho", "lr_decay", "momentum_decay", "ns_steps", "scale_parameter")
+
 #: A tensor is said to stand out whose largest entry is this many times that of the other checkpoints.
 OUTLIER = 1e4
 
@@ -52,7 +55,7 @@ class Matching:
             NonFiniteError: If a number is none.
         """
         plain = {plain_name(key): t for key, t in tensors.items()}
-        prefix = self._prefix(plain)
+        prefix = self._prefix(plain, name)
         self.prefix = prefix or self.prefix
         if any(key.find("_orig_mod.") >= 0 for key in tensors):
             self.prefix = f"_orig_mod.{prefix}"
@@ -83,10 +86,21 @@ class Matching:
         return len([key for key in map(plain_name, [*self.network.parameters, *self.network.buffers])
                     if key in self._kept])
 
-    def _prefix(self, plain: Mapping[str, Tensor]) -> str:
+    def _prefix(self, plain: Mapping[str, Tensor], file: str) -> str:
         names = set(self._own) | set(self._aliases)
         tried = {""} | {key[:-len(name)] for key in plain for name in list(names)[:3] if key.endswith(f".{name}")}
         tried |= {"model.", "module."}
+        held = {**self.network.parameters, **self.network.buffers}
+        needed = {name: held[own].shape for name, own in self._own.items() if name in self._kept}
+        whole = sorted(p for p in tried if all(p + name in plain and plain[p + name].shape == shape
+                                               for name, shape in needed.items()))
+        if len(whole) > 1 and "" not in whole:
+            raise ModelError(
+                f"{file} holds several networks of this kind, {' and '.join(shown(repr(p)) for p in whole)}, such as a "
+                "trained one and its average. Pass state dictionaries with the tensors of one of them: {name."
+                f"removeprefix({shown(repr(whole[0]))}): t for name, t in state.items() if name.startswith("
+                f"{shown(repr(whole[0]))})}}, by step."
+            )
         return max(sorted(tried, key=len), key=lambda p: sum(p + name in plain for name in names))
 
     def _another(self, name: str, known: Mapping[str, Tensor], missing: list[str], unexpected: list[str],
@@ -130,6 +144,17 @@ def second_moments(optimizer: Mapping[str, Any] | None, network: Network) -> dic
         found[f"0|{name}|exp_avg_sq"] = v.detach()
         found[f"0|{name}|step"] = torch.as_tensor(float(step))
     return found if len(found) == 2 * len(names) else {}
+
+
+def another_optimizer(groups: list[dict[str, Any]] | None) -> str | None:
+    """A number in the groups that tells them from those of SGD, Adam and AdamW, if there is one."""
+    group = groups[0] if groups else {}
+    found = next((key for key in OTHERS if key in group), None)
+    if found is None and "betas" in group:
+        # Lion has betas and no eps, Adamax and RAdam of torch no amsgrad; those of others may lack the word too.
+        torchs = "foreach" in group or "decoupled_weight_decay" in group
+        found = "betas" if "eps" not in group or (torchs and "amsgrad" not in group) else None
+    return found
 
 
 def parameter_groups(optimizer: Mapping[str, Any] | None, network: Network) -> list[dict[str, Any]] | None:

@@ -11,19 +11,20 @@ from __future__ import annotations
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from itertools import combinations
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
-from ..arguments import as_function, as_whole, what_came
+from ..arguments import as_finite, as_function, as_whole, what_came
 from ..errors import DataError, ModelError
 from ..losses import Loss
 from ..network import Parameters, flatten
 from ..text import shown
 from .checkpoint_files import Checkpoint, Found, find_checkpoints
-from .checkpoint_states import Matching, outliers, parameter_groups, second_moments
+from .checkpoint_states import Matching, another_optimizer, outliers, parameter_groups, second_moments
 from .chords import Chord, ChordIndex, ChordRun, Kept, node_batches, parse_nodes
 from .classes import checked_names
 from .comparing import random_numbers_kept
@@ -213,22 +214,23 @@ def _look(checkpoint: Checkpoint, matching: Matching, subject: Subject) -> _Seen
 
 def _counted(found: list[Checkpoint], seen: list[_Seen], steps: Any, lr: Any) -> tuple[list[int], str]:
     """The number of updates before each checkpoint, and how it is known."""
+    told = [own.step for own in seen]
+    names = [checkpoint.named_step() for checkpoint in found]
     if steps is not None:
         given = [as_whole(step) for step in (steps if isinstance(steps, Iterable) and not isinstance(steps, str)
                                              else [steps])]
         if len(given) != len(found) or any(step is None or step < 0 for step in given):
             raise DataError(f"steps must hold a whole number for each of the {len(found)} checkpoints, in their order; "
                             f"{shown(str(steps)[:80])} came. Their order is {', '.join(c.name for c in found[:4])} …")
-        return [int(step or 0) for step in given], "given"
-    told = [own.step for own in seen]
-    names = [checkpoint.named_step() for checkpoint in found]
+        return [int(step or 0) for step in given], _given([int(step or 0) for step in given], found, told, names)
     if all(step is not None for step in told):
         return [int(step or 0) for step in told], "told by the files"
     if all(name is not None for name in names):
         kinds = {name[1] for name in names if name}
-        if "epochs" not in kinds:
+        # A number of another kind, as in final_3 among step_100 and step_200, is of no step.
+        if len(kinds) == 1 and "epochs" not in kinds:
             return [name[0] for name in names if name], "told by their names"
-        if lr is None:
+        if len(kinds) == 1 and lr is None:
             return [name[0] for name in names if name], "counted in epochs"
     elif lr is None and all(checkpoint.path is None for checkpoint in found):
         return list(range(len(found))), "counted by checkpoints"
@@ -236,6 +238,17 @@ def _counted(found: list[Checkpoint], seen: list[_Seen], steps: Any, lr: Any) ->
         "How many steps lie between the checkpoints cannot be read from the files or their names "
         f"({found[0].name}, …). Pass steps=[...], the number of updates before each of the {len(found)}, in this order."
     )
+
+
+def _given(steps: list[int], found: list[Checkpoint], told: list[int | None],
+           names: list[tuple[int, str] | None]) -> str:
+    """How steps are known that were given: also against what files or names say, which is then said."""
+    for where, own in (("files", told), ("names", [name and name[0] for name in names])):
+        known = [step for step in own if step is not None]
+        if len(known) == len(steps) and any((a - b) * (c - d) < 0 for (a, c), (b, d) in combinations(
+                zip(steps, known, strict=True), 2)):
+            return f"given, in another order than that of the numbers in the {where}, beginning with {found[0].name}"
+    return "given"
 
 
 def _refuse_twins(found: list[Checkpoint], points: list[int]) -> None:
@@ -287,6 +300,10 @@ def _numbers(seen: list[_Seen], points: list[int], optimizer: str | None, lr: An
     usual = {p.name: p.default for p in list(inspect.signature(getattr(torch.optim, rule).__init__).parameters.values())
              if p.default is not p.empty}
     rates = _given_rates(lr, len(points) - 1)
+    if momentum is not None and not 0 <= as_finite(momentum, "momentum", "0.9") < 1:
+        raise DataError(f"momentum must be a number from 0 on and below 1; {momentum} came. Pass for example "
+                        "momentum=0.9.")
+    another = optimizer is None and another_optimizer(seen[-1].groups) is not None
     found: list[tuple[str, list[dict[str, Any]], bool]] = []
     for j in range(len(points) - 1):
         ends = [own.groups for own in (seen[j], seen[j + 1]) if own.groups]
@@ -298,16 +315,25 @@ def _numbers(seen: list[_Seen], points: list[int], optimizer: str | None, lr: An
             if own is None:
                 # Where a schedule went down to nought at the end, what was logged on the way says more.
                 own = sum(logged) / len(logged) if logged else sum(saved) / len(saved) if saved else None
+                if logged and own is not None:
+                    # What a trainer logs is the rate of its first group.
+                    own *= _beside_the_first(group, groups[0])
             group.update({key: group.get(key, value) for key, value in usual.items()})
             group["lr"] = own
             if momentum is not None and rule == "SGD":
-                group["momentum"] = float(momentum)
+                group["momentum"] = momentum
             if weight_decay is not None:
-                group["weight_decay"] = float(weight_decay)
+                group["weight_decay"] = as_finite(weight_decay, "weight_decay", "1e-2")
         moments = rule not in ADAMS or seen[j].moments or seen[j + 1].moments
-        fits = not moments or any(group["lr"] is None for group in groups)
+        fits = another or not moments or any(group["lr"] is None for group in groups)
         found.append((rule, groups, fits))
     return found
+
+
+def _beside_the_first(group: dict[str, Any], first: dict[str, Any]) -> float:
+    """How many times the rate of the first group that of another one is."""
+    rates = group.get("initial_lr"), first.get("initial_lr")
+    return rates[0] / rates[1] if all(isinstance(rate, int | float) for rate in rates) and rates[1] else 1.0
 
 
 def _rule(optimizer: Any, seen: list[_Seen]) -> str:
@@ -319,15 +345,17 @@ def _rule(optimizer: Any, seen: list[_Seen]) -> str:
                             "out, with the rate, where it was another: the rate is then fitted.")
         return known[name]
     groups = next((own.groups for own in reversed(seen) if own.groups), None)
-    if groups and "betas" in groups[0]:
-        return "AdamW"
+    if groups and "betas" in groups[0] and another_optimizer(groups) is None:
+        return "Adam" if groups[0].get("decoupled_weight_decay") is False else "AdamW"
     return "SGD"
 
 
 def _given_rates(lr: Any, count: int) -> list[float] | None:
     if lr is None:
         return None
-    given = list(lr) if isinstance(lr, Sequence | Tensor) and not isinstance(lr, str) else [lr] * count
+    if isinstance(lr, Tensor):
+        lr = lr.tolist()
+    given = list(lr) if isinstance(lr, Sequence) and not isinstance(lr, str) else [lr] * count
     if len(given) != count or not all(isinstance(rate, int | float) and not isinstance(rate, bool)
                                       and 0 <= rate < float("inf") for rate in given):
         raise DataError(f"lr must be a learning rate from 0 on, or one for each of the {count} chords; "
@@ -364,6 +392,11 @@ def _notes(found: list[Checkpoint], points: list[int], matching: Matching, told:
     if fitted and fitted[0].optimizer in ADAMS:
         notes.append(f"The second moments of {fitted[0].optimizer} are not known on {len(fitted)} of {len(chords)} "
                      "chords: there one rate for all parameters is fitted, as if it were plain gradient descent.")
+    another = another_optimizer(seen[-1].groups)
+    if fitted and another is not None and fitted[0].optimizer not in ADAMS:
+        notes.append(f"The checkpoints are those of another optimizer than SGD, Adam and AdamW (its numbers have "
+                     f"{another!r} among them): on each chord one rate for all parameters is fitted, as if it were "
+                     "plain gradient descent.")
     notes += outliers([own.sizes for own in seen], [checkpoint.name for checkpoint in found])
     moved = sorted({name for own in seen for name, t in own.frozen.items() if not torch.equal(t, seen[0].frozen[name])})
     if moved:

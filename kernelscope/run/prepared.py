@@ -43,6 +43,12 @@ def refuse_spread(loader: Any) -> None:
         return
     processes = getattr(loader.batch_sampler, "num_processes", 1)
     if processes > 1 or any(kind.__name__ == SENT for kind in type(loader).__mro__):
+        if processes == 1:
+            raise RecordingError(
+                f"This loader is read by one process that sends its batches to the others ({type(loader).__name__}), "
+                "and which samples they hold is not told. Train with dispatch_batches=False (in "
+                "DataLoaderConfiguration of accelerate, or accelerator_config of a Trainer)."
+            )
         raise RecordingError(
             f"This loader shares its batches out to processes ({type(loader).__name__}, {processes} of them), and a "
             "recording sees its own process alone. Record a training that runs in one process; with gradient "

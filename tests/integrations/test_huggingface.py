@@ -290,3 +290,27 @@ def test_a_training_killed_and_resumed_is_the_training(tmp_path, kind):
     torch.testing.assert_close(d.contributions, e.contributions, atol=1e-12, rtol=1e-9)
     # A second look at the same checkpoint: the steps behind it are dropped and made again.
     assert all(torch.equal(run.row(k), other.row(k)) for k in range(25))
+
+
+def test_a_training_that_had_ended_is_left_as_it_is(tmp_path):
+    torch.manual_seed(0)
+    data, model = texts(), gpt()
+    trained(tmp_path, model, data, padded, save_strategy="steps", save_steps=4)
+    callback = ks.integrations.HFCallback(tmp_path / "run")
+    again = trainer(tmp_path, gpt(), data, padded, callback, save_strategy="steps", save_steps=4)
+    again.train(resume_from_checkpoint=True)
+    assert len(callback.run) == 4
+    assert ks.load(tmp_path / "run").meta["complete"]
+
+
+def test_a_folder_that_is_taken_is_told_in_the_words_of_the_callback(tmp_path):
+    torch.manual_seed(0)
+    trained(tmp_path, gpt(), texts(), padded)
+    with pytest.raises(ks.errors.StoreExists, match="or pass overwrite=True") as caught:
+        trained(tmp_path, gpt(), texts(), padded)
+    assert "resume=True" not in str(caught.value)
+
+
+def test_batches_that_are_dispatched_are_told_by_the_setting(tmp_path):
+    with pytest.raises(RecordingError, match="dispatch_batches=False"):
+        trained(tmp_path, gpt(), texts(), padded, accelerator_config={"dispatch_batches": True})
