@@ -65,6 +65,9 @@ class Budgets(Cases):
         model = network()
         huge: dict[str, Callable[[str], Tensor]] = {
             "fit of 20,000 centers, direct": lambda m: _fit(m, "direct"),
+            "posterior of 20,000 samples": lambda m: ks.posterior(
+                ks.kernels.Gaussian(1.0), points(N), points(N)[:, 0], x[:5], ridge=1e-2, memory=m,
+                progress=False).mean,
             "learning curves of 20,000 samples": lambda m: torch.tensor(len(ks.learning_curves(
                 {"a": ks.kernels.Gaussian(1.0)}, (points(N), points(N)[:, 0]), (x, x[:, 0]), samples=[N], exact=N,
                 repeats=1, memory=m).samples)),
