@@ -121,6 +121,10 @@ def test_the_command_gives_the_table_and_says_how_to_repeat(capsys, monkeypatch)
     said = capsys.readouterr().out
     assert "Repeat one: kernelscope selftest --faults --only F1 --seed 3" in said
     assert "6 trials, 4 survived (0 of them with a typed error), 1 broken, 1 silent, 3 lost" in said
+    assert main(["selftest", "--only", "F1", "--seed", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "survived: F1 --seed 2 (the sum of 2 and 1)" in said
+    assert "1 trial, 1 survived" in said
     assert main(["selftest", "--only", "F6", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["total"]["tried"] == 0
@@ -129,7 +133,9 @@ def test_the_command_gives_the_table_and_says_how_to_repeat(capsys, monkeypatch)
 
 def test_a_new_machine_is_tried_in_seconds(capsys, monkeypatch):
     assert main(["selftest"]) == 0
-    assert "All 12 computations are exact to round-off" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "All 12 computations are exact to round-off" in said
+    assert "kernelscope selftest --faults" in said
     monkeypatch.setattr(exactness, "_decomposed", lambda run: float("nan"))
     assert main(["selftest"]) == 1
     assert main(["selftest", "--seed", "3"]) == 2

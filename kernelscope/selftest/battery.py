@@ -116,7 +116,8 @@ class Battery:
     def summary(self) -> str:
         """The battery in one sentence."""
         t = self.total()
-        return (f"{t['tried']:,} trials, {t['survived']:,} survived ({t['typed_error']:,} of them with a typed error), "
+        return (f"{t['tried']:,} trial{'s' * (t['tried'] != 1)}, {t['survived']:,} survived "
+                f"({t['typed_error']:,} of them with a typed error), "
                 f"{t['broken']:,} broken, {t['silent']:,} silent, {t['lost']:,} lost, in {self.seconds:.0f} s.")
 
     def __repr__(self) -> str:

@@ -365,8 +365,9 @@ class Store:
 
 def _contents(source: Store | MemoryStore | None) -> Iterator[_Content]:
     """What a store holds, one segment after the other as each is needed."""
-    for segment in () if source is None else source.segments:
-        yield layout(dense(source.read(segment))), segment.meta
+    if source is not None:
+        for segment in source.segments:
+            yield layout(dense(source.read(segment))), segment.meta
 
 
 def _folder(path: str | os.PathLike[str]) -> Path:
