@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from .row import Row
 
+#: How many equal parts of the time that is left a row may take.
+PARTS = 4.0
 SURVIVED, TYPED, BROKEN, SILENT, NOT_TRIED = "survived", "typed", "broken", "silent", "not tried"
 
 
@@ -154,7 +156,8 @@ def run_battery(only: Sequence[str] = (), *, seed: int | None = None, minutes: f
     try:
         for place, row in enumerate(chosen):
             now = time.monotonic()
-            until = None if end is None else now + max(0.0, end - now) / (len(chosen) - place)
+            # Most rows take far less than an equal part, and a few take more.
+            until = None if end is None else now + max(0.0, end - now) * min(1.0, PARTS / (len(chosen) - place))
             turn = _Turn(row, crew, limit or row.limit, until)
             try:
                 turn.run(seed, share, progress)

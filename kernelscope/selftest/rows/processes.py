@@ -121,7 +121,8 @@ def loading(fault: str, loop: str = LOOP) -> Done | None:
         lines = [line.split(maxsplit=1) for line in done.stdout.splitlines()]
         words, said = [line[0] for line in lines], max([0, *(int(line[1]) for line in lines if line[0] == "STEP")])
         if not {"SAID", "ENDED"} & set(words):
-            raise AssertionError(f"the loop did not end with a word: {done.stderr[-300:]}")
+            raise AssertionError(f"the loop did not end with a word, code {done.returncode}: "
+                                 f"{done.stdout[-200:]} {done.stderr[-300:]}")
         found = len(load(place))
     if found < said:
         raise Lost(f"{said} steps were acknowledged, and {found} are there", said - found)
