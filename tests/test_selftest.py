@@ -18,9 +18,12 @@ from kernelscope.commands.opening import read
 from kernelscope.data.columns import columns_of
 from kernelscope.errors import DataError, KernelscopeError, StoreError
 from kernelscope.nn.layers.layer import SNNKLinear
-from kernelscope.selftest import Silent, exactness, run_battery
+from kernelscope.selftest import Lost, Silent, exactness, run_battery
+from kernelscope.selftest.deeds import Replacing
+from kernelscope.selftest.kept import kinds
 from kernelscope.selftest.rows import damage
 from kernelscope.selftest.rows.hostile import contents
+from kernelscope.selftest.rows.storage import failing
 from kernelscope.selftest.traps import trapped
 from kernelscope.storage import Store
 
@@ -118,6 +121,10 @@ def test_the_command_gives_the_table_and_says_how_to_repeat(capsys, monkeypatch)
     said = capsys.readouterr().out
     assert "Repeat one: kernelscope selftest --faults --only F1 --seed 3" in said
     assert "6 trials, 4 survived (0 of them with a typed error), 1 broken, 1 silent, 3 lost" in said
+    assert main(["selftest", "--only", "F1", "--seed", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "survived: F1 --seed 2 (the sum of 2 and 1)" in said
+    assert "1 trial, 1 survived" in said
     assert main(["selftest", "--only", "F6", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["total"]["tried"] == 0
@@ -126,7 +133,9 @@ def test_the_command_gives_the_table_and_says_how_to_repeat(capsys, monkeypatch)
 
 def test_a_new_machine_is_tried_in_seconds(capsys, monkeypatch):
     assert main(["selftest"]) == 0
-    assert "All 12 computations are exact to round-off" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "All 12 computations are exact to round-off" in said
+    assert "kernelscope selftest --faults" in said
     monkeypatch.setattr(exactness, "_decomposed", lambda run: float("nan"))
     assert main(["selftest"]) == 1
     assert main(["selftest", "--seed", "3"]) == 2
@@ -153,7 +162,7 @@ def test_every_trial_is_survived():
     found = tried((), 1.0)
     total = found.total()
     assert total["silent"] == total["broken"] == total["lost"] == 0
-    assert total["tried"] >= 1900
+    assert total["tried"] >= 2500
     assert sum(row.numbers()["counts"].get("reads", 0) for row in found.rows) >= 1000
 
 
@@ -172,6 +181,43 @@ def test_the_row_hears_of_a_reader_that_believes_damage(tmp_path, monkeypatch):
             except KernelscopeError:
                 pass
     assert silent > 10
+
+
+def saved_run(folder):
+    """How often a run that is saved over another one is lost where the disk fails; the row F2 tries every call."""
+    deed = Replacing(next(kind for kind in kinds() if kind.name == "run"))
+    (folder / "ground").mkdir()
+    deed.prepare(folder / "ground")
+    lost = typed = 0
+    for count in (4, 7, 10):
+        (folder / str(count)).mkdir()
+        try:
+            typed += failing(deed, folder / str(count), count, errno.EIO, StoreError, ("write", "replace")) is not None
+        except Lost:
+            lost += 1
+    return lost, typed
+
+
+def test_a_run_that_is_saved_over_another_leaves_one_of_them(tmp_path):
+    assert saved_run(tmp_path) == (0, 3)
+
+
+def test_a_run_that_is_saved_into_itself_is_as_it_was(tmp_path):
+    kind = next(kind for kind in kinds() if kind.name == "run")
+    before = kind.make(tmp_path / "run") and kind.read(tmp_path / "run")
+    ks.load(tmp_path / "run").save(tmp_path / "run", overwrite=True)
+    assert kind.read(tmp_path / "run") == before
+    assert not list((tmp_path / "run").glob("*.part"))
+
+
+def test_the_row_hears_of_a_run_that_is_gone_before_the_new_one_is_there(tmp_path, monkeypatch):
+    def save(run, path, overwrite=False):
+        with Store.create(path, kind="run", meta=run.meta, overwrite=overwrite) as store:
+            for segment in run.store.segments:
+                store.append(run.store.read(segment), segment.meta)
+
+    monkeypatch.setattr(ks.Run, "save", save)
+    assert saved_run(tmp_path) == (3, 0)
 
 
 @pytest.mark.parametrize("data", ["a checkpoint of torch", "a zip bomb", "an array of deep brackets",

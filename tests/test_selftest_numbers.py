@@ -1,13 +1,15 @@
 """The rows about numbers: a share of each is survived, and a wrong subject is counted as one."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
 import kernelscope as ks
-from kernelscope.errors import DataError, NonFiniteError
+from kernelscope.errors import DataError, ModelError, NonFiniteError
 from kernelscope.selftest.judging import must_hold, must_refuse
-from kernelscope.selftest.row import NotTried, Silent
+from kernelscope.selftest.row import Lost, NotTried, Silent
 from kernelscope.selftest.rows import (
     absent,
     alike,
@@ -24,7 +26,7 @@ from kernelscope.selftest.rows import (
     precision,
     processes,
 )
-from kernelscope.selftest.subjects import points, run, symmetric
+from kernelscope.selftest.subjects import chords, points, run, saved, symmetric
 
 MODULES = (non_finite, conditioning, alike, degenerate, mismatches, models, budgets, interrupted, hostile_words,
            precision, derivatives, absent, processes)
@@ -134,7 +136,8 @@ def test_a_page_that_is_built_of_words_is_silent(page):
 
 
 def test_every_place_of_a_word_shows_it():
-    for name in ("fact", "layer name", "name of an error", "cell of a ledger", "drawing of a trade-off"):
+    for name in ("fact", "layer name", "name of an error", "cell of a ledger", "drawing of a trade-off",
+                 "name of a query's output", "cell of tokens"):
         assert "zebrazebra" in hostile_words.SLOTS[name]("zebrazebra")
 
 
@@ -142,6 +145,48 @@ def test_numbers_that_move_too_far_are_silent():
     silent(precision.within, torch.ones(3), torch.ones(3) * 1.1, 1e-2)
     silent(precision.within, torch.tensor([float("nan")]), torch.ones(1), 1e-2)
     silent(derivatives.near, torch.ones(3), torch.ones(3) * 1.1, 1e-2)
+
+
+def test_what_is_no_kernel_is_silent_where_nobody_says_so(monkeypatch):
+    with pytest.raises(Silent):
+        must_hold(lambda: conditioning._warned(lambda K: "a spectrum", conditioning.indefinite(5, torch.float64)))
+    monkeypatch.setattr(ks, "fit", lambda *args, **options: SimpleNamespace(fitting=None))
+    silent(conditioning.told, conditioning.lopsided(3, torch.float64), "direct")
+
+
+def test_an_answer_without_the_other_process_is_silent_and_another_word_is_broken():
+    silent(processes.together, "killed", "ProcessLost", "print('ANSWERED')")
+    with pytest.raises(AssertionError, match="ProcessLost was to be said"):
+        processes.together("killed", "ProcessLost", "print('SAID DataError')")
+    with pytest.raises(AssertionError, match="have no answer"):
+        processes.together("nothing", "", "print('SAID DataError')")
+
+
+def test_a_loader_that_loses_steps_or_says_nothing_is_told(tmp_path):
+    run().save(tmp_path / "run")
+    loop = f"import shutil, sys; shutil.copytree({str(tmp_path / 'run')!r}, sys.argv[2]); print({{!r}})".format
+    silent(processes.loading, "killed", loop("ENDED"))
+    with pytest.raises(Lost, match="9 steps were acknowledged, and 6 are there"):
+        processes.loading("killed", loop("STEP 9\nSAID RuntimeError"))
+    with pytest.raises(AssertionError, match="did not end with a word"):
+        processes.loading("killed", loop("STEP 2"))
+    assert processes.loading("killed", loop("STEP 6\nSAID RuntimeError")).typed
+
+
+def test_an_answer_without_a_package_is_silent_and_an_error_must_name_the_way_to_get_it():
+    silent(absent.without, ("sklearn",), "ks.__version__", "kernelscope[sklearn]")
+    for call, naming in (("raise ImportError('no such thing')", "kernelscope[sklearn]"), ("1 / 0", "a package"),
+                         ("raise ImportError('no')", None)):
+        with pytest.raises(AssertionError):
+            absent.without(("sklearn",), call, naming)
+
+
+def test_a_call_that_changes_the_run_is_silent():
+    def spoil(recorded, model):
+        recorded._index.steps[0].groups[0]["lr"] = 7.0
+        return torch.ones(1)
+
+    silent(models.asked, "layer norm", spoil)
 
 
 # -- what the battery found ------------------------------------------------------------------------------------------
@@ -178,3 +223,28 @@ def test_queries_that_are_sparse_or_have_no_values_are_refused_and_byte_orders_a
 def test_a_layer_says_which_points_it_takes():
     with pytest.raises(DataError, match="real points of shape"):
         ks.nn.SNNKLinear(3, 4, 8)(torch.ones(2, 5))
+
+
+def test_a_matrix_of_no_kernel_is_named_in_one_sentence():
+    found = ks.eigenlearning(conditioning.indefinite(5, torch.float64), points(5, 1)[:, 0], 1, ridge=1e-3)
+    assert "the matrix is that of no kernel, 20% of its eigenvalues’ size was negative" in repr(found)
+    assert "no kernel" not in repr(ks.eigenlearning(symmetric(), points(8, 1)[:, 0], 1, ridge=1e-3))
+
+
+def test_checkpoints_of_other_numbers_and_data_of_another_model_are_refused():
+    weight = torch.ones(2, 3)
+    for odd, words in ((weight + 0j, "as torch.complex64, and the model as torch.float64"), (weight.long(), "int64")):
+        with pytest.raises(ModelError, match=words):
+            chords(saved(odd))
+    with pytest.raises(DataError, match=r"cannot take these samples .* shapes \[\(5,\)\]"):
+        chords(x=points(12, 5))
+    with pytest.raises(DataError, match="finite learning rate"):
+        chords(lr=float("inf"))
+
+
+def test_a_posterior_that_takes_long_tells_of_its_passes(capsys):
+    x = points(300)
+    ks.posterior(ks.kernels.Gaussian(1.0), x, x[:, 0], x[:2], ridge=1e-2, memory="1MB", progress=True)
+    assert "PCG" in "".join(capsys.readouterr())
+    ks.posterior(ks.kernels.Gaussian(1.0), x, x[:, 0], x[:2], ridge=1e-2, memory="1MB", progress=False)
+    assert not "".join(capsys.readouterr())

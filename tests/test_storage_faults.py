@@ -20,31 +20,14 @@ import pytest
 import torch
 
 from kernelscope.errors import StoreBusy, StoreCorrupt, StoreError, StoreFull, UnsafeFile
+from kernelscope.selftest.deeds import OPERATIONS
+from kernelscope.selftest.deeds import numbers as number
 from kernelscope.storage import MemoryStore, Store
 from kernelscope.storage import files as storage_files
 from kernelscope.storage import manifest as manifests
 from tests.interruptions import keyboard
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def number(value):
-    return {"step": torch.full((5,), value), "more": torch.full((3,), value, dtype=torch.float64)}
-
-
-# Every kind of commit, on lists sealed after two segments: adding, saying, dropping, cutting, sealing anew.
-OPERATIONS = [
-    lambda store: store.append(number(0), {"step": 0}),
-    lambda store: store.append(number(1), {"step": 1}),
-    lambda store: store.commit({"phase": 1}),
-    lambda store: store.append(number(2), {"step": 2}),
-    lambda store: store.append(number(3), {"step": 3}),
-    lambda store: store.append(number(4), {"step": 4}),
-    lambda store: store.drop([store.segments[1].name]),
-    lambda store: store.truncate(3, {"phase": 2}),
-    lambda store: store.append(number(5), {"step": 5}),
-    lambda store: store.truncate(1),
-]
 
 
 def state(store):

@@ -105,7 +105,9 @@ class Eigenlearning(Result):
         share = f", {float(self.error[-1]) / whole:.0%} of the targets’ energy" if whole else ""
         first = f"; it was {number(self.error[0])} at {int(self.sizes[0]):,}" if len(self.sizes) > 1 else ""
         learned = f"{number(self.learned[-1].sum())} of {counted(len(self.values), 'mode')} are learned"
-        return f"{at}{share}{first}; {learned}"
+        clipped = float(self.info.get("clipped", 0.0))
+        none = f"; the matrix is that of no kernel, {clipped:.0%} of its eigenvalues’ size was negative and taken as 0"
+        return f"{at}{share}{first}; {learned}{none if clipped > CLIPPED else ''}"
 
     def summary(self) -> str:
         return f"Eigenlearning({self.said()})"

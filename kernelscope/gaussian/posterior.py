@@ -110,7 +110,7 @@ def posterior(prior: Serial | Kernel | Sequence[Kernel], x: Any, y: Any, x_test:
                         "alone. Leave out tiles, or time.")
     with telling(progress):
         if not fits or tiles is not None:
-            found = _iterated(kernels, points, rhs, test, noise_free[0], wanted, room, tiles)
+            found = _iterated(kernels, points, rhs, test, noise_free[0], wanted, room, tiles, progress)
         else:
             matrices = kernels.matrices(points, test, wanted)
             noise = n * noise_free[0]
@@ -199,14 +199,14 @@ def _fits(n: int, q: int, c: int, single: bool, wanted: bool, end: bool, room: i
 
 
 def _iterated(kernels: _Kernels, points: Points, y: Tensor, test: Points, ridge: float, wanted: bool,
-              room: int, tiles: str | os.PathLike[str] | None) -> Answer:
+              room: int, tiles: str | os.PathLike[str] | None, progress: bool | None) -> Answer:
     """The end of training where matrices are not solved at once: each test point is one more right-hand side."""
     c = y.shape[1]
     cross = kernels.tangent(points, test).double()
     rhs = torch.cat([y, cross], 1) if wanted else y
     try:
         machine = fit(kernels.tangent, points, rhs, ridge=ridge, solver=PCG(tolerance=TOLERANCE), memory=room,
-                      tiles=tiles, progress=False)
+                      tiles=tiles, progress=progress)
     except OutOfBudget as error:
         fewer = "fewer test points at a time, covariance=False" if wanted else "fewer targets at a time"
         raise OutOfBudget(f"The matrices of {len(points):,} samples do not fit into memory, {as_words(room)}, nor do "

@@ -70,7 +70,12 @@ class Matching:
         if missing or unexpected or bent:
             raise ModelError(self._another(name, known, missing, unexpected, bent, held))
         for key in needed:
-            t = known[key]
+            t, own = known[key], held[self._own[key]]
+            if t.is_complex() != own.is_complex() or (own.is_floating_point() and not t.is_floating_point()):
+                raise ModelError(
+                    f"{name} holds {key!r} as {t.dtype}, and the model as {own.dtype}: these are numbers of another "
+                    "network, or were packed. Pass a checkpoint with the numbers as they were trained."
+                )
             if t.is_floating_point() and not bool(torch.isfinite(t).all()):
                 raise NonFiniteError(
                     f"{name} holds {int((~torch.isfinite(t)).sum())} numbers in {key!r} that are NaN or infinite. "

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset, default_collate
 from ..arguments import as_finite, as_function, as_whole, what_came
 from ..errors import DataError, ModelError
 from ..losses import Loss
-from ..network import Parameters, flatten
+from ..network import Parameters, cast, flatten, undisturbed
 from ..text import shown
 from .checkpoint_files import Checkpoint, Found, find_checkpoints
 from .checkpoint_states import Matching, another_optimizer, outliers, parameter_groups, second_moments
@@ -148,7 +148,24 @@ def from_checkpoints(
         index = ChordIndex(meta, samples, chords, kept)
         run = ChordRun(index.store, subject.network, own_loss, index, 0, len(chords))
         run.restore_surroundings()
+        _try(run)
         return run
+
+
+def _try(run: ChordRun) -> None:
+    """The network on the first sample, so that data of another model are refused before anything is computed."""
+    own = next(iter(run.network.parameters.values()))
+    inputs = cast(tuple(t[:1] for t in run.samples.inputs), run.dtype, own.device)
+    with undisturbed(own.device):
+        try:
+            run.network(cast(run.parameters(0), run.dtype, own.device), cast(run.buffers(0), run.dtype, own.device),
+                        inputs)
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            raise DataError(
+                f"The model cannot take these samples ({shown(str(error).strip().splitlines()[0][:200])}). The inputs "
+                f"of one have the shapes {[tuple(t.shape[1:]) for t in run.samples.inputs]}. Pass the data that it was "
+                "trained on, or batch=lambda b: (inputs, targets) that makes inputs of them."
+            ) from error
 
 
 class _Seen:
@@ -358,7 +375,7 @@ def _given_rates(lr: Any, count: int) -> list[float] | None:
     given = list(lr) if isinstance(lr, Sequence) and not isinstance(lr, str) else [lr] * count
     if len(given) != count or not all(isinstance(rate, int | float) and not isinstance(rate, bool)
                                       and 0 <= rate < float("inf") for rate in given):
-        raise DataError(f"lr must be a learning rate from 0 on, or one for each of the {count} chords; "
+        raise DataError(f"lr must be a finite learning rate from 0 on, or one for each of the {count} chords; "
                         f"{shown(str(lr)[:80])} came. Leave it out where it is unknown.")
     return [float(rate) for rate in given]
 

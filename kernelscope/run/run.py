@@ -309,9 +309,7 @@ class Run:
         return self._index.info(self.start, self.stop)
 
     def save(self, path: str | Path, overwrite: bool = False) -> Path:
-        """Copies the whole recording into the folder ``path``."""
-        overwrite = as_switch(overwrite, "overwrite")
-        with Store.create(path, kind="run", meta=self.meta, overwrite=overwrite) as store:
-            for segment in self.store.segments:
-                store.append(self.store.read(segment), segment.meta)
+        """Copies the whole recording into the folder ``path``; what is replaced there stays until all of it is."""
+        Store.create(path, kind="run", meta=self.meta, overwrite=as_switch(overwrite, "overwrite"),
+                     source=self.store).close()
         return Path(path)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from .row import Row
 
+#: How many equal parts of the time that is left a row may take.
+PARTS = 4.0
 SURVIVED, TYPED, BROKEN, SILENT, NOT_TRIED = "survived", "typed", "broken", "silent", "not tried"
 
 
@@ -116,7 +118,8 @@ class Battery:
     def summary(self) -> str:
         """The battery in one sentence."""
         t = self.total()
-        return (f"{t['tried']:,} trials, {t['survived']:,} survived ({t['typed_error']:,} of them with a typed error), "
+        return (f"{t['tried']:,} trial{'s' * (t['tried'] != 1)}, {t['survived']:,} survived "
+                f"({t['typed_error']:,} of them with a typed error), "
                 f"{t['broken']:,} broken, {t['silent']:,} silent, {t['lost']:,} lost, in {self.seconds:.0f} s.")
 
     def __repr__(self) -> str:
@@ -153,7 +156,8 @@ def run_battery(only: Sequence[str] = (), *, seed: int | None = None, minutes: f
     try:
         for place, row in enumerate(chosen):
             now = time.monotonic()
-            until = None if end is None else now + max(0.0, end - now) / (len(chosen) - place)
+            # Most rows take far less than an equal part, and a few take more.
+            until = None if end is None else now + max(0.0, end - now) * min(1.0, PARTS / (len(chosen) - place))
             turn = _Turn(row, crew, limit or row.limit, until)
             try:
                 turn.run(seed, share, progress)

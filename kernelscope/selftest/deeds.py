@@ -18,6 +18,7 @@ from ..run.recorder import record
 from ..run.run import Run
 from ..storage import MemoryStore, Store
 from ..storage import manifest as manifests
+from ..tiles import claims
 from .exactness import tools
 from .kept import Kept, copied, digest, kinds
 from .row import Lost, Silent, refused
@@ -63,12 +64,13 @@ def short_parts() -> Iterator[None]:
 
 @contextmanager
 def every_pass() -> Iterator[None]:
-    """Within it a fit writes after every pass, however short it is."""
-    held, checkpoints.SHARE = checkpoints.SHARE, float("inf")
+    """Within it a fit writes after every pass, however short it is, and tiles wait for no worker that is gone."""
+    held, checkpoints.SHARE = (checkpoints.SHARE, claims.GRACE), float("inf")
+    claims.GRACE = 0.02
     try:
         yield
     finally:
-        checkpoints.SHARE = held
+        checkpoints.SHARE, claims.GRACE = held
 
 
 def numbers(value: int) -> dict[str, torch.Tensor]:
@@ -193,9 +195,11 @@ class Making(Deed):
         say(1)
 
     def look(self, place: Path, said: int) -> None:
-        if not said:
-            self.kind.make(place)
-        one_of(self.kind.read(place), [self.whole], [self.whole], f"{self.kind.name} that is gone on with")
+        with every_pass():
+            if not said:
+                self.kind.make(place)
+            found = self.kind.read(place)
+        one_of(found, [self.whole], [self.whole], f"{self.kind.name} that is gone on with")
 
 
 class Recording(Deed):

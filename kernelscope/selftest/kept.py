@@ -94,6 +94,11 @@ def rich_run(path: Path) -> Run:
     return recording.run
 
 
+@cache
+def _short_run() -> Run:
+    return recorded(lambda p: torch.optim.SGD(p, lr=0.1), 3)
+
+
 def run_of(path: Path) -> str:
     """All that a run says."""
     return digest(run_numbers(load(path)))
@@ -157,7 +162,7 @@ def _tiles_of(path: Path) -> str:
 def passes(path: Path | None) -> KernelMachine:
     """A fit in many cheap passes, which goes on in a folder."""
     x, y = _points()
-    solver = ConjugateGradient("two-level", rank=2, steps=1, tolerance=1e-15, passes=4)
+    solver = ConjugateGradient("two-level", rank=2, steps=1, tolerance=1e-15, passes=3)
     return fit(Gaussian(1.0), x, y, centers=12, ridge=1e-4, solver=solver, progress=False,
                checkpoint=None if path is None else str(path))
 
@@ -181,7 +186,7 @@ def _layer_of(path: Path) -> str:
 def kinds() -> list[Kept]:
     """Every kind of thing that is kept."""
     return [
-        Kept("run", rich_run, run_of),
+        Kept("run", rich_run, run_of, lambda path: _short_run().save(path, overwrite=True)),
         Kept("machine", lambda path: _machine().save(path), _machine_of,
              lambda path: _machine(1e-1).save(path, overwrite=True)),
         Kept("result", lambda path: _result().save(path), _result_of,

@@ -64,6 +64,49 @@ def run(dtype: torch.dtype = torch.float64) -> ks.Run:
     return trained(points(dtype=dtype), classes())
 
 
+@cache
+def texts() -> tuple[Tensor, Tensor]:
+    """Eight texts of four tokens out of five, and the token that follows each, with shapes (8, 4)."""
+    tokens = torch.randint(5, (8, 5), generator=torch.Generator().manual_seed(0))
+    return tokens[:, :-1], tokens[:, 1:]
+
+
+class Speaker(nn.Module):
+    """The logits of the next token, which the token before it alone decides, with shape (n, 5, T)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A row of the table for each token."""
+        return self.table(x).transpose(1, 2)
+
+
+@cache
+def spoken() -> ks.Run:
+    """A run of a network that says tokens."""
+    return trained(*texts(), seeded(Speaker()).double(), steps=4)
+
+
+def saved(weight: Tensor | None = None, count: int = 3) -> list[dict[str, Tensor]]:
+    """State dictionaries of a linear map from three numbers to two along its training; the last has this weight."""
+    found = [{"weight": points(2, 3, seed) / 3, "bias": torch.zeros(2, dtype=torch.float64)} for seed in range(count)]
+    if weight is not None:
+        found[-1]["weight"] = weight
+    return found
+
+
+def chords(checkpoints: object = None, x: Tensor | None = None, y: Tensor | None = None, **options: object) -> ks.Run:
+    """A run from the checkpoints of a linear map."""
+    settings = {"model": nn.Linear(3, 2, dtype=torch.float64), "loss": F.mse_loss, "lr": 0.1, **options}
+    if checkpoints is None or isinstance(checkpoints, list) and isinstance(checkpoints[0], dict):
+        settings = {"steps": [0, 10, 20], **settings}
+    return ks.from_checkpoints(saved() if checkpoints is None else checkpoints,
+                               data=(points() if x is None else x, points(12, 2, 1) if y is None else y),
+                               **settings)  # type: ignore[arg-type]
+
+
 def symmetric(n: int = 8, seed: int = 0) -> Tensor:
     """A positive definite matrix, with shape (n, n)."""
     a = points(n, n, seed)

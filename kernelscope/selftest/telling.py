@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from .battery import BROKEN, SILENT, Battery
+from .battery import BROKEN, SILENT, SURVIVED, TYPED, Battery
 
 if TYPE_CHECKING:
     from .exactness import Exact
 
 COLUMNS = ("id", "tried", "survived", "typed_error", "broken", "silent", "lost", "not_tried", "seconds")
 MOST = 12
+MORE = "Kills, full disks, damaged and hostile files, bad numbers: kernelscope selftest --faults (some minutes)."
+#: So many trials are told one by one.
+FEW = 3
+WORDS = {SURVIVED: "survived", TYPED: "survived with a typed error"}
 
 
 def battery(found: Battery) -> tuple[str, dict[str, Any]]:
@@ -21,10 +25,15 @@ def battery(found: Battery) -> tuple[str, dict[str, Any]]:
     lines = _table([{name: row[name] for name in COLUMNS} for row in (*rows, total)], [row["sentence"] for row in rows])
     for ending in found.endings(SILENT, BROKEN)[:MOST]:
         lines += ["", f"{ending.outcome}: {ending.row} --seed {ending.seed} ({ending.what}): {ending.message}"]
+    every = [ending for row in found.rows for ending in row.endings]
+    if len(every) <= FEW:
+        lines += [line for ending in every if ending.outcome in (SURVIVED, TYPED) for line in
+                  ("", f"{WORDS[ending.outcome]}: {ending.row} --seed {ending.seed} ({ending.what})"
+                       f"{f': {ending.message}' if ending.message else ''}")]
     for reason, count in found.reasons().items():
         lines += ["", f"not tried: {count} of {reason}"]
     late = sum(row.size - len(row.endings) for row in found.rows)
-    if late:
+    if late and len(every) > FEW:
         lines += ["", f"not tried: {late:,} for which there was no time, or nobody asked"]
     wrong = found.endings(SILENT, BROKEN)
     if wrong:
@@ -40,7 +49,7 @@ def exactness(found: Exact) -> tuple[str, dict[str, Any]]:
     width = max(len(row.name) for row in found.rows)
     lines = [f"{'pass' if row.ok else 'fail'}  {row.name:{width}}  {row.sentence}" for row in found.rows]
     data = {"ok": found.ok, "seconds": found.seconds, "rows": [asdict(row) | {"ok": row.ok} for row in found.rows]}
-    return "\n".join([*lines, "", found.summary()]), data
+    return "\n".join([*lines, "", found.summary(), MORE]), data
 
 
 def _table(rows: list[dict[str, Any]], sentences: list[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -57,6 +58,29 @@ def forks() -> None:
     """
     if not hasattr(os, "fork"):
         raise NotTried("this system cannot fork a process")
+
+
+def limits() -> Any:
+    """The module of the limits and the measures of a process.
+
+    Raises:
+        NotTried: Where there is none.
+    """
+    try:
+        import resource
+    except ImportError as error:
+        raise NotTried("this system does not limit or measure what a process takes") from error
+    return resource
+
+
+def peak() -> int:
+    """The most memory that this process ever had, in bytes.
+
+    Raises:
+        NotTried: Where the system does not tell.
+    """
+    resource = limits()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 class Child:

@@ -31,7 +31,11 @@ from .strict import plain
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .memory import MemoryStore
+
 Verify = Literal["sha256", "size"]
+# The header of a segment, its tensors in their order, its size; and a few words about it.
+_Content = tuple[tuple[bytes, "list[Tensor]", int], dict[str, Any]]
 
 
 class Store:
@@ -65,7 +69,7 @@ class Store:
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], kind: str, meta: dict[str, Any], overwrite: bool = False,
-               first: dict[str, Tensor] | None = None) -> Self:
+               first: dict[str, Tensor] | None = None, source: Store | MemoryStore | None = None) -> Self:
         """Start a store, and write to it.
 
         Args:
@@ -75,6 +79,8 @@ class Store:
             overwrite: Replace a store that is there already. The old one stays until the new one is committed.
             first: Tensors that come with the first commit. What is one segment is then never there without it, and
                 what it replaces is there until it is.
+            source: Another store, in a folder or in memory, whose segments are all copied in one commit, after
+                ``first``. It may be the one that is replaced.
 
         Raises:
             StoreExists: There is a store already.
@@ -85,7 +91,7 @@ class Store:
         folder = _folder(path)
         start = Manifest(manifests.check_kind(kind), plain(meta, manifests.META_LIMIT))
         parts = None if first is None else layout(dense(first))
-        size = len(start.encode()) + (0 if parts is None else parts[2])
+        size = len(start.encode()) + (0 if parts is None else parts[2]) + (0 if source is None else source.nbytes)
         with disk_errors(folder, size):
             if not overwrite:
                 _refuse_if_taken(folder)
@@ -98,10 +104,13 @@ class Store:
                 # New names are never old names: a reader of the old store cannot mistake one for the other.
                 start = replace(start, next=max(_numbers(folder), default=-1) + 1)
                 store = cls(folder, start, lock, "sha256")
-                replaced = parts is not None and manifests.exists(folder)
-                store._begin(start, parts if replaced else None)
-                if first is not None and not replaced:
-                    store.append(first)
+                contents = chain([] if parts is None else [(parts, {})], _contents(source))
+                filled = parts is not None or source is not None
+                replaced = filled and manifests.exists(folder)
+                store._begin(start, contents if replaced else [])
+                if filled and not replaced:
+                    with store._writing(size):
+                        store._write_segments(store._manifest, contents)
             except BaseException:
                 lock.release()
                 raise
@@ -194,14 +203,8 @@ class Store:
         entry = plain(meta, manifests.SEGMENT_META_LIMIT)
         parts = layout(dense(tensors))
         with self._writing(parts[2]):
-            manifest = self._manifest
-            if len(manifest.tail) >= manifests.SEAL:
-                name = f"manifest-{manifest.next:08d}.json"
-                manifest, part = manifest.seal(name)
-                write_file(self._path / name, [part])
-            segment = self._write_segment(manifest, parts, entry)
-            self._write_manifest(manifest.append(segment))
-        return segment
+            self._write_segments(self._manifest, [(parts, entry)])
+        return self.segments[-1]
 
     def commit(self, meta: dict[str, Any]) -> None:
         """Replace what the store says about itself."""
@@ -289,18 +292,26 @@ class Store:
                 raise
             self._unsure = False
 
-    def _begin(self, start: Manifest, parts: tuple[bytes, list[Tensor], int] | None) -> None:
-        """The first commit, with a segment or without; if it fails, an old store stays as it was."""
+    def _begin(self, start: Manifest, contents: Iterable[_Content]) -> None:
+        """The first commit, with segments or without; if it fails, an old store stays as it was."""
         try:
-            if parts is not None:
-                ask_for_room(self._path, parts[2])
-                start = start.append(self._write_segment(start, parts, {}))
-            self._write_manifest(start)
+            self._write_segments(start, contents)
         except BaseException:
             with suppress(OSError, StoreError):
                 self._recover()
             raise
         self._sweep()
+
+    def _write_segments(self, manifest: Manifest, contents: Iterable[_Content]) -> None:
+        """Writes segments after those of a manifest, and commits them together."""
+        for parts, entry in contents:
+            ask_for_room(self._path, parts[2])
+            if len(manifest.tail) >= manifests.SEAL:
+                name = f"manifest-{manifest.next:08d}.json"
+                manifest, part = manifest.seal(name)
+                write_file(self._path / name, [part])
+            manifest = manifest.append(self._write_segment(manifest, parts, entry))
+        self._write_manifest(manifest)
 
     def _write_segment(self, manifest: Manifest, parts: tuple[bytes, list[Tensor], int],
                        meta: dict[str, Any]) -> Segment:
@@ -350,6 +361,13 @@ class Store:
             f"{len(self.segments) - 1} segments can be read one by one. Restore it from a copy, or drop it with "
             f"Store.resume(...).drop([{entry.name!r}])."
         )
+
+
+def _contents(source: Store | MemoryStore | None) -> Iterator[_Content]:
+    """What a store holds, one segment after the other as each is needed."""
+    if source is not None:
+        for segment in source.segments:
+            yield layout(dense(source.read(segment))), segment.meta
 
 
 def _folder(path: str | os.PathLike[str]) -> Path:

@@ -28,6 +28,9 @@ else:
     print("ANSWERED")
 """
 
+#: A run, in one expression.
+RUN = "__import__('kernelscope.selftest.subjects').selftest.subjects.run()"
+
 #: What is hidden, what is asked, and what the sentence has to name; None where it must work without.
 TRIALS: dict[str, tuple[tuple[str, ...], str, str | None]] = {
     "scikit-learn, estimators": (("sklearn",), "ks.sklearn.KernelRegressor", "kernelscope[sklearn]"),
@@ -43,6 +46,11 @@ TRIALS: dict[str, tuple[tuple[str, ...], str, str | None]] = {
     "numba": (("numba", "llvmlite", "triton"),
               "import torch; from kernelscope.kernels.infinite import Dense, ReLU, Serial; "
               "Serial(Dense(), ReLU(), Dense()).ntk(torch.eye(3))", None),
+    "tensorboard": (("tensorboard",), f"ks.integrations.log_run({RUN}, to='tensorboard')", "kernelscope[tensorboard]"),
+    "wandb": (("wandb",), f"ks.integrations.log_run({RUN}, to='wandb')", "kernelscope[wandb]"),
+    "mlflow": (("mlflow",), f"ks.integrations.log_run({RUN}, to='mlflow')", "kernelscope[mlflow]"),
+    "transformers, callback": (("transformers",), "ks.integrations.HFCallback()", "transformers"),
+    "lightning, callback": (("lightning", "pytorch_lightning"), "ks.integrations.LightningCallback()", "lightning"),
     "matplotlib, computing": (("matplotlib",), "import torch; ks.kernels.Gaussian(1.0)(torch.eye(3))", None),
     "pandas and tqdm, import": (("pandas", "tqdm"), "ks.__version__", None),
     "transformers, blocks": (("transformers",), "import torch; ks.nn.find_blocks(torch.nn.Linear(2, 2))", None),

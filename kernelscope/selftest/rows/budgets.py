@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -17,7 +15,8 @@ import kernelscope as ks
 from ...errors import OutOfBudget
 from ..judging import Case, Cases
 from ..row import Done, Silent, refused
-from ..subjects import classes, network, points, run
+from ..subjects import chords, classes, network, points, run, spoken, texts
+from ..traps import peak
 
 #: What a call with no room may take all the same: blocks of some thousand points, and what libraries load.
 ASIDE = 200 * 2**20
@@ -26,28 +25,23 @@ ASIDE = 200 * 2**20
 N = 20_000
 
 
-def _peak() -> int:
-    """The most memory that this process ever had, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def keeps_to(call: Callable[[str], Tensor], room: str, enough: str | None) -> Done | None:
     """A call with little room is refused before it takes more; or gives what it gives with enough.
 
     Raises:
         Silent: If it takes more than it may without a word, or gives something else.
     """
-    before = _peak()
+    before = peak()
     try:
         found = call(room)
     except OutOfBudget as error:
         if not any(unit in str(error) for unit in ("B", "bytes")):
             raise AssertionError(f"no number of bytes is named: {error}") from error
-        if _peak() - before > ASIDE:
-            raise Silent(f"{(_peak() - before) >> 20} MiB were taken before it was refused") from error
+        if peak() - before > ASIDE:
+            raise Silent(f"{(peak() - before) >> 20} MiB were taken before it was refused") from error
         return refused(error)
-    if _peak() - before > ASIDE:
-        raise Silent(f"{(_peak() - before) >> 20} MiB were taken, and {room} was allowed")
+    if peak() - before > ASIDE:
+        raise Silent(f"{(peak() - before) >> 20} MiB were taken, and {room} was allowed")
     if enough is not None:
         gap = float((found - call(enough)).abs().max())
         if not gap <= 1e-8:
@@ -71,6 +65,9 @@ class Budgets(Cases):
         model = network()
         huge: dict[str, Callable[[str], Tensor]] = {
             "fit of 20,000 centers, direct": lambda m: _fit(m, "direct"),
+            "posterior of 20,000 samples": lambda m: ks.posterior(
+                ks.kernels.Gaussian(1.0), points(N), points(N)[:, 0], x[:5], ridge=1e-2, memory=m,
+                progress=False).mean,
             "learning curves of 20,000 samples": lambda m: torch.tensor(len(ks.learning_curves(
                 {"a": ks.kernels.Gaussian(1.0)}, (points(N), points(N)[:, 0]), (x, x[:, 0]), samples=[N], exact=N,
                 repeats=1, memory=m).samples)),
@@ -88,6 +85,18 @@ class Budgets(Cases):
             "Tangent": lambda m: ks.kernels.Tangent(model, memory=m)(x),
             "gradient_scores": lambda m: ks.gradient_scores(model, (x, y), (x, y), loss=F.cross_entropy,
                                                             memory=m).scores,
+            "influence": lambda m: ks.influence(run(), x[:2], memory=m).influences,
+            "influence, gauss-newton": lambda m: ks.influence(run(), x[:2], method="gauss-newton",
+                                                              memory=m).influences,
+            "decompose, thinned": lambda m: ks.decompose(run().thinned(2), x[:2], memory=m).contributions,
+            "decompose, from checkpoints": lambda m: ks.decompose(chords(), x[:2], memory=m).contributions,
+            "token_contributions": lambda m: ks.token_contributions(spoken(), texts()[0][:1], memory=m).contributions,
+            "compare": lambda m: ks.compare(run(), run(), x, k=3, draws=10, memory=m).kernels["a"],
+            "retrain": lambda m: ks.retrain(run(), [range(8)] * 3, memory=m).parameters["0.weight"],
+            "evaluate": lambda m: ks.evaluate(run(), x[:3], y[:3], subsets=8, seeds=2, memory=m, progress=False
+                                              ).own.measured,
+            "scalars for trackers": lambda m: torch.tensor([v for v in ks.integrations.run_scalars(
+                run(), x, targets=y, times=2, memory=m).five.values() if v is not None]),
             "products of a Gaussian": lambda m: ks.KernelOperator(ks.kernels.Gaussian(1.0, memory=m), points(500)
                                                                   ) @ points(500, 1),
         }

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -20,7 +20,8 @@ from torch import Tensor
 import kernelscope as ks
 
 from ...errors import KernelscopeError
-from ..judging import Case, Cases
+from ...result import Result
+from ..judging import Case, Cases, must_hold, must_refuse
 from ..row import TYPED, Done, Silent, refused
 from ..subjects import points
 
@@ -84,8 +85,45 @@ def verdict(K: Tensor, alpha: Tensor, y: Tensor, told: list[str]) -> Done | None
     return TYPED
 
 
+def indefinite(n: int, dtype: torch.dtype) -> Tensor:
+    """A symmetric matrix whose last eigenvalue is -1, with shape (n, n)."""
+    basis = torch.linalg.qr(points(n, n)).Q
+    made = basis @ torch.diag(torch.cat([torch.ones(n - 1), -torch.ones(1)]).double()) @ basis.T
+    return ((made + made.T) / 2).to(dtype)
+
+
+def lopsided(n: int, dtype: torch.dtype) -> Tensor:
+    """A positive definite matrix one of whose corners is another one's, with shape (n, n)."""
+    made = matrix("condition 2", n, dtype)
+    made[0, -1] += 0.1
+    return made
+
+
+def told(K: Tensor, solver: str) -> Done:
+    """What is no kernel matrix is refused, or a note says what became of it.
+
+    Raises:
+        Silent: If it is taken for one.
+    """
+    n = len(K)
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            y = points(n, 1, seed=1)[:, 0].to(K.dtype)
+            machine = ks.fit(ks.kernels.Precomputed(K), torch.arange(n)[:, None], y, solver=solver, ridge=1e-3,
+                             progress=False)
+    except KernelscopeError as error:
+        return refused(error)
+    if not (said or (machine.fitting is not None and machine.fitting.notes)):
+        raise Silent("a machine was made, and no note says that this is no kernel matrix")
+    return TYPED
+
+
 class Conditioning(Cases):
-    """Nine kinds, seven sizes and two precisions; conjugate gradients for the larger ones too, and no points at all."""
+    """Nine kinds, seven sizes and two precisions; conjugate gradients for the larger ones too; and what is no kernel.
+
+    A matrix is no kernel where it is not symmetric, or has a negative eigenvalue, or no points at all.
+    """
 
     id, sentence = "F9", "Systems have any condition, down to singular ones and numbers near under- and overflow."
 
@@ -97,6 +135,25 @@ class Conditioning(Cases):
                     yield f"{kind}, {n} rows, {dtype}, direct", partial(solved, K, "direct")
                     if n in (10, 50):
                         yield f"{kind}, {n} rows, {dtype}, cg", partial(solved, K, "cg")
+            for solver in ("direct", "cg"):
+                for n in SIZES:
+                    yield f"indefinite, {n} rows, {dtype}, {solver}", partial(told, indefinite(n, dtype), solver)
+                    if n > 1:
+                        yield f"not symmetric, {n} rows, {dtype}, {solver}", partial(told, lopsided(n, dtype), solver)
+                yield f"no rows, {dtype}, {solver}", partial(told, torch.zeros(0, 0, dtype=dtype), solver)
+            for name, ask in (("spectrum", ks.spectrum), ("eigenlearning", _eigenlearning)):
+                yield f"{name}, indefinite, {dtype}", partial(must_hold, partial(_warned, ask, indefinite(5, dtype)))
+                yield f"{name}, not symmetric, {dtype}", partial(must_refuse, partial(ask, lopsided(5, dtype)))
+                yield f"{name}, no rows, {dtype}", partial(must_refuse, partial(ask, torch.zeros(0, 0, dtype=dtype)))
+
+
+def _eigenlearning(K: Tensor) -> ks.Eigenlearning:
+    return ks.eigenlearning(K, points(len(K), 1)[:, 0].to(K.dtype), 1, ridge=1e-3)
+
+
+def _warned(ask: Callable[[Tensor], Result], K: Tensor) -> bool | str:
+    found = ask(K)
+    return "of no kernel" in repr(found) or f"nobody says that it is no kernel: {found}"
 
 
 ROWS = (Conditioning,)

@@ -26,7 +26,9 @@ from ...nn.layers.layer import SNNKLinear
 from ...result import Result
 from ...run.opening import load
 from ..kept import copied, kinds, resealed
-from ..row import Done, NotTried, Row, Silent, Trial, refused
+from ..row import Done, Row, Silent, Trial, refused
+from ..subjects import chords, saved
+from ..traps import peak
 
 SECONDS, MEMORY = 3.0, 64 * 2**20
 MARK = "kernelscope-was-here"
@@ -163,6 +165,20 @@ class Hostile(Row):
         for kind in chosen:
             kind.read(folder / kind.name)
 
+        self.training_begins = folder / "0.pt"
+        torch.save(saved()[0], self.training_begins)
+        torch.save(saved()[1], folder / "1.pt")
+        self.training(folder / "1.pt")
+
+    def training(self, path: Path) -> Any:
+        """The run from a sound checkpoint, and one at a path."""
+        return chords([self.training_begins, path], steps=[0, 10])
+
+    def beside(self, path: Path) -> Any:
+        """The run from a sound checkpoint, and another one beside a file of words."""
+        torch.save(saved()[1], path.parent / "pytorch_model.bin")
+        return self.training(path.parent)
+
     def trials(self) -> Iterator[Trial]:
         readers: dict[str, tuple[str, Callable[[Path], Any]]] = {
             "--input of an array": ("x.npy", lambda path: read(str(path))),
@@ -172,6 +188,10 @@ class Hostile(Row):
             "points in an array": ("x.npy", lambda path: columns_of(str(path))),
             "points in tensors": ("x.safetensors", lambda path: columns_of(str(path))),
             "a layer": ("layer.safetensors", SNNKLinear.load),
+            **{f"a checkpoint named {name}": (name, self.training) for name in (
+                "x.pt", "x.ckpt", "x.safetensors", "pytorch_model.bin")},
+            "the index of a checkpoint": ("model.safetensors.index.json", lambda path: self.training(path.parent)),
+            "the words beside a checkpoint": ("trainer_state.json", self.beside),
             "the manifest of a run": ("manifest.json", lambda path: load(path.parent)),
             "the manifest of a machine": ("manifest.json", lambda path: KernelMachine.load(path.parent)),
             "the manifest of a result": ("manifest.json", lambda path: Result.load(path.parent)),
@@ -211,14 +231,14 @@ class Hostile(Row):
 
     def believed(self, function: Callable[[], Any], honest: bytes = b"") -> Done | None:
         """Whether a loader refuses a file, in little time and memory, and does not do what it says."""
-        before, began = _peak(), time.monotonic()
+        before, began = peak(), time.monotonic()
         try:
             function()
         except KernelscopeError as error:
             told: Done | None = refused(error)
         else:
             told = None
-        took, more = time.monotonic() - began, _peak() - before
+        took, more = time.monotonic() - began, peak() - before
         if list(self.ground.parent.rglob(MARK)):
             raise Silent("the file was believed: it has run a program")
         if took > SECONDS or more > MEMORY:
@@ -245,17 +265,6 @@ def _tensors(data: bytes) -> Any:
     from safetensors.torch import load as loaded
 
     return loaded(data)
-
-
-def _peak() -> int:
-    """The most memory that this process has had, in bytes."""
-    try:
-        import resource
-    except ImportError as error:
-        raise NotTried("this system does not tell how much memory a process has had") from error
-    import sys
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 ROWS = (Hostile,)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
+from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,8 @@ from torch import nn
 import kernelscope as ks
 
 from ..judging import Case, Cases
-from ..row import Silent
-from ..subjects import classes, points, seeded, trained
+from ..row import NotTried, Silent
+from ..subjects import classes, points, seeded, spoken, texts, trained
 
 #: What is written where a name is expected.
 PAYLOADS = (
@@ -126,6 +128,73 @@ def _named(word: str) -> Any:
     return replace(why, decomposition=ledger)
 
 
+@cache
+def _influence() -> ks.Influence:
+    return ks.influence(_run(), points(1, seed=3), progress=False)
+
+
+@cache
+def _evaluation() -> ks.Evaluation:
+    return ks.evaluate(_run(), points(2, seed=3), classes(2), subsets=8, seeds=2, progress=False)
+
+
+@cache
+def _comparison() -> ks.RunComparison:
+    return ks.compare(_run(), trained(points(), classes(), steps=3), points(4, seed=3), k=3, draws=10, progress=False)
+
+
+def _asked(word: str) -> ks.Influence:
+    found = _influence()
+    return replace(found, output_names=[word], influences=found.influences[:, :1], values=found.values[:, :1],
+                   info={**found.info, "run": word})
+
+
+def _judged(word: str) -> ks.Evaluation:
+    """An evaluation one of whose scores has this name, as a user gives one."""
+    found, first = _evaluation(), _evaluation().own.names[0]
+    named = lambda trial: replace(trial, names=[word if name == first else name for name in trial.names])
+    return replace(found, own=named(found.own), anew=None if found.anew is None else named(found.anew),
+                   settings={word if name == first else name: word for name in found.settings},
+                   seconds={word if name == first else name: s for name, s in found.seconds.items()},
+                   left_out={word: word})
+
+
+def _called(word: str) -> ks.RunComparison:
+    """A comparison of runs, probes and samples with this name."""
+    found = _comparison()
+    return replace(found, names=[word, f"{word}b"], ids=[f"{word}{i}" for i in range(4)],
+                   labels={side: [word] * 12 for side in found.labels})
+
+
+class _Writer:
+    """A tracker that is told everything and keeps it."""
+
+    def __init__(self, folder: str) -> None:
+        self.log_dir, self.told = folder, list[str]()
+
+    def add_scalar(self, *told: Any) -> None:
+        self.told.append(repr(told))
+
+    add_text = add_scalar
+
+    def flush(self) -> None:
+        """Nothing to do."""
+
+
+def _tracked(word: str) -> str:
+    """The page beside what a tracker was told."""
+    if find_spec("tensorboard") is None:
+        raise NotTried("tensorboard is not installed")
+    with tempfile.TemporaryDirectory() as folder:
+        ks.integrations.log_run(_run((word, f"{word}b", f"{word}c")), points(2, seed=3), to=_Writer(folder), times=2)
+        return next(Path(folder).glob("*.html")).read_text()
+
+
+def _spoken(word: str) -> ks.TokenContributions:
+    x, _ = texts()
+    return ks.token_contributions(spoken(), x[:1], vocabulary=[f"{word}{i}" for i in range(5)], progress=False)
+
+
 #: Where a word may stand, and the page that has it there; pages that end in "cell" are parts of one.
 SLOTS: dict[str, Callable[[str], str]] = {
     "title": lambda w: ks.Report(w, [_why()]).html(),
@@ -139,11 +208,26 @@ SLOTS: dict[str, Callable[[str], str]] = {
     "name of an error": lambda w: _page(ks.orders([0.1, 0.2, 0.4], {w: [1.0, 2.0, 4.0], "b": [1.0, 4.0, 16.0]})),
     "names of predictions": lambda w: _page(_predictions(w)),
     "names of a trade-off": lambda w: _page(_trade_offs(w)),
+    "name of a query's output": lambda w: _page(_asked(w)),
+    "name of a score": lambda w: _page(_judged(w)),
+    "names of runs and probes": lambda w: _page(_called(w)),
+    "word of a vocabulary": lambda w: _page(_spoken(w)),
+    "page beside a tracker": _tracked,
+    "cell of an influence": lambda w: _asked(w)._repr_html_(),
+    "cell of an evaluation": lambda w: _judged(w)._repr_html_(),
+    "cell of a comparison": lambda w: _called(w)._repr_html_(),
+    "cell of tokens": lambda w: _spoken(w)._repr_html_(),
     "cell of an explanation": lambda w: ks.explain(_run((w, w + "b", w + "c")), points(1, seed=3))._repr_html_(),
     "cell of a ledger": lambda w: _named(w).decomposition._repr_html_(),
     "drawing of a trade-off": lambda w: _figure(_trade_offs(w)),
     "drawing of predictions": lambda w: _figure(_predictions(w)),
 }
+
+
+#: Places on pages with several drawings, of which neighbours share the words.
+LONG = ("output and file name", "class name", "label of a sample", "layer name", "names of predictions",
+        "names of a trade-off", "name of a query's output", "name of a score", "names of runs and probes",
+        "word of a vocabulary", "page beside a tracker", "paragraph", "fact", "name of an error")
 
 
 def stays_words(make: Callable[[str], str], word: str, whole: bool) -> None:
@@ -160,7 +244,7 @@ def stays_words(make: Callable[[str], str], word: str, whole: bool) -> None:
 
 
 class HostileWords(Cases):
-    """Eighteen words in fifteen places."""
+    """Eighteen words in twenty-four places; where pages are long to draw every third word."""
 
     id, sentence = "F17", "Labels, names, titles and notes hold code of pages."
 
@@ -170,9 +254,9 @@ class HostileWords(Cases):
         _why()
 
     def cases(self) -> Iterator[Case]:
-        for slot, make in SLOTS.items():
+        for place, (slot, make) in enumerate(SLOTS.items()):
             whole = not slot.startswith(("cell", "drawing"))
-            for word in PAYLOADS:
+            for word in PAYLOADS[place % 3 :: 3] if slot in LONG else PAYLOADS:
                 yield f"{slot}: {word!a}", lambda make=make, word=word, whole=whole: stays_words(  # type: ignore[misc]
                     make, word, whole)
 

@@ -15,7 +15,7 @@ import kernelscope as ks
 
 from ...errors import KernelscopeError
 from ..judging import Case, Cases, must_hold, must_refuse
-from ..subjects import classes, network, points, run, symmetric, trained
+from ..subjects import chords, classes, network, points, run, saved, spoken, symmetric, texts, trained
 
 X, Y, L = points(), points(seed=1)[:, 0], ks.kernels.Laplacian(1.0)
 
@@ -85,6 +85,54 @@ def _wrong() -> Iterator[tuple[str, Callable[[], Any], tuple[str, ...]]]:
     yield "decompose: groups for others", lambda: ks.decompose(run(), X[:1], groups=["a"] * 3), ("3", "12")
     yield "decompose: half precision", lambda: ks.decompose(run(), X[:1], dtype=torch.long), ("int64",)
     yield "decompose: a device that is not here", lambda: ks.decompose(run(), X[:1], device="cuda:97"), ("cuda",)
+    yield "influence: queries of another width", lambda: ks.influence(run(), points(2, 5)), ("5", "3")
+    yield "influence: complex queries", lambda: ks.influence(run(), X + 0j), ("complex",)
+    yield "influence: sparse queries", lambda: ks.influence(run(), X.to_sparse()), ("sparse",)
+    yield "influence: queries without data", lambda: ks.influence(run(), X.to("meta")), ("meta",)
+    yield "influence: another method", lambda: ks.influence(run(), X[:1], method="tracin"), ("tracin", "metagradient")
+    yield "influence: an output that is not there", lambda: ks.influence(run(), X[:1], 7), ("7",)
+    yield "influence: too many targets", lambda: ks.influence(run(), X[:2], "loss", targets=classes(5)), ("5", "2")
+    yield "influence: damping below nought", lambda: ks.influence(
+        run(), X[:1], method="gauss-newton", damping=-1.0), ("-1",)
+    yield "influence: no run", lambda: ks.influence(model, X[:1]), ("Sequential", "run")  # type: ignore[arg-type]
+    yield "evaluate: queries of another width", lambda: ks.evaluate(run(), points(2, 5), classes(2)), ("5", "3")
+    yield "evaluate: targets for others", lambda: ks.evaluate(run(), X[:2], classes(5)), ("5", "2")
+    yield "evaluate: no targets", lambda: ks.evaluate(run(), X[:2]), ("target",)
+    yield "evaluate: scores for others", lambda: ks.evaluate(
+        run(), X[:2], classes(2), scores={"mine": torch.ones(2, 5)}), ("(2, 5)", "12")
+    yield "evaluate: four subsets", lambda: ks.evaluate(run(), X[:2], classes(2), subsets=4), ("4", "8")
+    yield "evaluate: complex queries", lambda: ks.evaluate(run(), X[:2] + 0j, classes(2)), ("complex",)
+    yield "retrain: a sample that is not there", lambda: ks.retrain(run(), [[0, 99]]), ("99", "12")
+    yield "retrain: a table for others", lambda: ks.retrain(run(), torch.ones(2, 5, dtype=torch.bool)), ("5", "12")
+    yield "retrain: a subset of nothing", lambda: ks.retrain(run(), [[]]), ("empty", "no sample", "one sample", "0")
+    yield "compare: probes of another width", lambda: ks.compare(run(), run(), points(4, 5)), ("5", "3")
+    yield "compare: one probe", lambda: ks.compare(run(), run(), X[:1]), ("one", "two")
+    yield "compare: complex probes", lambda: ks.compare(run(), run(), X + 0j), ("complex",)
+    yield "compare: names for others", lambda: ks.compare(run(), run(), X, ids=["a"]), ("12", "1")
+    yield "compare: a run of other inputs", lambda: ks.compare(run(), spoken(), X), ("shape", "input", "float")
+    yield "compare: no run", lambda: ks.compare(run(), model, X), ("Sequential", "run")  # type: ignore[arg-type]
+    yield "thinned: no step", lambda: run().thinned(0), ("0", "positive", "at least")
+    yield "thinned: two ways at once", lambda: run().thinned(2, keep=2), ("one of", "every", "keep")
+    yield "thinned: a step that is not there", lambda: run().thinned(points=[99]), ("99", "6")
+    yield "from_checkpoints: one checkpoint", lambda: chords(saved(count=1), steps=[0]), ("two", "One")
+    yield "from_checkpoints: steps for others", lambda: chords(steps=[0, 1]), ("2", "3")
+    yield "from_checkpoints: a step twice", lambda: chords(steps=[0, 10, 10]), ("10", "once")
+    yield "from_checkpoints: whole numbers", lambda: chords(saved(torch.ones(2, 3, dtype=torch.long))), ("int64",)
+    yield "from_checkpoints: of another network", lambda: chords(model=nn.Linear(5, 2)), ("(2, 3)", "(2, 5)")
+    yield "from_checkpoints: complex parameters", lambda: chords(saved(torch.ones(2, 3) + 0j)), ("complex",)
+    yield "from_checkpoints: rates for others", lambda: chords(lr=[0.1] * 5), ("5", "2")
+    yield "from_checkpoints: more targets than inputs", lambda: chords(y=points(5, 2)), ("12", "5")
+    yield "from_checkpoints: inputs of another width", lambda: ks.decompose(chords(x=points(12, 5)), X[:1]), ("5", "3")
+    yield "from_checkpoints: a loader of one number", lambda: chords(3), ("int", "3")
+    yield "token_contributions: a run without tokens", lambda: ks.token_contributions(run(), X[:1]), ("token",)
+    yield "token_contributions: a place that is not there", lambda: ks.token_contributions(
+        spoken(), texts()[0][:1], places=9), ("9", "4")
+    yield "token_contributions: fractions of tokens", lambda: ks.token_contributions(
+        spoken(), texts()[0][:1] + 0.5), ("float", "int", "Long", "whole")
+    yield "token_contributions: targets for others", lambda: ks.token_contributions(
+        spoken(), texts()[0][:1], texts()[1][:3]), ("3", "1")
+    yield "token_contributions: a token that is not there", lambda: ks.token_contributions(
+        spoken(), texts()[0][:1] + 70), ("7", "range", "5")
     yield "explain: labels for others", lambda: ks.explain(run(), X[:1], labels=["a"] * 3), ("3", "12")
     yield "record: more targets than inputs", lambda: trained(X, classes(5)), ("12", "5")
     yield "record: a loader of one number", lambda: ks.record(model, 3, loss=F.mse_loss), ("int",)  # type: ignore[arg-type]
@@ -117,6 +165,7 @@ def _recorded(x: Tensor, y: Tensor) -> Any:
 def _right() -> Iterator[tuple[str, Callable[[], bool | str]]]:
     """Numbers kept in an unusual way that mean the same: the answer is that of the plain ones."""
     true, ledger = _fit()(X), ks.decompose(run(), X[:2]).contributions
+    counted = ks.influence(run(), X[:2]).influences
     strided = torch.stack([X, X], 2)[:, :, 0]
     frozen = X.numpy().copy()
     frozen.flags.writeable = False
@@ -126,6 +175,7 @@ def _right() -> Iterator[tuple[str, Callable[[], bool | str]]]:
     for name, x in ways.items():
         yield f"fit: {name}", lambda x=x: _near(_fit(x)(X), true)  # type: ignore[misc]
         yield f"decompose: {name}", lambda x=x: _near(ks.decompose(run(), x[:2]).contributions, ledger)  # type: ignore
+        yield f"influence: {name}", lambda x=x: _near(ks.influence(run(), x[:2]).influences, counted)  # type: ignore
     whole = torch.arange(6).view(2, 3)
     yield "decompose: whole numbers", lambda: _near(ks.decompose(run(), whole).contributions,
                                                     ks.decompose(run(), whole.double()).contributions)

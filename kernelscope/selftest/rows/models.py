@@ -18,6 +18,7 @@ import kernelscope as ks
 
 from ...errors import ModelError, RecordingError
 from ..judging import Case, Cases
+from ..kept import digest, run_numbers
 from ..row import Done, Silent, refused
 from ..subjects import classes, points, seeded, trained
 
@@ -117,6 +118,24 @@ ASKED: dict[str, Callable[[nn.Module], Any]] = {
 }
 
 
+#: What is asked of a run, and of the network that it has trained.
+OF_RUNS: dict[str, Callable[[ks.Run, nn.Module], Tensor]] = {
+    "decompose": lambda run, model: closed(run, model),
+    "decompose, thinned": lambda run, model: ks.decompose(run.thinned(2), X[:2]).contributions,
+    "influence": lambda run, model: ks.influence(run, X[:2]).influences,
+    "influence, gauss-newton": lambda run, model: ks.influence(run, X[:2], method="gauss-newton").influences,
+    "compare": lambda run, model: ks.compare(run, run, X[:4], k=3, draws=10, coverage=False).kernels["a"],
+    "retrain": lambda run, model: _flat(ks.retrain(run, [range(8)], sampling="reshuffling").parameters),
+    "from_checkpoints": lambda run, model: ks.decompose(ks.from_checkpoints(
+        {k: {**run.parameters(k), **run.buffers(k)} for k in (0, 3, 6)}, model=model, data=(X, Y),
+        loss=F.cross_entropy, lr=0.1), X[:2]).contributions,
+}
+
+
+def _flat(tree: dict[str, Tensor]) -> Tensor:
+    return torch.cat([value.flatten() for value in tree.values()])
+
+
 def made(name: str) -> nn.Module:
     """The network of a name, in double precision, with weights that a seed decides."""
     with torch.random.fork_rng(devices=[]):
@@ -160,8 +179,8 @@ def untouched(model: nn.Module, ask: Callable[[nn.Module], Any]) -> Done | None:
     return None
 
 
-def closes(name: str) -> Done | None:
-    """A run of the network is recorded; its ledger closes the same twice, and asking changes nothing."""
+def asked(name: str, ask: Callable[[ks.Run, nn.Module], Tensor]) -> Done | None:
+    """A run of the network is recorded and asked twice: asking changes nothing."""
     model = made(name)
     if not any(p.requires_grad for p in model.parameters()):
         model.requires_grad_(True)
@@ -171,27 +190,29 @@ def closes(name: str) -> Done | None:
             run = trained(X, Y, model)
         except (ModelError, RecordingError) as error:
             return refused(error)
-    ledger = ks.decompose(run, X[:2]) if not _refuses(run) else None
-    if ledger is None:
-        return Done(typed=True)
+    before = digest(run_numbers(run))
+    done = untouched(model, lambda model: ask(run, model))
+    if digest(run_numbers(run)) != before:
+        raise Silent("the run is not as it was")
+    return done
+
+
+def closed(run: ks.Run, model: nn.Module) -> Tensor:
+    """The contributions of a ledger that closes.
+
+    Raises:
+        Silent: If it does not.
+    """
+    ledger = ks.decompose(run, X[:2])
     scale = ledger.initial.abs() + ledger.contributions.abs().sum(-1)
     terms = sum(ledger.channels.values())
     if float(((ledger.final - ledger.initial - terms).abs() / scale).max()) > 1e-10:
         raise Silent("the ledger does not close")
-    return untouched(model, lambda model: ks.decompose(run, X[:2]).contributions)
-
-
-def _refuses(run: ks.Run) -> bool:
-    try:
-        ks.decompose(run, X[:2])
-    except ModelError as error:
-        refused(error)
-        return True
-    return False
+    return ledger.contributions
 
 
 class Models(Cases):
-    """Twenty-two networks, asked in five ways."""
+    """Twenty-two networks, asked in eleven ways."""
 
     id, sentence = "F13", "Networks draw random numbers, keep statistics, tie, freeze or change in place."
 
@@ -199,7 +220,8 @@ class Models(Cases):
         for name in MODELS:
             for what, ask in ASKED.items():
                 yield f"{name}: {what}", lambda name=name, ask=ask: untouched(made(name), ask)  # type: ignore[misc]
-            yield f"{name}: decompose", partial(closes, name)
+            for what, run_ask in OF_RUNS.items():
+                yield f"{name}: {what}", partial(asked, name, run_ask)
 
 
 ROWS = (Models,)

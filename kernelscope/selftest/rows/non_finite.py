@@ -15,7 +15,7 @@ import kernelscope as ks
 
 from ...errors import DataError, ModelError, RecordingError
 from ..judging import Case, Cases, must_hold, must_refuse
-from ..subjects import classes, network, points, run, symmetric, trained
+from ..subjects import chords, classes, network, points, run, saved, symmetric, trained
 
 NAN, INF = float("nan"), float("inf")
 NAMING = ("NaN", "finite", "no number", "positive number", "infinity")
@@ -60,12 +60,27 @@ def _fit(x: Any = X, y: Any = Y, **options: Any) -> Any:
     return ks.fit(ks.kernels.Gaussian(1.0), x, y, **settings)
 
 
+def _two(x: Tensor) -> Tensor:
+    """Two points, a spoiled one among them if there is one."""
+    return x[:2] if not x[:2].isfinite().all() else x[-2:]
+
+
 def _of_vectors() -> dict[str, Callable[[Tensor], Any]]:
     """Calls that take points of three numbers."""
     tangent = lambda: ks.kernels.Tangent(network())
     asked: dict[str, Callable[[Tensor], Any]] = {
-        "decompose": lambda x: ks.decompose(run(), x[:2] if x[:2].isfinite().logical_not().any() else x[-2:]),
-        "explain": lambda x: ks.explain(run(), x[:2] if x[:2].isfinite().logical_not().any() else x[-2:]),
+        "decompose": lambda x: ks.decompose(run(), _two(x)),
+        "explain": lambda x: ks.explain(run(), _two(x)),
+        "influence": lambda x: ks.influence(run(), _two(x)),
+        "influence, gauss-newton": lambda x: ks.influence(run(), _two(x), method="gauss-newton"),
+        "evaluate, queries": lambda x: ks.evaluate(run(), x, classes(), subsets=8, seeds=2, progress=False),
+        "compare, probes": lambda x: ks.compare(run(), run(), x, k=3, draws=20, progress=False),
+        "thinned": lambda x: ks.decompose(run().thinned(keep=3), _two(x)),
+        "from_checkpoints, parameters": lambda x: chords(saved(torch.stack([x[0], x[-1]]))),
+        "from_checkpoints, inputs": lambda x: ks.decompose(chords(x=x), X[:2]),
+        "from_checkpoints, targets": lambda x: ks.decompose(chords(y=torch.stack([x[:, 0], x[:, -1]], 1)), X[:2]),
+        "from_checkpoints, queries": lambda x: ks.decompose(chords(), _two(x)),
+        "scalars for trackers": lambda x: ks.integrations.run_scalars(run(), x, targets=classes(), times=2),
         "coverage": lambda x: ks.coverage(run(), x),
         "null_space": lambda x: ks.null_space(run(), x, classes()),
         "evolution": lambda x: ks.evolution(run(), x, classes(), progress=False),
@@ -155,6 +170,11 @@ def _of_numbers() -> dict[str, Callable[[Tensor], Any]]:
         "scaling, y": lambda y: ks.scaling(ks.kernels.Gaussian(1.0), (X, y), (X, Y), centers=[3], samples=[12]),
         "learning_curves, y": lambda y: ks.learning_curves({"a": ks.kernels.Gaussian(1.0)}, (X, Y), (X, y),
                                                            samples=[6]),
+        "evaluate, scores": lambda y: ks.evaluate(run(), X[:1], classes()[:1], subsets=8, seeds=2, progress=False,
+                                                  scores={"mine": y[None]}),
+        "influence, damping": lambda y: ks.influence(run(), X[:1], method="gauss-newton",
+                                                     damping=abs(float(y[0] + y[-1]))),
+        "from_checkpoints, rate": lambda y: chords(lr=abs(float(y[0] + y[-1]))),
         "predictions": lambda y: ks.predictions(y, Y),
         "orders": lambda y: ks.orders(y.abs().tolist(), {"a": Y.abs().tolist()}),
         "orders, errors": lambda y: ks.orders(range(1, 13), {"a": y.abs().tolist()}),

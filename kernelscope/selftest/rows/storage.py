@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import signal
 from collections.abc import Iterator
 from functools import partial
@@ -15,7 +14,7 @@ from ...errors import KernelscopeError, StoreError, StoreFull
 from ..deeds import Deed, Replacing, deeds
 from ..disk import Disk
 from ..row import TYPED, Done, NotTried, Row, Trial, refused
-from ..traps import CALLS, Child, forks, trapped
+from ..traps import CALLS, Child, forks, limits, trapped
 
 NEVER = 10**9
 #: What the disk says, and the error that has to come of it.
@@ -108,6 +107,7 @@ class FullDisk(_OfDeeds):
 
     def _limited(self, deed: Deed, folder: Path) -> Done | None:
         forks()
+        resource = limits()
         place = folder / "it"
         deed.start(place)
 
