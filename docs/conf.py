@@ -10,6 +10,7 @@ import importlib
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -18,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 matplotlib.use("agg")
 
 import kernelscope  # noqa: E402
+from kernelscope.plots import style  # noqa: E402
 
 project = "KernelScope"
 author = "The KernelScope authors"
@@ -42,7 +44,26 @@ napoleon_use_ivar = True
 html_theme = "furo"
 html_title = "KernelScope"
 
+
+
+def drawn(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any]) -> str:
+    """Keeps the picture of a block that ends in axes: the figures of results are not known to pyplot."""
+    from matplotlib.axes import Axes
+    from sphinx_gallery.scrapers import figure_rst
+
+    last = block_vars["example_globals"].get("___")
+    if not isinstance(last, Axes):
+        return ""
+    path = next(block_vars["image_path_iterator"])
+    with style.context(style.LIGHT):
+        last.figure.savefig(path, dpi=200, bbox_inches="tight", pad_inches=0.15)
+    del block_vars["example_globals"]["___"]
+    return figure_rst([path], gallery_conf["src_dir"], " ".join(last.get_title(loc="left").split()))
+
+
 sphinx_gallery_conf = {
+    "image_scrapers": (drawn,),
+    "capture_repr": (),
     "examples_dirs": "gallery",
     "gallery_dirs": "gallery_of_questions",
     "filename_pattern": r"/[a-z]",
@@ -51,6 +72,9 @@ sphinx_gallery_conf = {
     "show_memory": False,
     "remove_config_comments": True,
     "within_subsection_order": "FileNameSortKey",
+    "subsection_order": [f"gallery/{name}" for name in (
+        "why_this_prediction", "without_it", "learned", "inside", "two_runs", "only_checkpoints", "kernel_machines",
+        "diffusion_and_gans")],
 }
 
 #: The pages of the reference: a heading, the module whose names are public, and a line about it.
