@@ -1,8 +1,8 @@
 """A critic's score is a sum over real and generated points
 ===========================================================
 
-The critic of a small GAN, step by step: what real images pushed up, what generated ones pushed down. The terms are far
-larger than what is left of them.
+The critic of a small GAN, step by step: what real images pushed up, what generated ones pushed down. The score is
+what is left of the two.
 """
 
 import torch

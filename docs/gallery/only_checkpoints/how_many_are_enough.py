@@ -31,5 +31,5 @@ for every in lengths:
 found = ks.orders(lengths, {"unattributed": missing, "single shares": errors},
                   size_name="length of chords")
 print(found)
-assert all(error < part for error, part in zip(errors, missing))
+assert all(error < part for error, part in zip(errors, missing, strict=True))
 found.plot()

@@ -19,7 +19,7 @@ order = torch.randperm(len(x))
 held, known = order[:30], order[30:]
 model = torch.nn.Sequential(torch.nn.Linear(13, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-names = ["first grower", "second grower", "third grower"]
+names = ["grower A", "grower B", "grower C"]
 
 with ks.record(model, (x[known], y[known]), loss=cross_entropy, class_names=names) as recording:
     for _ in range(60):                              # all rows at each step, as tensors
