@@ -10,6 +10,8 @@ import importlib
 import re
 import sys
 from pathlib import Path
+from typing import Any
+from weakref import WeakSet
 
 import matplotlib
 
@@ -18,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 matplotlib.use("agg")
 
 import kernelscope  # noqa: E402
+from kernelscope.plots import style  # noqa: E402
 
 project = "KernelScope"
 author = "The KernelScope authors"
@@ -26,7 +29,8 @@ version = release = kernelscope.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon",
               "sphinx.ext.mathjax", "sphinx.ext.viewcode", "sphinx_gallery.gen_gallery"]
-exclude_patterns = ["gallery", "_templates"]
+suppress_warnings = ["config.cache"]  # the scraper below is a function
+exclude_patterns = ["gallery", "measured", "_templates"]
 templates_path = ["_templates"]
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
@@ -42,7 +46,29 @@ napoleon_use_ivar = True
 html_theme = "furo"
 html_title = "KernelScope"
 
+
+#: Figures whose pictures were written: what a script ended in stays known to its later blocks.
+_kept: WeakSet[Any] = WeakSet()
+
+
+def drawn(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any]) -> str:
+    """Keeps the picture of a block that ends in axes: the figures of results are not known to pyplot."""
+    from matplotlib.axes import Axes
+    from sphinx_gallery.scrapers import figure_rst
+
+    last = block_vars["example_globals"].get("___")
+    if not isinstance(last, Axes) or last.figure in _kept:
+        return ""
+    _kept.add(last.figure)
+    path = next(block_vars["image_path_iterator"])
+    with style.context(style.LIGHT):
+        last.figure.savefig(path, dpi=200, bbox_inches="tight", pad_inches=0.15)
+    return figure_rst([path], gallery_conf["src_dir"], " ".join(last.get_title(loc="left").split()))
+
+
 sphinx_gallery_conf = {
+    "image_scrapers": (drawn,),
+    "capture_repr": (),
     "examples_dirs": "gallery",
     "gallery_dirs": "gallery_of_questions",
     "filename_pattern": r"/[a-z]",
@@ -51,6 +77,9 @@ sphinx_gallery_conf = {
     "show_memory": False,
     "remove_config_comments": True,
     "within_subsection_order": "FileNameSortKey",
+    "subsection_order": [f"gallery/{name}" for name in (
+        "why_this_prediction", "without_it", "learned", "inside", "two_runs", "only_checkpoints", "kernel_machines",
+        "diffusion_and_gans")],
 }
 
 #: The pages of the reference: a heading, the module whose names are public, and a line about it.
@@ -96,6 +125,28 @@ def write_reference(folder: Path) -> None:
                                  f".. toctree::\n   :maxdepth: 1\n\n{listed}\n")
 
 
+#: The benchmarks: a heading, and the script whose results stand under it.
+BENCHMARKS = {
+    "recording": "Recording a loop", "decomposition": "Decomposing a run", "large_run": "Ten million parameters",
+    "attribution": "Foretelling what retraining does", "tangent": "Tangent kernels and gradient scores",
+    "products": "Products with a kernel matrix", "solvers": "Solvers of kernel machines",
+    "evolution": "A kernel along a run", "ensembles": "Many networks at once",
+    "infinite": "Kernels of infinite width", "pcg": "Conjugate gradients", "snnk": "Layers of random features",
+}
+
+
+def write_benchmarks(folder: Path) -> None:
+    """Writes the page of benchmarks, from the results that there are."""
+    folder.mkdir(exist_ok=True)
+    parts = []
+    for path in sorted((ROOT / "benchmarks" / "results").glob("*.md"),
+                       key=lambda path: [*BENCHMARKS, path.stem].index(path.stem)):
+        heading = BENCHMARKS.get(path.stem, path.stem.replace("_", " ").capitalize())
+        parts.append(f"## {heading}\n\n`benchmarks/{path.stem}.py`\n\n"
+                     f"{path.read_text(encoding='utf-8')}")
+    _write(folder / "tables.md", "\n".join(parts))
+
+
 def _plain_stars(app: object, what: str, name: str, found: object, options: object, lines: list[str]) -> None:
     """Keeps the star of a shape like (n, *) from opening an emphasis."""
     lines[:] = [re.sub(r"(?<=[ (\[])\*(?=[\w,)\]])(?![\w -]*\*)", r"\\*", line) for line in lines]
@@ -107,3 +158,4 @@ def setup(app: object) -> None:
 
 
 write_reference(Path(__file__).parent / "api")
+write_benchmarks(Path(__file__).parent / "measured")

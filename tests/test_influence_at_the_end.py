@@ -163,7 +163,7 @@ def test_drawings_say_what_they_show(tmp_path):
     title = found.plot(query=1).get_title(loc="left") or found.plot(query=1).get_title()
     assert f"(sample {strong})" in title
     assert ("lower" if float(row[strong]) > 0 else "higher") in title
-    both = beside(ledger, found, ["one", "two"])
+    both = found.beside(ledger, ["one", "two"])
     ranks = spearman(ledger.contributions[1, 0], row)
     assert float(both.agreement[1]) == float(ranks)
     assert f"{float(ranks):.2f}" in "".join(both.plot(query=1).get_title(loc=loc) for loc in ("left", "center"))

@@ -1,7 +1,8 @@
-"""Which training samples made this answer?
-========================================
+"""An answer is a sum over training samples
+===========================================
 
-The answer of a trained network is split over the samples it was trained on, to the last digit.
+The margin of the predicted digit over the runner-up, split over every digit that the network was trained on. The bars
+add up to what training did, to the last digit: the residual is round-off.
 """
 
 import torch
@@ -23,5 +24,6 @@ with ks.record(model, loader, loss=cross_entropy) as recording:
             optimizer.step()
 
 why = ks.explain(recording.run, test.x[:1])
-print(why)
+assert why.decomposition.completeness() < 1e-12
+print(why.sentence())
 why.plot()

@@ -16,6 +16,9 @@ from ...result import Check, CheckRow, Result, rows_of
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ..result import Decomposition
+    from .beside import ContributionAndInfluence
+
 #: The ways to compute influence.
 METHODS = ("metagradient", "gauss-newton")
 
@@ -125,6 +128,20 @@ class Influence(Result):
             )
         which = sorted({places[i] for i in asked if i is not None})
         return self.values - self.influences[:, :, which].sum(-1)
+
+    def beside(self, decomposition: Decomposition, names: list[str] | None = None) -> ContributionAndInfluence:
+        """These influences beside the contributions of the same run to the same output: each under its own name.
+
+        Args:
+            decomposition: What :func:`kernelscope.decompose` gave for the same run, queries and output.
+            names: A word for each query.
+
+        Raises:
+            DataError: If it is of other queries, outputs or samples, or of several outputs.
+        """
+        from .beside import beside
+
+        return beside(decomposition, self, names)
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each query, output and sample."""
