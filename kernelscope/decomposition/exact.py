@@ -363,14 +363,15 @@ class _Plan:
         moments = max((len(find_rule(name).moments) for name in names), default=0)
         batch = max(len(batch.columns) for k in range(len(run)) for batch in run[k].batches)
         width = max(len(side.functional.names), 1)
-        # Between steps a row is its adjoint; at a step it is also a gradient, what makes it, and a direction. A held
-        # step is its parameters as they are stored, its gap and its preconditioner.
-        kept, working, held = width * size, 4 * width * size, own + (1 + bool(moments)) * size
+        # Between steps a row is its adjoint; at a step it is also a gradient, and a direction. A held step is its
+        # parameters as they are stored, its gap and its preconditioner.
+        kept, working, held = width * size, 2 * width * size, own + (1 + bool(moments)) * size
         # The gradients of a batch, where they are made; the ends of a step, its chord and its middle.
         rows = batch * size if batch * size <= memory // 8 else 0
-        stepping = rows + 5 * size
-        # What is computed as a step is unrolled, and the loop that computes steps that were not stored.
-        unrolling = (0 if displacement else (7 + 2 * moments) * size) + (0 if _is_whole(run) else (4 + moments) * own)
+        stepping = rows + 4 * size
+        # What is computed as a step is unrolled: its ends, its motion, gradient, momentum and moments; and the loop that
+        # computes steps that were not stored.
+        unrolling = (0 if displacement else (5 + 2 * moments) * size) + (0 if _is_whole(run) else (4 + moments) * own)
         least = kept + max(working + stepping, unrolling)
         if least > max(memory, LEAST):
             raise OutOfBudget(
