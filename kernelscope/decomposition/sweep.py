@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..network import Parameters
+from ..run.chords import ChordRun
 from ..run.run import Run
 from .adjoint import Adjoint
 from .aside import Aside
@@ -143,6 +144,9 @@ def cut_long(run: Run, unroller: Unroller, trajectory: Trajectory, length: int) 
     """
     places = [] if unroller.displacement else [k for k in run.anchors if k not in run.restarts]
     inner = [k for k in (run.anchors if unroller.displacement else places) if run.start < k < run.stop]
+    if isinstance(run, ChordRun):
+        # To go along a chord costs as much as the way back, so none is gone along twice.
+        return cut(run, unroller, trajectory, max(len(run), 1), Aside(), length)
     if not inner:
         return cut(run, unroller, trajectory, max(length, math.isqrt(len(run))), Aside(), length)
     state = OptimizerState()

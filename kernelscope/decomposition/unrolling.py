@@ -206,7 +206,7 @@ class Unroller:
         moving_by, gap, rounded = _norm(moved), moved, {}
         kept: dict[str, Before] = {}
         for i, name in enumerate(moving):
-            # Of long parameters each gradient is let go of as soon as it has been used, and gaps take their motion's place.
+            # Each gradient is let go of as soon as it has been used, and gaps take the place of their motion.
             gradient, used.gradient[i] = used.gradient[i], torch.empty(0)
             if name in silent:
                 gradient = torch.zeros_like(gradient)
