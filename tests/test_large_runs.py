@@ -132,6 +132,13 @@ def test_many_chords_that_do_not_fit_are_decomposed_into_the_same_numbers(little
         assert_close(value, arrays(whole)[name], 1e-9, scale=1.0)
 
 
+def test_it_is_told_beforehand_how_long_a_large_run_takes(monkeypatch, capsys):
+    monkeypatch.setattr(exact, "LONG", 0)
+    d = ks.decompose(trained(5), QUERIES, "margin", progress=True)
+    assert d.info["expected seconds"] >= 0
+    assert "decompose (about" in capsys.readouterr().err
+
+
 def test_norms_of_long_gradients_are_exact_and_show_no_clipping():
     long = torch.randn(5_000_000, generator=torch.Generator().manual_seed(0))
     assert abs(norm_of(long) / float(long.double().norm()) - 1) < 1e-7

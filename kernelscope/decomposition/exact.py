@@ -230,8 +230,9 @@ def booked(
                 expected = side.seconds * len(rules.nodes) * len(run)
                 about = f"through {side.stages} stages, about {expected:.0f} s or more, {about}"
             elif plan.passes * len(run) * run.parameter_count > LONG:
-                expected = plan.seconds(run, training, trajectory, width=len(own) * len(side.functional.names))
-                about = f"about {expected / 60:.0f} min, {about}" if expected > 90 else f"about {expected:.0f} s, {about}"
+                expected = plan.seconds(run, training, trajectory, (own.stop - own.start) * len(side.functional.names))
+                duration = f"{expected / 60:.0f} min" if expected > 90 else f"{expected:.0f} s"
+                about = f"about {duration}, {about}"
             hidden = quiet if company.first else True
             bar = Bar(total=plan.passes * len(run), desc=f"decompose ({about})", unit="step", disable=hidden)
 
@@ -375,8 +376,8 @@ class _Plan:
         # The gradients of a batch, where they are made; the ends of a step, its chord and its middle.
         rows = batch * size if batch * size <= memory // 8 else 0
         stepping = rows + 4 * size
-        # What is computed as a step is unrolled: its ends, its motion, gradient, momentum and moments; and the loop that
-        # computes steps that were not stored.
+        # What is computed as a step is unrolled (its ends, its motion, gradient, momentum and moments), and the loop
+        # that computes steps that were not stored.
         unrolling = (0 if displacement else (5 + 2 * moments) * size) + (0 if _is_whole(run) else (4 + moments) * own)
         if isinstance(run, ChordRun):
             # On a chord there are two sums of gradients, and two kinds of directions.
