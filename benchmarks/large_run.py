@@ -1,12 +1,13 @@
 """What does a large run cost to decompose, within how much memory?
 
 An MLP with ten million parameters is trained on the digits by SGD with momentum for 2,000 steps and recorded on disk,
-thinned to a size; then the margin of a few test digits is decomposed within a memory. Steps that were not kept are
-computed again from those that were. Told are the peak of the resident set above what the process held before, disk,
+thinned to a size; then the margin of a few test digits is decomposed within a memory: exactly, where steps that were
+not kept are computed again from those that were, and along chords between kept parameters, which leaves something
+unattributed. Told are the peak of the resident set above what the process held before, disk,
 seconds, the residual, what is unattributed, and the floor: the multiplications that have to be made, at the rate at
 which this machine multiplies matrices. Recording and decomposing are processes of their own.
 
-    python benchmarks/large_run.py [--parameters 1e7] [--steps 2000] [--keep 2GB] [--memory 1GB] [--save]
+    python benchmarks/large_run.py [--parameters 1e7] [--steps 2000] [--keep 20] [--thin 20] [--memory 1GB] [--save]
 """
 
 from __future__ import annotations
@@ -62,14 +63,15 @@ def record(options: argparse.Namespace, out: Path) -> dict[str, float]:
     return {"seconds": seconds, "peak": peak(), "disk": sum(f.stat().st_size for f in out.rglob("*") if f.is_file())}
 
 
-def decompose(options: argparse.Namespace, folder: Path) -> dict[str, float | str]:
+def decompose(options: argparse.Namespace, folder: Path, thin: int | None = None) -> dict[str, float | str]:
     """Decomposes and measures."""
     run = ks.load(folder)
     test = ks.data.digits("test")
     dtype = getattr(torch, options.dtype)
     rate = products_per_second(run, dtype)
     before, begun = peak(), time.perf_counter()
-    d = ks.decompose(run, test.x[:options.queries], output="margin", dtype=dtype, memory=options.memory)
+    d = ks.decompose(run, test.x[:options.queries], output="margin", dtype=dtype, memory=options.memory,
+                     thin=thin, progress=True)
     seconds = time.perf_counter() - begun
     steps, size = len(run), run.parameter_count
     # A forward pass multiplies each parameter once by each point, and a backward pass twice: of the batch to replay the
@@ -79,9 +81,14 @@ def decompose(options: argparse.Namespace, folder: Path) -> dict[str, float | st
     replayed = 3 * batch if len(run.info()["rules"]) and run.info()["keep"] != "all" else 0
     multiplied = steps * size * (replayed + 3 * batch + options.queries * (batch + 4))
     change = (d.final - d.initial).abs().max()
+    left = d.channels["unattributed"].abs()
+    # What chords leave, chord by chord, beside all absolute terms.
+    gaps = left if d.unattributed is None else d.unattributed.abs().sum(-1)
     return {"seconds": seconds, "planned": d.info["bytes"], "before": before, "peak": peak() - before, "steps": steps,
             "parameters": size, "residual": float(d.residual.abs().max()), "change": float(change),
-            "unattributed": float(d.channels["unattributed"].abs().max()),
+            "unattributed": float(left.max()), "of terms": float((gaps / d.magnitude).max()),
+            "of change": float((left / (d.final - d.initial).abs()).max()),
+            "thinned": thin is not None, "expected": d.info.get("expected seconds", 0.0), "chords": len(d.moments) - 1,
             "rounding": float(d.channels["rounding"].abs().max()), "multiplications": multiplied,
             "rate": rate, "floor": multiplied / rate, "rows": run.info()["rows"], "notes": "; ".join(d.info["notes"]),
             "engine": json.dumps(d.info["engine"])}
@@ -105,20 +112,31 @@ def peak() -> int:
 
 def table(found: dict[str, dict]) -> str:
     """The figures in Markdown."""
-    d, r = found["decomposed"], found["recorded"]
-    lines = [
-        "| | |", "|---|---:|", f"| parameters | {d['parameters']:,} |", f"| steps | {d['steps']:,} |",
-        f"| rows of parameters kept | {d['rows']:,} |", f"| run on disk | {r['disk'] / 1e9:.2f} GB |",
-        f"| recording | {r['seconds']:.0f} s |", f"| queries | {found['queries']} |",
-        f"| ledger | {found['dtype']} |", f"| memory allowed | {found['memory']} |",
+    r = found["recorded"]
+    one = found["decomposed"] or found["thinned"]
+    lines = ["| | |", "|---|---:|", f"| parameters | {one['parameters']:,} |", f"| steps | {one['steps']:,} |",
+             f"| rows of parameters kept | {one['rows']:,} |", f"| run on disk | {r['disk'] / 1e9:.2f} GB |",
+             f"| recording | {r['seconds']:.0f} s |", f"| queries | {found['queries']} |",
+             f"| ledger | {found['dtype']} |", f"| memory allowed | {found['memory']} |"]
+    for words, key in (("every step, by replay", "decomposed"), ("chords between kept parameters", "thinned")):
+        lines += of_way(words, found[key]) if found[key] else []
+    return "\n".join(lines)
+
+
+def of_way(words: str, d: dict) -> list[str]:
+    """The rows of the table for one of the two ways."""
+    floor = [] if d["thinned"] else [
+        f"| floor: {d['multiplications']:.2e} multiplications at {d['rate']:.1e} per second | {d['floor']:.0f} s |",
+        f"| share of the floor | {100 * d['floor'] / d['seconds']:.0f} % |"]
+    return [
+        f"| **{words}** | {d['chords']:,} |", f"| told beforehand | {d['expected']:.0f} s |",
         f"| memory planned | {d['planned'] / 1e9:.2f} GB |", f"| peak of the resident set, above the start "
         f"| {d['peak'] / 1e9:.2f} GB |", f"| decomposing | {d['seconds']:.0f} s |",
-        f"| of one step | {d['seconds'] / d['steps']:.3f} s |",
-        f"| floor: {d['multiplications']:.2e} multiplications at {d['rate']:.1e} per second | {d['floor']:.0f} s |",
-        f"| share of the floor | {100 * d['floor'] / d['seconds']:.0f} % |",
+        f"| of one step | {d['seconds'] / d['steps']:.3f} s |", *floor,
         f"| largest change of a margin | {d['change']:.3f} |", f"| residual | {d['residual']:.1e} |",
-        f"| rounding | {d['rounding']:.1e} |", f"| unattributed | {d['unattributed']:.1e} |"]
-    return "\n".join(lines)
+        f"| rounding | {d['rounding']:.1e} |", f"| unattributed | {d['unattributed']:.1e} |",
+        f"| unattributed of the absolute terms | {100 * d['of terms']:.2g} % |",
+        f"| unattributed of the change | {100 * d['of change']:.2g} % |"]
 
 
 def processor() -> str:
@@ -133,26 +151,31 @@ def main() -> None:
     parser.add_argument("--parameters", type=float, default=1e7)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--queries", type=int, default=4)
-    parser.add_argument("--keep", default="2GB", help="every how many steps, or a size on disk")
+    parser.add_argument("--keep", default="20", help="every how many steps, or a size on disk")
     parser.add_argument("--memory", default="1GB")
     parser.add_argument("--optimizer", choices=("momentum", "adam"), default="momentum")
     parser.add_argument("--dtype", choices=("float64", "float32"), default="float64")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--thin", type=int, default=20, help="chords over so many steps; kept ones need no replay")
+    parser.add_argument("--way", choices=("both", "exact", "thinned"), default="both")
     parser.add_argument("--folder", help="where the run is kept; it is used again if it is there")
     parser.add_argument("--save", action="store_true", help="keep the numbers beside this file")
-    parser.add_argument("--part", choices=("record", "decompose"), help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=("record", "decompose", "thin"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.part:
-        work = record if options.part == "record" else decompose
-        print(json.dumps(work(options, Path(options.folder))))
+        place = Path(options.folder)
+        print(json.dumps(record(options, place) if options.part == "record" else
+                         decompose(options, place, options.thin if options.part == "thin" else None)))
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(options.folder or Path(name) / "run")
         told = folder.with_name(f"{folder.name}.json")
         if not folder.exists():
             told.write_text(json.dumps(in_a_process("record", folder)))
-        found = {"recorded": json.loads(told.read_text()), "decomposed": in_a_process("decompose", folder),
+        found = {"recorded": json.loads(told.read_text()),
+                 "decomposed": None if options.way == "thinned" else in_a_process("decompose", folder),
+                 "thinned": None if options.way == "exact" else in_a_process("thin", folder),
                  **{key: getattr(options, key) for key in ("queries", "memory", "dtype", "optimizer", "threads")}}
     text = table(found)
     print(text)

@@ -149,17 +149,19 @@ class ChordUnroller:
         times = torch.arange(chord.updates, dtype=torch.float64) / max(chord.updates, 1)
         form = ChordForm(memories, list(chord.batches), weights, groups, {}, {})
         motion: Parameters = {}
-        momenta: Parameters = {}
         for name, memory in memories.items():
-            motion[name], momenta[name] = self._displace(name, memory, form, found[name], here, there, times,
-                                                         state.momentum.get(keys[name]))
+            # Sums and momenta are let go of as they are used, and gaps take the place of the chord.
+            motion[name], momentum = self._displace(name, memory, form, found.pop(name), here, there, times,
+                                                    state.momentum.get(keys[name]))
+            if memory.remembers:
+                state.momentum[keys[name]] = momentum
+            if not chord.fits:
+                moved[name].sub_(motion.pop(name))
         if chord.fits:
             form.rate = self._fit(form, motion, moved)
-            motion = {name: part * form.rate for name, part in motion.items()}
-        for name, memory in memories.items():
-            if memory.remembers:
-                state.momentum[keys[name]] = momenta[name]
-        return form, {name: part - motion[name] if name in motion else part for name, part in moved.items()}
+        for name, part in motion.items():
+            moved[name].sub_(part, alpha=form.rate or 0.0)
+        return form, moved
 
     # -- what the updates were ---------------------------------------------------------------------------------------
 
@@ -176,7 +178,7 @@ class ChordUnroller:
         clipped = self._is_clipped(k, chord.inner[0], here)
         looks = clipped or bool(rule.moments) or rule.optimizer == "Muon"
         for s, step in enumerate(chord.inner):
-            theta = between(here, there, s / count) if s else here
+            theta = between(here, there, s / count) if s and looks else here
             hyper: dict[str, Hyper] = {name: numbers for group, numbers in zip(
                 step.groups, map(as_held, step.groups), strict=True) for name in group["names"]
                 if name not in step.without}

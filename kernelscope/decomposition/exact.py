@@ -55,6 +55,9 @@ PART = 2**24
 #: A memory below this is not kept to, since what torch itself takes is no less.
 LEAST = 2**25
 
+#: Steps times parameters from which on it is told beforehand how long it takes.
+LONG = 10**9
+
 #: Rows of queries that go back together for each sample of a batch: with so many, the samples' gradients cost little.
 ROWS = 32
 
@@ -226,6 +229,10 @@ def booked(
             if isinstance(side, RolloutSide):
                 expected = side.seconds * len(rules.nodes) * len(run)
                 about = f"through {side.stages} stages, about {expected:.0f} s or more, {about}"
+            elif plan.passes * len(run) * run.parameter_count > LONG:
+                expected = plan.seconds(run, training, trajectory, (own.stop - own.start) * len(side.functional.names))
+                duration = f"{expected / 60:.0f} min" if expected > 90 else f"{expected:.0f} s"
+                about = f"about {duration}, {about}"
             hidden = quiet if company.first else True
             bar = Bar(total=plan.passes * len(run), desc=f"decompose ({about})", unit="step", disable=hidden)
 
@@ -260,7 +267,7 @@ def booked(
         "dtype": str(dtype).removeprefix("torch."), "engine": {"training": training.way, "queries": side.way},
         "notes": [note for note in (own_precision, training.note, side.note) if note] + ledger.notes(),
         "seconds": round(time.perf_counter() - begun, 3), "bytes": needed,
-        **({"expected seconds": round(expected, 1)} if isinstance(side, RolloutSide) else {}),
+        **({"expected seconds": round(expected, 1)} if expected else {}),
     })
     return found, ledger.booked if pieces is None else ledger.parts
 
@@ -363,14 +370,18 @@ class _Plan:
         moments = max((len(find_rule(name).moments) for name in names), default=0)
         batch = max(len(batch.columns) for k in range(len(run)) for batch in run[k].batches)
         width = max(len(side.functional.names), 1)
-        # Between steps a row is its adjoint; at a step it is also a gradient, what makes it, and a direction. A held
-        # step is its parameters as they are stored, its gap and its preconditioner.
-        kept, working, held = width * size, 4 * width * size, own + (1 + bool(moments)) * size
+        # Between steps a row is its adjoint; at a step it is also a gradient, and a direction. A held step is its
+        # parameters as they are stored, its gap and its preconditioner.
+        kept, working, held = width * size, 2 * width * size, own + (1 + bool(moments)) * size
         # The gradients of a batch, where they are made; the ends of a step, its chord and its middle.
         rows = batch * size if batch * size <= memory // 8 else 0
-        stepping = rows + 5 * size
-        # What is computed as a step is unrolled, and the loop that computes steps that were not stored.
-        unrolling = (0 if displacement else (7 + 2 * moments) * size) + (0 if _is_whole(run) else (4 + moments) * own)
+        stepping = rows + 4 * size
+        # What is computed as a step is unrolled (its ends, its motion, gradient, momentum and moments), and the loop
+        # that computes steps that were not stored.
+        unrolling = (0 if displacement else (5 + 2 * moments) * size) + (0 if _is_whole(run) else (4 + moments) * own)
+        if isinstance(run, ChordRun):
+            # On a chord there are two sums of gradients, and two kinds of directions.
+            unrolling, working = unrolling + 2 * size, 3 * width * size
         least = kept + max(working + stepping, unrolling)
         if least > max(memory, LEAST):
             raise OutOfBudget(
@@ -395,12 +406,34 @@ class _Plan:
         check_room(aside)
         return cls(block, part, passes, length, needed, aside)
 
+    def seconds(self, run: Run, training: TrainingSide, trajectory: Trajectory, width: int) -> float:
+        """About how long it takes, from what the gradient of the first step's batch takes.
+
+        A step costs about six of them (it is computed again, unrolled, and its samples' gradients meet directions) and,
+        for each row of the queries, a product with the batch and a few reads of the parameters.
+        """
+        step = run[0]
+        if not step.batches:
+            return 0.0
+        at = trajectory.at(run.start)
+        took = []
+        for _ in range(2):
+            begun = time.perf_counter()
+            training.mean_gradient(step.batches[0], run.start, at, run.names)
+            took.append(time.perf_counter() - begun)
+        count = len(step.batches[0].columns)
+        points = sum(len(batch.columns) for k in range(len(run)) for batch in run[k].batches)
+        products = 2 if isinstance(run, ChordRun) else 1
+        return min(took) * (points / count * (4 + products * width / 3) + len(run) * (2 + width))
+
     @staticmethod
     def _waiting(run: Run, length: int, held: int, states: int, displacement: bool) -> int:
         """How much waits on the disk at once."""
         if length == len(run):
             return 0
         places = [run.start, *(k for k in run.anchors if run.start < k < run.stop and k not in run.restarts), run.stop]
+        if isinstance(run, ChordRun):
+            return held * len(run)
         if len(places) == 2:
             stretch = max(length, math.isqrt(len(run)))
             return (0 if displacement else states * -(-len(run) // stretch)) + held * stretch * (stretch > length)

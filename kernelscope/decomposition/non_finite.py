@@ -6,6 +6,8 @@ step that it then makes is in the run; the loss of its samples leads to no share
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from ..errors import NonFiniteError
 from ..network import Parameters, gradients_of, per_sample_losses, random_state
 from ..run.replay import batch_tensors
 from ..run.step import MicroBatch
+from ..sizes import norm_of
 from .training_side import TrainingSide
 
 #: How many samples are named.
@@ -75,4 +78,5 @@ def _bad_rows(tensors: list[Tensor]) -> list[int]:
 
 
 def _finite(tensors: list[Tensor]) -> bool:
-    return all(bool(t.isfinite().all()) for t in tensors)
+    # A norm is a number if all entries are, but for some that are too large for their squares.
+    return all(math.isfinite(norm_of(t)) or bool(t.isfinite().all()) for t in tensors)

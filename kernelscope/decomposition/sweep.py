@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..network import Parameters
+from ..run.chords import ChordRun
 from ..run.run import Run
 from .adjoint import Adjoint
 from .aside import Aside
@@ -143,6 +144,9 @@ def cut_long(run: Run, unroller: Unroller, trajectory: Trajectory, length: int) 
     """
     places = [] if unroller.displacement else [k for k in run.anchors if k not in run.restarts]
     inner = [k for k in (run.anchors if unroller.displacement else places) if run.start < k < run.stop]
+    if isinstance(run, ChordRun):
+        # To go along a chord costs as much as the way back, so none is gone along twice.
+        return cut(run, unroller, trajectory, max(len(run), 1), Aside(), length)
     if not inner:
         return cut(run, unroller, trajectory, max(length, math.isqrt(len(run))), Aside(), length)
     state = OptimizerState()
@@ -200,16 +204,21 @@ def sweep(parts: Sequence[Part], segments: list[Segment], unroller: Unroller, tr
         for k in range(segment.stop - 1, segment.start - 1, -1):
             step = held.step(k)
             stride = Stride(rows[k], rows[k + 1])
-            theta = stride.here
+            if k == run.start:
+                theta = stride.here
             heard = [name for name in step.linear if name not in step.silent]
             products = [training.products(batch, batch.at if step.chord else k, rows.seen(batch), heard)
                         for batch in (run.step(k).batches if heard else ())]
             for part in parts:
                 part.step(k, stride, step, products)
+            del step, stride, products
             advance(1)
+        rows.forget()
         later = segment.begins(run, unroller) if segment.stored else None
         if not segment.alone:
             held.close()
+            # What the stretch before needs is not to come beside this one.
+            del held, rows
     first = segments[0].begins(run, unroller)
     for part in parts:
         part.end(theta, first.momentum)

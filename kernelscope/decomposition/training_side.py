@@ -15,6 +15,7 @@ A probe on the first batch of each kind compares each with the last, and takes t
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -37,6 +38,7 @@ from ..network import (
 from ..run.replay import batch_tensors
 from ..run.run import Run
 from ..run.step import MicroBatch
+from ..sizes import largest_of
 
 #: The ways, in the order in which they are tried.
 WAYS = ("layers", "samples", "batch", "loop")
@@ -246,8 +248,10 @@ class TrainingSide:
         coupled = self.run.network.couples(batch.training) or batch.random is not None
         # What one part of a sample adds is told by derivatives alone: its gradient has no factors of its own.
         ways = list(WAYS[2:] if coupled or self.parts else WAYS)
+        few = batch if most is None else _first(batch, most)
         for way in ways[:-1]:
-            problem = self._disagreement(way, batch, k, beside, directions, truth)
+            # Gradients of samples are those of each alone, so the first ones tell; of others none is made.
+            problem = self._disagreement(way, few if way in WAYS[:2] else batch, k, beside, directions, truth)
             if way == "layers" and problem is None and not self._layers[batch.training, tuple(moving)].by_uses:
                 problem = WITHOUT_FACTORS
             if problem is None:
@@ -263,7 +267,7 @@ class TrainingSide:
         # torch.func reports what it cannot transform by the last of these.
         except (ModelError, RuntimeError, NotImplementedError, ValueError, TypeError) as error:
             return str(error).strip().splitlines()[0][:160]
-        gap = float((found - truth).abs().max())
+        gap = largest_of(found - truth)
         limit = AGREEMENT[self.dtype] * max(float(truth.abs().max()), torch.finfo(self.dtype).tiny)
         return None if gap <= limit else "the samples of a batch depend on each other"
 
@@ -405,6 +409,12 @@ class TrainingSide:
             return torch.cat(columns, dim=1)
 
         return products
+
+
+def _first(batch: MicroBatch, count: int) -> MicroBatch:
+    """The first samples of a forward pass, as a pass of their own."""
+    drawn = None if batch.drawn is None else tuple(t[:count] for t in batch.drawn)
+    return replace(batch, columns=batch.columns[:count], drawn=drawn)
 
 
 def _scaled(rows: Tensor, scale: float) -> Tensor:

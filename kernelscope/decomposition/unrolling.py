@@ -20,6 +20,7 @@ from ..run.numbers import as_held, rounding
 from ..run.rules import Hyper, Linear, Rule, State, find_rule
 from ..run.run import Run
 from ..run.step import MicroBatch, Step
+from ..sizes import norm_of
 from .aside import Aside
 from .chords import ChordForm, ChordUnroller
 from .non_finite import refuse_non_finite
@@ -157,13 +158,14 @@ class Unroller:
         for k in range(start, stop):
             here, there = rows[k], rows[k + 1]
             moved = {name: there[name] - here[name] for name in self.run.names}
+            del there
             if self.displacement:
                 yield UnrolledStep({}, [], 1.0, moved, False, {}, {}, led=None)
             elif isinstance(step := self.run.step(k), Chord):
                 yield self._along(k, step, state, rows, moved)
             else:
                 at = [rows[batch.at] for batch in self.run.step(k).batches]
-                yield self._unroll(k, self.run.step(k), state, here, at, moved)
+                yield self._unroll(k, self.run.step(k), state, here, at, moved, rows)
 
     def _along(self, k: int, chord: Chord, state: OptimizerState, rows: Stretch, moved: Parameters) -> UnrolledStep:
         """A chord as a linear function of its samples, with what is left of it as its gap."""
@@ -176,7 +178,7 @@ class Unroller:
         return UnrolledStep(linear, [], 1.0, gap, False, fresh, keys, led=CHORD, chord=form)
 
     def _unroll(self, k: int, step: Step, state: OptimizerState, theta: Parameters, at: list[Parameters],
-                moved: Parameters) -> UnrolledStep:
+                moved: Parameters, rows: Stretch) -> UnrolledStep:
         rule = find_rule(step.optimizer)
         moved_before = {name for _, name in state.age}
         fresh = self._take_states(k, step, rule, state)
@@ -190,8 +192,8 @@ class Unroller:
             return UnrolledStep({}, [], 1.0, moved, not any(bool(gap.any()) for gap in moved.values()), {}, {})
         means = [self.side.mean_gradient(batch, k, parameters, moving)
                  for batch, parameters in zip(step.batches, at, strict=True)]
-        for batch, parameters, mean in zip(step.batches, at, means, strict=True):
-            refuse_non_finite(self.side, batch, k, parameters, mean, moving)
+        for j, (batch, parameters) in enumerate(zip(step.batches, at, strict=True)):
+            refuse_non_finite(self.side, batch, k, parameters, means[j], moving)
         which = [self.run.names.index(name) for name in moving]
         autocast = any(batch.autocast for batch in step.batches)
         used = used_gradient(step, means, which, Tolerance.of(self.precision, autocast))
@@ -199,10 +201,13 @@ class Unroller:
         del means
         doubtful = self._doubtful(step, moving, which, used.gradient)
         silent = frozenset(name for name in doubtful if self._is_silent(k, step, at, name))
+        cancelled_by = list(used.gradient) if self.groups is not None else []
         linear: dict[str, Linear] = {}
-        gap, rounded = dict(moved), {}
+        moving_by, gap, rounded = _norm(moved), moved, {}
         kept: dict[str, Before] = {}
-        for name, gradient in zip(moving, used.gradient, strict=True):
+        for i, name in enumerate(moving):
+            # Each gradient is let go of as soon as it has been used, and gaps take the place of their motion.
+            gradient, used.gradient[i] = used.gradient[i], torch.empty(0)
             if name in silent:
                 gradient = torch.zeros_like(gradient)
             key = keys[name] = _key(step, name, state)
@@ -215,22 +220,24 @@ class Unroller:
             linear[name] = rule.linear(hyper[name], state.age[key], theta[name], gradient, momentum,
                                        state.moments[key])
             low = rule.rounded(hyper[name], theta[name], gradient, momentum)
-            explained, after = linear[name].displacement(theta[name], gradient, momentum)
+            if low is not None and name not in silent:
+                rounded[name] = low - moved[name]
+            gap[name], after = linear[name].beside(moved[name], theta[name], gradient, momentum)
             if after is not None:
                 state.momentum[key] = after
-            gap[name] = moved[name] - explained
-            if low is not None and name not in silent:
-                rounded[name] = low - explained
+            if name in rounded:
+                rounded[name] += gap[name]
         clip = used.clip if isinstance(used.clip, float) else dict(zip(moving, used.clip, strict=True))
-        missing, moving_by = _norm({n: gap[n] for n in moved if n not in silent}), _norm(moved)
+        missing = _norm({n: gap[n] for n in gap if n not in silent})
         coarse = max(rule.tolerance, *(rounding(group) for group in step.groups))
-        limit = _rounding(moving_by, _norm({n: theta[n] for n in moved}), self.precision, coarse, autocast)
+        limit = _rounding(moving_by, _norm({n: theta[n] for n in gap}), self.precision, coarse, autocast)
         close = missing <= limit
         if rounded and not close:
-            close = self._is_rounded(_norm({n: gap[n] - rounded.get(n, 0.0) for n in moved if n not in silent}),
+            close = self._is_rounded(_norm({n: gap[n] - rounded.get(n, 0.0) for n in gap if n not in silent}),
                                      _norm(rounded), limit)
         opposite = not close and used.met and _norm(
-            {n: self._turned(n, moved[n], gap[n], linear.get(n), theta) for n in moved if n not in silent}) <= limit
+            {n: self._turned(n, rows[k + 1][n] - theta[n], gap[n], linear.get(n), theta)
+             for n in gap if n not in silent}) <= limit
         if missing <= 1e-5 * moving_by and not silent:
             # Of so small a gap seven digits are enough, and it is held for every step.
             gap = {name: part.float() for name, part in gap.items()}
@@ -238,7 +245,7 @@ class Unroller:
             self._led_astray[step.owner] = min(k, self._led_astray.get(step.owner, k))
         led = k < self._led_astray.get(step.owner, k + 1)
         return UnrolledStep(linear, used.weights, clip, gap, close, fresh, keys, silent | still, led,
-                            opposite, restored, self._cancelled(k, step, at, linear, used.gradient, moving), kept)
+                            opposite, restored, self._cancelled(k, step, at, linear, cancelled_by, moving), kept)
 
     def left_alike(self, ends: OptimizerState, begins: OptimizerState, start: int, stop: int) -> bool:
         """Whether stored momenta are those that the steps ``start`` to ``stop - 1`` have left, up to rounding."""
@@ -276,7 +283,7 @@ class Unroller:
         if self.groups is None:
             return frozenset()
         total = float(step.norms.norm())
-        sizes = {name: float(gradient.double().norm()) for name, gradient in zip(moving, gradients, strict=True)}
+        sizes = {name: norm_of(gradient) for name, gradient in zip(moving, gradients, strict=True)}
         small = [name for name, size in sizes.items() if linear[name].after is not None and size <= CANCELLED * total]
         found: dict[str, float] = dict.fromkeys(small, 0.0)
         for batch, parameters in zip(step.batches, at, strict=True) if small else ():
@@ -294,7 +301,7 @@ class Unroller:
         total = float(step.norms.norm())
         doubtful = []
         for name, i, gradient in zip(moving, which, gradients, strict=True):
-            recorded, again = float(step.norms[i]), float(gradient.double().norm())
+            recorded, again = float(step.norms[i]), norm_of(gradient)
             small = recorded <= 32 * torch.finfo(self.precision).eps * total
             nought = recorded <= 32 * torch.finfo(torch.float64).eps * total
             if max(recorded, again) > 0 and (nought or (small and abs(again - recorded) > 0.1 * recorded)):
@@ -387,7 +394,7 @@ def _alike(recomputed: Tensor | None, stored: Tensor | None) -> bool:
 
 
 def _norm(parts: Parameters) -> float:
-    return sum(float(t.double().norm()) ** 2 for t in parts.values()) ** 0.5
+    return sum(norm_of(t) ** 2 for t in parts.values()) ** 0.5
 
 
 def _rounding(step: float, size: float, dtype: torch.dtype, coarse: float, autocast: bool) -> float:

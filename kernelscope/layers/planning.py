@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
+from ..sizes import largest_of
 from .batch import OBSERVED, Batch, pick, shaken
 from .beside import DEPENDS
 from .capture import capture
@@ -140,13 +141,12 @@ class Planner:
             return set(self.names) - plan.elsewhere
         truth = probe.plainly(self.names, batch)
         limit = AGREEMENT.get(next(iter(rows.values())).dtype, AGREEMENT[torch.float32])
-        size = max((float(t.abs().max()) for t in truth.values() if t.numel()), default=0.0)
+        size = max(map(largest_of, truth.values()), default=0.0)
         wrong = set()
         for name, true in truth.items():
             if name in plan.elsewhere or not true.numel():
                 continue
-            gap = float((rows[name].flatten() - true.flatten()).abs().max())
-            own = float(true.abs().max())
+            gap, own = largest_of(rows.pop(name).flatten() - true.flatten()), largest_of(true)
             if not gap <= limit * max(own, 1e-3 * size):
                 wrong.add(name)
         return wrong

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..sizes import largest_of, norm_of
 from .step import Step
 
 
@@ -72,26 +73,36 @@ def used_gradient(step: Step, means: Sequence[Sequence[Tensor]], which: Sequence
     # Of one pass it is the gradient itself, of which no copy is made.
     total = list(means[0]) if weights == [1.0] else [
         sum(w * g for w, g in zip(weights, parts, strict=True)) for parts in zip(*means, strict=True)]
-    clip = _clip(target, step.largest, total, tolerance)
+    norms = _norms(total)
+    clip = _clip(target, step, total, norms, tolerance)
     if not isinstance(clip, float):
         total = [k * t for k, t in zip(clip, total, strict=True)]
+        norms = _norms(total)
     elif clip != 1.0:
         total = [clip * t for t in total]
-    return UsedGradient(weights, clip, total, still, _is_met(step, target, total, clip, tolerance))
+        norms = clip * norms
+    return UsedGradient(weights, clip, total, still, _is_met(step, target, total, norms, clip, tolerance))
 
 
-def _is_met(step: Step, target: Tensor, total: Sequence[Tensor], clip: float | list[Tensor],
+def _is_met(step: Step, target: Tensor, total: Sequence[Tensor], norms: Tensor, clip: float | list[Tensor],
             tolerance: Tolerance) -> bool:
     """Whether the gradient used has the norms, and the largest entry, that were recorded."""
     if clip != 1.0 and int((target != 0).sum()) == 1:
         # There is a factor that meets a single norm, whatever the gradient is.
         return False
-    met = float((target - _norms(total)).norm()) <= tolerance.near * float(target.norm())
-    if math.isclose(float(step.norms.double().norm()), float(target.norm()), rel_tol=1e-12):
-        # The largest entry is that of all gradients together, of which these are all.
-        largest = max((float(t.abs().max()) for t in total if t.numel()), default=0.0)
-        met = met and abs(largest - step.largest) <= tolerance.near * step.largest
+    met = float((target - norms).norm()) <= tolerance.near * float(target.norm())
+    if met and _are_all(step, target):
+        met = abs(_largest(total) - step.largest) <= tolerance.near * step.largest
     return met
+
+
+def _are_all(step: Step, target: Tensor) -> bool:
+    """Whether these are all gradients of a step, so that their largest entry is the one recorded."""
+    return math.isclose(float(step.norms.double().norm()), float(target.norm()), rel_tol=1e-12)
+
+
+def _largest(tensors: Sequence[Tensor]) -> float:
+    return max(map(largest_of, tensors), default=0.0)
 
 
 def _still(target: Tensor, means: Sequence[Sequence[Tensor]], tolerance: Tolerance) -> frozenset[int]:
@@ -103,7 +114,7 @@ def _still(target: Tensor, means: Sequence[Sequence[Tensor]], tolerance: Toleran
 
 
 def _norms(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.stack([t.double().norm().cpu() for t in tensors]) if tensors else torch.zeros(0, dtype=torch.float64)
+    return torch.tensor([norm_of(t) for t in tensors], dtype=torch.float64)
 
 
 def _weights(step: Step, means: Sequence[Sequence[Tensor]], which: Sequence[int], tolerance: Tolerance) -> list[float]:
@@ -173,14 +184,20 @@ def _misfit_of_clipping(total: list[Tensor], target: Tensor, largest: float) -> 
     return min(scaled, cut) / wanted
 
 
-def _clip(target: Tensor, largest: float, total: list[Tensor], tolerance: Tolerance) -> float | list[Tensor]:
-    norms = _norms(total)
+def _clip(target: Tensor, step: Step, total: list[Tensor], norms: Tensor,
+          tolerance: Tolerance) -> float | list[Tensor]:
+    largest = step.largest
     whole, wanted = float(norms.norm()), float(target.norm())
     if whole == 0 or wanted == 0:
         return 1.0
     ratio = wanted / whole
     if float((target - ratio * norms).norm()) <= tolerance.alike * wanted:
-        return 1.0 if abs(ratio - 1) <= tolerance.equal else ratio
+        if abs(ratio - 1) <= tolerance.equal:
+            return 1.0
+        # Norms of long tensors were recorded less closely than their largest entry, which clipping changes as well.
+        same = (abs(ratio - 1) <= tolerance.near and _are_all(step, target)
+                and abs(_largest(total) - largest) <= tolerance.equal * largest)
+        return 1.0 if same else ratio
     cut = [t.clamp(-largest, largest) for t in total]
     if float((target - _norms(cut)).norm()) <= tolerance.alike * wanted:
         return [torch.where(t == 0, torch.ones_like(t), c / torch.where(t == 0, torch.ones_like(t), t))

@@ -88,6 +88,9 @@ class _Loop:
             self.optimizers[step.owner] = _optimizer(step, self.parameters, states)
         _set_numbers(step, self.optimizers[step.owner])
         self.optimizers[step.owner].step()
+        for p in self.parameters.values():
+            # Between steps memory is for whoever reads the rows.
+            p.grad = None
 
 
 def _as_trained(run: Run, row: Tensor) -> dict[str, nn.Parameter]:

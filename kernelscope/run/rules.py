@@ -84,6 +84,23 @@ class Linear:
         step = -(update if self.after is None else self.after(update))
         return (step if self.decoupled == 0.0 else step - self.decoupled * theta), momentum
 
+    def beside(self, moved: Tensor, theta: Tensor, gradient: Tensor,
+               momentum: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What a motion has beside the step of the rule, in the place of the motion, and the momentum after it."""
+        d = self.direction(theta, gradient)
+        if self.b != 0.0 or self.a != 0.0:
+            side = d if self.before is None else self.before(d)
+            momentum = side * self.b if momentum is None else (momentum * self.a).add_(side, alpha=self.b)
+        if self.after is None:
+            gap = moved if self.c == 0.0 else moved.add_(d, alpha=self.c)
+            gap = gap if momentum is None or self.e == 0.0 else gap.add_(momentum, alpha=self.e)
+        else:
+            update = self.c * d if momentum is None or self.e == 0.0 else momentum * self.e
+            if self.c != 0.0 and momentum is not None and self.e != 0.0:
+                update.add_(d, alpha=self.c)
+            gap = moved.add_(self.after(update))
+        return (gap if self.decoupled == 0.0 else gap.add_(theta, alpha=self.decoupled)), momentum
+
     def direction(self, theta: Tensor, gradient: Tensor) -> Tensor:
         """The gradient with its sign and its coupled decay, d in the formula."""
         signed = gradient if self.sign == 1.0 else self.sign * gradient

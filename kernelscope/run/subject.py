@@ -14,10 +14,14 @@ from torch.nn.parameter import is_lazy
 from ..architecture import describe
 from ..errors import RecordingError
 from ..network import Network, Parameters, flatten
+from ..sizes import norm_of
 from .calling import ByName, Calling
 from .provenance import provenance
 from .surroundings import Surroundings
 from .wrappers import network_behind
+
+#: Gradients of so many numbers are too long for a norm in single precision.
+LONG = 2**15
 
 
 class Subject:
@@ -98,7 +102,11 @@ class Subject:
     def norms(self) -> Tensor:
         """For each recorded parameter the norm of its gradient, 0 where it has none."""
         places, gradients = self._gradients()
-        found = torch.stack(torch._foreach_norm(gradients)).double().cpu() if gradients else torch.zeros(0).double()
+        # A single norm of a long tensor in float32 is off by 1e-4, which would look like clipping.
+        if any(g.dtype == torch.float32 and g.device.type == "cpu" and g.numel() > LONG for g in gradients):
+            found = torch.tensor([norm_of(g) for g in gradients], dtype=torch.float64)
+        else:
+            found = torch.stack(torch._foreach_norm(gradients)).double().cpu() if gradients else torch.zeros(0).double()
         if len(places) == len(self.names):
             return found
         norms = torch.zeros(len(self.names), dtype=torch.float64)
