@@ -115,6 +115,9 @@ class HFCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begins to record, or takes the recording up where a checkpoint was loaded."""
         self.close()
+        # Of a training that was stopped in a notebook another callback may still hold the folder.
+        for other in [one for one in _OPEN if one.out.absolute() == self.out.absolute()]:
+            other.close()
         model, loader = kwargs["model"], kwargs["train_dataloader"]
         _refuse_settings(args)
         if not isinstance(loader, DataLoader):
@@ -132,6 +135,7 @@ class HFCallback(TrainerCallback):
                 )
             raise
         self._open = True
+        _OPEN.add(self)
         # A training that ends by an error tells no callback of it.
         atexit.register(_close, weakref.ref(self))
 
@@ -158,6 +162,7 @@ class HFCallback(TrainerCallback):
     def close(self) -> None:
         """Ends a recording whose training ended by an error; what was recorded is kept."""
         recording, self._open = self._opened(), False
+        _OPEN.discard(self)
         if recording is not None:
             error = RecordingError("The training ended before its end.")
             recording.__exit__(RecordingError, error, None)
@@ -196,6 +201,10 @@ class HFCallback(TrainerCallback):
             keep=self._keep, average=None, split=lambda given: ((), head.targets(given[labels[0]])), ids=None,
             class_names=self._class_names or head.class_names(), notes=notes, calling=calling,
         )
+
+
+#: The callbacks whose training goes on, or was stopped without a word.
+_OPEN: weakref.WeakSet[HFCallback] = weakref.WeakSet()
 
 
 def _close(callback: weakref.ref[HFCallback]) -> None:

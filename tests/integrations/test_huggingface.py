@@ -314,3 +314,24 @@ def test_a_folder_that_is_taken_is_told_in_the_words_of_the_callback(tmp_path):
 def test_batches_that_are_dispatched_are_told_by_the_setting(tmp_path):
     with pytest.raises(RecordingError, match="dispatch_batches=False"):
         trained(tmp_path, gpt(), texts(), padded, accelerator_config={"dispatch_batches": True})
+
+
+class Stop(transformers.TrainerCallback):
+    """Ctrl-C at a step."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+
+
+def test_a_training_stopped_in_a_notebook_is_taken_up_by_another_callback(tmp_path):
+    torch.manual_seed(0)
+    model, data = gpt(), texts()
+    options = {"save_strategy": "steps", "save_steps": 2}
+    first = trainer(tmp_path / "out", model, data, callback=ks.integrations.HFCallback(tmp_path / "run"), **options)
+    first.add_callback(Stop())
+    with pytest.raises(KeyboardInterrupt):
+        first.train()
+    callback = ks.integrations.HFCallback(tmp_path / "run")
+    trainer(tmp_path / "out", gpt(), data, callback=callback, **options).train(resume_from_checkpoint=True)
+    assert len(callback.run) == 4
