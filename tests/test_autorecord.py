@@ -386,3 +386,28 @@ def test_validation_between_epochs_is_not_training_on_another_set(tmp_path):
     )
     assert main(["record", "-o", str(tmp_path / "run"), str(script)]) == 0
     assert len(ks.load(tmp_path / "run")) == 9
+
+
+def test_a_loss_that_was_imported_by_its_own_name_before_is_heard():
+    import types
+
+    script = types.ModuleType("a_script_of_a_user")
+    exec("from torch.nn.functional import cross_entropy, mse_loss as squares", vars(script))
+    original = script.squares
+    sys.modules[script.__name__] = script
+    try:
+        x = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
+        model, loader = nn.Linear(3, 1), DataLoader(TensorDataset(x, x.sum(1, keepdim=True)), batch_size=4)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with AutoRecording() as recording:
+            script.cross_entropy = "another value"
+            for inputs, targets in loader:
+                optimizer.zero_grad()
+                script.squares(model(inputs), targets).backward()
+                optimizer.step()
+        assert len(recording.run) == 3
+        assert recording.run.loss.name == "mse_loss"
+        assert script.squares is original is F.mse_loss
+        assert script.cross_entropy == "another value"
+    finally:
+        del sys.modules[script.__name__]

@@ -32,6 +32,7 @@ from .hooks import Hook
 from .keeping import Keep
 from .loading import LoaderTap, accompanied
 from .loss_calls import LossCall, same_values, target_of
+from .naming import Instead
 from .prepared import Watch, within
 from .recording import Recording, watched
 from .run import Run
@@ -121,9 +122,7 @@ class AutoRecording:
             register_module_forward_hook(self._after_pass, with_kwargs=True, always_call=True),
         ]
         self._step_hook = register_optimizer_step_pre_hook(self._before_step)
-        self._functions = {name: getattr(F, name) for name in KNOWN}
-        for name, function in self._functions.items():
-            setattr(F, name, self._tapped(name, function))
+        self._heard = Instead(F, {name: self._tapped(name, getattr(F, name)) for name in KNOWN})
         self._iterate = DataLoader.__iter__
         DataLoader.__iter__ = self._tapped_iterate()  # type: ignore[method-assign]
         self._make = DataLoader.__init__
@@ -140,8 +139,7 @@ class AutoRecording:
         finally:
             self._stop_listening()
             self._step_hook.remove()
-            for name, function in self._functions.items():
-                setattr(F, name, function)
+            self._heard.undo()
             DataLoader.__iter__ = self._iterate  # type: ignore[method-assign]
             DataLoader.__init__ = self._make  # type: ignore[method-assign]
             self._watch.close()
