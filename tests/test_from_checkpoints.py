@@ -219,6 +219,51 @@ def test_files_of_all_kinds_give_the_same_ledger(tmp_path):
     assert "'model.' stripped" in opened(str(tmp_path / "light/*")).info()["notes"]["checkpoints"][0]
 
 
+def test_the_optimizers_own_count_comes_before_the_number_in_a_name(tmp_path):
+    """Files of the second and third ten updates that are named 1 and 2 are ten updates apart, not one."""
+    saved, optimizers, _ = trained("adamw")
+    for i, k in enumerate(saved):
+        torch.save({"model": saved[k], "optimizer": optimizers[k], "epoch": i}, tmp_path / f"ckpt_{i}.pt")
+    run = opened([tmp_path / f"ckpt_{i}.pt" for i in range(1, 5)], lr=None)
+    assert run.points == [10, 20, 30, 40]
+    truth = ks.decompose(opened({k: {"model": saved[k], "optimizer": optimizers[k]} for k in saved if k}, lr=None),
+                         QUERIES)
+    assert torch.equal(ks.decompose(run, QUERIES).contributions, truth.contributions)
+
+
+@pytest.mark.parametrize("word", ["ckpt_", "model", "epoch="])
+def test_numbers_in_a_row_are_not_taken_for_updates(word, tmp_path):
+    """The rate is fitted, whatever the files tell of it; with a rate that was given the updates are asked for."""
+    saved, optimizers, _ = trained()
+    for i, k in enumerate(saved):
+        torch.save({"model": saved[k], "optimizer": optimizers[k]}, tmp_path / f"{word}{i}.pt")
+    run = opened(f"{tmp_path}/*.pt", lr=None)
+    assert all(run[k].fits for k in range(len(run)))
+    fitted = ks.decompose(opened(list(saved.values()), lr=None), QUERIES)
+    assert torch.equal(ks.decompose(run, QUERIES).contributions, fitted.contributions)
+    assert "Pass steps=" in str(run.info()["notes"])
+    with pytest.raises(DataError, match="{step: path}"):
+        opened(f"{tmp_path}/*.pt")
+
+
+def test_paths_may_come_by_step(tmp_path):
+    saved = trained()[0]
+    for k, state in saved.items():
+        torch.save(state, tmp_path / f"file{k // 10}.pt")
+    run = opened({k: tmp_path / f"file{k // 10}.pt" for k in saved})
+    assert run.points == [0, 10, 20, 30, 40]
+    assert torch.equal(ks.decompose(run, QUERIES).contributions, in_memory().contributions)
+    with pytest.raises(DataError, match="from 0 on"):
+        opened({-1: tmp_path / "file0.pt", 0: tmp_path / "file1.pt"})
+
+
+def test_influence_through_training_is_refused_where_its_steps_are_unknown():
+    run = opened(trained()[0])
+    with pytest.raises(DataError, match="gauss-newton"):
+        ks.influence(run, QUERIES)
+    assert bool(ks.influence(run, QUERIES, method="gauss-newton").influences.any())
+
+
 def test_files_are_in_natural_order(tmp_path):
     for k in (2, 10, 1, 100):
         (tmp_path / f"s{k}.pt").touch()

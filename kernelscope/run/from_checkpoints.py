@@ -134,7 +134,9 @@ def from_checkpoints(
         _refuse_twins(found, points)
         samples = _samples(data, batch)
         kept = _KeptInFiles(found, matching, subject, seen)
-        groups = _numbers(seen, points, optimizer, lr, momentum, weight_decay, subject)
+        # Rates that files tell are of an update, and say nothing where updates are not counted.
+        fitted = told.startswith("counted")
+        groups = _numbers(seen, points, optimizer, lr, momentum, weight_decay, subject, fitted)
         nested = parse_nodes(nodes)
         chords: list[Step] = [_chord(j, points, group, nested, samples, subject) for j, group in enumerate(groups)]
         notes = _notes(found, points, matching, told, chords, seen, nodes)
@@ -224,17 +226,21 @@ def _counted(found: list[Checkpoint], seen: list[_Seen], steps: Any, lr: Any) ->
     names = [checkpoint.named_step() for checkpoint in found]
     if all(step is not None for step in told):
         return [int(step or 0) for step in told], "told by the files"
-    if all(name is not None for name in names):
-        kinds = {name[1] for name in names if name}
-        if "epochs" not in kinds:
-            return [name[0] for name in names if name], "told by their names"
+    numbers, kinds = [name[0] for name in names if name], {name[1] for name in names if name}
+    if len(numbers) == len(found):
+        # A number without a word may count anything; one in a row counts epochs, or files, and hardly ever updates.
+        in_a_row = max(numbers) - min(numbers) < 2 * len(numbers)
+        if kinds == {"steps"} or (kinds <= {"steps", "numbers"} and not in_a_row):
+            return numbers, "told by their names"
         if lr is None:
-            return [name[0] for name in names if name], "counted in epochs"
+            return numbers, f"counted in {'epochs' if 'epochs' in kinds else 'numbers of their names'}"
     elif lr is None and all(checkpoint.path is None for checkpoint in found):
         return list(range(len(found))), "counted by checkpoints"
     raise DataError(
-        "How many steps lie between the checkpoints cannot be read from the files or their names "
-        f"({found[0].name}, …). Pass steps=[...], the number of updates before each of the {len(found)}, in this order."
+        "How many updates lie between the checkpoints cannot be read from the files or their names "
+        f"({found[0].name}, …), and with a learning rate it is needed. Pass steps=[...], the number of updates before "
+        f"each of the {len(found)}, in this order, or {{step: path}} for the checkpoints; or leave lr out, and it is "
+        "fitted."
     )
 
 
@@ -281,7 +287,7 @@ def _samples(data: Any, batch: Callable[[Any], tuple[Any, Any]] | None) -> Sampl
 
 
 def _numbers(seen: list[_Seen], points: list[int], optimizer: str | None, lr: Any, momentum: float | None,
-             weight_decay: float | None, subject: Subject) -> list[tuple[str, list[dict[str, Any]], bool]]:
+             weight_decay: float | None, subject: Subject, fitted: bool) -> list[tuple[str, list[dict[str, Any]], bool]]:
     """For each chord its rule, its parameter groups, and whether the learning rate must be fitted."""
     rule = _rule(optimizer, seen)
     usual = {p.name: p.default for p in list(inspect.signature(getattr(torch.optim, rule).__init__).parameters.values())
@@ -305,7 +311,7 @@ def _numbers(seen: list[_Seen], points: list[int], optimizer: str | None, lr: An
             if weight_decay is not None:
                 group["weight_decay"] = float(weight_decay)
         moments = rule not in ADAMS or seen[j].moments or seen[j + 1].moments
-        fits = not moments or any(group["lr"] is None for group in groups)
+        fits = fitted or not moments or any(group["lr"] is None for group in groups)
         found.append((rule, groups, fits))
     return found
 
@@ -361,7 +367,10 @@ def _notes(found: list[Checkpoint], points: list[int], matching: Matching, told:
                      f"whatever was learned before it is in the initial output. Add the state before the first step if "
                      "the seed is known.")
     fitted = [chord for chord in chords if chord.fits]
-    if fitted and fitted[0].optimizer in ADAMS:
+    if told.startswith("counted"):
+        notes.append("How many updates lie between the checkpoints is not known, so on each chord a rate is fitted. Pass "
+                     "steps=[...] to have the rate of the training instead.")
+    elif fitted and fitted[0].optimizer in ADAMS:
         notes.append(f"The second moments of {fitted[0].optimizer} are not known on {len(fitted)} of {len(chords)} "
                      "chords: there one rate for all parameters is fitted, as if it were plain gradient descent.")
     notes += outliers([own.sizes for own in seen], [checkpoint.name for checkpoint in found])
