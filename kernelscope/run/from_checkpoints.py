@@ -287,7 +287,8 @@ def _samples(data: Any, batch: Callable[[Any], tuple[Any, Any]] | None) -> Sampl
 
 
 def _numbers(seen: list[_Seen], points: list[int], optimizer: str | None, lr: Any, momentum: float | None,
-             weight_decay: float | None, subject: Subject, fitted: bool) -> list[tuple[str, list[dict[str, Any]], bool]]:
+             weight_decay: float | None, subject: Subject,
+             fitted: bool) -> list[tuple[str, list[dict[str, Any]], bool]]:
     """For each chord its rule, its parameter groups, and whether the learning rate must be fitted."""
     rule = _rule(optimizer, seen)
     usual = {p.name: p.default for p in list(inspect.signature(getattr(torch.optim, rule).__init__).parameters.values())
@@ -368,8 +369,8 @@ def _notes(found: list[Checkpoint], points: list[int], matching: Matching, told:
                      "the seed is known.")
     fitted = [chord for chord in chords if chord.fits]
     if told.startswith("counted"):
-        notes.append("How many updates lie between the checkpoints is not known, so on each chord a rate is fitted. Pass "
-                     "steps=[...] to have the rate of the training instead.")
+        notes.append("How many updates lie between the checkpoints is not known, so on each chord a rate is fitted. "
+                     "Pass steps=[...] to have the rate of the training instead.")
     elif fitted and fitted[0].optimizer in ADAMS:
         notes.append(f"The second moments of {fitted[0].optimizer} are not known on {len(fitted)} of {len(chords)} "
                      "chords: there one rate for all parameters is fitted, as if it were plain gradient descent.")

@@ -128,8 +128,8 @@ def influence(
             raise DataError('A damping is part of method="gauss-newton"; the metagradient has none. Leave it out.')
     if method == "metagradient" and isinstance(run, ChordRun):
         raise DataError(
-            "This run is known by some of its parameters alone, and the metagradient goes back through every step. Pass "
-            'method="gauss-newton", which looks at the end of training, or the recording, if this is a thinned one.'
+            "This run is known by some of its parameters alone, and the metagradient goes back through every step. "
+            'Pass method="gauss-newton", which looks at the end of training, or the recording if this one is thinned.'
         )
     with undisturbed(place):
         given = as_queries(x, tuple(run.samples.inputs))
