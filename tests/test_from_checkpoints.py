@@ -323,6 +323,43 @@ def test_a_real_trainer_leaves_what_is_read(tmp_path):
     assert not any("second moments" in note for note in found.info["checkpoints"])
 
 
+def test_models_of_transformers_are_called_by_name(tmp_path):
+    """Dictionaries of samples are read as the Trainer reads them: the ledger is that of a wrapper with its logits."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(vocab_size=11, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+                                     intermediate_size=8, max_position_embeddings=8, num_labels=3)
+    torch.manual_seed(0)
+    ids, labels = torch.randint(0, 11, (12, 5)), torch.randint(0, 3, (12,))
+    model = transformers.BertForSequenceClassification(config).eval()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for k in (0, 1, 2):
+        torch.save(model.state_dict(), tmp_path / f"step{k}.pt")
+        optimizer.zero_grad()
+        model(input_ids=ids, labels=labels).loss.backward()
+        optimizer.step()
+
+    class Logits(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = transformers.BertForSequenceClassification(config)
+
+        def forward(self, x):
+            return self.model(input_ids=x).logits
+
+    rows = [{"input_ids": a, "labels": b} for a, b in zip(ids, labels, strict=True)]
+    options = {"loss": F.cross_entropy, "lr": 0.1}
+    found = ks.from_checkpoints(f"{tmp_path}/step*.pt", model=model, data=rows, **options)
+    saved = {k: {f"model.{name}": t for name, t in torch.load(tmp_path / f"step{k}.pt", weights_only=True).items()}
+             for k in (0, 1, 2)}
+    truth = ks.from_checkpoints(saved, model=Logits(), data=(ids, labels), **options)
+    asked, beside = (ks.decompose(run, x, "margin") for run, x in ((found, {"input_ids": ids[:2]}), (truth, ids[:2])))
+    assert float((asked.contributions - beside.contributions).abs().max()) <= 1e-14
+    assert asked.completeness() <= 1e-12
+    assert ks.explain(found, ids[:1]).sentence().startswith("The network predicts")
+    with pytest.raises(DataError, match="none of these is called labels or label"):
+        ks.from_checkpoints(f"{tmp_path}/step*.pt", model=model, data=[{"input_ids": row} for row in ids], **options)
+
+
 def test_data_sets_and_loaders():
     x, y = data()
 

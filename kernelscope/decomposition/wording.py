@@ -333,11 +333,13 @@ def _time(why: Explanation, query: int) -> str:
     parts = []
     if half is not None:
         what = "lead" if why.kind == "margin" else "output"
+        counted_from = "" if beginning(why.decomposition) == "before training" else " from there"
         parts.append(f"half of the way from the initial to the final {what} was made, to stay, by step "
-                     f"{moments[half]} of {why.updates}{_detour(why, query)}")
+                     f"{moments[half]} of {why.updates}{counted_from}{_detour(why, query)}")
     if settled is not None:
         parts.append("the prediction never changed" if settled == 0
-                     else f"the prediction has not changed since step {moments[settled]}")
+                     else f"the prediction has not changed since step {moments[settled]}"
+                     f"{'' if half is not None or beginning(why.decomposition) == 'before training' else ' from there'}")
     return _sentence(", and ".join(parts))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from ..errors import DataError, ModelError
 from ..losses import Loss
 from ..network import Parameters, flatten
 from ..text import shown
+from .calling import Calling, known_to_transformers
 from .checkpoint_files import Checkpoint, Found, find_checkpoints
 from .checkpoint_states import Matching, outliers, parameter_groups, second_moments
 from .chords import Chord, ChordIndex, ChordRun, Kept, node_batches, parse_nodes
@@ -37,6 +38,9 @@ CACHE = 256 * 2**20
 
 #: Samples that are read from a data set at once.
 READ = 256
+
+#: What the true answers are called in samples that come by name.
+LABELS = ("labels", "label")
 
 #: Optimizers whose steps are known to follow from second moments that a checkpoint holds.
 ADAMS = ("Adam", "AdamW")
@@ -83,6 +87,8 @@ def from_checkpoints(
         weight_decay: The optimizer's.
         nodes: Where on a chord samples' gradients are taken: ``"ends"``, ``"start"``, ``"simpson"``, ``"gaussM"``.
         batch: ``batch -> (inputs, targets)`` for a data set whose samples are something else than ``(..., target)``.
+            A model of ``transformers`` needs none where its samples are dictionaries with ``labels`` among them; its
+            logits are then explained, and the loss is one of logits and labels.
         class_names: A word for each class.
 
     Returns:
@@ -117,7 +123,8 @@ def from_checkpoints(
     """
     with torch.inference_mode(False):
         module = _module(model)
-        subject = Subject(module)
+        calling, batch = _called_by_name(module, data, batch)
+        subject = Subject(module, calling=calling)
         found = find_checkpoints(checkpoints)
         if len(found) < 2:
             raise DataError(
@@ -125,7 +132,7 @@ def from_checkpoints(
                 "lies between two. Pass the ones before it as well; where the seed is known, the state dictionary "
                 "before the first step can be made again."
             )
-        matching = Matching(module, subject.network)
+        matching = Matching(subject.model, subject.network, "model." if calling else "")
         seen = [_look(checkpoint, matching, subject) for checkpoint in found]
         counted, told = _counted(found, seen, steps, lr)
         order = sorted(range(len(found)), key=counted.__getitem__)
@@ -145,6 +152,7 @@ def from_checkpoints(
             **subject.about(), "samples": samples.size, "loss": own_loss.name, "loss_options": own_loss.options,
             "class_names": checked_names(class_names), "keep": "all", "notes": {"checkpoints": notes},
             "complete": True, "points": points, "thinned": False,
+            **({} if calling is None else {"calling": calling.about()}),
         }
         index = ChordIndex(meta, samples, chords, kept)
         run = ChordRun(index.store, subject.network, own_loss, index, 0, len(chords))
@@ -206,6 +214,29 @@ def _module(model: Any) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ModelError(f"model must be a torch.nn.Module of the trained architecture; {what_came(model)} came.")
     return model
+
+
+def _called_by_name(model: nn.Module, data: Any,
+                    batch: Any) -> tuple[Calling | None, Callable[[Any], tuple[Any, Any]] | None]:
+    """How a model of ``transformers`` is called, and what its batches hold, where samples come by name."""
+    loader = data if isinstance(data, DataLoader) else None
+    rows = loader.dataset if loader is not None else data
+    known = known_to_transformers(model)
+    if batch is not None or known is None or not hasattr(rows, "__getitem__") or not hasattr(rows, "__len__"):
+        return None, batch
+    with random_numbers_kept():
+        looked = [rows[i] for i in range(min(2, len(rows)))]
+        if not looked or not isinstance(looked[0], Mapping):
+            return None, batch
+        first = (default_collate if loader is None else loader.collate_fn)(looked)
+    label = next((name for name in LABELS if name in first), None)
+    if label is None:
+        raise DataError(f"The samples hold {', '.join(map(str, first))}, and none of these is called "
+                        f"{' or '.join(LABELS)}. Pass batch=lambda b: (inputs, targets).")
+    taken = inspect.signature(model.forward).parameters
+    names = tuple(name for name, value in first.items()
+                  if isinstance(value, Tensor) and name != label and name in taken)
+    return Calling(names, known=known), lambda given: (tuple(given[name] for name in names), given[label])
 
 
 def _look(checkpoint: Checkpoint, matching: Matching, subject: Subject) -> _Seen:
