@@ -330,16 +330,15 @@ def _cancellation(why: Explanation, query: int) -> str:
 def _time(why: Explanation, query: int) -> str:
     half, settled = why.learned(query)
     moments = why.decomposition.moments
+    since = "" if beginning(why.decomposition) == "before training" else " from there"
     parts = []
     if half is not None:
         what = "lead" if why.kind == "margin" else "output"
-        counted_from = "" if beginning(why.decomposition) == "before training" else " from there"
         parts.append(f"half of the way from the initial to the final {what} was made, to stay, by step "
-                     f"{moments[half]} of {why.updates}{counted_from}{_detour(why, query)}")
+                     f"{moments[half]} of {why.updates}{since}{_detour(why, query)}")
     if settled is not None:
-        parts.append("the prediction never changed" if settled == 0
-                     else f"the prediction has not changed since step {moments[settled]}"
-                     f"{'' if half is not None or beginning(why.decomposition) == 'before training' else ' from there'}")
+        parts.append("the prediction never changed" if settled == 0 else
+                     f"the prediction has not changed since step {moments[settled]}{since if half is None else ''}")
     return _sentence(", and ".join(parts))
 
 
