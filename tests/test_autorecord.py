@@ -300,7 +300,35 @@ def test_a_run_that_is_there_is_kept_unless_it_may_be_replaced(tmp_path, capsys)
     said = capsys.readouterr()
     assert said.out == ""
     assert "holds a run already" in said.err
+    assert "put it before" not in said.err
+    assert main(["record", "-o", out, path, "--epochs", "3", "--overwrite"]) == 2
+    assert "The --overwrite that came stands behind words of the script" in capsys.readouterr().err
     assert main(["record", "--overwrite", path, "-o", out]) == 0
+
+
+def test_the_next_command_is_one_that_can_be_run(tmp_path, capsys):
+    text = HEAD + """
+class Net(torch.nn.Module):
+    def __init__(self, width=1):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, width)
+    def forward(self, x):
+        return self.layer(x)
+"""
+    for needed in ("width=1", "width"):
+        own = text.replace("width=1", needed) + """
+x = torch.linspace(0, 1, 12).reshape(4, 3)
+loader, model = DataLoader(TensorDataset(x, x[:, :1]), batch_size=2), Net(width=1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for x, y in loader:
+    optimizer.zero_grad()
+    torch.nn.functional.mse_loss(model(x), y).backward()
+    optimizer.step()
+"""
+        path = script(tmp_path, own)
+        assert main(["record", "--overwrite", str(path), "-o", str(tmp_path / "run")]) == 0
+        word = f"{path}:{'Net' if needed == 'width=1' else 'function'}"
+        assert f"--model {word}\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("ending", "code", "said"), [

@@ -236,6 +236,39 @@ def test_points_are_read_from_a_file(run, kind, tmp_path, capsys):
     assert [query["output"] for query in found["queries"]] == why.decomposition.final[:, 0].tolist()
 
 
+def test_true_answers_beside_the_points_say_which_are_wrong(run, tmp_path, capsys):
+    digits = ks.data.digits("test")
+    np.savez(tmp_path / "test.npz", x=digits.x[:40].numpy(), y=digits.y[:40].numpy())
+    said = ks.decompose(ks.load(run), digits.x[:40]).final.argmax(1)
+    wrong = (said != digits.y[:40]).nonzero().flatten().tolist()
+    assert wrong
+    assert main(["explain", run, "--input", str(tmp_path / "test.npz")]) == 0
+    said = capsys.readouterr().out
+    assert f"Answered wrongly: {len(wrong)} of 40 (Point {wrong[0]}" in said
+    assert "Point 11, true answer" in said
+    assert "\nPoint 12" not in said
+    assert "the first 12 of 40 points" in said
+    found = answer(capsys, "explain", run, "--input", str(tmp_path / "test.npz"))
+    assert len(found["queries"]) == 40
+
+
+def test_arrays_called_y_that_are_no_true_answers_are_left(run, tmp_path, capsys):
+    digits = ks.data.digits("test")
+    for y in (digits.y[:3].numpy(), digits.y[:2].numpy() * 0.5):
+        np.savez(tmp_path / "test.npz", x=digits.x[:2].numpy(), y=y)
+        assert main(["explain", run, "--input", str(tmp_path / "test.npz")]) == 0
+        assert "true answer" not in capsys.readouterr().out
+
+
+def test_the_model_is_named_as_the_script_that_recorded_it_has_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").write_text("class Own:\n    pass\n")
+    made = record(tmp_path / "run", Own(), notes={"script": "train.py --epochs 3"})
+    assert "--model train.py:Own." in refused(capsys, "explain", made)
+    (tmp_path / "train.py").write_text("from elsewhere import Own\n")
+    assert "--model module:Own." in refused(capsys, "explain", made)
+
+
 def test_a_single_point_needs_no_batch_axis(run, tmp_path, capsys):
     np.save(tmp_path / "x.npy", ks.data.digits("test").x[0].numpy())
     assert len(answer(capsys, "explain", run, "--input", str(tmp_path / "x.npy"))["queries"]) == 1

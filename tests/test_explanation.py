@@ -166,6 +166,33 @@ def test_no_sample_is_singled_out_when_the_quadrature_missed_more_than_its_share
     assert "Of single samples, #" in why.sentence()
 
 
+def test_several_say_a_line_each():
+    why = explanation(q=3)
+    lines = repr(why).splitlines()
+    assert lines[0] == why.summary()
+    assert len(lines) == 4
+    for i, line in enumerate(lines[1:]):
+        assert why[i].summary() == f"Explanation({line.removeprefix(f'  {i}  ')})"
+
+
+def test_no_sample_is_named_in_a_line_where_the_sentence_names_none():
+    why = explanation(q=1)
+    assert "#" in why.summary()
+    ledger = why.decomposition
+    channels = {**ledger.channels, "unattributed": 2 * ledger.magnitude}
+    vague = replace(why, decomposition=replace(ledger, channels=channels))
+    assert vague.doubtful()
+    assert "#" not in vague.summary()
+
+
+def test_a_part_of_a_run_does_not_begin_before_training():
+    why = explanation(q=1)
+    later = replace(why, decomposition=replace(why.decomposition, info={**why.decomposition.info, "first_step": 1200}))
+    assert "Before training this lead" in why.sentence()
+    assert "At step 1,200 this lead" in later.sentence()
+    assert "Before training" not in later.sentence()
+
+
 def test_the_sentence_speaks_of_accounting_and_never_of_influence():
     why = explanation()
     for text in (why.sentence(), repr(why), repr(why[0]), why._repr_html_(), repr(why.check())):

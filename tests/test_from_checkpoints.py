@@ -219,6 +219,51 @@ def test_files_of_all_kinds_give_the_same_ledger(tmp_path):
     assert "'model.' stripped" in opened(str(tmp_path / "light/*")).info()["notes"]["checkpoints"][0]
 
 
+def test_the_optimizers_own_count_comes_before_the_number_in_a_name(tmp_path):
+    """Files of the second and third ten updates that are named 1 and 2 are ten updates apart, not one."""
+    saved, optimizers, _ = trained("adamw")
+    for i, k in enumerate(saved):
+        torch.save({"model": saved[k], "optimizer": optimizers[k], "epoch": i}, tmp_path / f"ckpt_{i}.pt")
+    run = opened([tmp_path / f"ckpt_{i}.pt" for i in range(1, 5)], lr=None)
+    assert run.points == [10, 20, 30, 40]
+    truth = ks.decompose(opened({k: {"model": saved[k], "optimizer": optimizers[k]} for k in saved if k}, lr=None),
+                         QUERIES)
+    assert torch.equal(ks.decompose(run, QUERIES).contributions, truth.contributions)
+
+
+@pytest.mark.parametrize("word", ["ckpt_", "model", "epoch="])
+def test_numbers_in_a_row_are_not_taken_for_updates(word, tmp_path):
+    """The rate is fitted, whatever the files tell of it; with a rate that was given the updates are asked for."""
+    saved, optimizers, _ = trained()
+    for i, k in enumerate(saved):
+        torch.save({"model": saved[k], "optimizer": optimizers[k]}, tmp_path / f"{word}{i}.pt")
+    run = opened(f"{tmp_path}/*.pt", lr=None)
+    assert all(run[k].fits for k in range(len(run)))
+    fitted = ks.decompose(opened(list(saved.values()), lr=None), QUERIES)
+    assert torch.equal(ks.decompose(run, QUERIES).contributions, fitted.contributions)
+    assert "Pass steps=" in str(run.info()["notes"])
+    with pytest.raises(DataError, match="{step: path}"):
+        opened(f"{tmp_path}/*.pt")
+
+
+def test_paths_may_come_by_step(tmp_path):
+    saved = trained()[0]
+    for k, state in saved.items():
+        torch.save(state, tmp_path / f"file{k // 10}.pt")
+    run = opened({k: tmp_path / f"file{k // 10}.pt" for k in saved})
+    assert run.points == [0, 10, 20, 30, 40]
+    assert torch.equal(ks.decompose(run, QUERIES).contributions, in_memory().contributions)
+    with pytest.raises(DataError, match="from 0 on"):
+        opened({-1: tmp_path / "file0.pt", 0: tmp_path / "file1.pt"})
+
+
+def test_influence_through_training_is_refused_where_its_steps_are_unknown():
+    run = opened(trained()[0])
+    with pytest.raises(DataError, match="gauss-newton"):
+        ks.influence(run, QUERIES)
+    assert bool(ks.influence(run, QUERIES, method="gauss-newton").influences.any())
+
+
 def test_files_are_in_natural_order(tmp_path):
     for k in (2, 10, 1, 100):
         (tmp_path / f"s{k}.pt").touch()
@@ -276,6 +321,43 @@ def test_a_real_trainer_leaves_what_is_read(tmp_path):
     assert found.completeness() <= 1e-12
     assert "'net.' stripped" in found.info["checkpoints"][0]
     assert not any("second moments" in note for note in found.info["checkpoints"])
+
+
+def test_models_of_transformers_are_called_by_name(tmp_path):
+    """Dictionaries of samples are read as the Trainer reads them: the ledger is that of a wrapper with its logits."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(vocab_size=11, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+                                     intermediate_size=8, max_position_embeddings=8, num_labels=3)
+    torch.manual_seed(0)
+    ids, labels = torch.randint(0, 11, (12, 5)), torch.randint(0, 3, (12,))
+    model = transformers.BertForSequenceClassification(config).eval()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for k in (0, 1, 2):
+        torch.save(model.state_dict(), tmp_path / f"step{k}.pt")
+        optimizer.zero_grad()
+        model(input_ids=ids, labels=labels).loss.backward()
+        optimizer.step()
+
+    class Logits(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = transformers.BertForSequenceClassification(config)
+
+        def forward(self, x):
+            return self.model(input_ids=x).logits
+
+    rows = [{"input_ids": a, "labels": b} for a, b in zip(ids, labels, strict=True)]
+    options = {"loss": F.cross_entropy, "lr": 0.1}
+    found = ks.from_checkpoints(f"{tmp_path}/step*.pt", model=model, data=rows, **options)
+    saved = {k: {f"model.{name}": t for name, t in torch.load(tmp_path / f"step{k}.pt", weights_only=True).items()}
+             for k in (0, 1, 2)}
+    truth = ks.from_checkpoints(saved, model=Logits(), data=(ids, labels), **options)
+    asked, beside = (ks.decompose(run, x, "margin") for run, x in ((found, {"input_ids": ids[:2]}), (truth, ids[:2])))
+    assert float((asked.contributions - beside.contributions).abs().max()) <= 1e-14
+    assert asked.completeness() <= 1e-12
+    assert ks.explain(found, ids[:1]).sentence().startswith("The network predicts")
+    with pytest.raises(DataError, match="none of these is called labels or label"):
+        ks.from_checkpoints(f"{tmp_path}/step*.pt", model=model, data=[{"input_ids": row} for row in ids], **options)
 
 
 def test_data_sets_and_loaders():

@@ -1,6 +1,8 @@
 """The pages of the guide: every block of Python on them runs, one after the other."""
 
 import re
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,8 @@ def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch):
     torch.manual_seed(0)
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     assert len(blocks) >= 2
-    names: dict[str, object] = {}
+    # Names stand in a module, as in a script or a notebook.
+    module = types.ModuleType("a_page_of_the_guide")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
     for block in blocks:
-        exec(compile(block, page.name, "exec"), names)
+        exec(compile(block, page.name, "exec"), vars(module))

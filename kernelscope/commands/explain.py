@@ -1,12 +1,21 @@
 """Why a recorded network answers as it does."""
 
+from __future__ import annotations
+
 import argparse
+from typing import TYPE_CHECKING
 
 from . import Answer
 from .opening import query_arguments, run_arguments
 
+if TYPE_CHECKING:
+    from ..decomposition.explanation import Explanation
+
 HELP = "say which training samples made the network's answers what they are"
 FEW = 3
+
+#: Points that are told in words; a page or ``--json`` has them all.
+MOST = 12
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,14 +53,30 @@ def _explained(options: argparse.Namespace, distributed: bool) -> Answer:
     blocks = [telling.run_line(recorded)]
     if options.input is None and options.sample is None:
         blocks.append(f"{asked.rule} Name others with --sample or --input.")
-    for query, name in enumerate(asked.names):
+    if why.targets is not None and why.answer() is not None and len(why) > 1:
+        blocks.append(_mistaken(why, asked.names))
+    for query, name in enumerate(asked.names[:MOST]):
         target = "" if why.targets is None else f", true answer {why.targets[query]}"
         lines = [f"{name}{target}", why.sentence(query), *telling.samples(why, query)]
         # One balance sheet is read; a dozen are looked up, and --json and report have them.
         blocks.append("\n".join([*lines, "", *telling.balance(why, query)] if len(why) == 1 else lines))
+    if len(why) > MOST:
+        blocks.append(f"These are the first {MOST} of {len(why):,} points; --json gives all of them. Ask about "
+                      "fewer with a file of fewer rows.")
     if not check.ok:
         blocks.append("\n".join(telling.check_lines(check)))
     explained = [{"name": name, **telling.explanation(why, query)} for query, name in enumerate(asked.names)]
     return Answer("\n\n".join(blocks), {
         "run": str(options.run), "rule": asked.rule, "queries": explained, "checks": telling.check(check),
     }, check.ok)
+
+
+def _mistaken(why: Explanation, names: list[str]) -> str:
+    """Which of several points are answered otherwise than is true."""
+    assert why.targets is not None
+    said = [why.class_name((why.answer(i) or (0, 0))[0]) for i in range(len(why))]
+    wrong = [name for name, one, true in zip(names, said, why.targets, strict=True) if one != true]
+    if not wrong:
+        return f"All {len(why):,} are answered rightly."
+    more = f" and {len(wrong) - MOST:,} more" if len(wrong) > MOST else ""
+    return f"Answered wrongly: {len(wrong):,} of {len(why):,} ({', '.join(wrong[:MOST])}{more})."

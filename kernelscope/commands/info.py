@@ -10,7 +10,6 @@ from .opening import run_arguments
 HELP = "say what a recorded run holds"
 
 #: How code is named that a run does not keep.
-WAYS = {"model": "--model module:{}", "loss": "--loss module:function"}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +38,7 @@ def _of_run(options: argparse.Namespace, place: Path) -> Answer:
     from ..run.opening import contents, run_store
     from . import telling
     from .generative import known_loss
-    from .opening import open_run
+    from .opening import open_run, suggested
 
     if options.model or options.loss or options.data:
         open_run(options)
@@ -51,6 +50,7 @@ def _of_run(options: argparse.Namespace, place: Path) -> Answer:
         "a function of its own" if "loss" in about["needs"] else "that of the game, which the notes tell")
     files, needs = about.pop("files"), about.pop("needs")
     own = str((about["fingerprint"] or {}).get("model") or "Model")
+    ways = {"model": f"--model {suggested(about['notes'], own)}", "loss": "--loss module:function"}
     kept = "every step" if about["rows"] == about["steps"] + 1 else "the others are replayed"
     rows = {
         "steps": f"{about['steps']:,} of {', '.join(about['rules'])}",
@@ -66,7 +66,7 @@ def _of_run(options: argparse.Namespace, place: Path) -> Answer:
         "took": "" if about["cost"] is None else f"{about['cost']['seconds']:.1f} s, recording included, "
                                                 f"{about['cost']['cpu_seconds']:.1f} s of processors",
         "notes": ", ".join(f"{key} {value}" for key, value in (about["notes"] or {}).items()),
-        "code": "" if not needs else "to ask the run, name " + " and ".join(WAYS[name].format(own) for name in needs),
+        "code": "" if not needs else "to ask the run, name " + " and ".join(ways[name] for name in needs),
     }
     lines = [f"{name:10}  {words}" for name, words in rows.items() if words]
     return Answer("\n".join([telling.near(options.run), *lines]), about)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,9 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
 def query_arguments(parser: argparse.ArgumentParser) -> None:
     """What every command takes that asks about points."""
     asked = parser.add_mutually_exclusive_group()
-    asked.add_argument("--input", metavar="FILE", help=f"points as the network takes them ({', '.join(KINDS)})")
+    asked.add_argument("--input", metavar="FILE",
+                       help=f"points as the network takes them ({', '.join(KINDS)}); of several arrays those called x, "
+                            "and y are their true answers")
     asked.add_argument("--sample", metavar="ID", type=int, nargs="+", help="training samples, by their ids")
 
 
@@ -68,9 +71,10 @@ def open_run(options: argparse.Namespace) -> Run:
     meta = run_store(folder(options), verify="size").meta
     if options.model is None and meta.get("architecture") is None and not is_known(meta):
         name = str((meta.get("fingerprint") or {}).get("model") or "Model")
+        way = suggested(meta.get("notes"), name)
         raise ModelError(
             f"{options.run} was recorded from a model with code of its own, a {name}, and a run keeps numbers, not "
-            f"code. Name what makes it, without arguments: --model module:{name}."
+            f"code. Name what makes it, without arguments: --model {way}."
         )
     given = known_loss(meta) if options.loss is None else None
     if options.loss is None and given is None and named_loss(meta.get("loss"), meta.get("loss_options") or {}) is None:
@@ -85,6 +89,24 @@ def open_run(options: argparse.Namespace) -> Run:
     loss = given if options.loss is None else named(options.loss, "--loss")
     data = None if options.data is None else made(options.data, "--data")
     return load(options.run, model=model, data=data, loss=loss)
+
+
+def maker(kind: type, script: Path) -> str:
+    """How ``--model`` names a class that a script used, or a function that is still to be written."""
+    home = str(script) if kind.__module__ in ("__main__", "__mp_main__") else kind.__module__
+    simple = kind.__qualname__.isidentifier() and not _needed(kind)
+    return f"{home}:{kind.__qualname__ if simple else 'function'}"
+
+
+def suggested(notes: dict[str, Any] | None, name: str) -> str:
+    """What ``--model`` may be for a run, as far as the script that made it is still here."""
+    words = str((notes or {}).get("script") or "").split()
+    script = Path(words[0]) if words and words[0].endswith(".py") else None
+    try:
+        here = script is not None and re.search(rf"^class {re.escape(name)}\b", script.read_text("utf-8"), re.MULTILINE)
+    except (OSError, ValueError):
+        here = None
+    return f"{script}:{name}" if here else f"module:{name}"
 
 
 def named(word: str, flag: str) -> Any:
@@ -176,9 +198,11 @@ def queries(run: Run, options: argparse.Namespace, hardest: int = HARDEST, other
             "networks that take one. Use kernelscope.decompose(run, (x1, x2, ...)) in Python."
         )
     if options.input is not None:
+        held = held_in(options.input)
         x = as_trained(read(options.input), run, options.input)
         which = "The point" if len(x) == 1 else f"All {len(x):,} points"
-        return Queries(x, None, [f"Point {i}" for i in range(len(x))], f"{which} of {Path(options.input).name}.")
+        names = [f"Point {i}" for i in range(len(x))]
+        return Queries(x, _truths(held, run, len(x)), names, f"{which} of {Path(options.input).name}.")
     if options.sample is not None:
         columns, rule = [_column(run, i) for i in options.sample], "The training samples that were named."
     else:
@@ -191,6 +215,17 @@ def queries(run: Run, options: argparse.Namespace, hardest: int = HARDEST, other
     pairs = [pair for pair in map(run.sample, columns) if pair is not None]
     names = [f"Training sample {run.samples.ids[i]}" for i in columns]
     return Queries(torch.stack([x for x, _ in pairs]), torch.stack([y for _, y in pairs]), names, rule)
+
+
+def _truths(held: dict[str, torch.Tensor], run: Run, count: int) -> torch.Tensor | None:
+    """The true answers that a file holds as y beside its points, where they have the form of those in training."""
+    table = run.samples.targets
+    if len(held) < 2 or table is None or "y" not in held:
+        return None
+    y = held["y"]
+    if y.shape != (count, *table.shape[1:]) or y.is_floating_point() != table.is_floating_point():
+        return None
+    return y.to(table.dtype)
 
 
 def read(path: str, flag: str = "--input", name: str = "x") -> torch.Tensor:

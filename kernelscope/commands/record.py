@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, RecordingError
 from . import Answer
+from .opening import maker
 from .scripts import Watched, run_as_main, shown
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 HELP = "run a training script as it is, and record what it does"
 DETAILS = (
     "The script is run in this process, as python SCRIPT would run it. Words after it are its own, but for those of "
-    "this command that follow it at once."
+    "this command that follow it at once, as in: kernelscope record train.py -o runs/a --epochs 3"
 )
 
 
@@ -47,7 +48,12 @@ def run(options: argparse.Namespace) -> Answer:
         raise DataError(f"There is no script {options.script}. Name a Python file.")
     out = Path(options.out or Path("runs") / script.stem)
     if not options.overwrite and (out / "manifest.json").exists():
-        raise DataError(f"{out} holds a run already. Name another folder with -o, or replace it with --overwrite.")
+        late = next((word for word in words if word.split("=")[0] in ("-o", "--out", "--overwrite")), None)
+        raise DataError(
+            f"{out} holds a run already. Name another folder with -o, or replace it with --overwrite."
+            + (f" The {late} that came stands behind words of the script and is one of them: put it before {script}."
+               if late else "")
+        )
 
     from ..decomposition.wording import counted
     from ..integrations.trainers import Trainers
@@ -88,7 +94,7 @@ def run(options: argparse.Namespace) -> Answer:
         f"{counted(recorded.size, 'sample')}.",
     ]
     described = recorded.meta.get("architecture") is not None or is_known(recorded.meta)
-    flags = "" if described else " --model module:function"
+    flags = "" if described else f" --model {maker(type(recording.model), script)}"
     flags += "" if recorded.loss.name is not None else " --loss module:function"
     lines.append(f"Next: kernelscope report {out}{flags}")
     return Answer("\n".join(lines), {**data, "run": str(out), **recorded.info()}, not left, left)

@@ -30,6 +30,9 @@ from .wording import CANCELLATION_LIMIT
 if TYPE_CHECKING:
     import pandas as pd
 
+#: Queries that are told in a line each where an explanation of several says itself.
+LINES = 8
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Explanation(Result):
@@ -276,12 +279,16 @@ class Explanation(Result):
                                    (tables.row(self, 0, i) for i in self.ranked(0, 2, sign)))
             for mark, sign in (("▲", 1), ("▼", -1)) if self.ranked(0, 1, sign)
         ]
+        if self.doubtful():
+            sides = ["so much is unattributed that no sample is named"]
         return f"Explanation({head}; {' '.join(sides)}; residual {self.decomposition.completeness():.1e} of the terms)"
 
     def __repr__(self) -> str:
-        if len(self) != 1:
-            return self.summary()
-        return f"{self.summary()}\n{self.sentence()}"
+        if len(self) == 1:
+            return f"{self.summary()}\n{self.sentence()}"
+        lines = [f"  {i}  {self[i].summary().removeprefix('Explanation(').removesuffix(')')}"
+                 for i in range(min(len(self), LINES))]
+        return "\n".join([self.summary(), *lines, *(["  …"] if len(self) > LINES else [])])
 
     def _repr_html_(self) -> str:
         return gallery(self)

@@ -16,6 +16,7 @@ from .result import COMPLETE
 
 if TYPE_CHECKING:
     from .explanation import Explanation
+    from .result import Decomposition
 
 #: Said with every explanation, because the numbers are easily taken for something else.
 ACCOUNTING = (
@@ -250,17 +251,23 @@ def _answer(why: Explanation, query: int) -> str:
     return f"The network predicts {predicted} {how_sure}, {number(final)} logits ahead of {runner_up}."
 
 
+def beginning(ledger: Decomposition) -> str:
+    """Where a ledger begins: before training, or at a step, of a part of a run and of checkpoints that begin later."""
+    first = (ledger.info.get("points") or [ledger.info.get("first_step", 0)])[0]
+    return f"at step {first:,}" if first else "before training"
+
+
 def _movement(why: Explanation, query: int) -> str:
     ledger = why.decomposition
     start, data = float(ledger.initial[query, 0]), float(why.shares[query].sum())
     what = "this lead" if why.kind == "margin" else "the output"
-    steps = counted(why.updates, "step")
+    steps, then = counted(why.updates, "step"), beginning(ledger).capitalize()
     if why.unmoved(query):
-        return f"Before training {what} was the same, {signed(start)}: {steps} moved nothing."
+        return f"{then} {what} was the same, {signed(start)}: {steps} moved nothing."
     roughly = "about " if weaknesses(why, query) else ""
     added = "nothing" if data == 0 else f"{roughly}{signed(data)}"
     who = "training sample" if why.shares.shape[1] == 1 else "training samples"
-    return f"Before training {what} was {signed(start)}; over {steps} the {who} added {added}."
+    return f"{then} {what} was {signed(start)}; over {steps} the {who} added {added}."
 
 
 def _percent(why: Explanation, query: int, share: float) -> str:
@@ -323,14 +330,15 @@ def _cancellation(why: Explanation, query: int) -> str:
 def _time(why: Explanation, query: int) -> str:
     half, settled = why.learned(query)
     moments = why.decomposition.moments
+    since = "" if beginning(why.decomposition) == "before training" else " from there"
     parts = []
     if half is not None:
         what = "lead" if why.kind == "margin" else "output"
         parts.append(f"half of the way from the initial to the final {what} was made, to stay, by step "
-                     f"{moments[half]} of {why.updates}{_detour(why, query)}")
+                     f"{moments[half]} of {why.updates}{since}{_detour(why, query)}")
     if settled is not None:
-        parts.append("the prediction never changed" if settled == 0
-                     else f"the prediction has not changed since step {moments[settled]}")
+        parts.append("the prediction never changed" if settled == 0 else
+                     f"the prediction has not changed since step {moments[settled]}{since if half is None else ''}")
     return _sentence(", and ".join(parts))
 
 

@@ -15,6 +15,7 @@ from ..arguments import what_came
 from ..errors import DataError
 from ..result import Result
 from . import style
+from .pictures import picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +53,8 @@ def draw(result: Result, ax: Axes | None = None, *, theme: str | None = None, **
 
     Args:
         result: What to draw.
-        ax: Where to draw. Without it a figure is made that pyplot does not know: ``ax.figure`` of what is returned.
+        ax: Where to draw. Without it a figure is made that pyplot does not know: ``ax.figure`` of what is returned. A
+            notebook shows it where the axes are the last line of a cell.
         theme: ``"light"`` or ``"dark"``; by default what can be read on ``ax``.
         options: What the drawing of this result accepts, such as ``query``.
 
@@ -84,7 +86,7 @@ def draw(result: Result, ax: Axes | None = None, *, theme: str | None = None, **
         chosen = style.LIGHT if ax is None else style.theme_of(ax)
     with style.context(chosen):
         if ax is None:
-            ax = style.figure().add_subplot()
+            ax = style.figure().add_subplot(axes_class=picture())
         function(result, ax, chosen, **options)
     return ax
 

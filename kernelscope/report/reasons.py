@@ -26,7 +26,6 @@ MOST_GROUPS = 12
 LONG = 8
 
 LINE_NAMES = {
-    "initial": "before training",
     "decay": "weight decay",
     "momentum": "momentum at the start",
     "buffers": "normalisation statistics",
@@ -178,6 +177,8 @@ def _line_name(why: Explanation, name: str, kind: str) -> str:
         return f"samples labelled {name}" if why.decomposition.labels or why.decomposition.groups else name
     if kind == "final":
         return f"{wording.subject(why)} now"
+    if kind == "initial":
+        return wording.beginning(why.decomposition)
     return LINE_NAMES.get(name, name)
 
 
@@ -185,7 +186,7 @@ def _sum(why: Explanation, query: int) -> list[dict[str, str]]:
     """The answer as a sum of few terms: start, data, channels that matter, result."""
     ledger, final = why.decomposition, float(why.decomposition.final[query, 0])
     n = why.shares.shape[1]
-    terms = [("before training", float(ledger.initial[query, 0])),
+    terms = [(wording.beginning(ledger), float(ledger.initial[query, 0])),
              (f"from {counted(n, 'training sample')}", float(why.shares[query].sum()))]
     decimals = places(*(value for _, value in terms), final)
     rest = [(LINE_NAMES[key], float(ledger.channels[key][query, 0])) for key in CHANNELS if key != "data"]

@@ -16,7 +16,7 @@ from ..decomposition.stochastic.ensemble import Ensemble
 from ..decomposition.stochastic.kernel import PathKernel
 from ..decomposition.stochastic.memory import MemoryWeights
 from ..decomposition.stochastic.result import Expected
-from ..decomposition.wording import counted, shortened
+from ..decomposition.wording import beginning, counted, shortened
 from ..diagnostics.agreement import Agreement
 from ..diagnostics.comparing.result import RunComparison
 from ..diagnostics.coverage.result import Coverage
@@ -85,7 +85,7 @@ def decomposition(ledger: Decomposition, album: Album, name: str) -> dict[str, A
     q, c, n = ledger.contributions.shape
     sheets = []
     for query, output in [(i, j) for i in range(q) for j in range(c)][:MOST_QUERIES]:
-        entries = [("before training", "initial", float(ledger.initial[query, output]))]
+        entries = [(beginning(ledger), "initial", float(ledger.initial[query, output]))]
         entries += [(LINE_NAMES.get(key, counted(n, "training sample")), "channel", float(values[query, output]))
                     for key, values in ((key, ledger.channels[key]) for key in CHANNELS)]
         empty = [key for key in CHANNELS if key in LINE_NAMES and not ledger.channels[key][query, output]]

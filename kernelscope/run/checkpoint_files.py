@@ -13,7 +13,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +70,13 @@ class Checkpoint:
         name: What it is called in messages.
         path: Where it is; ``None`` in memory.
         held: What is in memory.
+        step: The number of updates made before it, where that was said beside it.
     """
 
     name: str
     path: Path | None = None
     held: Mapping[str, Any] | None = None
+    step: int | None = None
 
     def read(self) -> Found:
         """Everything it holds.
@@ -84,18 +86,16 @@ class Checkpoint:
             StoreCorrupt: If it is damaged.
             StoreError: If it is no checkpoint.
         """
-        if self.path is None:
-            return _taken_apart(self.held, self.name)
-        if self.path.is_dir():
-            return _folder(self.path)
-        return _taken_apart(_file(self.path), self.name)
+        found = (_taken_apart(self.held, self.name) if self.path is None else _folder(self.path) if self.path.is_dir()
+                 else _taken_apart(_file(self.path), self.name))
+        return found if self.step is None else replace(found, step=self.step)
 
     def named_step(self) -> tuple[int, str] | None:
         """The number in its name, and whether it counts steps or epochs, or says neither."""
         if self.path is None:
             return None
         stem = self.path.name if self.path.is_dir() else self.path.name[:-len(self.path.suffix) or None]
-        for kind, pattern in (("steps", r"(?:global[_-]?step|steps?|iter(?:ation)?s?|checkpoint|ckpt)[=_\-.]?(\d+)"),
+        for kind, pattern in (("steps", r"(?:global[_-]?step|steps?|iter(?:ation)?s?)[=_\-.]?(\d+)"),
                               ("epochs", r"(?:epochs?|ep)[=_\-.]?(\d+)"), ("numbers", LAST)):
             found = re.search(pattern, stem, re.IGNORECASE)
             if found and len(found[1]) < 16:
@@ -112,10 +112,11 @@ def find_checkpoints(given: Any) -> list[Checkpoint]:
     """
     if isinstance(given, Mapping):
         # A dictionary of state dictionaries by step is as good as two lists.
-        if given and all(as_whole(key) is not None and isinstance(value, Mapping) for key, value in given.items()):
-            return [Checkpoint(f"step {key}", held={"state_dict": given[key], "global_step": int(key)})
-                    for key in sorted(given)]
-        raise DataError("One state dictionary came, and a run needs two checkpoints at least: pass a list of them.")
+        if given and all(as_whole(key) is not None and isinstance(value, Mapping | str | Path)
+                         for key, value in given.items()):
+            return [_at(int(key), given[key]) for key in sorted(given)]
+        raise DataError("One state dictionary came, and a run needs two checkpoints at least. Pass a list of them, or "
+                        "{step: state dictionary or path} with the number of updates before each.")
     if isinstance(given, str | Path):
         return _on_disk(str(given))
     if not isinstance(given, Iterable):
@@ -128,6 +129,15 @@ def find_checkpoints(given: Any) -> list[Checkpoint]:
                             "model.state_dict() gave, or the files it was saved to.")
     return [Checkpoint(f"checkpoint {i}", held=item) if isinstance(item, Mapping) else
             Checkpoint(shown(str(item)), _there(Path(item))) for i, item in enumerate(items)]
+
+
+def _at(step: int, given: Mapping[str, Any] | str | Path) -> Checkpoint:
+    """What a step is said to have."""
+    if step < 0:
+        raise DataError(f"A checkpoint is said to be of step {step}. Pass the number of updates before it, from 0 on.")
+    if isinstance(given, Mapping):
+        return Checkpoint(f"step {step}", held=given, step=step)
+    return Checkpoint(shown(str(given)), _there(Path(given)), step=step)
 
 
 def _on_disk(given: str) -> list[Checkpoint]:
@@ -182,9 +192,11 @@ def _folder(folder: Path) -> Found:
              if isinstance(entry, dict) and type(entry.get("step")) is int
              and isinstance(entry.get("learning_rate"), int | float)}
     step = state.get("global_step")
-    optimizer = _file(folder / "optimizer.pt") if (folder / "optimizer.pt").is_file() else found.optimizer
-    return Found(found.tensors, optimizer if isinstance(optimizer, Mapping) else None,
-                 step if type(step) is int and step >= 0 else found.step, rates)
+    held = _file(folder / "optimizer.pt") if (folder / "optimizer.pt").is_file() else found.optimizer
+    optimizer = held if isinstance(held, Mapping) else None
+    if type(step) is not int or step < 0:
+        step = updates(optimizer) if found.step is None else found.step
+    return Found(found.tensors, optimizer, step, rates)
 
 
 def _words(path: Path) -> dict[str, Any]:
@@ -280,7 +292,18 @@ def _taken_apart(content: Any, name: str) -> Found:
         optimizer = optimizer[0]
     step = next((as_whole(content[key]) for key in STEPS if tensors is not content
                  and not isinstance(content.get(key), bool | None) and _is_count(content[key])), None)
-    return Found(held, optimizer if isinstance(optimizer, Mapping) else None, step, {})
+    optimizer = optimizer if isinstance(optimizer, Mapping) else None
+    return Found(held, optimizer, updates(optimizer) if step is None else step, {})
+
+
+def updates(optimizer: Mapping[str, Any] | None) -> int | None:
+    """How many updates an optimizer's states have seen, as Adam and its kin count them; ``None`` where they do not."""
+    states = (optimizer or {}).get("state")
+    counts = [float(own["step"]) for own in (states.values() if isinstance(states, Mapping) else ())
+              if isinstance(own, Mapping) and (isinstance(own.get("step"), int | float)
+                                               or isinstance(own.get("step"), Tensor) and own["step"].numel() == 1)]
+    most = max(counts, default=-1.0)
+    return int(most) if 0 <= most < 2**53 and most == int(most) else None
 
 
 def _is_count(value: Any) -> bool:

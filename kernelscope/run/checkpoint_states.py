@@ -31,21 +31,24 @@ class Matching:
     Args:
         model: The model.
         network: The same as a function.
+        own: What the names of the model begin with and those of checkpoints do not.
 
     Attributes:
         prefix: What was taken off the names, in words.
     """
 
-    def __init__(self, model: nn.Module, network: Network):
+    def __init__(self, model: nn.Module, network: Network, own: str = ""):
         self.network = network
+        plain = lambda name: plain_name(name).removeprefix(own)
         self.prefix = ""
         self.left_out: list[str] = []
         owners = {id(p): name for name, p in model.named_parameters()}
         # Of parameters that are one, a file may hold any name.
-        self._aliases = {plain_name(name): plain_name(owners[id(p)])
+        self._aliases = {plain(name): plain(owners[id(p)])
                          for name, p in model.named_parameters(remove_duplicate=False)}
-        self._kept = set(map(plain_name, model.state_dict()))
-        self._own = {plain_name(name): name for name in [*network.parameters, *network.buffers]}
+        self._kept = set(map(plain, model.state_dict()))
+        self._names = {name: plain(name) for name in [*network.parameters, *network.buffers]}
+        self._own = {plain(name): name for name in [*network.parameters, *network.buffers]}
 
     def __call__(self, tensors: Mapping[str, Tensor], name: str) -> tuple[Parameters, Parameters]:
         """Parameters and buffers of a checkpoint, by the names of the model.
@@ -63,7 +66,7 @@ class Matching:
         self.left_out = [key for key in plain if not key.startswith(prefix)]
         known = {self._aliases.get(key, key): t for key, t in known.items()}
         held = {**self.network.parameters, **self.network.buffers}
-        needed = [key for key in map(plain_name, held) if key in self._kept]
+        needed = [key for key in map(self._names.__getitem__, held) if key in self._kept]
         missing = [key for key in needed if key not in known]
         unexpected = [key for key in known if key not in self._own and key not in self._kept]
         bent = [key for key in needed if key in known and known[key].shape != held[self._own[key]].shape]
@@ -88,8 +91,7 @@ class Matching:
     @property
     def count(self) -> int:
         """How many tensors of the model a checkpoint holds."""
-        return len([key for key in map(plain_name, [*self.network.parameters, *self.network.buffers])
-                    if key in self._kept])
+        return len([key for key in self._names.values() if key in self._kept])
 
     def _prefix(self, plain: Mapping[str, Tensor], file: str) -> str:
         names = set(self._own) | set(self._aliases)

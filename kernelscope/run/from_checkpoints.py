@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -23,6 +23,7 @@ from ..errors import DataError, ModelError
 from ..losses import Loss
 from ..network import Parameters, cast, flatten, undisturbed
 from ..text import shown
+from .calling import Calling, known_to_transformers
 from .checkpoint_files import Checkpoint, Found, find_checkpoints
 from .checkpoint_states import Matching, another_optimizer, outliers, parameter_groups, second_moments
 from .chords import Chord, ChordIndex, ChordRun, Kept, node_batches, parse_nodes
@@ -38,6 +39,9 @@ CACHE = 256 * 2**20
 
 #: Samples that are read from a data set at once.
 READ = 256
+
+#: What the true answers are called in samples that come by name.
+LABELS = ("labels", "label")
 
 #: Optimizers whose steps are known to follow from second moments that a checkpoint holds.
 ADAMS = ("Adam", "AdamW")
@@ -84,6 +88,8 @@ def from_checkpoints(
         weight_decay: The optimizer's.
         nodes: Where on a chord samples' gradients are taken: ``"ends"``, ``"start"``, ``"simpson"``, ``"gaussM"``.
         batch: ``batch -> (inputs, targets)`` for a data set whose samples are something else than ``(..., target)``.
+            A model of ``transformers`` needs none where its samples are dictionaries with ``labels`` among them; its
+            logits are then explained, and the loss is one of logits and labels.
         class_names: A word for each class.
 
     Returns:
@@ -118,7 +124,8 @@ def from_checkpoints(
     """
     with torch.inference_mode(False):
         module = _module(model)
-        subject = Subject(module)
+        calling, batch = _called_by_name(module, data, batch)
+        subject = Subject(module, calling=calling)
         found = find_checkpoints(checkpoints)
         if len(found) < 2:
             raise DataError(
@@ -126,7 +133,7 @@ def from_checkpoints(
                 "lies between two. Pass the ones before it as well; where the seed is known, the state dictionary "
                 "before the first step can be made again."
             )
-        matching = Matching(module, subject.network)
+        matching = Matching(subject.model, subject.network, "model." if calling else "")
         seen = [_look(checkpoint, matching, subject) for checkpoint in found]
         counted, told = _counted(found, seen, steps, lr)
         order = sorted(range(len(found)), key=counted.__getitem__)
@@ -135,7 +142,9 @@ def from_checkpoints(
         _refuse_twins(found, points)
         samples = _samples(data, batch)
         kept = _KeptInFiles(found, matching, subject, seen)
-        groups = _numbers(seen, points, optimizer, lr, momentum, weight_decay, subject)
+        # Rates that files tell are of an update, and say nothing where updates are not counted.
+        fitted = told.startswith("counted")
+        groups = _numbers(seen, points, optimizer, lr, momentum, weight_decay, subject, fitted)
         nested = parse_nodes(nodes)
         chords: list[Step] = [_chord(j, points, group, nested, samples, subject) for j, group in enumerate(groups)]
         notes = _notes(found, points, matching, told, chords, seen, nodes)
@@ -144,6 +153,7 @@ def from_checkpoints(
             **subject.about(), "samples": samples.size, "loss": own_loss.name, "loss_options": own_loss.options,
             "class_names": checked_names(class_names), "keep": "all", "notes": {"checkpoints": notes},
             "complete": True, "points": points, "thinned": False,
+            **({} if calling is None else {"calling": calling.about()}),
         }
         index = ChordIndex(meta, samples, chords, kept)
         run = ChordRun(index.store, subject.network, own_loss, index, 0, len(chords))
@@ -224,6 +234,29 @@ def _module(model: Any) -> nn.Module:
     return model
 
 
+def _called_by_name(model: nn.Module, data: Any,
+                    batch: Any) -> tuple[Calling | None, Callable[[Any], tuple[Any, Any]] | None]:
+    """How a model of ``transformers`` is called, and what its batches hold, where samples come by name."""
+    loader = data if isinstance(data, DataLoader) else None
+    rows = loader.dataset if loader is not None else data
+    known = known_to_transformers(model)
+    if batch is not None or known is None or not hasattr(rows, "__getitem__") or not hasattr(rows, "__len__"):
+        return None, batch
+    with random_numbers_kept():
+        looked = [rows[i] for i in range(min(2, len(rows)))]
+        if not looked or not isinstance(looked[0], Mapping):
+            return None, batch
+        first = (default_collate if loader is None else loader.collate_fn)(looked)
+    label = next((name for name in LABELS if name in first), None)
+    if label is None:
+        raise DataError(f"The samples hold {', '.join(map(str, first))}, and none of these is called "
+                        f"{' or '.join(LABELS)}. Pass batch=lambda b: (inputs, targets).")
+    taken = inspect.signature(model.forward).parameters
+    names = tuple(name for name, value in first.items()
+                  if isinstance(value, Tensor) and name != label and name in taken)
+    return Calling(names, known=known), lambda given: (tuple(given[name] for name in names), given[label])
+
+
 def _look(checkpoint: Checkpoint, matching: Matching, subject: Subject) -> _Seen:
     found = checkpoint.read()
     return _Seen(found, matching(found.tensors, checkpoint.name)[0], subject)
@@ -242,18 +275,22 @@ def _counted(found: list[Checkpoint], seen: list[_Seen], steps: Any, lr: Any) ->
         return [int(step or 0) for step in given], _given([int(step or 0) for step in given], found, told, names)
     if all(step is not None for step in told):
         return [int(step or 0) for step in told], "told by the files"
-    if all(name is not None for name in names):
-        kinds = {name[1] for name in names if name}
-        # A number of another kind, as in final_3 among step_100 and step_200, is of no step.
-        if len(kinds) == 1 and "epochs" not in kinds:
-            return [name[0] for name in names if name], "told by their names"
-        if len(kinds) == 1 and lr is None:
-            return [name[0] for name in names if name], "counted in epochs"
+    numbers, kinds = [name[0] for name in names if name], {name[1] for name in names if name}
+    # A number of another kind, as in final_3 among step_100 and step_200, is of no step.
+    if len(numbers) == len(found) and len(kinds) == 1:
+        # A number without a word may count anything; one in a row counts epochs, or files, and hardly ever updates.
+        in_a_row = max(numbers) - min(numbers) < 2 * len(numbers)
+        if kinds == {"steps"} or kinds == {"numbers"} and not in_a_row:
+            return numbers, "told by their names"
+        if lr is None:
+            return numbers, f"counted in {'epochs' if 'epochs' in kinds else 'numbers of their names'}"
     elif lr is None and all(checkpoint.path is None for checkpoint in found):
         return list(range(len(found))), "counted by checkpoints"
     raise DataError(
-        "How many steps lie between the checkpoints cannot be read from the files or their names "
-        f"({found[0].name}, …). Pass steps=[...], the number of updates before each of the {len(found)}, in this order."
+        "How many updates lie between the checkpoints cannot be read from the files or their names "
+        f"({found[0].name}, …), and with a learning rate it is needed. Pass steps=[...], the number of updates before "
+        f"each of the {len(found)}, in this order, or {{step: path}} for the checkpoints; or leave lr out, and it is "
+        "fitted."
     )
 
 
@@ -311,7 +348,8 @@ def _samples(data: Any, batch: Callable[[Any], tuple[Any, Any]] | None) -> Sampl
 
 
 def _numbers(seen: list[_Seen], points: list[int], optimizer: str | None, lr: Any, momentum: float | None,
-             weight_decay: float | None, subject: Subject) -> list[tuple[str, list[dict[str, Any]], bool]]:
+             weight_decay: float | None, subject: Subject,
+             fitted: bool) -> list[tuple[str, list[dict[str, Any]], bool]]:
     """For each chord its rule, its parameter groups, and whether the learning rate must be fitted."""
     rule = _rule(optimizer, seen)
     usual = {p.name: p.default for p in list(inspect.signature(getattr(torch.optim, rule).__init__).parameters.values())
@@ -342,7 +380,7 @@ def _numbers(seen: list[_Seen], points: list[int], optimizer: str | None, lr: An
             if weight_decay is not None:
                 group["weight_decay"] = as_finite(weight_decay, "weight_decay", "1e-2")
         moments = rule not in ADAMS or seen[j].moments or seen[j + 1].moments
-        fits = another or not moments or any(group["lr"] is None for group in groups)
+        fits = fitted or another or not moments or any(group["lr"] is None for group in groups)
         found.append((rule, groups, fits))
     return found
 
@@ -406,7 +444,10 @@ def _notes(found: list[Checkpoint], points: list[int], matching: Matching, told:
                      f"whatever was learned before it is in the initial output. Add the state before the first step if "
                      "the seed is known.")
     fitted = [chord for chord in chords if chord.fits]
-    if fitted and fitted[0].optimizer in ADAMS:
+    if told.startswith("counted"):
+        notes.append("How many updates lie between the checkpoints is not known, so on each chord a rate is fitted. "
+                     "Pass steps=[...] to have the rate of the training instead.")
+    elif fitted and fitted[0].optimizer in ADAMS:
         notes.append(f"The second moments of {fitted[0].optimizer} are not known on {len(fitted)} of {len(chords)} "
                      "chords: there one rate for all parameters is fitted, as if it were plain gradient descent.")
     another = another_optimizer(seen[-1].groups)

@@ -90,7 +90,7 @@ def contents(path: Path) -> dict[str, Any]:
     """
     store = run_store(path)
     index = RunIndex(store)
-    code = [name for name, known in (("model", store.meta.get("architecture") or is_known(store.meta)),
+    code = [name for name, known in (("model", store.meta.get("architecture") or is_known(store.meta) or None),
                                      ("loss", named_loss(store.meta.get("loss"), store.meta.get("loss_options") or {})))
             if known is None]
     return index.info(0, index.length) | {"files": len(store.segments), "needs": code}

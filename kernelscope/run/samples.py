@@ -238,5 +238,5 @@ def split_batch(batch: Any) -> tuple[tuple[Any, ...], Any]:
         return tuple(batch[:-1]), batch[-1]
     raise DataError(
         f"A batch must be a pair (inputs, targets) to find its targets, and this loader gives a "
-        f"{type(batch).__name__}. Pass batch=lambda b: (inputs, targets) to record(...)."
+        f"{type(batch).__name__}. Pass batch=lambda b: (inputs, targets)."
     )

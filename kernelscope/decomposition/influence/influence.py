@@ -14,6 +14,7 @@ from ...errors import DataError, NonFiniteError, RuleError
 from ...network import cast, undisturbed
 from ...progress import Bar
 from ...ranks import spearman
+from ...run.chords import ChordRun
 from ...run.run import Run
 from ..exact import final_outputs
 from ..output import output_functional
@@ -86,7 +87,7 @@ def influence(
         The :class:`Influence`, of shape :math:`(q, c, n)`; samples that were never drawn have 0.
 
     Raises:
-        DataError: If queries, targets or options do not fit the run.
+        DataError: If queries, targets or options do not fit the run, or its steps are not known.
         ModelError: If the network is no function of a query, or keeps state that is no running statistic.
         RuleError: If an optimizer's rule is not known, gradients were scaled in an unknown way, or the run is
             of a game.
@@ -125,6 +126,11 @@ def influence(
         damping = as_positive(damping, "damping", "1e-2")
         if method != "gauss-newton":
             raise DataError('A damping is part of method="gauss-newton"; the metagradient has none. Leave it out.')
+    if method == "metagradient" and isinstance(run, ChordRun):
+        raise DataError(
+            "This run is known by some of its parameters alone, and the metagradient goes back through every step. "
+            'Pass method="gauss-newton", which looks at the end of training, or the recording if this one is thinned.'
+        )
     with undisturbed(place):
         given = as_queries(x, tuple(run.samples.inputs))
         dtype, own_precision = ledger_precision(run, dtype, given, place)

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...arguments import as_count, as_place, as_whole
 from ...errors import DataError
 from ...result import Check, CheckRow, Result, rows_of
+from ...text import shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -163,7 +164,20 @@ class Influence(Result):
         how = "through the whole training" if self.method == "metagradient" else \
             f"at its end, damping {self.info.get('damping', float('nan')):.2g}"
         return (f"Influence(queries={q}, outputs={c}, samples={n}, {self.method}: what the weight of a sample does to "
-                f"the output, counterfactual and first order, {how})")
+                f"the output, counterfactual and first order, {how}{self._strongest()})")
+
+    def _strongest(self) -> str:
+        """The sample without which the first query would change most, where one output is asked about."""
+        if self.influences.shape[1] != 1 or not bool(self.influences[:1].any()):
+            return ""
+        row = self.influences[0, 0]
+        place = int(row.abs().argmax())
+        label = f", a {shown(self.labels[place])}," if self.labels is not None else ""
+        value = float(row[place])
+        way = "lower" if value > 0 else "higher"
+        return (f"; without sample {int(self.sample_ids[place])}{label} {self.output_names[0]} of query 0, now "
+                f"{float(self.values[0, 0]):.3g}, would be about {abs(value):.2g} {way}, and no other single sample "
+                "matters more")
 
     def check(self) -> Check:
         """Whether the derivative is that of this training, and how far it can be trusted."""
