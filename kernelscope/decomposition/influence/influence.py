@@ -55,12 +55,14 @@ def influence(
     .. math:: I_i(x) = \frac{\partial f_T(x)}{\partial w_i}\Big|_{w=1}, \qquad
               f_{\text{without } i}(x) \approx f_T(x) - I_i(x),
 
-    where step k uses the gradient :math:`\frac1B\sum_i w_i\nabla\ell_i(\theta_k)`. It is counterfactual and first
-    order, and no share of the output: for shares see :func:`kernelscope.decompose`.
+    where step k uses the gradient :math:`\frac1B\sum_i w_i\nabla\ell_i(\theta_k)`, or that of the recorded loss's own
+    mean: with class weights or ignored targets :math:`\sum_i w_i c_i\nabla\ell_i / \sum_i c_i`. It is counterfactual
+    and first order, and no share of the output: for shares see :func:`kernelscope.decompose`.
 
     ``"metagradient"`` goes through the whole recorded training, momentum, preconditioners, decay, clipping and batch
-    statistics included; batches, random numbers, learning rates and the divisors of means are as recorded. Of a slice
-    of a run it is the derivative by the weights in those steps.
+    statistics included; batches, random numbers, learning rates and the divisors of means are as recorded: leaving a
+    sample out of a weighted mean would change its divisor too, and that is not part of this derivative. Of a slice of a
+    run it is the derivative by the weights in those steps.
 
     ``"gauss-newton"`` looks at the end alone, in eval mode and at the n samples that training drew:
     :math:`I_i = -\frac1n\nabla f^T (G + \delta I)^{-1}\nabla\ell_i` with the Gauss-Newton matrix

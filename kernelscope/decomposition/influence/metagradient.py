@@ -1,8 +1,10 @@
 r"""The exact derivative of an output by each sample's weight in training, through the whole recorded run.
 
 With weights w the gradient of a pass is :math:`\frac1B\sum_i w_i g_i`; denominators, batches, random numbers and all
-scalars of the optimizer are those recorded. With :math:`\lambda_{k+1}` the derivative of the output by the parameters
-after step k, the derivative of the update gives :math:`\gamma_k`, that by the gradient it used, and
+scalars of the optimizer are those recorded; of a weighted mean (class weights, ignored targets) the gradient is
+:math:`\sum_i w_i c_i g_i / \sum_i c_i`, its denominator as recorded as well. With :math:`\lambda_{k+1}` the derivative
+of the output by the parameters after step k, the derivative of the update gives :math:`\gamma_k`, that by the gradient
+it used, and
 
 .. math:: \frac{\partial f}{\partial w_i} \mathrel{+}= \frac1B\langle\gamma_k, g_i\rangle, \qquad
           \lambda_k = \Big(\frac{\partial\theta_{k+1}}{\partial\theta_k}\Big)^T \lambda_{k+1} + H_k\gamma_k ,
@@ -27,7 +29,7 @@ from ..training_side import TrainingSide
 from ..trajectory import Trajectory
 from ..unrolling import OptimizerState, UnrolledStep, Unroller, sample_weights
 from .bending import Bending
-from .scaling import Scaled, Scaling, scaled
+from .scaling import Scaled, Scaling, scaled, with_means
 from .statistics import Statistics
 from .steps import Cotangents, scale
 
@@ -74,7 +76,7 @@ def look(run: Run, unroller: Unroller, trajectory: Trajectory, length: int, adva
         for k, step in enumerate(steps, a):
             _note(seen, found, run, k, step)
             advance(1)
-    seen.scaling = Scaling(found, ALIKE.get(unroller.precision, 2e-3))
+    seen.scaling = Scaling(with_means(found, unroller.side, trajectory), ALIKE.get(unroller.precision, 2e-3))
     return seen
 
 
