@@ -540,6 +540,16 @@ class Cut(nn.Module):
         return self.outer(torch.tanh(hidden / (hidden.detach().norm(dim=1, keepdim=True) + 0.1)))
 
 
+def test_a_run_that_is_mostly_unexplained_is_refused():
+    (x, y), z, model = points(), queries(), tiny()
+    with pytest.warns(UserWarning, match="the gradient differs"):
+        run, _ = train(model, x, y, torch.optim.SGD(model.parameters(), lr=0.1), diary=False, before_step=lambda k: [
+            nn.utils.clip_grad_norm_(p, 0.02) for p in model.parameters()] and None)
+    with pytest.raises(RuleError, match="clipping each layer"):
+        ks.influence(run, z)
+    assert ks.influence(run, z, method="gauss-newton").influences.any()
+
+
 def test_gradients_that_were_cut_off_are_refused():
     torch.manual_seed(0)
     x, y = torch.randn(9, 3), torch.randn(9, 1)

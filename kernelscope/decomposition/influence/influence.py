@@ -90,8 +90,8 @@ def influence(
     Raises:
         DataError: If queries, targets or options do not fit the run.
         ModelError: If the network is no function of a query, or keeps state that is no running statistic.
-        RuleError: If an optimizer's rule is not known, gradients were scaled in an unknown way, or the run is
-            of a game.
+        RuleError: If an optimizer's rule is not known, gradients were scaled in an unknown way, more than half of
+            the path is not explained by the rule, or the run is of a game.
         NonFiniteError: If a query, a gradient or an influence is NaN or infinite.
         OutOfBudget: If not even one query fits in memory.
 
