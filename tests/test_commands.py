@@ -527,6 +527,8 @@ def test_report_shows_what_was_learned_too(run, tmp_path, capsys):
 
 def test_report_shows_influence_beside_contribution(run, tmp_path, capsys):
     found = answer(capsys, "report", run, "-o", str(tmp_path / "a.html"), "--also", "influence")
+    told = (tmp_path / "a.html").read_text().partition("What these numbers are not")[2]
+    assert "not verified by retraining" in told.partition("What the words mean")[0]
     assert [more["name"] for more in found["also"]] == ["ContributionAndInfluence"]
     page = (tmp_path / "a.html").read_text(encoding="utf-8")
     for words in ("Contribution: what training on it added", "Influence: what its weight would do", "Their ranks"):

@@ -118,6 +118,99 @@ def test_summed_losses_of_batches_of_different_sizes():
     assert relative(found.influences @ way, (ends[0] - ends[1]) / (2 * h)) <= 1e-5
 
 
+class Logits(nn.Module):
+    """The logits of each place of a sequence, with shape (n, C, T)."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = tiny(3, 4, 3)
+
+    def forward(self, x):
+        return self.body(x).transpose(1, 2)
+
+
+def weighed(kind):
+    """A network, samples, a loss module whose mean divides by its own weights, and queries."""
+    source = torch.Generator().manual_seed(5)
+    if kind == "classes":
+        x, z = (torch.randn(n, 3, generator=source, dtype=torch.float64) for n in (8, 2))
+        weight = torch.tensor([1.0, 4.0, 0.3], dtype=torch.float64)
+        return tiny(3, 4, 3), x, torch.arange(8) % 3, nn.CrossEntropyLoss(weight=weight), z
+    x, z = (torch.randn(n, 4, 3, generator=source, dtype=torch.float64) for n in (8, 2))
+    y = torch.randint(3, (8, 4), generator=source)
+    y[torch.arange(4) >= torch.tensor([4, 1, 3, 2, 4, 2, 1, 3]).unsqueeze(1)] = -100
+    return Logits(), x, y, nn.CrossEntropyLoss(), z
+
+
+@pytest.mark.parametrize(("kind", "norm"), [("classes", None), ("classes", 0.8), ("padded", None), ("padded", 0.4)])
+def test_a_weighted_mean_keeps_its_divisor(kind, norm):
+    model, x, y, loss, z = weighed(kind)
+    each = copy.deepcopy(loss)
+    each.reduction = "none"
+    plan, h = batches(8, 3), 1e-5
+    way = torch.randn(8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+    def trained(s):
+        again = copy.deepcopy(model)
+        optimizer = torch.optim.SGD(again.parameters(), lr=0.2, momentum=0.9)
+        for ids in plan:
+            optimizer.zero_grad()
+            losses = each(again(x[ids]), y[ids]).reshape(len(ids), -1)
+            divisor = loss.weight[y[ids]].sum() if kind == "classes" else (y[ids] != -100).sum()
+            (((1 + s * h * way[ids]) * losses.sum(1)).sum() / divisor).backward()
+            if norm is not None:
+                nn.utils.clip_grad_norm_(again.parameters(), norm)
+            optimizer.step()
+        return again(z).detach()
+
+    truth, plain = (trained(1) - trained(-1)).flatten(1) / (2 * h), trained(0)
+    cut = None if norm is None else lambda k: nn.utils.clip_grad_norm_(model.parameters(), norm) and None
+    run, _ = train(model, x, y, torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9), loss=loss, before_step=cut,
+                   diary=False)
+    assert torch.allclose(model(z), plain, rtol=1e-12, atol=1e-12)
+    found = ks.influence(run, z)
+    # Central differences of second order leave h^2, and 1e-16 / h of round-off.
+    assert relative(found.influences @ way, truth) <= 1e-8
+    assert (0 < found.info["clipped_steps"] < 8) if norm else found.info["clipped_steps"] == 0
+    assert found.check().ok
+
+
+def test_a_loop_that_takes_the_mean_over_samples_of_a_weighted_loss_by_itself():
+    model, x, y, loss, z = weighed("classes")
+    each = copy.deepcopy(loss)
+    each.reduction = "none"
+    start = copy.deepcopy(model)
+    with ks.record(model, (x, y), loss=loss) as recording:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+        for ids in batches(8, 3):
+            recording.batch(ids)
+            optimizer.zero_grad()
+            each(model(x[ids]), y[ids]).mean().backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 0.6)
+            optimizer.step()
+
+    def alike(outputs, targets, reduction="mean"):
+        losses = each(outputs, targets)
+        return losses if reduction == "none" else losses.mean()
+
+    truth, _ = metagradient(start, x, y, z, None, own=sgd(lr=0.2), loss=alike, norm=0.6)
+    found = ks.influence(recording.run, z)
+    assert 0 < found.info["clipped_steps"] < 8
+    assert relative(found.influences, truth) <= 1e-9
+
+
+def test_a_mean_that_depends_on_the_parameters_is_no_weighted_mean():
+    (x, y), z, model = points(), queries(), tiny()
+
+    def root(outputs, targets, reduction="mean"):
+        return F.mse_loss(outputs, targets, reduction=reduction).sqrt() if reduction == "mean" else F.mse_loss(
+            outputs, targets, reduction="none")
+
+    run, _ = train(model, x, y, torch.optim.SGD(model.parameters(), lr=0.1), loss=root, diary=False)
+    with pytest.raises(RuleError, match="scaled by factors that change"):
+        ks.influence(run, z)
+
+
 def test_a_question_of_nothing_is_answered_with_nothing():
     (x, y), z, model = points(), queries(), tiny()
     run, _ = train(model, x, y, torch.optim.SGD(model.parameters(), lr=0.1), diary=False)
@@ -445,6 +538,16 @@ class Cut(nn.Module):
         """The outputs."""
         hidden = self.inner(x)
         return self.outer(torch.tanh(hidden / (hidden.detach().norm(dim=1, keepdim=True) + 0.1)))
+
+
+def test_a_run_that_is_mostly_unexplained_is_refused():
+    (x, y), z, model = points(), queries(), tiny()
+    with pytest.warns(UserWarning, match="the gradient differs"):
+        run, _ = train(model, x, y, torch.optim.SGD(model.parameters(), lr=0.1), diary=False, before_step=lambda k: [
+            nn.utils.clip_grad_norm_(p, 0.02) for p in model.parameters()] and None)
+    with pytest.raises(RuleError, match="clipping each layer"):
+        ks.influence(run, z)
+    assert ks.influence(run, z, method="gauss-newton").influences.any()
 
 
 def test_gradients_that_were_cut_off_are_refused():

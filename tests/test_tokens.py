@@ -136,6 +136,17 @@ def test_ignored_tokens_have_no_share():
     assert found.check().ok
 
 
+@pytest.mark.parametrize(("loss", "ignored"), [(F.cross_entropy, -100), (nn.CrossEntropyLoss(ignore_index=4), 4)])
+def test_an_ignored_token_is_nothing_to_explain(loss, ignored):
+    run, *_ = trained(lambda p: torch.optim.SGD(p, lr=0.1), loss=loss)
+    x, y = texts(2, 7)
+    y = y.clamp(max=3)
+    y[1, 2] = ignored
+    with pytest.raises(DataError, match=f"query 1 at place 2 is {ignored}, which the loss ignores"):
+        ks.token_contributions(run, x, targets=y, places=[0, 2])
+    assert ks.token_contributions(run, x, targets=y, places=[0, 1]).check().ok
+
+
 def test_what_is_shown_are_the_tokens():
     run, _, _ = trained(lambda p: torch.optim.SGD(p, lr=0.3))
     found = ks.token_contributions(run, texts(1, 7)[0], vocabulary="abcde")

@@ -30,6 +30,9 @@ from .trajectory import Trajectory
 
 __all__ = ["token_contributions"]
 
+#: The target that cross entropies leave out where they are told no other.
+IGNORED = -100
+
 
 def token_contributions(
     run: Run,
@@ -70,7 +73,8 @@ def token_contributions(
         The :class:`TokenContributions`.
 
     Raises:
-        DataError: If the loss has no number for each token, or places or targets do not fit.
+        DataError: If the loss has no number for each token, or places or targets do not fit or are
+            ignored by the loss.
         OutOfBudget: If the table of contributions does not fit in memory.
 
     References:
@@ -111,6 +115,7 @@ def token_contributions(
         raise DataError(f"targets must have a token for each place of a query, with shape (q, T); shape "
                         f"{tuple(said.shape)} came. Pass those that come after each token of x.")
     which = _places(places, said[0].numel())
+    _refuse_ignored(run.loss, said.flatten(1)[:, which], which)
     rows = len(queries[0]) * len(which) * run.size * length * 8
     if rows > checked_memory(memory):
         raise OutOfBudget(
@@ -140,6 +145,20 @@ class _LogProbability:
     def __call__(self, outputs: Any, targets: Tensor) -> Tensor:
         losses = per_part_losses(self._loss, outputs, targets, len(targets))
         return -losses[:, self._places] * losses.shape[1]
+
+
+def _refuse_ignored(loss: Loss, said: Tensor, which: list[int]) -> None:
+    """Refuses to explain a token that is not to be said, which the loss leaves out.
+
+    Raises:
+        DataError: If there is one.
+    """
+    ignored = int(loss.options.get("ignore_index", getattr(loss.function, "ignore_index", IGNORED)))
+    found = (said == ignored).nonzero()
+    if len(found):
+        query, place = found[0].tolist()
+        raise DataError(f"The target of query {query} at place {which[place]} is {ignored}, which the loss ignores: "
+                        "there is no token to explain. Pass the token to be said, or other places.")
 
 
 def _length(run: Run, dtype: torch.dtype | None, place: torch.device) -> int:

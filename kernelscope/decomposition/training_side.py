@@ -277,6 +277,14 @@ class TrainingSide:
         buffers = self.to(self.run.buffers(k))
         return lambda parameters: self._per_sample(parameters, buffers, inputs, targets, batch.training)
 
+    def own_mean(self, batch: MicroBatch, k: int, parameters: Parameters) -> float:
+        """The mean of a forward pass as the recorded loss takes it, over the mean of its samples' losses."""
+        inputs, targets = self.to(batch_tensors(self.run, batch))
+        with torch.no_grad(), random_state(batch.random, self.device):
+            outputs = self.run.network(parameters, self.to(self.run.buffers(k)), inputs, batch.training)
+            each = per_sample_losses(self.run.loss, outputs, targets, len(targets))
+            return float(self.run.loss.mean(outputs, targets).double() / each.double().mean())
+
     def _terms(self, batch: MicroBatch, k: int) -> Callable[[Parameters], Tensor]:
         """The terms of the loss that directions meet: those of samples, or of the parts of each."""
         if not self.parts:

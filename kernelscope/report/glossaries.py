@@ -472,6 +472,11 @@ def is_booked(results: Sequence[Result]) -> bool:
     return not results or any(isinstance(result, Explanation | Decomposition) for result in results)
 
 
+def is_influence(results: Sequence[Result]) -> bool:
+    """Whether there is influence on a page."""
+    return any(isinstance(result, Influence | ContributionAndInfluence) for result in results)
+
+
 def glossary(results: Sequence[Result]) -> tuple[tuple[str, str], ...]:
     """The words that a page with these results explains, each once."""
     found = dict(() if results else GLOSSARY)

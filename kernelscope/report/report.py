@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..arguments import as_count, as_path, what_came
 from ..decomposition.explanation import Explanation
+from ..decomposition.influence.result import ESTIMATE
 from ..decomposition.wording import ACCOUNTING, is_long, shortened
 from ..errors import DataError
 from ..result import Result
@@ -23,7 +24,7 @@ from ..text import shown
 from .album import Album
 from .comparison import comparisons
 from .facts import words
-from .glossaries import glossary, is_booked
+from .glossaries import glossary, is_booked, is_influence
 from .glossaries import heading as heading_of
 from .sections import view_of
 
@@ -107,7 +108,8 @@ class Report:
         page = _environment().get_template("page.html").render(
             title=self.title, lead=lead, sections=views, comparisons=compared, notices=[notice] if notice else [],
             glossary=glossary(told_of),
-            accounting=ACCOUNTING if booked else "", longest=LONGEST_HEADING,
+            accounting=ACCOUNTING if booked else "",
+            estimate=ESTIMATE if is_influence(told_of) else "", longest=LONGEST_HEADING,
             cut_headings=[text for text in (self.title, *(heading for heading, _, _ in sections))
                           if len(text) > LONGEST_HEADING],
             provenance=[(name, words(value)) for name, value in self.provenance.items()],

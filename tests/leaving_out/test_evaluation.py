@@ -1,6 +1,7 @@
 """Evaluations: each way under its own name, judged by networks that were trained without some samples."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from kernelscope import plots
 from kernelscope.cli import main
 from kernelscope.diagnostics.leaving_out.evaluation import CONTRIBUTION, GAUSS_NEWTON, METAGRADIENT, RANDOM
 from kernelscope.diagnostics.leaving_out.gradient_baselines import checkpoints_of
+from kernelscope.diagnostics.leaving_out.trial import subset_trial
 from kernelscope.errors import DataError
 from kernelscope.report import Report
 
@@ -188,6 +190,20 @@ def test_the_command_needs_held_out_points_and_judges_by_them(tmp_path, capsys):
     data = json.loads(capsys.readouterr().out)
     assert {row["way"] for row in data["ways"]} >= {CONTRIBUTION, METAGRADIENT, GAUSS_NEWTON, RANDOM}
     assert data["ceilings"]["same start"] == 1.0
+
+
+def test_answers_that_do_not_vary_are_nothing_to_foretell(run):
+    x, y = samples(4, seed=8)
+    with pytest.raises(DataError, match="no answer varies between subsets"):
+        ks.evaluate(run, x, torch.full((4,), -100), subsets=8, seeds=2)
+    y[0] = -100
+    some = ks.evaluate(run, x, y, subsets=8, seeds=2)
+    assert {row.name: (row.status, row.value) for row in some.check().rows}["spread, same start"] == ("warn", 1)
+    members, scores = torch.arange(80).reshape(8, 10) % 3 == 0, {"one": ("influence", torch.ones(2, 10))}
+    same = subset_trial(scores, members, torch.full((2, 8, 2), 0.1), exact=True)
+    assert "no answer varies" in same.said()
+    assert not same.check().ok
+    assert "foretells" not in replace(some, own=same).said()
 
 
 @pytest.mark.parametrize(("given", "said"), [

@@ -56,12 +56,14 @@ def influence(
     .. math:: I_i(x) = \frac{\partial f_T(x)}{\partial w_i}\Big|_{w=1}, \qquad
               f_{\text{without } i}(x) \approx f_T(x) - I_i(x),
 
-    where step k uses the gradient :math:`\frac1B\sum_i w_i\nabla\ell_i(\theta_k)`. It is counterfactual and first
-    order, and no share of the output: for shares see :func:`kernelscope.decompose`.
+    where step k uses the gradient :math:`\frac1B\sum_i w_i\nabla\ell_i(\theta_k)`, or that of the recorded loss's own
+    mean: with class weights or ignored targets :math:`\sum_i w_i c_i\nabla\ell_i / \sum_i c_i`. It is counterfactual
+    and first order, and no share of the output: for shares see :func:`kernelscope.decompose`.
 
     ``"metagradient"`` goes through the whole recorded training, momentum, preconditioners, decay, clipping and batch
-    statistics included; batches, random numbers, learning rates and the divisors of means are as recorded. Of a slice
-    of a run it is the derivative by the weights in those steps.
+    statistics included; batches, random numbers, learning rates and the divisors of means are as recorded: leaving a
+    sample out of a weighted mean would change its divisor too, and that is not part of this derivative. Of a slice of a
+    run it is the derivative by the weights in those steps.
 
     ``"gauss-newton"`` looks at the end alone, in eval mode and at the n samples that training drew:
     :math:`I_i = -\frac1n\nabla f^T (G + \delta I)^{-1}\nabla\ell_i` with the Gauss-Newton matrix
@@ -89,8 +91,8 @@ def influence(
     Raises:
         DataError: If queries, targets or options do not fit the run, or its steps are not known.
         ModelError: If the network is no function of a query, or keeps state that is no running statistic.
-        RuleError: If an optimizer's rule is not known, gradients were scaled in an unknown way, or the run is
-            of a game.
+        RuleError: If an optimizer's rule is not known, gradients were scaled in an unknown way, more than half of
+            the path is not explained by the rule, or the run is of a game.
         NonFiniteError: If a query, a gradient or an influence is NaN or infinite.
         OutOfBudget: If not even one query fits in memory.
 

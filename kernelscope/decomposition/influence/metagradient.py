@@ -1,8 +1,10 @@
 r"""The exact derivative of an output by each sample's weight in training, through the whole recorded run.
 
 With weights w the gradient of a pass is :math:`\frac1B\sum_i w_i g_i`; denominators, batches, random numbers and all
-scalars of the optimizer are those recorded. With :math:`\lambda_{k+1}` the derivative of the output by the parameters
-after step k, the derivative of the update gives :math:`\gamma_k`, that by the gradient it used, and
+scalars of the optimizer are those recorded; of a weighted mean (class weights, ignored targets) the gradient is
+:math:`\sum_i w_i c_i g_i / \sum_i c_i`, its denominator as recorded as well. With :math:`\lambda_{k+1}` the derivative
+of the output by the parameters after step k, the derivative of the update gives :math:`\gamma_k`, that by the gradient
+it used, and
 
 .. math:: \frac{\partial f}{\partial w_i} \mathrel{+}= \frac1B\langle\gamma_k, g_i\rangle, \qquad
           \lambda_k = \Big(\frac{\partial\theta_{k+1}}{\partial\theta_k}\Big)^T \lambda_{k+1} + H_k\gamma_k ,
@@ -17,7 +19,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ...errors import OutOfBudget
+from ...errors import OutOfBudget, RuleError
 from ...network import Parameters
 from ...run.rules import Rule, find_rule
 from ...run.run import Run
@@ -27,12 +29,15 @@ from ..training_side import TrainingSide
 from ..trajectory import Trajectory
 from ..unrolling import OptimizerState, UnrolledStep, Unroller, sample_weights
 from .bending import Bending
-from .scaling import Scaled, Scaling, scaled
+from .scaling import Scaled, Scaling, scaled, with_means
 from .statistics import Statistics
 from .steps import Cotangents, scale
 
 #: How closely factors of scaling that are the same agree.
 ALIKE = {torch.float64: 1e-6}
+
+#: The share of the path that must be explained.
+HALF = 0.5
 
 
 @dataclass
@@ -74,8 +79,25 @@ def look(run: Run, unroller: Unroller, trajectory: Trajectory, length: int, adva
         for k, step in enumerate(steps, a):
             _note(seen, found, run, k, step)
             advance(1)
-    seen.scaling = Scaling(found, ALIKE.get(unroller.precision, 2e-3))
+    _refuse_unexplained(seen)
+    seen.scaling = Scaling(with_means(found, unroller.side, trajectory), ALIKE.get(unroller.precision, 2e-3))
     return seen
+
+
+def _refuse_unexplained(seen: Seen) -> None:
+    """Refuses a run of which most is unknown: the derivative of what is known would be that of another training.
+
+    Raises:
+        RuleError: If more than half of the path is unexplained.
+    """
+    share = min(1.0, seen.path[1] / seen.path[0]) if seen.path[0] else 0.0
+    if share > HALF:
+        raise RuleError(
+            f"{len(seen.unexplained)} steps, the first of them step {seen.unexplained[0]}, moved otherwise than their "
+            f"rule says, {share:.2g} of the path, so it is not known how most of this training depends on the samples. "
+            "Gradients that were changed layer by layer, as by clipping each layer at a limit of its own, do so. Clip "
+            'all of them together, or use influence(..., method="gauss-newton"), which needs no steps.'
+        )
 
 
 def _note(seen: Seen, found: dict[int, Scaled], run: Run, k: int, step: UnrolledStep) -> None:

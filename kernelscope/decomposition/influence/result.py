@@ -32,6 +32,12 @@ MEANING = {
                     "output and does not add up to it.",
 }
 
+#: Said on every page with influence on it, because the numbers are easily taken for what retraining gives.
+ESTIMATE = (
+    "Influence is an estimate to first order of what leaving a sample out would do, and is not verified by retraining "
+    "here. ks.evaluate says how well it foretells retraining, and ks.retrain trains without the samples."
+)
+
 #: The share of the path that may be unexplained: as rounding, and before the derivative is not that of this training.
 NEGLIGIBLE, UNEXPLAINED = 1e-6, 1e-2
 

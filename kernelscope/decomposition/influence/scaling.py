@@ -1,7 +1,8 @@
 r"""How the gradients of a run came to be scaled, and the derivative of that.
 
 The recorder keeps norms, so a step tells by which factor its gradient was scaled, and not why. Over a run it shows: a
-factor that stays (a summed loss, a scaled one) does not depend on the gradient; clipping by a norm,
+factor that stays (a summed loss, a scaled one) does not depend on the gradient, nor does what a weighted mean makes of
+the mean over samples, :math:`r = n/\sum_i c_i` with class weights or without ignored targets; clipping by a norm,
 :math:`u = \kappa g` with :math:`\kappa = C/(|g| + \epsilon)`, leaves one norm the same at all steps that it touched,
 and its derivative is
 
@@ -10,8 +11,9 @@ and its derivative is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,7 +21,8 @@ from torch import Tensor
 from ...errors import RuleError
 from ...network import Parameters
 from ...run.step import Step
-from ..training_side import rows_of
+from ..training_side import TrainingSide, perturbed, rows_of
+from ..trajectory import Trajectory
 from ..unrolling import UnrolledStep
 
 #: What ``torch.nn.utils.clip_grad_norm_`` adds to the norm.
@@ -27,6 +30,12 @@ EPSILON = 1e-6
 
 #: The norms by which gradients are clipped, in the order in which they are looked for.
 NORMS = (2.0, float("inf"), 1.0)
+
+#: How near 1 a factor is 1, in parts of how far numbers that are the same may differ.
+ROUNDED = 1e-2
+
+#: How closely a weighted mean is the same multiple of the mean at other parameters.
+FIXED = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 #: What is said of factors without a reason.
 UNKNOWN = (
@@ -39,12 +48,25 @@ UNKNOWN = (
 
 @dataclass(frozen=True)
 class Scaled:
-    """A step whose gradient was scaled: by which factor, how many samples it had, and the norms it had before."""
+    """A step whose gradient was scaled.
+
+    Attributes:
+        owner: Its optimizer.
+        factor: By which factor.
+        count: How many samples it had.
+        norms: The norms of the gradient before.
+        mean: How much of the factor the loss's own mean is, which is no mean over samples alike.
+    """
 
     owner: int
     factor: float
     count: int
     norms: tuple[float, ...]
+    mean: float = 1.0
+
+    def apart(self) -> Scaled:
+        """The step as seen by what came behind the loss's own mean."""
+        return replace(self, factor=self.factor / self.mean, norms=tuple(self.mean * size for size in self.norms))
 
 
 class Scaling:
@@ -60,15 +82,29 @@ class Scaling:
 
     def __init__(self, seen: Mapping[int, Scaled], alike: float):
         self._norms: dict[int, float] = {}
+        self._means: dict[int, float] = {}
         for owner in {step.owner for step in seen.values()}:
             own = {k: step for k, step in seen.items() if step.owner == owner}
             if any(step.factor != 1.0 for step in own.values()):
-                self._norms |= _clipped(own, alike)
+                self._norms |= self._reason(own, alike)
 
     @property
     def clipped(self) -> int:
         """The number of steps whose gradient was clipped by a norm."""
         return len(self._norms)
+
+    def _reason(self, own: Mapping[int, Scaled], alike: float) -> dict[int, float]:
+        """The steps of an optimizer that were clipped, behind the loss's own mean, or of a mean over samples."""
+        # A loop may take the mean over samples by itself, which shows where nothing was scaled.
+        itself = any(step.factor == 1.0 != step.mean for step in own.values())
+        if any(step.mean != 1.0 for step in own.values()) and not itself:
+            try:
+                found = _clipped({k: step.apart() for k, step in own.items()}, alike)
+            except RuleError:
+                return _clipped(own, alike)
+            self._means |= {k: step.mean for k, step in own.items()}
+            return found
+        return _clipped(own, alike)
 
     def back(self, k: int, unrolled: UnrolledStep, cotangents: Parameters) -> Parameters:
         """From cotangents of the gradient that was used at step k, with shape (R, *), to those before scaling."""
@@ -84,7 +120,7 @@ class Scaling:
         met = sum(rows_of(rows) @ used[name].reshape(-1) for name, rows in cotangents.items())
         assert isinstance(met, Tensor)
         slopes = _slopes({name: u / factor for name, u in used.items()}, order, size)
-        share = met / (size + EPSILON)
+        share = met / (size + EPSILON / self._means.get(k, 1.0))
         return {name: rows * factor - share.view(-1, *[1] * (rows.ndim - 1)) * slopes[name]
                 for name, rows in cotangents.items()}
 
@@ -96,6 +132,30 @@ def scaled(step: Step, unrolled: UnrolledStep) -> Scaled | None:
     before = [state.gradient / unrolled.clip for state in unrolled.before.values()]
     return Scaled(step.owner, unrolled.clip, sum(len(batch.columns) for batch in step.batches),
                   tuple(norm(before, order) for order in NORMS))
+
+
+def with_means(seen: Mapping[int, Scaled], side: TrainingSide, trajectory: Trajectory) -> dict[int, Scaled]:
+    """The steps with what the loss's own mean makes of each, where any was scaled."""
+    if all(step.factor == 1.0 for step in seen.values()):
+        return dict(seen)
+    return {k: replace(step, mean=own_mean(k, side, trajectory)) for k, step in seen.items()}
+
+
+def own_mean(k: int, side: TrainingSide, trajectory: Trajectory) -> float:
+    r"""The loss's own mean of a batch over the mean of its samples' losses, such as :math:`n/\sum_i c_i`.
+
+    It is 1 where it depends on the parameters, so that it is no weighted mean, and of several passes, the weights of
+    which are told by norms, denominators included.
+    """
+    batch, *others = side.run.step(k).batches
+    if others:
+        return 1.0
+    here = trajectory.at(batch.at)
+    found = side.own_mean(batch, k, here)
+    if math.isclose(found, 1.0, rel_tol=FIXED[side.dtype]):
+        return 1.0
+    there = side.own_mean(batch, k, perturbed(here, side.run.names))
+    return found if found > 0 and math.isclose(found, there, rel_tol=FIXED[side.dtype]) else 1.0
 
 
 def norm(tensors: list[Tensor], order: float) -> float:
@@ -130,7 +190,8 @@ def _clipped(own: Mapping[int, Scaled], alike: float) -> dict[int, float]:
 
 def _steady(own: Mapping[int, Scaled], factors: list[float], each: list[float], alike: float) -> dict[int, float]:
     """Of one factor at all steps: it was meant, but where it may be that of a limit to norms that stay as well."""
-    if max(factors) >= 1:
+    # Nothing is clipped by less than round-off.
+    if max(factors) >= 1 - ROUNDED * alike:
         return {}
     doubtful = False
     for which, order in enumerate(NORMS):

@@ -25,7 +25,7 @@ from .evaluation import CONTRIBUTION, GAUSS_NEWTON, METAGRADIENT, RANDOM, Evalua
 from .gradient_baselines import checkpoints_of, gradient_products
 from .retraining import Asking, Retraining
 from .subsets import drawn_members
-from .trial import LEAST_SEEDS, LEAST_SUBSETS, ROLES, subset_trial
+from .trial import LEAST_SEEDS, LEAST_SUBSETS, ROLES, SAME, subset_trial, varying
 
 __all__ = ["DAMPING", "evaluate"]
 
@@ -94,7 +94,7 @@ def evaluate(
         The :class:`Evaluation`.
 
     Raises:
-        DataError: If queries, scores or options do not fit the run.
+        DataError: If queries, scores or options do not fit the run, or no answer varies between subsets.
         ModelError: If the network cannot be trained again.
         RuleError: If its optimizer, or what its loop did to gradients, cannot be done again.
 
@@ -135,6 +135,8 @@ def evaluate(
         members = drawn_members(count, run.size, share, seed)
         own_seeds = [seed + s for s in range(seeds if setting.batches.random else 1)]
         own = _answers(setting, asking, members, own_seeds, "own")
+        if not bool(varying(own, dtype).any()):
+            raise DataError(SAME)
         anew = None
         if not setting.why_not_anew:
             anew = _answers(setting, asking, members, [seed + BESIDE + s for s in range(seeds)], "anew")

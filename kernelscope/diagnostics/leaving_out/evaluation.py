@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import DataError
 from ...result import Check, CheckRow, Result
 from ...text import with_minus
-from .trial import SubsetTrial
+from .trial import SAME, SubsetTrial, varying
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,6 +78,8 @@ class Evaluation(Result):
 
     def said(self) -> str:
         """Who foretells best, and what the contribution does, in words."""
+        if not bool(varying(self.own.measured).any()):
+            return SAME.rstrip(".")
         best = self.names[0]
         text = f"{best} foretells best what leaving out does, {self._figures(best)}"
         if CONTRIBUTION in self.names and best != CONTRIBUTION:

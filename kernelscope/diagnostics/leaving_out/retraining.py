@@ -293,7 +293,8 @@ def retrain(
 
     Each network takes **as many steps** as the run did, with the rates of its steps. A run that took all samples at
     each step takes all of the subset; one of batches draws them anew from the subset in the way in which it had drawn
-    them, as large as they were, so that there are more epochs over fewer samples.
+    them, as large as they were, so that there are more epochs over fewer samples. A run tells what its loop did: a
+    limit for clipping that none of its gradients reached cannot be known, and is not used on subsets either.
 
     Args:
         run: The recorded run, from its start on.

@@ -40,6 +40,13 @@ ROLES = ("contribution", "influence", "baseline", "null")
 #: With how few subsets and seeds nothing is said.
 LEAST_SUBSETS, LEAST_SEEDS = 8, 2
 
+#: How many units in the last place answers may differ by that are the same.
+ROUNDED = 16
+
+#: What is said of answers that leaving samples out does not change.
+SAME = ("There is nothing to foretell: no answer varies between subsets, whatever was left out. Ask for an output that "
+        "depends on training; the loss of an ignored target is always 0.")
+
 #: Into how many pairs of halves seeds are split at most.
 SPLITS = 35
 
@@ -112,6 +119,8 @@ class SubsetTrial(Result):
 
     def refused(self) -> str:
         """Why this must not be shown, in a sentence; empty where it may be."""
+        if not bool(varying(self.measured).any()):
+            return SAME
         if not self.reliability > 0:
             return ("Scores are not shown without a noise ceiling: the answers of two halves of the seeds do not "
                     "agree. Train more seeds or more subsets.")
@@ -173,9 +182,14 @@ class SubsetTrial(Result):
 
     def check(self) -> Check:
         """Whether there are a ceiling, the trivial baseline and a null, and whether the null finds nothing."""
-        known = self.reliability > 0
+        known = self.reliability > 0 and not self.refused()
+        same = int((~varying(self.measured)).sum())
         rows = [CheckRow("ceiling", "pass" if known else "fail", self.ceiling if known else None, None,
                          f"The ceiling of noise is {self.ceiling:.3f}." if known else self.refused())]
+        if same:
+            count = self.measured.shape[-1]
+            rows.append(CheckRow("spread", "fail" if same == count else "warn", same, 0,
+                                 f"{same} of {count} answers are the same whatever was left out, and count as 0."))
         if self.trivial:
             there = self.trivial in self.names
             rows.append(CheckRow("baseline", "pass" if there else "fail", None, None,
@@ -270,6 +284,17 @@ def subset_trial(
                        spearman(sums.transpose(1, 2), mean.T.expand(len(sums), -1, -1)), drawn,
                        answers.new_ones(1, q) if exact else _halves(answers), sums, answers, dict(info or {}), trivial,
                        exact)
+
+
+def varying(measured: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Whether answers, with shape (seeds, subsets, q), vary between subsets by more than round-off, with shape (q,).
+
+    Example:
+        >>> varying(torch.tensor([[[1.0, 2.0], [1.0, 3.0]]]))
+        tensor([False,  True])
+    """
+    spread = (measured.amax(1) - measured.amin(1)).amax(0)
+    return spread > ROUNDED * torch.finfo(dtype).eps * measured.abs().amax((0, 1))
 
 
 def longer(r: float, times: float) -> float:
