@@ -75,7 +75,7 @@ CASES = {
 
 
 #: The cases that every run of the tests goes through; the others are slow.
-FEW = ("batches without a sample twice", "reshuffling batches of two")
+FEW = ("reshuffling batches of two",)
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in FEW else pytest.mark.slow) for name in CASES])
@@ -222,6 +222,7 @@ def test_estimates_from_pairs_of_batches_are_right_on_average():
     assert torch.allclose(pairs.terms["path"], exact.terms["path"], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_estimates_from_pairs_under_reshuffling_are_right_on_average():
     run, data = recorded([[0, 3], [2, 5], [4, 1]], 0.1, n=6, momentum=0.5), points(n=6)
     exact = ks.expected(run, QUERIES, data=data, carried=False)
@@ -231,6 +232,7 @@ def test_estimates_from_pairs_under_reshuffling_are_right_on_average():
     assert float(off.abs().max()) < 4
 
 
+@pytest.mark.slow
 def test_some_of_the_samples_tell_the_terms_on_average():
     run, data = recorded([[0, 3], [2, 2], [5, 1], [4, 0]], 0.1, n=6), points(n=6)
     exact = ks.expected(run, QUERIES, data=data)

@@ -15,7 +15,8 @@ nbclient = pytest.importorskip("nbclient")
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 #: Notebooks that train for more than a quarter of a minute.
-LONG = ("04_the_noise_of_training", "08_diffusion_and_gans", "09_a_small_gpt")
+LONG = ("04_the_noise_of_training", "05_what_a_run_learned", "07_layers_as_kernels", "08_diffusion_and_gans",
+        "09_a_small_gpt", "10_contribution_and_influence", "11_from_checkpoints")
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 

@@ -16,7 +16,7 @@ from ...errors import OutOfBudget
 from ..judging import Case, Cases
 from ..row import Done, Silent, refused
 from ..subjects import chords, classes, network, points, run, spoken, texts
-from ..traps import peak
+from ..traps import forget_peak, peak
 
 #: What a call with no room may take all the same: blocks of some thousand points, and what libraries load.
 ASIDE = 200 * 2**20
@@ -31,6 +31,7 @@ def keeps_to(call: Callable[[str], Tensor], room: str, enough: str | None) -> Do
     Raises:
         Silent: If it takes more than it may without a word, or gives something else.
     """
+    forget_peak()
     before = peak()
     try:
         found = call(room)

@@ -28,7 +28,7 @@ from ...run.opening import load
 from ..kept import copied, kinds, resealed
 from ..row import Done, Row, Silent, Trial, refused
 from ..subjects import chords, saved
-from ..traps import peak
+from ..traps import forget_peak, peak
 
 SECONDS, MEMORY = 3.0, 64 * 2**20
 MARK = "kernelscope-was-here"
@@ -231,6 +231,7 @@ class Hostile(Row):
 
     def believed(self, function: Callable[[], Any], honest: bytes = b"") -> Done | None:
         """Whether a loader refuses a file, in little time and memory, and does not do what it says."""
+        forget_peak()
         before, began = peak(), time.monotonic()
         try:
             function()
