@@ -48,6 +48,9 @@ class QuerySide:
         names: The parameters to differentiate by.
     """
 
+    #: How many bytes a backward pass keeps of one query, as a probe sees it.
+    saved = 0
+
     def __init__(self, network: Network, inputs: tuple[Tensor, ...], functional: OutputFunctional, names: list[str]):
         self.network = network
         self.inputs = inputs
@@ -120,6 +123,7 @@ class QuerySide:
         if two._is_finite(beside, buffers):
             parameters = beside
         del beside
+        self.saved = two._kept(parameters, buffers) // max(len(two), 1)
         notes: list[str] = []
         for way in WAYS:
             self.way = two.way = way
@@ -198,6 +202,23 @@ class QuerySide:
                 raw = self.network({**parameters, **leaves}, buffers, one.inputs)
                 values = self.functional(raw, one.functional.side)[0].unbind()
             yield from map(row, values)
+
+    def _kept(self, parameters: Parameters, buffers: Parameters) -> int:
+        """How many bytes the graph of these queries keeps, beside the parameters."""
+        leaves = {name: parameters[name].detach().requires_grad_() for name in self.names}
+        known = {t.untyped_storage().data_ptr() for t in parameters.values()}
+        kept: dict[int, int] = {}
+
+        def note(t: Tensor) -> Tensor:
+            place = t.untyped_storage().data_ptr()
+            if place not in known:
+                kept[place] = max(kept.get(place, 0), t.nbytes)
+            return t
+
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+            raw = self.network({**parameters, **leaves}, buffers, self.inputs)
+            self.functional(raw, self.functional.side)
+        return sum(kept.values())
 
     def _is_finite(self, parameters: Parameters, buffers: Parameters) -> bool:
         # all() lets go of each gradient before the next one is made.
