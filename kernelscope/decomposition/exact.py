@@ -52,8 +52,17 @@ from .unrolling import Unroller
 #: Rows of gradients that are made at once, in bytes: enough to be one large product, few enough to stay near the core.
 PART = 2**24
 
-#: A memory below this is not kept to, since what torch itself takes is no less.
+#: What torch and its transforms take as they are first used, measured at 165 MiB, whatever the run.
+TORCH = 176 * 2**20
+
+#: How much more than its tensors a process takes, since freed memory is not handed back at once: measured at 1.1.
+SPREAD = 1.15
+
+#: So much for tensors may always be used, however small the memory.
 LEAST = 2**25
+
+#: The share of the memory in which files of the run that were read are kept.
+READ = 16
 
 #: Steps times parameters from which on it is told beforehand how long it takes.
 LONG = 10**9
@@ -191,7 +200,7 @@ def booked(
     shared = as_switch(distributed, "distributed")
     company = Company(joined("A decomposition is shared out") if shared else None)
     # A network that draws random numbers where it should not must not draw the user's.
-    with undisturbed(place), run.sparing(memory // 8), company.together():
+    with undisturbed(place), run.sparing(memory // READ), company.together():
         given_queries = as_queries(in_order(run, x), tuple(run.samples.inputs))
         dtype, own_precision = ledger_precision(run, dtype, given_queries, place)
         queries = cast(given_queries, dtype, place)
@@ -368,31 +377,44 @@ class _Plan:
         size, own = (max(run.parameter_count * kind.itemsize, 1) for kind in (dtype, run.dtype))
         names = set() if displacement else {run[k].optimizer for k in range(len(run))}
         moments = max((len(find_rule(name).moments) for name in names), default=0)
-        batch = max(len(batch.columns) for k in range(len(run)) for batch in run[k].batches)
+        counts = [[len(batch.columns) for batch in run[k].batches] for k in range(len(run))]
+        batch, samples = max(map(max, filter(None, counts)), default=1), max(map(sum, counts))
         width = max(len(side.functional.names), 1)
         # Between steps a row is its adjoint; at a step it is also a gradient, and a direction. A held step is its
         # parameters as they are stored, its gap and its preconditioner.
         kept, working, held = width * size, 2 * width * size, own + (1 + bool(moments)) * size
-        # The gradients of a batch, where they are made; the ends of a step, its chord and its middle.
-        rows = batch * size if batch * size <= memory // 8 else 0
-        stepping = rows + 4 * size
-        # What is computed as a step is unrolled (its ends, its motion, gradient, momentum and moments), and the loop
-        # that computes steps that were not stored.
-        unrolling = (0 if displacement else (5 + 2 * moments) * size) + (0 if _is_whole(run) else (4 + moments) * own)
+        # The gradients of a step's batches, where they are made, or their factors; the ends of a step, its chord and
+        # its middle.
+        rows = samples * size if batch * size <= memory // 8 else 0
+        activations = samples * side.saved
+        stepping = rows + 4 * size + 2 * activations
+        # What is computed as a step is unrolled (its ends, its motion, gradient, momentum and moments, each before and
+        # after), and the loop that computes steps that were not stored, with its gradients twice.
+        unrolling = (3 if displacement else 7 + 2 * moments) * size + activations
+        unrolling += 0 if _is_whole(run) else (5 + 2 * moments) * own
         if isinstance(run, ChordRun):
-            # On a chord there are two sums of gradients, and two kinds of directions.
-            unrolling, working = unrolling + 2 * size, 3 * width * size
-        least = kept + max(working + stepping, unrolling)
-        if least > max(memory, LEAST):
+            # On a chord there are two sums of gradients, each beside the one that comes in, and two kinds of
+            # directions; the momenta are those at its ends.
+            unrolling, working = unrolling + 2 * moments * size, 3 * width * size
+        # The states at both ends of a stretch.
+        states = 0 if displacement else 2 * (1 + moments) * size
+        # A probe holds parameters, some beside them, and the gradients of two queries and one; or, of a batch, ends of
+        # a step, parameters beside them, directions, and gradients.
+        probe = max(5 + 2 * width, 9) * size
+        files = memory // READ + (2 + moments) * own
+        fixed = states + max(working + stepping, unrolling)
+        least = max(kept + held + fixed, probe + held)
+        room = int((memory - TORCH) / SPREAD) - files
+        if least > max(room, LEAST):
+            would = (TORCH + SPREAD * (least + (2 + moments) * own)) / (1 - SPREAD / READ)
             raise OutOfBudget(
                 f"One query with {width} outputs and {run.parameter_count:,} parameters in {_word(dtype)} needs about "
-                f"{least / 2**20:.0f} MiB, and memory={memory} allows {memory / 2**20:.0f} MiB. Raise memory to "
-                f'"{-(-least // 2**20)}MiB"'
+                f"{would / 2**20:.0f} MiB, and memory={memory} allows {memory / 2**20:.0f} MiB. Raise memory to "
+                f'"{int(would // 2**20) + 1}MiB"'
                 + ('; explain fewer outputs, for example output="margin"' if width > 1 else "")
                 + ("; or pass dtype=torch.float32, which takes half." if dtype == torch.float64 else ".")
             )
-        fixed = max(working + stepping, unrolling)
-        left = max(memory - fixed, kept + held)
+        left = max(room - fixed, kept + held)
         block = min(max(1, (left - held) // kept), most)
         length = min(max(1, (left - block * kept) // held), len(run))
         if length == len(run):
@@ -400,8 +422,9 @@ class _Plan:
             block = min(block, -(-ROWS * batch // width))
         passes = -(-most // block)
         block = -(-most // passes)
-        part = min(block, max(1, min(PART, memory // 4) // kept))
-        needed = block * kept + max(part * working + stepping, unrolling) + length * held
+        part = min(block, max(1, min(PART, max(room, LEAST) // 4) // kept))
+        tensors = max(block * kept + states + max(part * working + stepping, unrolling), probe) + length * held
+        needed = int(TORCH + SPREAD * (tensors + min(files, (len(run) + 1) * (2 + moments) * own)))
         aside = cls._waiting(run, length, held, size * (1 + moments), displacement)
         check_room(aside)
         return cls(block, part, passes, length, needed, aside)

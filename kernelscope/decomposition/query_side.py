@@ -8,6 +8,7 @@ and else from plain automatic differentiation, one output at a time.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from ..errors import ModelError
 from ..layers import Batch, Function, ModuleGradients
 from ..layers.tiles import Tile, pack
 from ..network import Network, Parameters, get_random_state, gradients_of, random_state, set_random_state
+from ..sizes import largest_of
 from .output import OutputFunctional
 from .training_side import AGREEMENT, WITHOUT_FACTORS, perturbed
 
@@ -45,6 +47,9 @@ class QuerySide:
         functional: What is explained of the outputs.
         names: The parameters to differentiate by.
     """
+
+    #: How many bytes a backward pass keeps of one query, as a probe sees it.
+    saved = 0
 
     def __init__(self, network: Network, inputs: tuple[Tensor, ...], functional: OutputFunctional, names: list[str]):
         self.network = network
@@ -115,16 +120,14 @@ class QuerySide:
         two = self.part(slice(0, 2))
         beside = perturbed(parameters, self.names)
         two._check_that_each_stands_alone(beside, buffers)
-        truth = two._loop(beside, buffers)
-        if all(bool(torch.isfinite(rows).all()) for rows in truth):
+        if two._is_finite(beside, buffers):
             parameters = beside
-        else:
-            truth = two._loop(parameters, buffers)
-        scale = max(float(t.abs().max()) for t in truth)
+        del beside
+        self.saved = two._kept(parameters, buffers) // max(len(two), 1)
         notes: list[str] = []
         for way in WAYS:
             self.way = two.way = way
-            problem = None if way == "loop" else _disagreement(two, parameters, buffers, truth, scale)
+            problem = None if way == "loop" else _disagreement(two, parameters, buffers)
             if way == "layers" and problem is None and two._layers is not None and not two._layers.by_uses:
                 problem = WITHOUT_FACTORS
             if problem is None:
@@ -182,18 +185,48 @@ class QuerySide:
         return [jacobians[name].flatten(0, 1) for name in self.names]
 
     def _loop(self, parameters: Parameters, buffers: Parameters) -> list[Tensor]:
+        rows = list(self._one_by_one(parameters, buffers))
+        return [torch.stack(column) for column in zip(*rows, strict=True)]
+
+    def _one_by_one(self, parameters: Parameters, buffers: Parameters) -> Iterator[tuple[Tensor, ...]]:
+        """The gradients by plain automatic differentiation, of one number after the other."""
         leaves = {name: parameters[name].detach().requires_grad_() for name in self.names}
-        rows: list[tuple[Tensor, ...]] = []
+
+        def row(value: Tensor) -> tuple[Tensor, ...]:
+            found = gradients_of(value, leaves, retain_graph=True)
+            return tuple(torch.zeros_like(p) if g is None else g for g, p in zip(found, leaves.values(), strict=True))
+
         for q in range(len(self)):
             one = self.part(slice(q, q + 1))
             with torch.enable_grad():
                 raw = self.network({**parameters, **leaves}, buffers, one.inputs)
                 values = self.functional(raw, one.functional.side)[0].unbind()
-            for value in values:
-                found = gradients_of(value, leaves, retain_graph=True)
-                rows.append(tuple(torch.zeros_like(p) if g is None else g
-                                  for g, p in zip(found, leaves.values(), strict=True)))
-        return [torch.stack(column) for column in zip(*rows, strict=True)]
+            yield from map(row, values)
+
+    def _kept(self, parameters: Parameters, buffers: Parameters) -> int:
+        """How many bytes the graph of these queries keeps, beside the parameters."""
+        leaves = {name: parameters[name].detach().requires_grad_() for name in self.names}
+        known = {t.untyped_storage().data_ptr() for t in parameters.values()}
+        kept: dict[int, int] = {}
+
+        def note(t: Tensor) -> Tensor:
+            place = t.untyped_storage().data_ptr()
+            if place not in known:
+                kept[place] = max(kept.get(place, 0), t.nbytes)
+            return t
+
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+            raw = self.network({**parameters, **leaves}, buffers, self.inputs)
+            self.functional(raw, self.functional.side)
+        return sum(kept.values())
+
+    def _is_finite(self, parameters: Parameters, buffers: Parameters) -> bool:
+        # all() lets go of each gradient before the next one is made.
+        return all(map(_all_finite, self._one_by_one(parameters, buffers)))
+
+
+def _all_finite(row: tuple[Tensor, ...]) -> bool:
+    return all(bool(torch.isfinite(t.aminmax()[0]) & torch.isfinite(t.aminmax()[1])) for t in row if t.numel())
 
 
 def _apart(a: Tensor, b: Tensor) -> bool:
@@ -201,12 +234,22 @@ def _apart(a: Tensor, b: Tensor) -> bool:
     return bool((a - b).abs().nan_to_num(0.0).max() > AGREEMENT[a.dtype] * a.abs().nan_to_num(0.0).max())
 
 
-def _disagreement(side: QuerySide, parameters: Parameters, buffers: Parameters, truth: list[Tensor],
-                  scale: float) -> str | None:
+def _disagreement(side: QuerySide, parameters: Parameters, buffers: Parameters) -> str | None:
+    """What is wrong with the side's way; plain gradients, of a number each, are held one at a time."""
     try:
         found = side.gradients(parameters, buffers)
     # torch.func reports what it cannot transform by the last of these.
     except (ModelError, RuntimeError, NotImplementedError, ValueError, TypeError) as error:
         return str(error).strip().splitlines()[0][:160]
-    gap = max(float((a - b).abs().max()) for a, b in zip(truth, found, strict=True))
-    return None if gap <= AGREEMENT[truth[0].dtype] * scale else "they depend on each other"
+    gaps, sizes = [0.0], [0.0]
+
+    def compare(number: int, truth: tuple[Tensor, ...]) -> None:
+        for rows, true in zip(found, truth, strict=True):
+            gaps.append(largest_of(rows[number] - true))
+            sizes.append(largest_of(true))
+
+    for number, truth in enumerate(side._one_by_one(parameters, buffers)):
+        compare(number, truth)
+        del truth
+    agree = all(gap <= AGREEMENT[found[0].dtype] * max(sizes) for gap in gaps)
+    return None if agree else "they depend on each other"

@@ -14,7 +14,7 @@ A probe on the first batch of each kind compares each with the last, and takes t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -408,13 +408,14 @@ class TrainingSide:
             losses = self._terms(batch, k)({**parameters, **leaves}).unbind()
 
         def products(directions: Parameters, scales: dict[str, float]) -> Tensor:
-            columns = []
-            for loss in losses[:most]:
+            def column(loss: Tensor) -> Tensor:
                 row = gradients_of(loss, leaves, retain_graph=True)
                 filled = {name: (torch.zeros_like(p) if g is None else g).unsqueeze(0)
                           for (name, p), g in zip(leaves.items(), row, strict=True)}
-                columns.append(_pair(directions, filled, scales))
-            return torch.cat(columns, dim=1)
+                return _pair(directions, filled, scales)
+
+            # Of all samples' gradients one is held at a time.
+            return torch.cat([column(loss) for loss in losses[:most]], dim=1)
 
         return products
 
@@ -458,11 +459,18 @@ def _meet(gradients: Gradients, directions: Parameters, scales: dict[str, float]
 
 def noise(parameters: Parameters, names: list[str], seed: int = 0) -> Parameters:
     """Normal numbers shaped like the parameters named, the same at every call."""
+    return dict(_noises(parameters, names, seed))
+
+
+def _noises(parameters: Parameters, names: list[str], seed: int = 0) -> Iterator[tuple[str, Tensor]]:
+    """The same, one parameter after the other."""
     generator = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(parameters[name].shape, generator=generator).to(parameters[name]) for name in names}
+    for name in names:
+        yield name, torch.randn(parameters[name].shape, generator=generator).to(parameters[name])
 
 
 def perturbed(parameters: Parameters, names: list[str]) -> Parameters:
     """Parameters a little beside the given ones, where a branch that begins at nought shows."""
-    return parameters | {name: parameters[name] + 0.01 * (1 + parameters[name].abs()) * step
-                         for name, step in noise(parameters, names).items()}
+    # In place, so that of large parameters there is one copy, and one tensor of noise at a time.
+    return parameters | {name: parameters[name].abs().add_(1).mul_(0.01).mul_(step).add_(parameters[name])
+                         for name, step in _noises(parameters, names)}

@@ -36,6 +36,8 @@ class Gradients:
         n, c = self.values.shape
         rows: dict[str, Tensor] = {}
         for piece, factor in self.factors.items():
+            if piece.name not in names:
+                continue
             size = parameters[piece.name].numel()
             values = factor.rows()
             if piece.stop - piece.start == size:
@@ -45,6 +47,11 @@ class Gradients:
                 whole[:, :, piece.start:piece.stop] = values
         return {name: rows[name] if name in rows else self.values.new_zeros(n, c, parameters[name].numel())
                 for name in names}
+
+    def of(self, number: int) -> Gradients:
+        """Those of one sample."""
+        part = slice(number, number + 1)
+        return Gradients(self.values[part], {piece: factor[part] for piece, factor in self.factors.items()})
 
 
 def capture(function: Function, plan: Plan, names: list[str], batch: Batch) -> Gradients:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,15 +59,25 @@ class Function:
 
     def plainly(self, names: list[str], batch: Batch) -> Parameters:
         """The gradients by plain automatic differentiation, one number after the other: (n, c, p) by parameter."""
-        leaves = self.leaves(names)
+        shape, each = self.one_by_one(names, batch)
+        rows: dict[str, list[Tensor]] = {name: [] for name in names}
+        for found in each:
+            for name, row in found.items():
+                rows[name].append(row)
+        return {name: torch.stack(rows.pop(name)).view(*shape, -1) for name in names}
+
+    def one_by_one(self, names: list[str], batch: Batch) -> tuple[torch.Size, Iterator[Parameters]]:
+        """The shape (n, c), and the same gradients one number after the other: (p,) by parameter."""
+        leaves = {name: self.parameters[name].detach().requires_grad_() for name in names}
         with torch.enable_grad():
             explained = self(batch, leaves)
             each = explained.flatten().unbind()
-        rows: dict[str, list[Tensor]] = {name: [] for name in names}
-        for value in each:
-            for (name, p), g in zip(leaves.items(), gradients_of(value, leaves, retain_graph=True), strict=True):
-                rows[name].append(torch.zeros_like(p).flatten() if g is None else g.flatten())
-        return {name: torch.stack(found).view(*explained.shape, -1) for name, found in rows.items()}
+
+        def row(value: Tensor) -> Parameters:
+            return {name: torch.zeros_like(p).flatten() if g is None else g.flatten() for (name, p), g in
+                    zip(leaves.items(), gradients_of(value, leaves, retain_graph=True), strict=True)}
+
+        return explained.shape, map(row, each)
 
     def leaves(self, names: list[str]) -> Parameters:
         """Copies of some parameters to differentiate by."""

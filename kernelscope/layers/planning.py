@@ -135,21 +135,30 @@ class Planner:
         """The parameters whose gradients by their uses are not those of automatic differentiation."""
         probe = self.function.probed()
         try:
-            rows = capture(probe, plan, self.names, batch).by_name(self.names, probe.parameters)
+            found = capture(probe, plan, self.names, batch)
+            # Of large parameters one sample's gradients are held at a time, and one parameter's rows beside them.
+            samples = [found.of(i) for i in range(len(found.values))]
+            gaps, sizes = dict.fromkeys(self.names, 0.0), dict.fromkeys(self.names, 0.0)
+            for one, truth in zip(samples, probe.one_by_one(self.names, batch)[1], strict=True):
+                for name in self.names:
+                    true = truth.pop(name)
+                    sizes[name] = _larger(sizes[name], largest_of(true))
+                    if name not in plan.elsewhere:
+                        row = one.by_name([name], probe.parameters)[name].flatten()
+                        gaps[name] = _larger(gaps[name], largest_of(row - true))
+                    del true
         except RuntimeError:
             # Uses whose gradients do not even have one shape.
             return set(self.names) - plan.elsewhere
-        truth = probe.plainly(self.names, batch)
-        limit = AGREEMENT.get(next(iter(rows.values())).dtype, AGREEMENT[torch.float32])
-        size = max(map(largest_of, truth.values()), default=0.0)
-        wrong = set()
-        for name, true in truth.items():
-            if name in plan.elsewhere or not true.numel():
-                continue
-            gap, own = largest_of(rows.pop(name).flatten() - true.flatten()), largest_of(true)
-            if not gap <= limit * max(own, 1e-3 * size):
-                wrong.add(name)
-        return wrong
+        limit = AGREEMENT.get(found.values.dtype, AGREEMENT[torch.float32])
+        size = max(sizes.values(), default=0.0)
+        return {name for name in self.names if name not in plan.elsewhere
+                and not gaps[name] <= limit * max(sizes[name], 1e-3 * size)}
+
+
+def _larger(a: float, b: float) -> float:
+    """The larger of two numbers, and NaN beside NaN."""
+    return b if not b <= a else a
 
 
 def _layouts(use: Use, twin: Use, spread: bool) -> tuple[list[Layout], list[Layout]]:
