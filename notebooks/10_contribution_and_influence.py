@@ -102,5 +102,9 @@ figure, ax = plt.subplots(figsize=(8, 5), layout="constrained")
 found.plot(ax);
 
 # %% [markdown]
+# This is a calm training: lr 0.05 and 80 steps here, 100 in the gallery. With lr 0.3 and 60 steps the LDS of the
+# metagradient was .46, no better than that of contribution (.45) and TracInCP (.47), and that of Gauss-Newton .66.
+# Influence through training foretells retraining where training is smooth.
+#
 # So a contribution tells where an answer came from, and is no forecast. Influence is a forecast, to first order, and no
 # share. Neither is wrong: they are answers to different questions.

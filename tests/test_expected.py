@@ -408,6 +408,68 @@ def test_normalisation_is_bent_as_its_plain_operations_are(made):
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-13)
 
 
+class Cut(nn.Module):
+    """A network whose gradient is cut off from part of what it depends on."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head = nn.Linear(2, 3), nn.Linear(3, 1)
+
+    def forward(self, x):
+        h = torch.tanh(self.body(x))
+        return self.head(h * h.detach())
+
+
+def cut_mse(outputs, targets, reduction="mean"):
+    apart = outputs - targets
+    found = (apart * apart.detach()).mean(1)
+    return found.mean() if reduction == "mean" else found
+
+
+ASKED = {
+    "expected": lambda run, data, **options: ks.expected(run, QUERIES, data=data, **options),
+    "ensemble": lambda run, data, **options: ks.ensemble(run, QUERIES, seeds=4, terms=True, data=data),
+    "second kernel": lambda run, data, **options: ks.path_kernel(run, QUERIES, kind="second"),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", ASKED)
+def test_outputs_whose_second_derivatives_are_cut_off_are_refused(name, dtype):
+    x, y = (t.to(dtype) for t in points(n=6))
+    model = Cut().to(dtype)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ks.record(model, (x, y), loss=F.mse_loss) as recording:
+        for ids in ([0, 3], [2, 2], [5, 1], [4, 0]):
+            recording.batch(torch.tensor(ids))
+            optimizer.zero_grad()
+            F.mse_loss(model(x[ids]), y[ids]).backward()
+            optimizer.step()
+    with pytest.raises(ModelError, match=r"The second derivatives of the outputs .* differences"):
+        ASKED[name](recording.run, (x, y))
+
+
+@pytest.mark.parametrize("name", ["expected", "ensemble"])
+def test_a_loss_whose_second_derivatives_are_cut_off_is_refused(name):
+    data = points(n=6)
+    run = recorded_network(network(), cut_mse, data[1], [[0, 3], [2, 5], [4, 1], [1, 2], [0, 4], [3, 5]])
+    with pytest.raises(ModelError, match=r"The second derivatives of the loss .* differences"):
+        ASKED[name](run, data)
+    # The path takes first derivatives of the loss alone.
+    assert ks.expected(run, QUERIES, data=data, order=1, carried=False).terms["path"].isfinite().all()
+
+
+def test_a_network_with_kinks_that_begins_at_nought_is_answered():
+    data = points(n=6)
+    model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1)).double()
+    nn.init.zeros_(model[0].weight)
+    nn.init.zeros_(model[0].bias)
+    run = recorded_network(model, F.mse_loss, data[1], [[0, 3], [2, 5], [4, 1]])
+    for asked in ASKED.values():
+        asked(run, data)
+
+
 def test_a_loss_that_weighs_classes_is_refused():
     labels = torch.tensor([0, 1, 1, 0, 1, 0])
     torch.manual_seed(0)

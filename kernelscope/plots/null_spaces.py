@@ -154,7 +154,7 @@ def _of_predictions(result: Predictions) -> str:
         return f"Spearman of {result.what[1]} and prediction by group; {each}"
     low, high = (with_minus(f"{end:.2f}") for end in result.interval)
     rho = with_minus(f"{result.spearman:.2f}")
-    return (f"Ranks of {len(result)} {result.what[1]}s are foretold with Spearman {rho}; "
+    return (f"Ranks of {result.what[1]}, {len(result)} pairs, are foretold with Spearman {rho}; "
             f"95 % interval {low} to {high}")
 
 

@@ -3,6 +3,10 @@
 
 Each dot is a training sample: to the right what it added to the loss of a held-out digit, upwards what its weight in
 training would move. Their ranks agree in part only.
+
+This is a calm training (lr 0.05, 100 steps). With lr 0.3 and 60 steps the LDS of the metagradient was .46, no better
+than contribution (.45) and TracInCP (.47), and that of Gauss-Newton .66: influence through training foretells
+retraining where training is smooth.
 """
 
 import torch

@@ -3,6 +3,10 @@
 
 Forty groups of training samples are left out in turn and the network is really trained again without each. To the
 right is what the influences of the group foretell, upwards what happened.
+
+This is a calm training (lr 0.05, 100 steps). With lr 0.3 and 60 steps the LDS of the metagradient was .46, no better
+than contribution (.45) and TracInCP (.47), and that of Gauss-Newton .66: influence through training foretells
+retraining where training is smooth.
 """
 
 import torch

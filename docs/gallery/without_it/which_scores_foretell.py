@@ -3,6 +3,10 @@
 
 Networks are trained again on random halves of the samples, and each way of scoring has to say by how much. No score can
 pass the ceiling, which is what other networks of the same halves would foretell.
+
+This is a calm training (lr 0.05, 100 steps). With lr 0.3 and 60 steps the LDS of the metagradient was .46, no better
+than contribution (.45) and TracInCP (.47), and that of Gauss-Newton .66: influence through training foretells
+retraining where training is smooth.
 """
 
 import torch

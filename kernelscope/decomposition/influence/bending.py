@@ -16,24 +16,16 @@ from ...composed import Composed
 from ...errors import ModelError
 from ...network import Parameters, apart, gradients_of, random_state
 from ...run.step import MicroBatch
+from ..differences import CUT, inner, missed
 from ..training_side import AGREEMENT, TrainingSide, noise, perturbed
 
 #: About how many bytes the derivatives of a batch fill at once: few enough to stay near the core.
 CHUNK = 2**25
 
-
-#: The steps of differences along a direction: some are too long where a branch is near, some too short for round-off.
-STEPS = (1e-6, 1e-8, 1e-3)
-
-#: How far a derivative and differences may be apart, relative, and how many digits of a gradient are round-off.
-APART, ROUNDED = 1e-3, 1e-13
-
-#: What is said of gradients whose derivative is not known.
-CUT = (
-    "The derivative of this run's gradients by the parameters is not what automatic differentiation tells of it: along "
-    "a direction it gives {found:.4g}, and differences of the gradient give {truth:.4g}. A network or loss that uses "
-    "detach(), no_grad() or a backward pass of its own does so, and then the influence through training is not known. "
-    'Leave them out of what is trained, or use influence(..., method="gauss-newton").'
+#: What is done where the gradients' derivative is not known.
+INSTEAD = (
+    "Then the influence through training is not known. Leave them out of what is trained, or use "
+    'influence(..., method="gauss-newton").'
 )
 
 
@@ -97,17 +89,17 @@ class Bending:
             return
         own = apart(parameters, self.names)
         along = noise(parameters, self.names, seed=1)
-        found = float(_met(bent, along))
+        found = float(inner(bent, along))
         here = self._gradient(batch, k, parameters)
-        size, direction, length = (float(_met(t, t)) ** 0.5 for t in (bent, rows, here))
-        truth = found
-        for step in STEPS:
-            there, back = (self._gradient(batch, k, {**parameters, **{
-                name: p + sign * step * along[name] for name, p in own.items()}}) for sign in (1, -1))
-            truth = float(_met({name: t - back[name] for name, t in there.items()}, rows)) / (2 * step)
-            if not abs(truth - found) > APART * max(size, abs(found)) + ROUNDED * length * direction / step:
-                return
-        raise ModelError(CUT.format(found=found, truth=truth))
+        size, direction, length = (float(inner(t, t)) ** 0.5 for t in (bent, rows, here))
+
+        def slope(step: float) -> float:
+            moved = {name: p + step * along[name] for name, p in own.items()}
+            return float(inner(self._gradient(batch, k, {**parameters, **moved}), rows))
+
+        truth = missed(found, slope, size, length * direction)
+        if truth is not None:
+            raise ModelError(CUT.format(what="the recorded losses", found=found, truth=truth, instead=INSTEAD))
 
     def _gradient(self, batch: MicroBatch, k: int, parameters: Parameters) -> Parameters:
         """The gradient of the mean loss, as training computes it."""
@@ -149,7 +141,3 @@ class Bending:
                 for (name, p), g in zip(leaves.items(), found, strict=True):
                     bent[name].append(torch.zeros_like(p) if g is None else g)
         return {name: torch.stack(parts).detach() for name, parts in bent.items()}, held
-
-
-def _met(one: Parameters, other: Parameters) -> Tensor:
-    return torch.stack([(t * other[name]).sum() for name, t in one.items()]).sum()

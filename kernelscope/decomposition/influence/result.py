@@ -113,7 +113,9 @@ class Influence(Result):
         r"""The outputs predicted for training without some samples, :math:`f - \sum_i I_i`, with shape :math:`(q, c)`.
 
         A prediction to first order: it leaves out how the samples would have acted on each other, and is the less to
-        be trusted the more of them are removed. Training again tells the truth.
+        be trusted the more of them are removed. Training again tells the truth. The denominator of the mean loss is as
+        recorded, while :func:`kernelscope.retrain` divides by the samples that are left: a shift that is nearly the
+        same for all subsets of a size.
 
         Args:
             ids: The ids of the samples, as in ``sample_ids``; each counts once.

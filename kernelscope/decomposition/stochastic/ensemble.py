@@ -48,6 +48,9 @@ ODD = 4.0
 #: How far from the recorded outputs its own batches may lead again, relative to how far training moved them.
 AGAIN = 1e-2
 
+#: What to do without second derivatives.
+WITHOUT = "Leave out terms=True for the networks alone."
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Ensemble(Result):
@@ -268,7 +271,10 @@ def ensemble(
         setting = _setting(recipe, population, drawn, side, buffers, memory)
         if terms:
             recipe.forms()
-            SecondOrder(side, run.names).probe(trajectory.at(0), buffers)
+            SecondOrder(side, run.names).probe(trajectory.at(0), buffers, WITHOUT)
+            if drawn.pair:
+                some = population.rows(torch.arange(min(len(population), max(drawn.sizes))))
+                recipe.gradients.check_bends(recipe.start, *some, WITHOUT)
         together = _together(setting, side, memory, terms)
         own = None if int(population.places.max()) < 0 else [population.of_step(run.step(k)) for k in range(len(run))]
         ends, sums = _train(setting, side, buffers, seeds, seed, together, terms, own)

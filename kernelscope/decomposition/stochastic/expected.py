@@ -32,16 +32,17 @@ from torch import Tensor
 
 from ...arguments import as_choice, as_count, as_seed, as_switch, as_whole
 from ...errors import DataError, NonFiniteError, OutOfBudget, RuleError
-from ...network import cast, undisturbed
+from ...network import apart, cast, undisturbed
 from ...progress import Bar
 from ...run.rules import Muon, find_rule
 from ...run.run import Run
+from ..differences import check_bends
 from ..exact import final_outputs
 from ..output import output_functional
 from ..precision import checked_dtype, ledger_precision
 from ..query_side import QuerySide
 from ..questions import as_queries, as_targets, checked_memory, checked_place, checked_run, in_order
-from ..training_side import TrainingSide
+from ..training_side import TrainingSide, perturbed
 from ..trajectory import Trajectory
 from ..unrolling import Unroller
 from .account import SHARED, Account
@@ -57,6 +58,14 @@ from .second_order import SecondOrder
 
 #: With so many samples or fewer the noise term is found exactly if nothing else is asked for.
 EXACT = 1024
+
+#: On how many samples the second derivatives of the loss are compared with differences.
+LOOKED_AT = 64
+
+#: What to do without the second derivatives of the loss.
+UNCARRIED = (
+    "Pass order=1, carried=False for the path term alone, with the standard deviation of the contribution rows."
+)
 
 #: How unlikely the recorded draws must be before samples are said not to have been drawn alike.
 CHANCE = 1e-6
@@ -228,6 +237,8 @@ def expected(
                 curve = SecondOrder(side, run.names)
                 curve.probe(trajectory.at(run.start), trajectory.buffers(run.start))
                 notes.append(curve.note())
+            if method.carried or method.order == 2 and scheme.pair:
+                _check_losses(run, trajectory, training, passes)
             segments = path.segments(length)
             blocks = -(-len(side) // block)
             bar = Bar(total=blocks * len(run), desc=f"expected ({needed / 2**20:.0f} MiB)", unit="step", disable=quiet)
@@ -265,6 +276,19 @@ def _method(run: Run, order: Any, noise: Any, probes: Any, carried: Any, seed: A
                 "turns whole matrices. Pass order=1 for the path term alone."
             )
     return Method(int(order), noise, as_count(probes, "probes", least=2), as_switch(carried, "carried"), as_seed(seed))
+
+
+def _check_losses(run: Run, trajectory: Trajectory, training: TrainingSide, passes: Passes) -> None:
+    """Compares the second derivatives of the first step's loss with differences of its gradient.
+
+    Raises:
+        ModelError: If they differ.
+    """
+    k = run.start
+    batch = passes.at(run.step(k), k, torch.arange(min(len(passes), LOOKED_AT)))
+    losses, at = training.losses(batch, k), perturbed(trajectory.at(k), run.names)
+    if training.dtype == torch.float64:
+        check_bends(lambda own: losses({**at, **own}).mean(), apart(at, run.names), "the loss", UNCARRIED)
 
 
 def _sampling(run: Run, population: Population, scheme: str | None) -> Sampling:

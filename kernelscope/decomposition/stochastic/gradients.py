@@ -16,7 +16,9 @@ from torch.nn.functional import log_softmax
 
 from ...errors import ModelError
 from ...losses import Loss
-from ...network import Network, Parameters, per_sample_losses
+from ...network import Network, Parameters, cast, per_sample_losses
+from ..differences import check_bends
+from ..training_side import perturbed
 from .derivatives import Tree
 from .traced import traced
 
@@ -99,6 +101,17 @@ class StackedGradients:
         if key not in self._traced:
             self._traced[key] = traced(vmap(grad(self.mean_loss), in_dims=axes), theta, x, y)
         return self._traced[key](theta, x, y)
+
+    def check_bends(self, theta: Tree, x: tuple[Tensor, ...], y: Tensor, instead: str) -> None:
+        """Compares the second derivatives of the mean loss, of one network, with differences of its gradient.
+
+        Raises:
+            ModelError: If they differ.
+        """
+        at, fixed, buffers, inputs, targets = cast(
+            (perturbed(theta, list(theta)), self.surroundings, self.buffers, x, y), torch.float64, x[0].device)
+        twin = StackedGradients(self.network, self.loss, fixed, buffers, self.training, self.factor)
+        check_bends(lambda own: twin.mean_loss(own, inputs, targets), at, "the loss", instead)
 
     def bytes_per_network(self, theta: Tree, x: tuple[Tensor, ...], y: Tensor) -> int:
         """About how many bytes the gradient of one network on a batch takes, from what its forward keeps."""

@@ -39,6 +39,7 @@ from .places import along_a_step, along_the_run, moves_plainly, time_of
 from .points import Points, as_points, samples_of
 from .sampling import SCHEMES, sampling_of
 from .second_kernel import second_kernel
+from .second_order import SecondOrder
 
 #: What is said of runs whose steps are not the gradient times the learning rate.
 OWN_TIME = (
@@ -220,6 +221,9 @@ def _second(trajectory: Trajectory, side: QuerySide, samples: Points, sampling: 
             done: Callable[[], object]) -> tuple[Tensor, dict[str, Any]]:
     run = trajectory.run
     steps = range(run.start, run.stop) if at is None else range(at, at + 1)
+    if len(side):
+        SecondOrder(side, run.names).check(trajectory.at(run.start), trajectory.buffers(run.start),
+                                           'Ask for kind="step" or kind="path".')
     whole, first = second_kernel(trajectory, steps, side, samples, sampling, memory, done)
     size = float(whole.norm())
     return whole, {"time": time_of(run) if at is None else None, "sampling": sampling,

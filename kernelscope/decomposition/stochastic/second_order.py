@@ -12,9 +12,10 @@ from torch.func import jacrev, jvp, vmap
 
 from ...composed import Composed
 from ...errors import ModelError
-from ...network import Parameters, apart
+from ...network import Parameters, apart, cast
+from ..differences import check_bends
 from ..query_side import QuerySide
-from ..training_side import noise, rows_of
+from ..training_side import noise, perturbed, rows_of
 from .derivatives import Outputs, along, bend
 
 #: Modules whose outputs have kinks: their second derivative is nought where it exists, and what it lacks is no noise.
@@ -26,6 +27,9 @@ KINKED = (
     "The network has kinks ({kind}). Second derivatives are taken between them, and what the noise does at them is not "
     "in the curvature and noise terms."
 )
+
+#: What to do without second derivatives.
+FIRST_ORDER = "Pass order=1 for the first-order term alone."
 
 
 class SecondOrder:
@@ -84,8 +88,13 @@ class SecondOrder:
 
         return f
 
-    def probe(self, theta: Parameters, buffers: Parameters) -> None:
-        """Checks that the network can be differentiated twice, against plain automatic differentiation.
+    def probe(self, theta: Parameters, buffers: Parameters, instead: str = FIRST_ORDER) -> None:
+        """Checks that the network can be differentiated twice, by another automatic way and by differences.
+
+        Args:
+            theta: The parameters.
+            buffers: The buffers.
+            instead: What to do without second derivatives, as a sentence.
 
         Raises:
             ModelError: If it cannot.
@@ -100,7 +109,7 @@ class SecondOrder:
         except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
             raise ModelError(
                 "The second-order terms need a network that torch.func can differentiate twice, and this one it "
-                f"cannot ({str(error).strip().splitlines()[0][:160]}). Pass order=1 for the first-order term alone."
+                f"cannot ({str(error).strip().splitlines()[0][:160]}). {instead}"
             ) from error
         plain = two.side.gradients(theta, buffers)
         scale = max(float(t.abs().max()) for t in plain)
@@ -111,9 +120,28 @@ class SecondOrder:
         if apart > coarse * scale or float((folded - twice).abs().max()) > coarse * (1 + float(twice.abs().max())):
             raise ModelError(
                 "Two ways to differentiate this network do not agree, so its second derivatives cannot be trusted: an "
-                "operation in it has a derivative of its own that is not that of its values. Pass order=1 for the "
-                "first-order term alone."
+                f"operation in it has a derivative of its own that is not that of its values. {instead}"
             )
+        self.check(theta, buffers, instead)
+
+    def check(self, theta: Parameters, buffers: Parameters, instead: str = FIRST_ORDER) -> None:
+        """Compares the second derivatives of two queries with differences of their gradients.
+
+        Raises:
+            ModelError: If they differ.
+        """
+        side = self.side.part(slice(0, 2))
+        # At the parameters themselves a branch that begins at nought would be taken for a difference.
+        at, beside = (cast(t, torch.float64, side.inputs[0].device) for t in (perturbed(theta, self.names), buffers))
+        side.inputs = cast(side.inputs, torch.float64, side.inputs[0].device)
+        side.functional = side.functional.to(torch.float64)
+        outputs = SecondOrder(side, self.names)._outputs(at, beside)
+
+        def mixed(own: Parameters) -> Tensor:
+            found = outputs(own)
+            return found @ noise({"mix": found}, ["mix"])["mix"]
+
+        check_bends(mixed, apart(at, self.names), "the outputs", instead)
 
     def note(self) -> str:
         """What a reader should know of the network's second derivatives."""
