@@ -171,7 +171,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(options.folder or Path(name) / "run")
         told = folder.with_name(f"{folder.name}.json")
-        if not folder.exists():
+        if not told.exists():
             told.write_text(json.dumps(in_a_process("record", folder)))
         found = {"recorded": json.loads(told.read_text()),
                  "decomposed": None if options.way == "thinned" else in_a_process("decompose", folder),
