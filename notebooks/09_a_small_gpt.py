@@ -92,7 +92,7 @@ why
 # letter matters: it is in these places that the network had to do the same.
 
 # %%
-why.plot(k=8);
+why.plot(k=8)
 
 # %%
 why.top(8)
