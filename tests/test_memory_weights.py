@@ -40,7 +40,7 @@ def test_nesterov_is_one_step_ahead():
     lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.5), lambda p: torch.optim.Adadelta(p, lr=0.5)])
 def test_weighted_gradients_make_the_whole_way(make):
     from kernelscope.decomposition.adjoint import Adjoint
-    from kernelscope.decomposition.sweep import cut
+    from kernelscope.decomposition.segments import cut
     from kernelscope.decomposition.training_side import TrainingSide
     from kernelscope.decomposition.trajectory import Trajectory
     from kernelscope.decomposition.unrolling import Unroller

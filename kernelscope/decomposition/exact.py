@@ -44,7 +44,8 @@ from .query_side import QuerySide
 from .questions import as_queries, as_targets, as_words, checked_memory, checked_place, checked_run, in_order
 from .result import Decomposition
 from .rollout import Rollout, RolloutSide
-from .sweep import PartSweep, cut, cut_long, outputs_only, sweep
+from .segments import cut, cut_long
+from .sweep import PartSweep, outputs_only, sweep
 from .training_side import TrainingSide
 from .trajectory import AveragedTrajectory, Trajectory
 from .unrolling import Unroller

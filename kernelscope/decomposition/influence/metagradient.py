@@ -24,7 +24,7 @@ from ...network import Parameters
 from ...run.rules import Rule, find_rule
 from ...run.run import Run
 from ..query_side import QuerySide
-from ..sweep import Segment
+from ..segments import Segment
 from ..training_side import TrainingSide
 from ..trajectory import Trajectory
 from ..unrolling import OptimizerState, UnrolledStep, Unroller, sample_weights

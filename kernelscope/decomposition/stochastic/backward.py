@@ -22,9 +22,10 @@ from ...network import Parameters
 from ...run.step import MicroBatch
 from ..adjoint import Adjoint
 from ..query_side import QuerySide
-from ..sweep import dot, same
+from ..sweep import same
 from ..training_side import TrainingSide, rows_of
 from ..trajectory import Trajectory
+from ..way_back import dot
 from .account import Account
 from .carried import Carried
 from .mean_path import MeanPath, MeanStep, Segment, Weights

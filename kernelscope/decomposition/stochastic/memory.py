@@ -27,7 +27,7 @@ from ...run.rules import Muon, find_rule
 from ...run.run import Run
 from ..adjoint import Adjoint
 from ..questions import checked_memory, checked_run
-from ..sweep import cut
+from ..segments import cut
 from ..training_side import TrainingSide
 from ..trajectory import Trajectory
 from ..unrolling import Unroller

@@ -29,10 +29,12 @@ from torch.func import jvp, vmap
 from ...decomposition.ledger import Ledger
 from ...decomposition.quadrature import Quadrature
 from ...decomposition.query_side import QuerySide
-from ...decomposition.sweep import PartSweep, WayBack, cut, dot, sweep
+from ...decomposition.segments import cut
+from ...decomposition.sweep import PartSweep, sweep
 from ...decomposition.training_side import Products, TrainingSide, rows_of
 from ...decomposition.trajectory import Trajectory
 from ...decomposition.unrolling import Key, OptimizerState, UnrolledStep, Unroller
+from ...decomposition.way_back import WayBack, dot
 from ...network import Parameters, apart, cast, gradients_of, random_state
 from ...run.replay import batch_tensors
 from ...run.step import MicroBatch

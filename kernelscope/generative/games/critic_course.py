@@ -20,7 +20,8 @@ from ...decomposition.ledger import Ledger
 from ...decomposition.output import OutputFunctional
 from ...decomposition.quadrature import Quadrature
 from ...decomposition.query_side import QuerySide
-from ...decomposition.sweep import Part, PartSweep, cut, sweep
+from ...decomposition.segments import cut
+from ...decomposition.sweep import Part, PartSweep, sweep
 from ...decomposition.training_side import TrainingSide
 from ...decomposition.trajectory import Trajectory
 from ...decomposition.unrolling import Unroller
