@@ -128,10 +128,10 @@ def evaluate(
     with undisturbed(place), telling(quiet, "evaluate"):
         setting = Retraining(run, dtype, place, memory, sampling)
         asking = setting.asking(x, output, y)
+        given = _given(scores, len(asking), run.size)
         if damping is None and len(asking.side) < 2:
             raise DataError("One of five dampings is chosen on other queries than those it is judged on, and one query "
                             "came. Pass two or more, or a damping.")
-        given = _given(scores, len(asking), run.size)
         members = drawn_members(count, run.size, share, seed)
         own_seeds = [seed + s for s in range(seeds if setting.batches.random else 1)]
         own = _answers(setting, asking, members, own_seeds, "own")

@@ -95,7 +95,8 @@ if __name__ == "__main__":
                 print("STEP", recording.acknowledged, flush=True)
         print("ENDED", flush=True)
     except (RuntimeError, OSError, ks.errors.KernelscopeError) as error:
-        print("SAID", type(error).__name__, " ".join(str(error).split())[:300], flush=True)
+        # A signal may have cut a line in two.
+        print("\\nSAID", type(error).__name__, " ".join(str(error).split())[:300], flush=True)
     os._exit(0)
 """
 
@@ -118,8 +119,9 @@ def loading(fault: str, loop: str = LOOP) -> Done | None:
         script.write_text(loop)
         done = subprocess.run([sys.executable, str(script), fault, str(place)], capture_output=True, text=True,
                               env=quiet, timeout=90, check=False)
-        lines = [line.split(maxsplit=1) for line in done.stdout.splitlines()]
-        words, said = [line[0] for line in lines], max([0, *(int(line[1]) for line in lines if line[0] == "STEP")])
+        lines = [line.split(maxsplit=1) for line in done.stdout.splitlines() if line.strip()]
+        words = [line[0] for line in lines]
+        said = max([0, *(int(line[1]) for line in lines if line[0] == "STEP" and len(line) == 2)])
         if not {"SAID", "ENDED"} & set(words):
             raise AssertionError(f"the loop did not end with a word, code {done.returncode}: "
                                  f"{done.stdout[-200:]} {done.stderr[-300:]}")
