@@ -216,7 +216,8 @@ def booked(
             side = PooledSide(run.network, queries, functional, run.names, pools)
         else:
             side = QuerySide(run.network, queries, functional, run.names)
-        training = TrainingSide(run, dtype, place, memory // 4, pieces is not None)
+        together = max((len(run[k].batches) for k in range(len(run))), default=1)
+        training = TrainingSide(run, dtype, place, memory // 4, pieces is not None, max(together, 1))
         words, members = _groups(run, groups)
         ledger = Ledger(run, len(side), side.functional.names, members, words, cells, pieces)
         company.check_alike({
@@ -380,13 +381,14 @@ class _Plan:
         moments = max((len(find_rule(name).moments) for name in names), default=0)
         counts = [[len(batch.columns) for batch in run[k].batches] for k in range(len(run))]
         batch, samples = max(map(max, filter(None, counts)), default=1), max(map(sum, counts))
+        together = max(map(len, counts))
         width = max(len(side.functional.names), 1)
         # Between steps a row is its adjoint; at a step it is also a gradient, and a direction. A held step is its
         # parameters as they are stored, its gap and its preconditioner.
         kept, working, held = width * size, 2 * width * size, own + (1 + bool(moments)) * size
         # The gradients of a step's batches, where they are made, or their factors; the ends of a step, its chord and
         # its middle.
-        rows = samples * size if batch * size <= memory // 8 else 0
+        rows = samples * size if batch * together * size <= memory // 8 else 0
         activations = samples * side.saved
         stepping = rows + 4 * size + 2 * activations
         # What is computed as a step is unrolled (its ends, its motion, gradient, momentum and moments, each before and

@@ -71,10 +71,13 @@ class TrainingSide:
         device: Where to compute.
         memory: About how many bytes a block may fill.
         parts: Whether products are told for each part of a sample's loss, such as its tokens, one after the other.
+        together: Of how many forward passes products are held side by side: those of a step, or of a chord.
     """
 
-    def __init__(self, run: Run, dtype: torch.dtype, device: torch.device, memory: int, parts: bool = False):
+    def __init__(self, run: Run, dtype: torch.dtype, device: torch.device, memory: int, parts: bool = False,
+                 together: int = 1):
         self.run = run
+        self.together = together
         self.parts = parts
         self.dtype = dtype
         self.device = device
@@ -308,7 +311,7 @@ class TrainingSide:
         inputs, targets = self.to(batch_tensors(self.run, batch))
         buffers = self.to(self.run.buffers(k))
         size = sum(parameters[name].numel() for name in moving) * self.dtype.itemsize
-        block = max(1, min(len(targets), self.memory // (2 * max(size, 1))))
+        block = max(1, min(len(targets), self.memory // (2 * self.together * max(size, 1))))
         kept: list[Parameters] = []
         if rows_of == self._layer_rows and block < len(targets):
             # Rows that do not fit would be made again for every direction: their factors meet it as they are.
