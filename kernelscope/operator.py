@@ -29,7 +29,7 @@ class KernelOperator:
         kernel: The kernel.
         x: The points of the rows.
         z: The points of the columns; without it, or where it is x itself, they are x, and the operator is square.
-        progress: Whether a bar is shown; only on a terminal, and for what takes long, if not given.
+        progress: Whether a bar is shown; on a terminal or in a notebook, and for what takes long, if not given.
 
     Example:
         >>> import torch, kernelscope as ks

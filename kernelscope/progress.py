@@ -1,15 +1,16 @@
 """Long work tells how far it is and how long it will take.
 
-A bar is drawn on a terminal only, and only for work that takes longer than a few seconds, so that nobody has to ask for
-it and no log is filled with it.
+A bar that nobody asked for is drawn on a terminal and in a notebook only, so that no log is filled with it.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import RLock
+from typing import Any
 
 from tqdm import tqdm
 
@@ -22,7 +23,14 @@ class Bar(tqdm):
 
     The lock of tqdm is shared by all processes that were forked from one: where one of them is killed within it, the
     others wait for ever.
+
+    With ``disable=None`` it is shown on a terminal, and in a notebook once the work has taken a second.
     """
+
+    def __init__(self, *args: Any, disable: bool | None = None, delay: float = 0.0, **kwargs: Any):
+        if disable is None and in_notebook():
+            disable, delay = False, max(delay, 1.0)
+        super().__init__(*args, disable=disable, delay=delay, **kwargs)
 
 
 Bar.set_lock(RLock())
@@ -31,9 +39,15 @@ _shown: ContextVar[bool | None] = ContextVar("shown", default=None)
 _title: ContextVar[str] = ContextVar("title", default="")
 
 
+def in_notebook() -> bool:
+    """Whether somebody sees the output of this process in a notebook, where no stream is a terminal."""
+    shell = sys.modules.get("IPython")
+    return shell is not None and hasattr(shell.get_ipython(), "kernel")
+
+
 @contextmanager
 def telling(shown: bool | None, title: str = "") -> Iterator[None]:
-    """Says of the work within whether its bars are shown (on a terminal, if ``None``), and what it is part of."""
+    """Says of the work within whether its bars are shown (where somebody sees them, if ``None``), and what it is part of."""
     tokens = _shown.set(_shown.get() if shown is None else shown), _title.set(title or _title.get())
     try:
         yield

@@ -206,6 +206,8 @@ def test_files_of_all_kinds_give_the_same_ledger(tmp_path):
         (tmp_path / "hf" / f"checkpoint-{k}").mkdir()
         save_file(state, tmp_path / "hf" / f"checkpoint-{k}" / "model.safetensors")
         (tmp_path / "hf" / f"checkpoint-{k}" / "trainer_state.json").write_text(json.dumps({"global_step": k}))
+        # What trainer.save_model() leaves beside them at the end.
+        save_file(state, tmp_path / "hf" / "model.safetensors")
         torch.save({"state_dict": {f"module._orig_mod.{name}": t for name, t in state.items()}, "epoch": 1, "step": k},
                    tmp_path / "wrapped" / f"e{k}.pth")
         torch.save({"state_dict": {f"model.{name}": t for name, t in state.items()}, "global_step": k,
@@ -401,11 +403,15 @@ def test_buffers_come_from_checkpoints():
 
 
 class Evil:
+    def __init__(self, trace):
+        self.trace = trace
+
     def __reduce__(self):
-        return os.system, ("touch /tmp/kernelscope-was-here",)
+        return os.system, (f"touch {self.trace}",)
 
 
 def hostile(folder: Path) -> dict[str, bytes]:
+    evil = Evil(folder / "it-was-run")
     good = io.BytesIO()
     torch.save(trained()[0][10], good)
     packed = io.BytesIO()
@@ -415,11 +421,11 @@ def hostile(folder: Path) -> dict[str, bytes]:
     with zipfile.ZipFile(outside, "w") as archive:
         archive.writestr("../../data.pkl", b"x")
     odd = io.BytesIO()
-    torch.save({"state_dict": trained()[0][10], "extra": Evil()}, odd)
+    torch.save({"state_dict": trained()[0][10], "extra": evil}, odd)
     save_file(trained()[0][10], folder / "good.safetensors")
     tensors = (folder / "good.safetensors").read_bytes()
     (folder / "good.safetensors").unlink()
-    return {"pickle.pt": pickle.dumps(Evil()), "old.bin": pickle.dumps({"a": Evil()}, protocol=2),
+    return {"pickle.pt": pickle.dumps(evil), "old.bin": pickle.dumps({"a": evil}, protocol=2),
             "zip.pt": odd.getvalue(), "cut.pt": good.getvalue()[:-200], "half.pt": good.getvalue()[:300],
             "empty.pt": b"", "noise.pt": b"\x80\x02" * 99,
             "bomb.pt": packed.getvalue(), "outside.pt": outside.getvalue(), "cut.safetensors": tensors[:-8],
@@ -445,7 +451,9 @@ def test_hostile_files_end_in_a_sentence_and_run_nothing(tmp_path):
         assert str(caught.value).endswith("."), name
         kind = UnsafeFile if name in ("pickle.pt", "old.bin", "zip.pt", "bomb.pt", "outside.pt") else StoreError
         assert isinstance(caught.value, kind), (name, repr(caught.value))
-    assert not Path("/tmp/kernelscope-was-here").exists()
+    assert not (tmp_path / "it-was-run").exists()
+    pickle.loads(files["pickle.pt"])
+    assert (tmp_path / "it-was-run").exists()
 
 
 def test_a_folder_without_a_checkpoint_and_a_path_that_leads_out(tmp_path):

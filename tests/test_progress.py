@@ -3,6 +3,8 @@
 import copy
 import io
 import re
+import sys
+import types
 from functools import partial
 
 import pytest
@@ -94,6 +96,26 @@ def test_a_log_is_not_filled(capsys, monkeypatch):
     monkeypatch.setattr(progress, "AFTER", 0.0)
     ks.KernelOperator(Laplacian(), vectors(N)) @ torch.ones(N).double()
     assert capsys.readouterr().err == ""
+
+
+def test_in_a_notebook_long_work_tells_without_being_asked_and_short_work_does_not(monkeypatch):
+    shell = type("Shell", (), {"kernel": None})()
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
+    screen = io.StringIO()
+    for late in (0.0, 2.0):
+        with progress.Bar(total=2, desc="decompose", file=screen) as bar:
+            bar.start_t -= late
+            bar.update(1)
+            bar.refresh() if late else None
+        assert ("decompose" in screen.getvalue()) == bool(late)
+
+
+def test_ipython_without_a_notebook_tells_on_a_terminal_only(monkeypatch):
+    shell = object()
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
+    assert not progress.in_notebook()
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: None))
+    assert not progress.in_notebook()
 
 
 @each

@@ -119,7 +119,7 @@ def decompose(
             1e-5.
         device: Where to compute; where the model was when it was recorded or loaded, if not given.
         memory: About how many bytes the computation may use beside the run itself, as a number or as ``"1GB"``.
-        progress: Whether a bar is shown; only on a terminal if not given.
+        progress: Whether a bar is shown; on a terminal or in a notebook, if not given.
         distributed: Whether the processes of ``torch.distributed`` share the work. Each of them, as ``torchrun``
             starts them, makes the same call, within ``memory`` of its own, and gets the whole answer.
 

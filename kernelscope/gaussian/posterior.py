@@ -70,7 +70,7 @@ def posterior(prior: Serial | Kernel | Sequence[Kernel], x: Any, y: Any, x_test:
             computed by conjugate gradients where matrices do not fit; finite times need them.
         tiles: A folder to keep the kernel matrix in, where the kernel takes long or the matrix does not fit: equations
             are then solved by conjugate gradients, and a later call with other test points reads it again.
-        progress: Whether a bar is shown; on a terminal, and for what takes long, if not given.
+        progress: Whether a bar is shown; on a terminal or in a notebook, and for what takes long, if not given.
 
     Raises:
         DataError: If shapes, numbers or kernels cannot be used, or the matrix is singular and the ridge nought.

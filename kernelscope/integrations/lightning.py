@@ -8,6 +8,7 @@ the first backward pass: the network that was called, the batch behind it, and t
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -25,6 +26,9 @@ from ..storage.manifest import exists
 
 #: The packages that have the Trainer, under either of its names.
 PACKAGES = ("lightning.pytorch", "pytorch_lightning")
+
+#: Callbacks that replace the trained weights by averages of them.
+AVERAGING = ("StochasticWeightAveraging", "WeightAveraging")
 
 ADVICE = """
 Tell the callback what it could not find:
@@ -121,6 +125,7 @@ class LightningCallback(Base):
                 f"{self.out}. Name the folder that was recorded into, or fit without ckpt_path to begin again."
             )
         notes = {**({"resumed": True} if resumed and not self._expected else {}), **self._notes}
+        _warn_of_averages(trainer)
         self._session = AutoRecording(
             None if trainer.fast_dev_run else self.out, overwrite=self._overwrite and not resumed, resume=resumed,
             network=self._network_of(pl_module), notes=notes, advice=ADVICE, **self._options)
@@ -180,6 +185,18 @@ class LightningCallback(Base):
                 f"{what_came(found)}. The {type(module).__name__} has {', '.join(names) or 'no networks'}."
             )
         return found
+
+
+def _warn_of_averages(trainer: Any) -> None:
+    """Says that other weights than the recorded ones will be in the module after the fit, if that is so."""
+    averaging = next((type(callback).__name__ for callback in trainer.callbacks
+                      if any(kind.__name__ in AVERAGING for kind in type(callback).__mro__)), None)
+    if averaging is not None:
+        warnings.warn(
+            f"{averaging} puts averaged weights into the module as the fit ends; the run explains the weights that "
+            "training moved, which answer otherwise. Leave it out to have what is explained and what is used alike.",
+            stacklevel=2,
+        )
 
 
 def _refuse_settings(trainer: Any) -> None:

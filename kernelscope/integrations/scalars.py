@@ -73,7 +73,7 @@ def run_scalars(run: Run, probes: Any = None, *, targets: Any = None, times: Any
         times: At how many times, or which steps, the kernel is taken.
         samples: On how many training samples at most.
         memory: About how much may be used.
-        progress: Whether bars are shown; only on a terminal if not given.
+        progress: Whether bars are shown; on a terminal or in a notebook, if not given.
 
     Raises:
         DataError: If the run has no steps, or probes do not fit it.

@@ -58,7 +58,7 @@ def log_run(run: Run, probes: Any = None, *, to: Any, targets: Any = None, repor
         name: What the run is called there, if it is started here.
         times: At how many times, or which steps, the kernel is taken.
         memory: About how much may be used.
-        progress: Whether bars are shown; only on a terminal if not given.
+        progress: Whether bars are shown; on a terminal or in a notebook, if not given.
 
     Returns:
         What was :class:`Logged`.

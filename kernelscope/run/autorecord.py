@@ -93,7 +93,8 @@ class AutoRecording:
                  loss: Loss | None = None, batch: Callable[[Any], tuple[Any, Any]] | None = None,
                  class_names: list[str] | None = None, commit_every: float = 1.0, advice: str = TWO_LINES,
                  look: Callable[[], None] | None = None):
-        place = Place(None if out is None else Path(out), commit_every, overwrite, resume and out is not None)
+        place = Place(None if out is None else Path(out), commit_every, overwrite, resume and out is not None,
+                      resumable=False)
         self._options: dict[str, Any] = {
             "place": place, "keep": Keep.parse(keep), "notes": notes or {}, "average": None, "ids": None,
             "class_names": class_names,

@@ -142,9 +142,13 @@ def _at(step: int, given: Mapping[str, Any] | str | Path) -> Checkpoint:
 
 def _on_disk(given: str) -> list[Checkpoint]:
     paths = [Path(name) for name in glob.glob(given)]
-    if len(paths) == 1 and paths[0].is_dir() and _inside(paths[0]) is None:
-        paths = [p for p in paths[0].iterdir() if p.suffix in (*OF_TORCH, ".safetensors")
-                 or (p.is_dir() and _inside(p) is not None)]
+    if len(paths) == 1 and paths[0].is_dir():
+        folders = [p for p in paths[0].iterdir() if p.is_dir() and _inside(p) is not None]
+        if _inside(paths[0]) is None:
+            paths = folders + [p for p in paths[0].iterdir() if p.suffix in (*OF_TORCH, ".safetensors")]
+        elif folders:
+            # The folder that a Trainer wrote to: the final model beside the checkpoints, the last of which it is.
+            paths = folders
     paths = [path for path in paths if path.is_dir() or path.name not in ("optimizer.pt", "scheduler.pt")]
     if not paths:
         raise StoreError(

@@ -138,7 +138,7 @@ def run_battery(only: Sequence[str] = (), *, seed: int | None = None, minutes: f
         share: The part of the trials of each row that is tried, at least one.
         workers: How many trials are made at once.
         rows: The module that lists the rows.
-        progress: Whether a bar is shown; on a terminal, if ``None``.
+        progress: Whether a bar is shown; on a terminal or in a notebook, if ``None``.
         limit: The seconds of one trial, instead of those of its row.
 
     Returns:

@@ -144,7 +144,7 @@ class Tiles(Triangle):
         was killed. After an interruption the same call goes on.
 
         Args:
-            progress: Whether a bar is shown; only on a terminal, and for what takes long, if not given.
+            progress: Whether a bar is shown; on a terminal or in a notebook, and for what takes long, if not given.
 
         Raises:
             StoreFull: If the disk has no room for them; said before the work begins.

@@ -9,7 +9,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import kernelscope as ks
-from kernelscope.errors import RecordingError
+from kernelscope.errors import RecordingError, StoreExists
+from kernelscope.network import flatten
 
 from .killed import assert_closed, assert_final, final, killed_and_resumed, start
 
@@ -129,6 +130,26 @@ def test_a_fast_run_leaves_no_folder(tmp_path, data):
     trained(callback, Digits(), data, fast_dev_run=2)
     assert len(callback.run) == 2
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_are_averaged_at_the_end_are_told_of(tmp_path, data, recwarn):
+    torch.manual_seed(0)
+    module, callback = Digits(), ks.integrations.LightningCallback(tmp_path / "run")
+    averages = L.callbacks.StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=1)
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+                        enable_checkpointing=False, callbacks=[callback, averages], max_epochs=3)
+    trainer.fit(module, DataLoader(data, batch_size=20, shuffle=True))
+    told = "StochasticWeightAveraging puts averaged weights into the module"
+    assert any(told in str(warning.message) for warning in recwarn)
+    assert len(callback.run) == 9
+    used = flatten([p.detach() for p in module.parameters()], torch.float32)
+    assert not torch.allclose(callback.run.row(9), used, atol=1e-6)
+
+
+def test_a_run_that_is_there_is_not_said_to_be_resumable_by_a_word(tmp_path, data):
+    fitted(tmp_path, data)
+    with pytest.raises(StoreExists, match="Choose another folder, or pass overwrite=True"):
+        fitted(tmp_path, data)
 
 
 def test_a_loss_of_its_own_is_asked_for(tmp_path, data):

@@ -83,7 +83,7 @@ def influence(
         dtype: The precision, ``float64`` if not given, and ``float32`` where the network allows no other.
         device: Where to compute; where the model was when it was recorded or loaded, if not given.
         memory: About how many bytes the computation may use beside the run itself, as a number or as ``"1GB"``.
-        progress: Whether a bar is shown; only on a terminal if not given.
+        progress: Whether a bar is shown; on a terminal or in a notebook, if not given.
 
     Returns:
         The :class:`Influence`, of shape :math:`(q, c, n)`; samples that were never drawn have 0.

@@ -222,7 +222,7 @@ def ensemble(
         dtype: The precision to train in; that of the run, if not given.
         device: Where to compute; where the model was, if not given.
         memory: About how many bytes may be used, as a number or as ``"1GB"``; with less, fewer networks go together.
-        progress: Whether a bar is shown; only on a terminal if not given.
+        progress: Whether a bar is shown; on a terminal or in a notebook, if not given.
 
     Returns:
         The :class:`Ensemble`.

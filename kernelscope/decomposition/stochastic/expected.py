@@ -153,7 +153,7 @@ def expected(
         dtype: The precision to compute in, as in :func:`decompose`.
         device: Where to compute; where the model was, if not given.
         memory: About how many bytes the computation may use beside the run itself, as a number or as ``"1GB"``.
-        progress: Whether a bar is shown; only on a terminal if not given.
+        progress: Whether a bar is shown; on a terminal or in a notebook, if not given.
 
     Returns:
         The :class:`Expected` outputs.

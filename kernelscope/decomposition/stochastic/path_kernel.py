@@ -83,7 +83,7 @@ def path_kernel(run: Run, x: Any = None, z: Any = None, *, kind: str = "path", o
         dtype: The precision to compute in, as in :func:`decompose`.
         device: Where to compute.
         memory: About how many bytes may be used, as a number or as ``"1GB"``.
-        progress: Whether a bar is shown; only on a terminal if not given.
+        progress: Whether a bar is shown; on a terminal or in a notebook, if not given.
 
     Returns:
         The :class:`PathKernel`.

@@ -73,7 +73,7 @@ def compare(a: Run, b: Run, probes: Any, *, targets: Any = None,
         dtype: The precision of kernels and coverage; without it that of each network. Contributions are in float64.
         device: Where to compute.
         memory: About how much may be used, a number of bytes or a size such as ``"1GB"``.
-        progress: Whether bars are shown; only on a terminal if not given.
+        progress: Whether bars are shown; on a terminal or in a notebook, if not given.
 
     Returns:
         The :class:`RunComparison`.

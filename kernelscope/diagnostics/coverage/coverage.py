@@ -74,7 +74,7 @@ def coverage(run: Run, x: Any, *, kernel: str = "tangent", feature: str = "predi
         dtype: The precision to compute gradients in, as in :func:`decompose`.
         device: Where to compute.
         memory: About how many bytes may be used, as a number or as ``"1GB"``.
-        progress: Whether a bar is shown; only on a terminal if not given.
+        progress: Whether a bar is shown; on a terminal or in a notebook, if not given.
 
     Returns:
         The :class:`Coverage`.

@@ -100,7 +100,7 @@ def kernel_distances(run_a: Run, run_b: Run, x: Any = None, *, times: Any = None
         dtype: The precision; without it that of each network.
         device: Where to compute.
         memory: About how much may be used.
-        progress: Whether a bar is shown; only on a terminal if not given.
+        progress: Whether a bar is shown; on a terminal or in a notebook, if not given.
 
     Raises:
         DataError: If the runs take other inputs, or have no steps.

@@ -63,7 +63,7 @@ def evolution(run: Run, x: Any = None, y: Any = None, *, times: Any = None, k: i
         dtype: The precision to compute in; without it that of the network.
         device: Where to compute.
         memory: About how much may be used, a number of bytes or a size such as ``"1GB"``.
-        progress: Whether a bar is shown; only on a terminal if not given.
+        progress: Whether a bar is shown; on a terminal or in a notebook, if not given.
 
     Returns:
         The :class:`KernelEvolution`.

@@ -88,7 +88,7 @@ def evaluate(
         dtype: The precision to train in; that of the run if not given.
         device: Where to compute; where the model was when it was recorded or loaded, if not given.
         memory: About how many bytes may be used, as a number or as ``"1GB"``.
-        progress: Whether bars are shown; only on a terminal if not given.
+        progress: Whether bars are shown; on a terminal or in a notebook, if not given.
 
     Returns:
         The :class:`Evaluation`.

@@ -307,7 +307,7 @@ def retrain(
         dtype: The precision; that of the run if not given.
         device: Where to train; where the model was when it was recorded or loaded, if not given.
         memory: About how many bytes may be used, as a number or as ``"1GB"``; it sets how many train together.
-        progress: Whether a bar is shown; only on a terminal if not given.
+        progress: Whether a bar is shown; on a terminal or in a notebook, if not given.
 
     Returns:
         The :class:`Retrained` networks.

@@ -73,7 +73,7 @@ def reservoir(run: Run, x: Any = None, *, directions: Tensor | None = None, dtyp
         dtype: The precision to compute in, as in :func:`decompose`.
         device: Where to compute.
         memory: About how many bytes may be used, as a number or as ``"1GB"``.
-        progress: Whether a bar is shown; only on a terminal if not given.
+        progress: Whether a bar is shown; on a terminal or in a notebook, if not given.
 
     Raises:
         DataError: If queries or directions do not fit the run.

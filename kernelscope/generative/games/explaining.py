@@ -62,7 +62,7 @@ def explain_gan(run: GANRun, z: Any, *, how: str = "frozen", output: str | int |
         held: Real points held out, the ceiling of coverage.
         draws: For ``"frozen"``, over how many of the last recorded latents the mean over z' goes.
         memory: About how many bytes may be used.
-        progress: Whether a bar is shown; only on a terminal if not given.
+        progress: Whether a bar is shown; on a terminal or in a notebook, if not given.
 
     Returns:
         The :class:`GANExplanation`.

@@ -300,7 +300,7 @@ def witness(run: GANRun, x: Any, labels: Any = None, *, own: Any = None, field: 
         field: Whether the gradient by the point is split too, over real points, or over their classes with
             ``labels``: q times d numbers more are taken back through the run.
         memory: About how many bytes may be used.
-        progress: Whether a bar is shown; only on a terminal if not given.
+        progress: Whether a bar is shown; on a terminal or in a notebook, if not given.
 
     Returns:
         The :class:`Witness`.

@@ -224,7 +224,7 @@ def noise_localisation(run: Run, x: Tensor | None = None, *, levels: Tensor | No
         seed: Of the points, their noise and the shuffled bins.
         dtype: The precision of the ledger, as :func:`kernelscope.decompose` takes it.
         memory: About how many bytes may be used.
-        progress: Whether a bar is shown; only on a terminal if not given.
+        progress: Whether a bar is shown; on a terminal or in a notebook, if not given.
 
     Returns:
         The :class:`NoiseLocalisation`.

@@ -111,7 +111,7 @@ def explain_diffusion(
         dtype: The precision of the ledger, as :func:`kernelscope.decompose` takes it; ``torch.float32`` is about twice
             as fast and closes to 1e-5.
         memory: About how many bytes may be used, as a number or as ``"1GB"``.
-        progress: Whether a bar is shown; only on a terminal if not given.
+        progress: Whether a bar is shown; on a terminal or in a notebook, if not given.
 
     Returns:
         The :class:`DiffusionExplanation`; through the sampler, a :class:`SamplerExplanation`.
