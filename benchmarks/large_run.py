@@ -7,7 +7,7 @@ unattributed. Told are the peak of the resident set above what the process held 
 seconds, the residual, what is unattributed, and the floor: the multiplications that have to be made, at the rate at
 which this machine multiplies matrices. Recording and decomposing are processes of their own.
 
-    python benchmarks/large_run.py [--parameters 1e7] [--steps 2000] [--keep 20] [--thin 20] [--memory 1GB] [--save]
+    python benchmarks/large_run.py [--parameters 1e7] [--steps 2000] [--keep 20] [--thin 20] [--memory 2GB] [--save]
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--queries", type=int, default=4)
     parser.add_argument("--keep", default="20", help="every how many steps, or a size on disk")
-    parser.add_argument("--memory", default="1GB")
+    parser.add_argument("--memory", default="2GB")
     parser.add_argument("--optimizer", choices=("momentum", "adam"), default="momentum")
     parser.add_argument("--dtype", choices=("float64", "float32"), default="float64")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
