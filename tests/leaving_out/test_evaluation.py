@@ -12,6 +12,7 @@ from torch import nn
 import kernelscope as ks
 from kernelscope import plots
 from kernelscope.cli import main
+from kernelscope.diagnostics.leaving_out import retraining
 from kernelscope.diagnostics.leaving_out.evaluation import CONTRIBUTION, GAUSS_NEWTON, METAGRADIENT, RANDOM
 from kernelscope.diagnostics.leaving_out.gradient_baselines import checkpoints_of
 from kernelscope.diagnostics.leaving_out.trial import subset_trial
@@ -224,3 +225,34 @@ def test_what_cannot_be_judged_is_refused_before_anything_is_trained(given, said
     monkeypatch.setattr("kernelscope.diagnostics.leaving_out.evaluating._answers", None)
     with pytest.raises(DataError, match=said):
         ks.evaluate(recording.run, **{"x": x[:3] + 1, "y": y[:3], "subsets": 8, "seeds": 2} | given)
+
+
+@pytest.mark.parametrize(("after", "own", "anew"), [(7, None, None), (8, 8, None), (11, 11, None), (19, 16, None),
+                                                    (16 + 3 * 10 + 1, 16, 10)])
+def test_ctrl_c_judges_by_the_subsets_that_were_trained(run, after, own, anew, monkeypatch):
+    whole = ks.evaluate(run, *samples(10, seed=8), subsets=16, damping=0.1)
+    calls = []
+    train = retraining.train
+
+    def pressed(*args, **kwargs):
+        calls.append(0)
+        if len(calls) > after:
+            raise KeyboardInterrupt
+        return train(*args, **kwargs)
+
+    monkeypatch.setattr(retraining, "TOGETHER", 1)
+    monkeypatch.setattr(retraining, "train", pressed)
+    if own is None:
+        with pytest.raises(KeyboardInterrupt), pytest.warns(UserWarning, match="fewer than 8 subsets"):
+            ks.evaluate(run, *samples(10, seed=8), subsets=16, damping=0.1)
+        return
+    with pytest.warns(UserWarning, match="Ctrl-C was pressed after"):
+        found = ks.evaluate(run, *samples(10, seed=8), subsets=16, damping=0.1)
+    torch.testing.assert_close(found.own.measured, whole.own.measured[:, :own], rtol=0, atol=1e-10)
+    torch.testing.assert_close(found.own.predicted, whole.own.predicted[:, :own], rtol=0, atol=1e-10)
+    assert (found.anew is None) == (anew is None)
+    if anew is not None:
+        torch.testing.assert_close(found.anew.measured, whole.anew.measured[:, :anew], rtol=0, atol=1e-10)
+    assert any(row.name == "interrupted" and row.status == "warn" for row in found.check().rows)
+    assert not any(row.name == "interrupted" for row in whole.check().rows)
+    assert found.info["networks"] == own + 3 * (anew or 0)

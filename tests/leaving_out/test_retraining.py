@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import kernelscope as ks
+from kernelscope.diagnostics.leaving_out import retraining
 from kernelscope.diagnostics.leaving_out.batches import Batches, batches_of
 from kernelscope.diagnostics.leaving_out.subsets import as_members, drawn_members
 from kernelscope.errors import DataError, ModelError, NonFiniteError, OutOfBudget, RuleError
@@ -26,6 +27,33 @@ def test_a_member_is_the_plain_loop_over_its_subset(optimizer, schedule):
             torch.testing.assert_close(value, own[name].detach(), rtol=0, atol=1e-10)
     for name, value in run.parameters().items():
         torch.testing.assert_close(found.state(0, 2)[name], value, rtol=0, atol=1e-10)
+
+
+def test_ctrl_c_keeps_the_subsets_that_were_trained_with_all_seeds(monkeypatch):
+    run = recorded(batch=8)
+    whole = ks.retrain(run, SUBSETS, seeds=2)
+    calls, train = [], retraining.train
+
+    def pressed(*args, **kwargs):
+        calls.append(0)
+        if len(calls) > stop:
+            raise KeyboardInterrupt
+        return train(*args, **kwargs)
+
+    monkeypatch.setattr(retraining, "TOGETHER", 1)
+    monkeypatch.setattr(retraining, "train", pressed)
+    # Subsets of one size come together: the first and the last, then the second, then the third.
+    for stop, kept in ((3, [0]), (5, [0, 3]), (6, [0, 1, 3])):
+        calls.clear()
+        with pytest.warns(UserWarning, match=f"after {stop} of 8 networks: {len(kept)} subsets were trained with all"):
+            found = ks.retrain(run, SUBSETS, seeds=2)
+        assert torch.equal(found.members, whole.members[kept])
+        for name, value in found.parameters.items():
+            torch.testing.assert_close(value, whole.parameters[name][:, kept], rtol=0, atol=1e-12)
+    stop = 1
+    calls.clear()
+    with pytest.raises(KeyboardInterrupt), pytest.warns(UserWarning, match="nothing of them is kept"):
+        ks.retrain(run, SUBSETS, seeds=2)
 
 
 @pytest.mark.parametrize(("batch", "drop"), [(8, False), (8, True), (5, False)])

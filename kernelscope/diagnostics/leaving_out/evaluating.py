@@ -23,7 +23,7 @@ from ...run.run import Run
 from .choosing import chosen_elsewhere
 from .evaluation import CONTRIBUTION, GAUSS_NEWTON, METAGRADIENT, RANDOM, Evaluation
 from .gradient_baselines import checkpoints_of, gradient_products
-from .retraining import Asking, Retraining
+from .retraining import Asking, Retraining, keeps
 from .subsets import drawn_members
 from .trial import LEAST_SEEDS, LEAST_SUBSETS, ROLES, SAME, subset_trial, varying
 
@@ -37,6 +37,9 @@ CHECKPOINTS = 10
 
 #: How far the first seed of networks that begin anew is from those of the batches of others.
 BESIDE = 7919
+
+#: What is said of an evaluation that was broken off.
+INTERRUPTED = "Ctrl-C was pressed before all networks were trained"
 
 
 def evaluate(
@@ -93,6 +96,8 @@ def evaluate(
     Returns:
         The :class:`Evaluation`.
 
+    ``Ctrl-C`` while networks are trained judges by the subsets that were trained with all seeds, 8 at least.
+
     Raises:
         DataError: If queries, scores or options do not fit the run, or no answer varies between subsets.
         ModelError: If the network cannot be trained again.
@@ -134,40 +139,55 @@ def evaluate(
                             "came. Pass two or more, or a damping.")
         members = drawn_members(count, run.size, share, seed)
         own_seeds = [seed + s for s in range(seeds if setting.batches.random else 1)]
-        own = _answers(setting, asking, members, own_seeds, "own")
+        own, done = _answers(setting, asking, members, own_seeds, "own")
+        members, stopped = members[done], "" if bool(done.all()) else INTERRUPTED
         if not bool(varying(own, dtype).any()):
             raise DataError(SAME)
-        anew = None
-        if not setting.why_not_anew:
-            anew = _answers(setting, asking, members, [seed + BESIDE + s for s in range(seeds)], "anew")
+        anew, done = None, torch.ones(len(members), dtype=torch.bool)
+        if not setting.why_not_anew and not stopped:
+            anew, among = _answers(setting, asking, members, [seed + BESIDE + s for s in range(seeds)], "anew")
+            stopped = "" if bool(among.all()) else INTERRUPTED
+            anew, done = (anew, among) if int(among.sum()) >= LEAST_SUBSETS else (None, done)
         trained = time.perf_counter() - begun
-        together = own.mean(0) if anew is None else torch.cat([own, anew]).mean(0)
+        together = torch.cat([own[:, done], *([] if anew is None else [anew])]).mean(0)
         ways, seconds, left_out = _ways(run, x, y, output, setting, asking, damping, seed,
                                         dict(device=device, memory=memory, progress=progress))
         chosen: dict[str, tuple[str, Tensor]] = {}
         settings: dict[str, str] = {}
         for name, (role, by_setting) in (ways | given).items():
-            found, word = chosen_elsewhere(by_setting, members, together)
+            found, word = chosen_elsewhere(by_setting, members[done], together)
             chosen[name] = role, found
             settings |= {name: word} if word else {}
     info = {"asked": asking.words, "samples": run.size, "subset": int(members[0].sum()), "steps": len(run),
-            "batches": setting.batches.said(), "networks": count * (len(own_seeds) + (0 if anew is None else seeds)),
-            "seeds": seeds, "seconds of training": trained, "why not anew": setting.why_not_anew,
+            "batches": setting.batches.said(),
+            "networks": own.shape[:2].numel() + (0 if anew is None else anew.shape[:2].numel()), "interrupted": stopped,
+            "seeds": seeds, "seconds of training": trained, "why not anew": setting.why_not_anew or stopped,
             "queries trained on": asking.known_among(setting.population.inputs), "interval": "subsets resampled"}
     exact = not setting.batches.random
     return Evaluation(subset_trial(chosen, members, own, seed=seed, info={"asked": asking.words}, exact=exact),
-                      None if anew is None else subset_trial(chosen, members, anew, seed=seed,
+                      None if anew is None else subset_trial(chosen, members[done], anew, seed=seed,
                                                              info={"asked": asking.words}),
                       settings, seconds, left_out, info)
 
 
-def _answers(setting: Retraining, asking: Asking, members: Tensor, seeds: list[int], start: str) -> Tensor:
-    """What networks that are trained on subsets answer, with shape (seeds, subsets, q c)."""
+def _answers(setting: Retraining, asking: Asking, members: Tensor, seeds: list[int],
+             start: str) -> tuple[Tensor, Tensor]:
+    """What networks that are trained on subsets answer, with shape (seeds, subsets, q c), and which subsets are done.
+
+    Only the subsets that are done have answers; all are, unless ``Ctrl-C`` was pressed.
+    """
     answers = torch.zeros(len(seeds), len(members), len(asking), dtype=torch.float64)
-    for places, theta in setting.each(members, seeds, start):
-        s, j = torch.tensor(places).T
-        answers[s, j] = asking(theta).flatten(1)
-    return answers
+    done = torch.zeros(answers.shape[:2], dtype=torch.bool)
+    try:
+        for places, theta in setting.each(members, seeds, start):
+            s, j = torch.tensor(places).T
+            answers[s, j] = asking(theta).flatten(1)
+            done[s, j] = True
+    except KeyboardInterrupt:
+        # What was done with the run's own start is worth telling without any other.
+        if not keeps(done, LEAST_SUBSETS) and start == "own":
+            raise
+    return answers[:, done.all(0)], done.all(0)
 
 
 #: The scores of a way by its setting, and what they are.

@@ -126,6 +126,8 @@ class Evaluation(Result):
         told = (f"{trained} of the queries are training samples, whose own presence in a subset is foretold."
                 if trained else "No query is a training sample.")
         rows.append(CheckRow("held out", "warn" if trained else "pass", trained, 0, told))
+        if self.info.get("interrupted"):
+            rows.append(CheckRow("interrupted", "warn", None, None, f"{self.info['interrupted']}."))
         for name, why in self.left_out.items():
             rows.append(CheckRow(name, "warn", None, None, f"{name} is left out: {why}"))
         return Check(tuple(rows))

@@ -6,6 +6,7 @@ rates, its number of steps) is followed on each subset, by many networks at once
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -44,6 +45,9 @@ SUMMED = (
     "Gradients were multiplied by {size}, the number of samples of a batch, as by a loss that is summed; of a smaller "
     "batch another factor would have come. Train with a mean loss."
 )
+
+#: How many bytes of networks a CPU trains together: with more they leave its cache, and none is done before all are.
+TOGETHER = 2**26
 
 #: What a network starts from.
 STARTS = ("own", "anew")
@@ -189,7 +193,7 @@ class Retraining:
         size = sum(t.nbytes for t in self.recipe.start.values())
         # The parameters, their momentum, the states behind a preconditioner, and what a step makes of them.
         each = self.recipe.gradients.bytes_per_network(self.recipe.start, *rows) + 6 * size
-        self.together = max(1, min(memory, 2**31) // max(each, 1))
+        self.together = max(1, min(memory, TOGETHER if place.type == "cpu" else 2**31) // max(each, 1))
 
     def _check_mean(self) -> None:
         """Whether the loss of any batch is the same multiple of the mean over its samples.
@@ -241,8 +245,9 @@ class Retraining:
             NonFiniteError: If training on a subset ends at NaN or infinite parameters.
         """
         groups: dict[int, list[tuple[int, int]]] = {}
-        for s in range(len(seeds)):
-            for j, size in enumerate(members.sum(1).tolist()):
+        # All seeds of a subset come one after the other, so that what was done of it is soon all of it.
+        for j, size in enumerate(members.sum(1).tolist()):
+            for s in range(len(seeds)):
                 groups.setdefault(size, []).append((s, j))
         starts = [self.recipe.start if start == "own" else drawn_start(self.run, self.recipe, seed) for seed in seeds]
         chunks = [group[i * len(group) // count:(i + 1) * len(group) // count]
@@ -312,6 +317,8 @@ def retrain(
     Returns:
         The :class:`Retrained` networks.
 
+    ``Ctrl-C`` keeps the subsets that were trained with all seeds, and says how many; ``members`` says which.
+
     Raises:
         DataError: If subsets are not of its samples, or another seed would change nothing.
         ModelError: If the network draws random numbers, mixes samples or writes buffers in training, or initial
@@ -356,11 +363,32 @@ def retrain(
                               f"and memory is {memory / 2**20:.0f} MiB. Pass more memory, or fewer subsets at a time.")
         ends = {name: t.new_empty(len(listed), len(members), *t.shape, device="cpu")
                 for name, t in setting.recipe.start.items()}
-        for places, theta in setting.each(members, listed, start):
-            s, j = torch.tensor(places).T
-            for name, t in theta.items():
-                ends[name][s, j] = t.cpu()
-    return Retrained(setting, ends, members, listed, start)
+        done = torch.zeros(len(listed), len(members), dtype=torch.bool)
+        try:
+            for places, theta in setting.each(members, listed, start):
+                s, j = torch.tensor(places).T
+                for name, t in theta.items():
+                    ends[name][s, j] = t.cpu()
+                done[s, j] = True
+        except KeyboardInterrupt:
+            if not keeps(done, 1):
+                raise
+    whole = done.all(0)
+    return Retrained(setting, {name: t[:, whole] for name, t in ends.items()}, members[whole], listed, start)
+
+
+def keeps(done: Tensor, least: int) -> bool:
+    """Says how much is kept of the work that ``Ctrl-C`` broke off, and whether it is enough to say something.
+
+    Args:
+        done: Whether each network was trained, with shape (seeds, subsets).
+        least: With how few subsets, trained with all seeds, something can be said.
+    """
+    whole = int(done.all(0).sum())
+    kept = f"{whole} subsets were trained with all seeds and are kept" if whole >= least else (
+        f"fewer than {least} subsets were trained with all seeds, and nothing of them is kept")
+    warnings.warn(f"Ctrl-C was pressed after {int(done.sum())} of {done.numel()} networks: {kept}.", stacklevel=4)
+    return whole >= least
 
 
 def as_seeds(seeds: Any) -> list[int]:
