@@ -128,6 +128,7 @@ def write_reference(folder: Path) -> None:
 #: The benchmarks: a heading, and the script whose results stand under it.
 BENCHMARKS = {
     "recording": "Recording a loop", "decomposition": "Decomposing a run", "large_run": "Ten million parameters",
+    "checkpoints": "Checkpoints, and thinned recordings",
     "attribution": "Foretelling what retraining does", "tangent": "Tangent kernels and gradient scores",
     "products": "Products with a kernel matrix", "solvers": "Solvers of kernel machines",
     "evolution": "A kernel along a run", "ensembles": "Many networks at once",

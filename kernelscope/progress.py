@@ -47,7 +47,7 @@ def in_notebook() -> bool:
 
 @contextmanager
 def telling(shown: bool | None, title: str = "") -> Iterator[None]:
-    """Says of the work within whether its bars are shown (where somebody sees them, if ``None``), and what it is part of."""
+    """Says whether the bars within are shown (where somebody sees them, if ``None``), and what the work is part of."""
     tokens = _shown.set(_shown.get() if shown is None else shown), _title.set(title or _title.get())
     try:
         yield

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from .reference import points
     from .stages.localisation import NoiseLocalisation, noise_localisation
     from .stages.noise_kernels import NoiseKernel, noise_kernel
-    from .stages.result import DiffusionExplanation, OptimalExplanation
+    from .stages.optimal_result import OptimalExplanation
+    from .stages.result import DiffusionExplanation
     from .stages.sampler_result import SamplerExplanation
     from .stages.stages import explain_diffusion, explain_optimal
     from .training import train_diffusion, train_gan
@@ -145,7 +146,7 @@ _HOMES = {
     "NoiseLaw": "denoising.noise",
     "NoiseLocalisation": "stages.localisation",
     "OptimalDenoiser": "denoising.closed_forms",
-    "OptimalExplanation": "stages.result",
+    "OptimalExplanation": "stages.optimal_result",
     "Parameterised": "denoising.parameterisations",
     "Reparameterised": "denoising.parameterisations",
     "Sampled": "denoising.sampling",

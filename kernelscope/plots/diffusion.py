@@ -11,7 +11,8 @@ from torch import Tensor
 from ..generative.measures import centred
 from ..generative.stages.localisation import NoiseLocalisation
 from ..generative.stages.noise_kernels import NoiseKernel
-from ..generative.stages.result import DiffusionExplanation, OptimalExplanation
+from ..generative.stages.optimal_result import OptimalExplanation
+from ..generative.stages.result import DiffusionExplanation
 from ..generative.stages.sampler_result import SamplerExplanation
 from ..pictures import limits, picture_shape
 from ..text import with_minus

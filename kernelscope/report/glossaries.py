@@ -39,7 +39,8 @@ from ..generative.games.spectra import GameSpectrum
 from ..generative.games.witnessing import Witness
 from ..generative.stages.localisation import NoiseLocalisation
 from ..generative.stages.noise_kernels import NoiseKernel
-from ..generative.stages.result import DiffusionExplanation, OptimalExplanation
+from ..generative.stages.optimal_result import OptimalExplanation
+from ..generative.stages.result import DiffusionExplanation
 from ..generative.stages.sampler_result import SamplerExplanation
 from ..generative.trials.covering import CoverageTrial
 from ..generative.trials.disjoint import DisjointHalves

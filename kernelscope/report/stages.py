@@ -11,7 +11,8 @@ from .. import plots
 from ..decomposition.wording import counted
 from ..generative.stages.localisation import NoiseLocalisation
 from ..generative.stages.noise_kernels import NoiseKernel
-from ..generative.stages.result import LIMIT, DiffusionExplanation, OptimalExplanation
+from ..generative.stages.optimal_result import OptimalExplanation
+from ..generative.stages.result import LIMIT, DiffusionExplanation
 from ..generative.stages.sampler_result import SamplerExplanation
 from ..result import Result
 from .album import Album

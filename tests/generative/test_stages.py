@@ -9,7 +9,8 @@ import kernelscope as ks
 from kernelscope.decomposition.result import CHANNELS
 from kernelscope.errors import DataError, OutOfBudget
 from kernelscope.generative.denoising.noise import schedule
-from kernelscope.generative.stages.result import DiffusionExplanation, first_of_the_last
+from kernelscope.generative.stages.optimal_result import first_of_the_last
+from kernelscope.generative.stages.result import DiffusionExplanation
 from kernelscope.generative.stages.stages import explain_diffusion, explain_optimal
 from kernelscope.generative.training import train_diffusion
 from tests.generative.denoisers import RATE, SPREAD, LinearCore, at, draws, gradient, mlp, points, recorded

@@ -33,7 +33,8 @@ from ..denoising.noise import as_numbers, schedule
 from ..denoising.reading import DiffusionRun
 from ..denoising.sampling import Sampled, sample
 from ..measures import COPIED, distances, memorised
-from .result import DiffusionExplanation, OptimalExplanation
+from .optimal_result import OptimalExplanation
+from .result import DiffusionExplanation
 from .sampler_result import SamplerExplanation
 
 __all__ = ["explain_diffusion", "explain_optimal", "noise_bins"]
