@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
+from .equations import Equations
 from .system import System
 
 #: Which part of the rank is proposed at a time by the randomly pivoted Cholesky method, and at least how many.
@@ -53,12 +54,12 @@ class LowRank:
         return v + self.vectors @ (share * inner)
 
 
-def nothing(system: System) -> LowRank:
+def nothing(system: Equations) -> LowRank:
     """The approximation by nought, whose preconditioner changes nothing."""
     return LowRank(system.right.new_zeros(len(system.right), 0), system.right.new_zeros(0))
 
 
-def nystrom(system: System, rank: int, seed: int) -> LowRank:
+def nystrom(system: Equations, rank: int, seed: int) -> LowRank:
     r"""The randomised Nyström approximation :math:`(A\Omega)(\Omega^T A\Omega)^+(A\Omega)^T`, from one product.
 
     Args:
@@ -74,7 +75,7 @@ def nystrom(system: System, rank: int, seed: int) -> LowRank:
     basis = torch.linalg.qr(drawn.to(system.right))[0]
     del drawn
     there = system.times(basis, exact=False)
-    eps = torch.finfo(system.matrix.dtype).eps
+    eps = torch.finfo(system.dtype).eps
     shift = n**0.5 * eps * float(torch.linalg.matrix_norm(there))
     inner = basis.T @ there
     inner = (inner + inner.T) / 2

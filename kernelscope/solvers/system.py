@@ -53,6 +53,11 @@ class System:
         self._ridges = torch.tensor(problem.ridge, dtype=torch.float64, device=right.device)
         self.mus = (n * self._ridges).repeat_interleave(self._each)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the tiles."""
+        return self.matrix.dtype
+
     def times(self, v: Tensor, exact: bool) -> Tensor:
         r""":math:`S K S v` for v with shape (n, k) in float64.
 
