@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,12 +22,12 @@ from ..output import output_functional
 from ..precision import checked_dtype, ledger_precision
 from ..query_side import QuerySide
 from ..questions import as_queries, as_targets, checked_memory, checked_place, checked_run
-from ..training_side import TrainingSide, rows_of
+from ..training_side import TrainingSide
 from ..trajectory import Trajectory
 from ..unrolling import Unroller
+from .at_the_end import at_the_end
 from .bending import Bending
 from .damping import damping_of
-from .gauss_newton import Curved, members_of, solve
 from .metagradient import Back, Plan, look
 from .result import METHODS, Influence
 from .statistics import Statistics
@@ -134,40 +135,88 @@ def influence(
             'Pass method="gauss-newton", which looks at the end of training, or the recording if this one is thinned.'
         )
     with undisturbed(place):
-        given = as_queries(x, tuple(run.samples.inputs))
-        dtype, own_precision = ledger_precision(run, dtype, given, place)
-        queries = cast(given, dtype, place)
-        trajectory = Trajectory(run, dtype, place)
-        final = final_outputs(trajectory, None, queries)
-        aims = cast(as_targets(targets, len(queries[0])), dtype, place)
-        functional = output_functional(output, final, aims, run, len(queries[0])).to(dtype)
-        side = QuerySide(run.network, queries, functional, run.names)
-        training = TrainingSide(run, dtype, place, memory // 4)
+        asked = _Asked.of(run, x, output, targets, dtype, place, memory)
         if method == "metagradient":
-            values, influences, info = _through_the_run(run, trajectory, training, side, memory, quiet)
+            values, influences, info = _through_the_run(run, asked, memory, quiet)
         else:
-            values, influences, info = _at_the_end(run, trajectory, training, side, damping, memory, quiet)
+            values, influences, info = _at_the_end(run, asked, damping, memory, quiet)
     if not bool(influences.isfinite().all()):
         raise NonFiniteError(
             "Influences are NaN or infinite: the network gives such outputs or derivatives at some step of the run, or "
             "a derivative grew without bound. Look at the queries, and at operations like log(0) in the network."
         )
     facts = run.info()
-    notes = [note for note in (own_precision, training.note, side.note) if note] + info.pop("notes")
+    notes = [note for note in (asked.note, asked.training.note, asked.side.note) if note] + info.pop("notes")
     return Influence(
         influences=influences.view(*values.shape, run.size), values=values.double().cpu(), method=method,
         sample_ids=torch.tensor(run.samples.ids, dtype=torch.int64), labels=run.labels,
-        output_names=side.functional.names,
+        output_names=asked.side.functional.names,
         info={
             "run": {key: facts[key] for key in ("path", "steps", "rules", "samples", "parameters", "loss", "dtype")},
-            "first_step": run.start, "dtype": str(dtype).removeprefix("torch."), **info, "notes": notes,
-            "seconds": round(time.perf_counter() - begun, 3),
+            "first_step": run.start, "dtype": str(asked.trajectory.dtype).removeprefix("torch."), **info,
+            "notes": notes, "seconds": round(time.perf_counter() - begun, 3),
         })
 
 
-def _through_the_run(run: Run, trajectory: Trajectory, training: TrainingSide, side: QuerySide,
-                     memory: int, quiet: bool | None) -> tuple[Tensor, Tensor, dict[str, Any]]:
+def influences_at(run: Run, x: Any, dampings: list[float], *, output: Any = None, targets: Any = None,
+                  device: torch.device | str | None = None, memory: int | str = 2**29,
+                  progress: bool | None = None) -> list[Tensor]:
+    """The Gauss-Newton influences at several dampings, which share the matrix, each with shape (q c, n).
+
+    The arguments are those of :func:`influence`.
+    """
+    memory = checked_memory(memory)
+    quiet = None if progress is None else not as_switch(progress, "progress")
+    place = checked_place(device, next(iter(run.network.parameters.values())).device)
+    with undisturbed(place):
+        asked = _Asked.of(run, x, output, targets, None, place, memory)
+        return at_the_end(run, asked.trajectory, asked.side, asked.training.to, dampings, memory, quiet).influences
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """What is asked of a run, in the precision and at the place of the computation."""
+
+    trajectory: Trajectory
+    side: QuerySide
+    training: TrainingSide
+    note: str | None
+
+    @classmethod
+    def of(cls, run: Run, x: Any, output: Any, targets: Any, dtype: torch.dtype | None, place: torch.device,
+           memory: int) -> _Asked:
+        given = as_queries(x, tuple(run.samples.inputs))
+        dtype, note = ledger_precision(run, dtype, given, place)
+        queries = cast(given, dtype, place)
+        trajectory = Trajectory(run, dtype, place)
+        final = final_outputs(trajectory, None, queries)
+        aims = cast(as_targets(targets, len(queries[0])), dtype, place)
+        functional = output_functional(output, final, aims, run, len(queries[0])).to(dtype)
+        return cls(trajectory, QuerySide(run.network, queries, functional, run.names),
+                   TrainingSide(run, dtype, place, memory // 4), note)
+
+
+def _at_the_end(run: Run, asked: _Asked, damping: float | None, memory: int,
+                quiet: bool | None) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """The outputs, their damped Gauss-Newton influences with shape (q c, n), and what was measured."""
+    used = damping_of(run) if damping is None else damping
+    # How the ranks change with ten times and a tenth of the damping is part of the answer.
+    found = at_the_end(run, asked.trajectory, asked.side, asked.training.to, [used, 10 * used, used / 10], memory,
+                       quiet)
+    own, *others = found.influences
+    if not len(own):
+        return found.values, own, {"notes": []}
+    seen = run.samples.seen if run.samples.seen.dtype == torch.bool else slice(None)
+    beside = [float(spearman(own[:, seen], other[:, seen]).mean()) for other in others]
+    return found.values, own, {
+        "damping": used, "damping_rule": "1 / training time" if damping is None else "given",
+        "sensitivity": min(beside), "notes": [], **found.info}
+
+
+def _through_the_run(run: Run, asked: _Asked, memory: int,
+                     quiet: bool | None) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """The outputs, their metagradients with shape (q c, n), and what was seen on the way."""
+    trajectory, training, side = asked.trajectory, asked.training, asked.side
     width, count = len(side.functional.names), len(side)
     _refuse_games(run)
     if not len(run) or not count:
@@ -207,45 +256,3 @@ def _refuse_games(run: Run) -> None:
             'other one as well, which this run does not hold. Use influence(..., method="gauss-newton"), which holds '
             "the other network fixed, or look at contributions."
         )
-
-
-def _at_the_end(run: Run, trajectory: Trajectory, training: TrainingSide, side: QuerySide, damping: float | None,
-                memory: int, quiet: bool | None) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """The outputs, their damped Gauss-Newton influences with shape (q c, n), and what was measured."""
-    parameters, buffers = trajectory.at(run.stop), trajectory.buffers(run.stop)
-    values = side.outputs(parameters, buffers)[1]
-    influences = torch.zeros(values.numel(), run.size, dtype=torch.float64)
-    if not len(side):
-        return values, influences, {"notes": []}
-    side.probe(parameters, buffers)
-    found = damping_of(run) if damping is None else damping
-    members = members_of(run, training.to)
-    with Bar(desc="influence at the end", unit="sample", disable=quiet) as bar:
-        curved = Curved(run, members, parameters, buffers, run.names, memory, bar)
-        # Rows of query gradients, and of their solutions at three dampings.
-        size = 5 * curved.size * values.element_size() * max(values.shape[1], 1)
-        block = max(1, memory // (4 * max(size, 1)))
-        how, residual, beside = "", 0.0, []
-        for start in range(0, len(side), block):
-            rows = side.part(slice(start, start + block)).gradients(parameters, buffers)
-            flat = torch.cat([rows_of(part) for part in rows], 1)
-            solved = solve(curved, flat, [found, 10 * found, found / 10])
-            at = slice(start * values.shape[1], start * values.shape[1] + len(flat))
-            own = [part.double().cpu() for part in solved.influences]
-            influences[at, members.columns] = own[0]
-            beside += [spearman(own[0], other) for other in own[1:]]
-            how, residual = solved.how, max(residual, solved.residual)
-    return values, influences, {
-        "damping": found, "damping_rule": "1 / training time" if damping is None else "given", "solver": how,
-        "residual": residual, "sensitivity": min(float(part.mean()) for part in beside) if beside else None,
-        "gradient": _rest(curved), "negative": curved.negative, "notes": [], "engine": {"queries": side.way},
-    }
-
-
-def _rest(curved: Curved) -> float:
-    """The mean gradient beside the mean length of its parts."""
-    total, length = torch.zeros(curved.size), 0.0
-    for _, rows in curved.slopes():
-        total = total.to(rows) + rows.sum(0)
-        length += float(rows.norm(dim=1).sum())
-    return float(total.norm()) / length if length else 0.0

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...arguments import as_count, as_part, as_positive, as_seed, as_switch, what_came
 from ...decomposition.exact import decompose
 from ...decomposition.influence.damping import damping_of
-from ...decomposition.influence.influence import influence
+from ...decomposition.influence.influence import influence, influences_at
 from ...decomposition.questions import checked_memory, checked_place, checked_run
 from ...decomposition.stochastic.ensemble import trained_in
 from ...errors import DataError, KernelscopeError
@@ -198,12 +198,12 @@ def _ways(run: Run, x: Any, y: Any, output: Any, setting: Retraining, asking: As
           options: dict[str, Any]) -> tuple[Ways, dict[str, float], dict[str, str]]:
     """The ways of the package, how long each took, and those that this run does not have."""
     asked = {"output": output, "targets": y, **options}
+    levels = lambda: [part * damping_of(run) for part in DAMPING] if damping is None else [damping]
     plain: dict[str, tuple[str, Callable[[], dict[str, Tensor]]]] = {
         CONTRIBUTION: ("contribution", lambda: {"": decompose(run, x, **asked).contributions}),
         METAGRADIENT: ("influence", lambda: {"": influence(run, x, method="metagradient", **asked).influences}),
-        GAUSS_NEWTON: ("influence", lambda: {
-            f"damping {level:.2g}": influence(run, x, method="gauss-newton", damping=level, **asked).influences
-            for level in ([part * damping_of(run) for part in DAMPING] if damping is None else [damping])}),
+        GAUSS_NEWTON: ("influence", lambda: dict(zip(
+            (f"damping {level:.2g}" for level in levels()), influences_at(run, x, levels(), **asked), strict=True))),
         "gradient dot": ("baseline", lambda: {"": gradient_products(setting, asking, [len(run)])}),
         f"TracInCP, {min(CHECKPOINTS, len(run))} checkpoints": ("baseline", lambda: {
             "": gradient_products(setting, asking, checkpoints_of(len(run), CHECKPOINTS))}),
