@@ -1,17 +1,7 @@
-"""A fit under fire: killed, interrupted, called with other data; it goes on to the same coefficients, or refuses.
+"""A fit under fire: killed, interrupted, called with other data; it goes on to the same coefficients, or refuses."""
 
-Run as a script this file is the server that forks the processes to be killed: torch is imported once, not per kill.
-"""
-
-import json
-import os
 import random
-import signal
-import sys
 import time
-from contextlib import suppress
-from pathlib import Path
-from subprocess import PIPE, Popen
 
 import pytest
 import torch
@@ -24,8 +14,7 @@ from kernelscope.machine.watching import Telling
 from kernelscope.solvers import ConjugateGradient, EigenPro
 from kernelscope.storage import Store
 from tests.interruptions import keyboard
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.killing import Server, serve
 
 N, P = 300, 60
 K = ks.kernels.Gaussian(bandwidth=1.0)
@@ -69,55 +58,8 @@ def assert_same(found, true):
 # -- kills -----------------------------------------------------------------------------------------------------------
 
 
-class Server:
-    def __init__(self):
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        self.process = Popen([sys.executable, __file__], stdin=PIPE, stdout=PIPE, text=True, env=environment)
-
-    def start(self, folder):
-        self.process.stdin.write(json.dumps(str(folder)) + "\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
-
-    def stop(self):
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait(30)
-
-
-def serve():
-    # Children are reaped at once, so that a killed one is gone.
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    checkpoints.SHARE = float("inf")
-    fit(solver="direct")  # what torch loads on first use is loaded before the forks
-    for line in sys.stdin:
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                fit(json.loads(line))
-                status = 0
-            finally:
-                os._exit(status)
-        sys.stdout.write(f"{pid}\n")
-        sys.stdout.flush()
-
-
-def lives(pid):
-    with suppress(ProcessLookupError):
-        os.kill(pid, 0)
-        return True
-    return False
-
-
-def kill(pid):
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-    limit = time.monotonic() + 60
-    while lives(pid):
-        assert time.monotonic() < limit, "the child does not end"
-        time.sleep(0.0005)
+def fit_into(folder, say):
+    fit(folder)
 
 
 def stands(folder):
@@ -131,18 +73,18 @@ def stands(folder):
 
 
 def test_a_fit_that_is_killed_at_twenty_points_ends_at_the_same_coefficients(tmp_path, whole):
-    dice, server, kills, amid, found = random.Random(0), Server(), 0, 0, 0
-    try:
+    dice, kills, amid, found = random.Random(0), 0, 0, 0
+    with Server(__file__, tmp_path) as server:
         while kills < 20:
             folder = tmp_path / f"fit {found}"
             for _ in range(5):
                 before = stands(folder)
-                pid = server.start(folder)
+                child = server.start(fit_into, folder)
                 aim = dice.randint(-1, 6) + (before or 0)
-                while lives(pid) and (stands(folder) or -1) < aim:
+                while child.lives() and (stands(folder) or -1) < aim:
                     time.sleep(0.001)
                 time.sleep(dice.uniform(0, 0.02))
-                kill(pid)
+                child.kill()
                 kills += 1
                 after = stands(folder)
                 # What was kept is never lost.
@@ -152,8 +94,6 @@ def test_a_fit_that_is_killed_at_twenty_points_ends_at_the_same_coefficients(tmp
             found += 1
             assert_same(machine, whole)
             assert stands(folder) == -1
-    finally:
-        server.stop()
     assert found >= 4
     assert amid >= 5, "no kill came while the solver was at work"
 
@@ -346,4 +286,7 @@ def test_writing_takes_little_of_the_time(tmp_path, monkeypatch):
 
 
 if __name__ == "__main__":
-    serve()
+    torch.set_num_threads(1)
+    checkpoints.SHARE = float("inf")
+    fit(solver="direct")  # what torch loads on first use is loaded before the forks
+    serve(fit_into)

@@ -98,15 +98,19 @@ def state(store: Any) -> str:
     return digest([store.meta, [(segment.meta, store.read(segment)) for segment in store.segments]])
 
 
-def states() -> list[str]:
-    """What a store says before the first operation, and after each."""
+def commits() -> Iterator[MemoryStore]:
+    """A store in memory before the first operation, and after each."""
     with short_parts():
         store = MemoryStore("run", {})
-        found = [state(store)]
+        yield store
         for operation in OPERATIONS:
             operation(store)
-            found.append(state(store))
-    return found
+            yield store
+
+
+def states() -> list[str]:
+    """What a store says before the first operation, and after each."""
+    return [state(store) for store in commits()]
 
 
 class Committing(Deed):

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from .row import NotTried
 
@@ -48,6 +48,20 @@ def trapped(count: int, act: Callable[[str, tuple[Any, ...]], Any], names: tuple
     finally:
         for name in names:
             setattr(os, name, real[name])
+
+
+def die(*_: object) -> None:
+    """Ends this process with no chance to say or to tidy anything."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fails(number: int) -> Callable[..., NoReturn]:
+    """What a call does that the system answers with an error."""
+
+    def fail(*_: object) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    return fail
 
 
 def forks() -> None:
@@ -120,12 +134,12 @@ class Child:
         """The lines that it has finished."""
         return self.log.read_text().split("\n")[:-1] if self.log.exists() else []
 
-    def until(self, word: str, seconds: float = 20.0) -> None:
-        """Waits until it has said a line that begins so, or has ended."""
+    def until(self, word: str = "", count: int = 1, seconds: float = 20.0) -> None:
+        """Waits until it has said ``count`` lines that begin so, or has ended."""
         limit = time.monotonic() + seconds
-        while not any(line.startswith((word, "failed")) for line in self.said()) and self.lives():
+        while sum(line.startswith(word) for line in self.said()) < count and self.lives():
             if time.monotonic() > limit:
-                raise TimeoutError(f"the process did not say {word!r} within {seconds:g} s")
+                raise TimeoutError(f"the process did not say {word!r} {count} times within {seconds:g} s")
             time.sleep(0.0005)
 
     def lives(self) -> bool:

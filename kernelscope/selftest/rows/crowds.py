@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,55 @@ from ..row import TYPED, Done, Row, Silent, Trial, refused
 from ..traps import Child, forks
 
 READERS = 8
+
+
+Say = Callable[[str], object]
+
+
+def read_until(place: Path, end: Path, allowed: Container[str], say: Say) -> None:
+    """Reads the whole store again and again until the sign; it must be in a state that is allowed.
+
+    Raises:
+        Silent: If it is in another one.
+    """
+    whole = 0
+    while not end.exists():
+        reader = Store.open(place)
+        try:
+            found = state(reader)
+        except StoreError as error:
+            # A segment that was dropped meanwhile is left for the next commit.
+            if isinstance(error, StoreCorrupt | UnsafeFile) or not reader.refresh():
+                raise
+            continue
+        if found not in allowed:
+            raise Silent("a reader saw what was never committed")
+        whole += 1
+    say(f"read {whole}")
+
+
+def write_at(place: Path, begin: Path, end: Path, say: Say) -> None:
+    """Tries to become the writer at the first sign; the one who is stays it until the second."""
+    say("ready")
+    while not begin.exists():
+        pass
+    try:
+        store: Any = Store.resume(place, "run")
+    except StoreBusy as error:
+        refused(error)
+        say("busy")
+        return
+    store.append(numbers(0), {"step": 0})
+    say("won")
+    while not end.exists():
+        time.sleep(0.001)
+    store.close()
+
+
+def leave_stale_lock(place: Path) -> None:
+    """Leaves the lock of a process that is gone."""
+    owner = {"host": os.uname().nodename, "pid": 2**22 + 1, "start": "", "token": ""}
+    (place / "writer.lock").write_text(json.dumps(owner))
 
 
 class Crowds(Row):
@@ -44,7 +93,8 @@ class Crowds(Row):
     def _crowd(self, folder: Path) -> Done | None:
         place, end = folder / "store", folder / "end"
         with short_parts(), Store.create(place, "run", {}) as store:
-            children = [Child(folder / f"log-{i}", partial(self._read, place, end)) for i in range(READERS)]
+            read = partial(read_until, place, end, self.states)
+            children = [Child(folder / f"log-{i}", read) for i in range(READERS)]
             limit = time.monotonic() + self.seconds
             while time.monotonic() < limit:
                 for operation in OPERATIONS:
@@ -54,38 +104,17 @@ class Crowds(Row):
             said = [child.end()[-1].split() for child in children]
         return Done(counts={"reads": sum(int(words[1]) for words in said)})
 
-    def _read(self, place: Path, end: Path, say: Callable[[str], object]) -> None:
-        whole = 0
-        while not end.exists():
-            reader = Store.open(place)
-            try:
-                found = state(reader)
-            except StoreError as error:
-                # A segment that was dropped meanwhile is left for the next commit.
-                if isinstance(error, StoreCorrupt | UnsafeFile) or not reader.refresh():
-                    raise
-                continue
-            if found not in self.states:
-                raise Silent("a reader saw what was never committed")
-            whole += 1
-        say(f"read {whole}")
-
     def _pair(self, stale: bool, folder: Path) -> Done | None:
         place, begin, end = folder / "store", folder / "begin", folder / "end"
         Store.create(place, "run", {}).close()
         if stale:
-            owner = {"host": os.uname().nodename, "pid": 2**22 + 1, "start": "", "token": ""}
-            (place / "writer.lock").write_text(json.dumps(owner))
-        children = [Child(folder / f"log-{i}", partial(self._write, place, begin, end)) for i in range(2)]
+            leave_stale_lock(place)
+        children = [Child(folder / f"log-{i}", partial(write_at, place, begin, end)) for i in range(2)]
         for child in children:
             child.until("ready")
         begin.touch()
         for child in children:
-            child.until("won") if not any(line == "busy" for line in child.said()) else None
-            child.until("")
-        limit = time.monotonic() + 20
-        while sum(len(child.said()) for child in children) < 4 and time.monotonic() < limit:
-            time.sleep(0.001)
+            child.until(count=2)
         try:
             Store.resume(place, "run")
         except StoreBusy as error:
@@ -101,22 +130,6 @@ class Crowds(Row):
             if len(store.segments) != 1:
                 raise Silent(f"one segment was written, and {len(store.segments)} are there")
         return TYPED
-
-    def _write(self, place: Path, begin: Path, end: Path, say: Callable[[str], object]) -> None:
-        say("ready")
-        while not begin.exists():
-            pass
-        try:
-            store: Any = Store.resume(place, "run")
-        except StoreBusy as error:
-            refused(error)
-            say("busy")
-            return
-        store.append(numbers(0), {"step": 0})
-        say("won")
-        while not end.exists():
-            time.sleep(0.001)
-        store.close()
 
     def _tiles(self, folder: Path) -> Done | None:
         place = folder / "tiles"

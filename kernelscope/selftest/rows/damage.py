@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from ...errors import KernelscopeError
+from ...errors import StoreError
 from ..kept import Kept, files, kinds
 from ..row import Done, Lost, Row, Silent, Trial, refused
 
 #: Of cuts and flips, how many fall into each kind of thing; most into those that hold most.
 WEIGHTS = {"run": 5, "machine": 3, "result": 3, "tiles": 3, "checkpoint": 2, "layer": 4}
+
+
+def damaged(read: Callable[[], str], whole: str, path: Path, data: bytes) -> Done | None:
+    """Whether it is told that a file holds other ``data``, or has no effect on what is read; the file is put back.
+
+    Raises:
+        Silent: If something else is read.
+        Lost: If something else is read once the file is put back.
+    """
+    before = path.read_bytes()
+    path.write_bytes(data)
+    try:
+        found = read()
+    except StoreError as error:
+        told = refused(error)
+    else:
+        if found != whole:
+            raise Silent(f"something else is read after {path.name} was changed")
+        return None
+    finally:
+        path.write_bytes(before)
+    # What was not damaged is still there.
+    if read() != whole:
+        raise Lost(f"something else is read after {path.name} was restored: the reader changed what is there")
+    return told
 
 
 class _Damage(Row):
@@ -27,23 +52,7 @@ class _Damage(Row):
         self.turns = [name for name, weight in WEIGHTS.items() for _ in range(weight)]
 
     def tried(self, kind: Kept, place: Path, path: Path, data: bytes, folder: Path) -> Done | None:
-        """Whether the damage is told, or has no effect on what is read."""
-        before = path.read_bytes()
-        path.write_bytes(data)
-        try:
-            found = kind.read(place)
-        except KernelscopeError as error:
-            told = refused(error)
-        else:
-            if found != self.whole[kind.name]:
-                raise Silent(f"a {kind.name} reads otherwise after {path.name} was changed")
-            return None
-        finally:
-            path.write_bytes(before)
-        # What was not damaged is still there.
-        if kind.read(place) != self.whole[kind.name]:
-            raise Lost(f"a {kind.name} does not read as before after it was restored: the reader changed it")
-        return told
+        return damaged(partial(kind.read, place), self.whole[kind.name], path, data)
 
 
 class Truncated(_Damage):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import signal
 from collections.abc import Iterator
 from functools import partial
@@ -14,7 +13,7 @@ from ...errors import KernelscopeError, StoreError, StoreFull
 from ..deeds import Deed, Replacing, deeds
 from ..disk import Disk
 from ..row import TYPED, Done, NotTried, Row, Trial, refused
-from ..traps import CALLS, Child, forks, limits, trapped
+from ..traps import CALLS, Child, die, fails, forks, limits, trapped
 
 NEVER = 10**9
 #: What the disk says, and the error that has to come of it.
@@ -53,7 +52,7 @@ class EveryCall(_OfDeeds):
         deed.start(place)
 
         def act(say: Any) -> None:
-            with trapped(count, lambda name, arguments: os.kill(os.getpid(), signal.SIGKILL)):
+            with trapped(count, die):
                 deed.act(place, lambda moment: say(str(moment)))
 
         said = Child(folder / "log", act).end()
@@ -69,12 +68,8 @@ def failing(deed: Deed, folder: Path, count: int, number: int, kind: type[StoreE
     """A deed of which one call fails: it ends in a typed error, or well, and leaves no stump."""
     place, said = folder / "it", [0]
     deed.start(place)
-
-    def fail(name: str, arguments: Any) -> None:
-        raise OSError(number, os.strerror(number))
-
     typed = False
-    with trapped(count, fail, names) as trap:
+    with trapped(count, fails(number), names) as trap:
         try:
             deed.act(place, lambda moment: said.append(moment))
         except KernelscopeError as error:
