@@ -105,10 +105,10 @@ class Iterated:
         dampings = dampings.repeat_interleave(len(queries))
         tolerance = TOLERANCE.get(queries.dtype, 1e-5)
         size = asked.norm(dim=0).clamp(min=torch.finfo(queries.dtype).tiny)
-        solution, left, residual = torch.zeros_like(asked), asked, float("inf")
+        solution, left, residual, goal = torch.zeros_like(asked), asked, float("inf"), tolerance
         for _ in range(ROUNDS):
             equations = GaussNewton(self._curved, self._products, left, dampings, self.primal)
-            more = solution + self._step(equations, tolerance)
+            more = solution + self._step(equations, goal)
             left = GaussNewton(self._curved, self._products, asked, dampings, True).left(more)
             before, residual = residual, float((left.norm(dim=0) / size).max())
             if not residual < before:
@@ -117,6 +117,8 @@ class Iterated:
             solution = more
             if residual <= tolerance:
                 break
+            # What the roots were solved to became so much more on the way to the parameters, and will again.
+            goal = max(tolerance, min(0.1, 0.5 * (tolerance / residual) ** 2))
         self.residual = max(self.residual, residual)
         return list(solution.T.unflatten(0, (len(self._dampings), len(queries))).contiguous())
 
