@@ -261,6 +261,18 @@ def test_words_are_weaker_where_much_is_unattributed():
     assert "between the kept parameters" in said
     assert "over 60 steps" in said
     assert "%," not in said.split("So much")[0]
+    one = why[query:query + 1]
+    assert one.singled(0, 1) == one.singled(0, -1) == []
+    assert one.ranked(0, 3, 1)
+    assert "no sample is named" in one.summary()
+    page = ks.Report("Chords", [one]).html()
+    assert "Training samples that pushed hardest" not in page
+    assert "is between them" in page
+    assert not any(f"#{i}<" in one._repr_html_() for i in range(20))
+    firm = ks.explain(run, QUERIES)
+    whole = ks.Report("All steps", [firm]).html()
+    assert "Training samples that pushed hardest" in whole
+    assert "they meet at the end" in whole
 
 
 def test_results_are_saved_and_opened(tmp_path):

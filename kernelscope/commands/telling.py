@@ -76,7 +76,7 @@ def samples(why: Explanation, query: int = 0) -> list[str]:
     width, lines = max(len(side.title) for side in both), []
     for side, sign in zip(both, (1, -1), strict=True):
         named = []
-        for i in why.ranked(query, why.k, sign):
+        for i in why.singled(query, sign):
             label = "" if ledger.labels is None else f" ({shortened(ledger.labels[i])})"
             named.append(f"{int(ledger.sample_ids[i])}{label} {signed(float(why.shares[query, i]))}")
         lines += [f"  {side.mark} {side.title:{width}}  {', '.join(named)}"] if named else []

@@ -217,6 +217,12 @@ class Explanation(Result):
         order = shares.argsort(descending=True, stable=True)[:as_count(k, "k", least=1)]
         return order[shares[order] > 0].tolist()
 
+    def singled(self, query: int, sign: int, k: int | None = None) -> list[int]:
+        """Positions of the samples that are shown: the strongest, or none where too much is missing for that."""
+        query = self.decomposition.place(query)
+        vague = self.doubtful(query) or wording.rank_is_uncertain(self, query)
+        return [] if vague else self.ranked(query, self.k if k is None else k, sign)
+
     def by_group(self) -> pd.DataFrame:
         """For each query the contribution of each group of samples, strongest push up first."""
         return tables.by_group(self)
@@ -276,11 +282,12 @@ class Explanation(Result):
             head = f"predicted {said}, p {wording.chance(float(chances[answer[0], -1]))}"
         sides = [
             f"{mark} " + ", ".join(f"#{row['sample']} {wording.signed(row['contribution'])}" for row in
-                                   (tables.row(self, 0, i) for i in self.ranked(0, 2, sign)))
-            for mark, sign in (("▲", 1), ("▼", -1)) if self.ranked(0, 1, sign)
+                                   (tables.row(self, 0, i) for i in self.singled(0, sign, 2)))
+            for mark, sign in (("▲", 1), ("▼", -1)) if self.singled(0, sign, 1)
         ]
-        if self.doubtful():
-            sides = ["so much is unattributed that no sample is named"]
+        if not sides and bool(self.shares[0].any()):
+            why = "so much is unattributed" if self.doubtful() else "so much was missed by the quadrature"
+            sides = [f"{why} that no sample is named"]
         return f"Explanation({head}; {' '.join(sides)}; residual {self.decomposition.completeness():.1e} of the terms)"
 
     def __repr__(self) -> str:

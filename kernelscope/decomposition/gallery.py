@@ -65,11 +65,12 @@ def _samples(why: Explanation, query: int) -> str:
     rows = [f'<tr><th scope="row">query</th>{shown}</tr>']
     for side, sign in zip(sides(why), (1, -1), strict=True):
         cells = []
-        for i in why.ranked(query, why.k, sign):
+        for i in why.singled(query, sign):
             if i in place:
                 target = "" if why.kind != "output" or not why.sample_targets else why.sample_targets[place[i]]
                 label = f"true {target}" if target else "" if ledger.labels is None else shortened(ledger.labels[i])
                 name = f"{label}{' · ' if label else ''}#{int(ledger.sample_ids[i])}"
                 cells.append(cell(why.sample_inputs[place[i]], name, _marked(float(why.shares[query, i]))))
-        rows.append(f'<tr><th scope="row">{side.mark} {escape(side.title)}</th>{"".join(cells)}</tr>')
+        if cells:
+            rows.append(f'<tr><th scope="row">{side.mark} {escape(side.title)}</th>{"".join(cells)}</tr>')
     return f"<table>{''.join(rows)}</table>"

@@ -44,7 +44,8 @@ def draw_evaluation(result: Evaluation, ax: Axes, theme: Theme) -> None:
                     label="by the mean of other starts" if place == 0 else "")
             ends += [other.low, other.high]
         ax.annotate(with_minus(f"{found.mean:.2f}"), (max(*ends, 0.0), place), (5, 0), textcoords="offset points",
-                    va="center", color=theme.ink, fontsize="small")
+                    va="center", color=theme.ink, fontsize="small", zorder=3,
+                    bbox={"facecolor": theme.paper, "edgecolor": "none", "pad": 1.0})
         reach, most = min(reach, *ends), max(most, *ends)
     ax.axvline(0, color=theme.muted, linewidth=0.8)
     for (start, trial), dashes in zip(result.trials.items(), ("-", "--"), strict=False):

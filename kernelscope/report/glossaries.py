@@ -66,7 +66,8 @@ GLOSSARY = (
     ("momentum at the start", "What an optimizer carried over from before the recording did."),
     ("normalisation statistics", "What running means and variances inside the network did."),
     ("rounding in training", "What the computer’s rounding of the parameters did, step by step."),
-    ("unattributed", "Changes of the parameters that the optimizer’s rule does not explain."),
+    ("unattributed", "Changes of the parameters that the optimizer’s rule does not explain, or that happened between "
+                     "those that were kept."),
     ("round-off", "What is left when all lines are added: the rounding of this ledger’s own arithmetic."),
     ("kernel", "How much a step on one sample moves the answer to another. Each contribution is a kernel times how "
                "wrong the network then was about the sample, added up over the steps."),

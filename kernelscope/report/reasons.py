@@ -35,6 +35,10 @@ LINE_NAMES = {
 }
 
 
+#: Up to which part of the way of the output two lines are seen to meet.
+TOUCHING = 0.01
+
+
 def explanation(why: Explanation, album: Album, name: str) -> dict[str, Any]:
     """The view of an explanation."""
     extent = range_of(why)
@@ -92,7 +96,7 @@ def _case(why: Explanation, query: int, album: Album, extent: Range | None, name
         "up": _samples(why, query, 1, album, extent, low, high),
         "down": _samples(why, query, -1, album, extent, low, high),
         "when": said["time"] or f"{counted(why.updates, 'step')} left {wording.subject(why)} where it was.",
-        "charts": _charts(why, query),
+        "charts": _charts(why, query), "apart": _apart(why, query),
         **_frames(why, query),
         "balance": sheet(
             [(_line_name(why, line, kind), kind, value) for line, kind, value in entries if value or kind != "channel"],
@@ -206,7 +210,7 @@ def _samples(
     ledger, place = why.decomposition, {int(i): row for row, i in enumerate(why.samples)}
     source, marks = words(ledger.info.get("run")), "" if extent is None else extent.marks(why.inputs[query])
     view = []
-    for position in why.ranked(query, why.k, sign):
+    for position in why.singled(query, sign):
         sample, share, row = int(ledger.sample_ids[position]), float(why.shares[query, position]), place.get(position)
         target = "" if row is None or why.kind != "output" or not why.sample_targets else why.sample_targets[row]
         view.append({
@@ -217,6 +221,15 @@ def _samples(
             album.sample(source, sample, why.sample_inputs[row], low, high),
         })
     return view
+
+
+def _apart(why: Explanation, query: int) -> str:
+    """Whether the shares booked meet the output at the end, or other lines of the balance sheet keep them apart."""
+    ledger = why.decomposition
+    rest = float(ledger.final[query, 0] - ledger.initial[query, 0] - why.shares[query].sum())
+    if abs(rest) <= TOUCHING * float(ledger.path[query, 0].double().max() - ledger.path[query, 0].double().min()):
+        return ", and they meet at the end"
+    return f"; at the end {signed(rest)} is between them, from the other lines of the balance sheet"
 
 
 def _charts(why: Explanation, query: int) -> list[dict[str, Any]]:
