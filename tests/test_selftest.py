@@ -106,7 +106,15 @@ def test_a_share_of_a_row_is_always_the_same():
     assert len(seeds[0]) == 2
 
 
-def test_ctrl_c_keeps_what_was_done():
+@pytest.fixture
+def listening():
+    """Ctrl-C is heard, also where the tests are run in the background of a shell, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_keeps_what_was_done(listening):
     threading.Timer(4.0, os.kill, (os.getpid(), signal.SIGINT)).start()
     began = time.monotonic()
     found = run_battery(["F1", "F3"], rows=ROWS, limit=60)
