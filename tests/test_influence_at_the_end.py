@@ -225,3 +225,16 @@ def test_a_damping_that_is_lost_in_rounding_is_refused_by_name():
     run, x = wide(lambda: nn.Linear(6, 3))
     with pytest.raises(DataError, match="is lost in the rounding of float32"):
         ks.influence(run, x[:4], method="gauss-newton", damping=1e-12, dtype=torch.float32)
+
+
+def test_a_loss_of_infinite_curvature_is_refused_in_a_sentence():
+    def pointed(outputs, targets, reduction="mean"):
+        losses = outputs.abs().pow(1.5).sum(1)
+        return losses.mean() if reduction == "mean" else losses
+
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(6, 3, bias=False), torch.randn(20, 6), torch.arange(20) % 3
+    x[4] = 0
+    run, _ = train(model, x, y, torch.optim.SGD(model.parameters(), lr=0.1), loss=pointed, diary=False)
+    with pytest.raises(NonFiniteError, match="by the outputs that is NaN or infinite at 1 of"):
+        ks.influence(run, x[:2], method="gauss-newton")
