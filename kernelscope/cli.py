@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as leaving:  # argparse has printed its help
         return leaving.code if isinstance(leaving.code, int) else DONE
     except KeyboardInterrupt:
-        print("kernelscope: stopped; what was finished before is kept.", file=sys.stderr)
+        print("kernelscope: stopped; files that were finished before are kept.", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # The reader has gone (as in "| head"); python would complain once more when it flushes at exit.

@@ -32,6 +32,16 @@ class Bar(tqdm):
             disable, delay = False, max(delay, 1.0)
         super().__init__(*args, disable=disable, delay=delay, **kwargs)
 
+    def tell(self, words: str) -> None:
+        """Puts words behind the bar, which is drawn no earlier and no more often for them."""
+        if self.disable:
+            return
+        self.set_postfix_str(words, refresh=False)
+        now: float = self._time()
+        if now >= self.start_t + self.delay and now - float(self.last_print_t) >= self.mininterval:
+            self.refresh()
+            self.last_print_t: float = now
+
 
 Bar.set_lock(RLock())
 

@@ -101,7 +101,7 @@ def test_an_interrupted_command_says_so(monkeypatch, capsys):
 
     monkeypatch.setattr(doctor, "run", interrupt)
     assert main(["doctor"]) == 130
-    assert "stopped" in capsys.readouterr().err
+    assert "stopped; files that were finished" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes close otherwise there")

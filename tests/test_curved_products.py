@@ -39,6 +39,27 @@ class Own(nn.Module):
         return Doubled.apply(x).tanh()
 
 
+class Padded(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.word, self.out = nn.Embedding(3, 4, padding_idx=0), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.out(self.word(x).tanh().mean(1))
+
+
+class Held(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.out = nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        h = self.hidden(x)
+        with torch.no_grad():
+            gate = h.sigmoid()
+        return self.out(torch.where(x[:, :1] > 0, h * gate, h))
+
+
 NETWORKS = {
     "dense": (lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)), (4,), ByPasses),
     "convolution": (lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(8, 3)), (1, 4, 4),
@@ -90,3 +111,25 @@ def test_the_root_is_that_of_the_curvature():
             p = of(theta).softmax(0)
             whole += J.T @ (p.diag() - p[:, None] * p) @ J
         torch.testing.assert_close(W.T @ W, whole, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["padding", "no_grad"])
+def test_passes_that_part_on_few_samples_are_not_taken(name):
+    torch.manual_seed(0)
+    if name == "padding":
+        # The first two samples, on which passes are compared with rows, have none.
+        model, x = Padded().double(), torch.tensor([[1, 2], [2, 1], [1, 1], [2, 2], [1, 0]])
+    else:
+        model, x = Held().double(), torch.randn(5, 4).double()
+        x[:, 0] = torch.tensor([-1.0, -1.0, -1.0, 1.0, -1.0])
+    y = torch.arange(5) % 3
+    with ks.record(model, (x, y), loss=F.cross_entropy) as recording:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    asked = {"method": "gauss-newton", "damping": 1e-2}
+    dense = ks.influence(recording.run, x[:2], **asked)
+    small = ks.influence(recording.run, x[:2], memory=2000, **asked)
+    assert "products" in small.info["solver"]
+    assert "Cholesky" in dense.info["solver"]
+    torch.testing.assert_close(small.influences, dense.influences, rtol=1e-8, atol=1e-10)

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import random
+import warnings
 import zipfile
 from functools import cache
 from pathlib import Path
@@ -658,3 +659,35 @@ def test_the_logged_rate_is_that_of_the_first_group(tmp_path):
     run = opened(f"{tmp_path}/checkpoint-*", lr=None)
     groups = run._index.steps[0].inner[0].groups
     assert {group["names"][0].split(".")[0]: group["lr"] for group in groups} == pytest.approx(rates)
+
+
+def trainer_folder(path: Path, states, steps):
+    for k in steps:
+        (path / f"checkpoint-{k}").mkdir(parents=True)
+        save_file(states[k], path / f"checkpoint-{k}" / "model.safetensors")
+        (path / f"checkpoint-{k}" / "trainer_state.json").write_text(json.dumps({"global_step": k}))
+    # Arguments are no state dictionary, and are only read by running them.
+    (path / "training_args.bin").write_bytes(pickle.dumps(Evil(path / "it-was-run"), protocol=2))
+    return str(path)
+
+
+def test_a_final_model_that_is_no_checkpoint_is_told_of(tmp_path):
+    states = trained()[0]
+    folder = trainer_folder(tmp_path / "out", states, (0, 10))
+    save_file(states[20], tmp_path / "out" / "model.safetensors")
+    with pytest.warns(UserWarning, match="is not that of its last checkpoint, checkpoint-10, at which this run ends"):
+        run = opened(folder)
+    assert len(run) == 1
+    pairs = {k: f"{folder}/checkpoint-{k}" for k in (0, 10)} | {20: folder}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(opened(pairs)) == 2
+        save_file(states[10], tmp_path / "out" / "model.safetensors")
+        assert len(opened(folder)) == 1
+
+
+def test_what_a_trainer_writes_beside_checkpoints_is_not_taken_for_one(tmp_path):
+    states = trained()[0]
+    folder = trainer_folder(tmp_path / "out", states, (0, 10, 20))
+    assert len(opened(folder)) == 2
+    assert not (tmp_path / "out" / "it-was-run").exists()

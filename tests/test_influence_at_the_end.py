@@ -11,7 +11,7 @@ from torch.func import functional_call, hessian, jacrev
 import kernelscope as ks
 from kernelscope.decomposition.influence import curved_products, iterated
 from kernelscope.decomposition.influence.beside import beside
-from kernelscope.errors import DataError
+from kernelscope.errors import DataError, NonFiniteError
 from kernelscope.ranks import spearman
 from kernelscope.result import Result
 from tests.recordings import points, queries, relative, train
@@ -187,3 +187,54 @@ def test_drawings_say_what_they_show(tmp_path):
     assert repr(Result.load(tmp_path / "both")) == repr(both)
     with pytest.raises(DataError, match="side by side"):
         beside(ks.decompose(run, queries()), found)
+
+
+class Rooted(nn.Module):
+    def forward(self, x):
+        return x.abs().sqrt()
+
+
+def wide(make):
+    torch.manual_seed(0)
+    model, x, y = make(), torch.randn(40, 6), torch.arange(40) % 3
+    run, _ = train(model, x, y, torch.optim.SGD(model.parameters(), lr=0.1), loss=F.cross_entropy, diary=False)
+    return run, x
+
+
+@pytest.mark.parametrize("memory", ["512MB", "150KB"])
+def test_a_gradient_of_a_query_that_is_infinite_is_refused(memory):
+    run, x = wide(lambda: nn.Sequential(nn.Linear(6, 24, bias=False), Rooted(), nn.Linear(24, 3)))
+    asked = x[:3].clone()
+    asked[1] = 0
+    with pytest.raises(NonFiniteError, match="at a query"):
+        ks.influence(run, asked, method="gauss-newton", damping=1e-2, memory=memory)
+
+
+def test_the_residual_of_outputs_is_no_less_than_what_is_lost_on_the_way_to_the_parameters():
+    run, x = wide(lambda: nn.Sequential(nn.Linear(6, 24), nn.Tanh(), nn.Linear(24, 3)))
+    asked = {"method": "gauss-newton", "damping": 1e-6}
+    true, single = ks.influence(run, x[:4], **asked), ks.influence(run, x[:4], dtype=torch.float32, **asked)
+    assert "outputs" in single.info["solver"]
+    lost = relative(single.influences, true.influences)
+    assert lost > 1e-3
+    assert single.info["residual"] > lost / 2
+    assert next(row for row in single.check().rows if row.name == "solved").status == "fail"
+
+
+def test_a_damping_that_is_lost_in_rounding_is_refused_by_name():
+    run, x = wide(lambda: nn.Linear(6, 3))
+    with pytest.raises(DataError, match="is lost in the rounding of float32"):
+        ks.influence(run, x[:4], method="gauss-newton", damping=1e-12, dtype=torch.float32)
+
+
+def test_a_loss_of_infinite_curvature_is_refused_in_a_sentence():
+    def pointed(outputs, targets, reduction="mean"):
+        losses = outputs.abs().pow(1.5).sum(1)
+        return losses.mean() if reduction == "mean" else losses
+
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(6, 3, bias=False), torch.randn(20, 6), torch.arange(20) % 3
+    x[4] = 0
+    run, _ = train(model, x, y, torch.optim.SGD(model.parameters(), lr=0.1), loss=pointed, diary=False)
+    with pytest.raises(NonFiniteError, match="by the outputs that is NaN or infinite at 1 of"):
+        ks.influence(run, x[:2], method="gauss-newton")

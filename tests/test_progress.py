@@ -162,3 +162,17 @@ def test_a_search_that_is_broken_off_leaves_no_title():
         linalg.eigenpairs(multiply, 50, 2)
     assert calls[0] == "eigenpairs: first product"
     assert progress._title.get() == ""
+
+
+def test_words_behind_a_bar_are_drawn_no_more_often_than_the_bar():
+    written = io.StringIO()
+    with progress.Bar(desc="long", disable=False, delay=100.0, file=written) as bar:
+        for i in range(50):
+            bar.tell(f"product {i}")
+    assert written.getvalue() == ""
+    with progress.Bar(desc="long", disable=False, file=written) as bar:
+        for i in range(50):
+            bar.tell(f"product {i}")
+    assert written.getvalue().count("\r") <= 5
+    assert "product 49" in written.getvalue()
+    progress.Bar(disable=True).tell("nothing")

@@ -41,6 +41,9 @@ STEPS = ("global_step", "step", "steps", "iteration", "iter")
 #: The last number of a name, unless it is what stands behind a decimal point, as of a loss or an accuracy.
 LAST = r"(?<!\d)(?<!\d\.)(\d+)(?!.*\d)"
 
+#: What a Trainer leaves beside parameters.
+BESIDE = ("optimizer.pt", "scheduler.pt", "training_args.bin", "scaler.pt", "rng_state.pth")
+
 #: The largest file of words beside a checkpoint.
 WORDS = 64 * 2**20
 
@@ -147,15 +150,29 @@ def _on_disk(given: str) -> list[Checkpoint]:
         if _inside(paths[0]) is None:
             paths = folders + [p for p in paths[0].iterdir() if p.suffix in (*OF_TORCH, ".safetensors")]
         elif folders:
-            # The folder that a Trainer wrote to: the final model beside the checkpoints, the last of which it is.
+            # The folder that a Trainer wrote to: the final model beside the checkpoints, and the last of them, mostly.
+            _warn_of_another_end(paths[0], max(folders, key=_natural))
             paths = folders
-    paths = [path for path in paths if path.is_dir() or path.name not in ("optimizer.pt", "scheduler.pt")]
+    paths = [path for path in paths if path.is_dir() or path.name not in BESIDE]
     if not paths:
         raise StoreError(
             f"No checkpoint is called {shown(given)!r}. Pass a pattern such as 'ckpts/*.pt', a folder of checkpoints, "
             f"or a list of paths; files end in {', '.join((*OF_TORCH, '.safetensors'))}."
         )
     return [Checkpoint(shown(str(path)), path) for path in sorted(paths, key=_natural)]
+
+
+def _warn_of_another_end(folder: Path, last: Path) -> None:
+    """Says that the final model of a folder is not its last checkpoint, where that is so."""
+    try:
+        final, there = _folder(folder).tensors, _folder(last).tensors
+    except StoreError:
+        return
+    if any(name in there and not torch.equal(t, there[name].to(t.dtype)) for name, t in final.items()):
+        warnings.warn(
+            f"The model in {shown(str(folder))!r} is not that of its last checkpoint, {last.name}, at which this run "
+            "ends: training went on after it, or another checkpoint was the best. To end at that model pass "
+            "{step: path, ...}, with the number of updates before each and this folder as the last.", stacklevel=5)
 
 
 def _natural(path: Path) -> list[Any]:

@@ -45,8 +45,10 @@ def test_ctrl_c_keeps_the_subsets_that_were_trained_with_all_seeds(monkeypatch):
     # Subsets of one size come together: the first and the last, then the second, then the third.
     for stop, kept in ((3, [0]), (5, [0, 3]), (6, [0, 1, 3])):
         calls.clear()
-        with pytest.warns(UserWarning, match=f"after {stop} of 8 networks: {len(kept)} subsets were trained with all"):
+        words = f"after {stop} of 8 networks: {len(kept)} subsets were trained with all"
+        with pytest.warns(UserWarning, match=words) as told:
             found = ks.retrain(run, SUBSETS, seeds=2)
+        assert told[0].filename == __file__
         assert torch.equal(found.members, whole.members[kept])
         for name, value in found.parameters.items():
             torch.testing.assert_close(value, whole.parameters[name][:, kept], rtol=0, atol=1e-12)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...errors import NonFiniteError
 from ...progress import Bar
 from ...run.run import Run
 from ..query_side import QuerySide
@@ -45,6 +46,10 @@ def at_the_end(run: Run, trajectory: Trajectory, side: QuerySide, to: Callable[[
         dampings: The dampings.
         memory: About how many bytes may be used.
         quiet: Whether no bar is shown.
+
+    Raises:
+        DataError: If a damping is lost in rounding.
+        NonFiniteError: If a gradient of a query, or the curvature, is NaN or infinite.
     """
     parameters, buffers = trajectory.at(run.stop), trajectory.buffers(run.stop)
     values = side.outputs(parameters, buffers)[1]
@@ -62,6 +67,9 @@ def at_the_end(run: Run, trajectory: Trajectory, side: QuerySide, to: Callable[[
         for start in range(0, len(side), block):
             rows = side.part(slice(start, start + block)).gradients(parameters, buffers)
             flat = torch.cat([rows_of(part) for part in rows], 1)
+            if not bool(flat.isfinite().all()):
+                raise NonFiniteError("The output has a gradient that is NaN or infinite at a query. Look at the "
+                                     "queries, and at operations like sqrt(0) in the network.")
             at = slice(start * values.shape[1], start * values.shape[1] + len(flat))
             for found, own in zip(influences, at_samples(curved, solver.solve(flat)), strict=True):
                 found[at, members.columns] = own.double().cpu()

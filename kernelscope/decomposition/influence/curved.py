@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import hessian, vmap
 
-from ...errors import DataError, ModelError
+from ...errors import DataError, ModelError, NonFiniteError
 from ...network import Parameters, per_sample_losses
 from ...progress import Bar
 from ...run.run import Run
@@ -112,7 +112,11 @@ class Curved:
 
 
 def _roots(run: Run, outputs: Tensor, targets: Tensor) -> tuple[Tensor, float]:
-    """S with :math:`S S^T = H_{out}` for each sample, and the largest negative curvature, relative."""
+    r"""S with :math:`S S^T = H_{out}` for each sample, and the largest negative curvature, relative.
+
+    Raises:
+        NonFiniteError: If a curvature is NaN or infinite.
+    """
     shape = outputs.shape[1:]
 
     def loss(flat: Tensor, target: Tensor) -> Tensor:
@@ -120,6 +124,11 @@ def _roots(run: Run, outputs: Tensor, targets: Tensor) -> tuple[Tensor, float]:
 
     with torch.enable_grad():
         bent = vmap(hessian(loss))(outputs.flatten(1), targets).detach()
+    bad = int((~bent.flatten(1).isfinite().all(1)).sum())
+    if bad:
+        raise NonFiniteError(f"The loss has a second derivative by the outputs that is NaN or infinite at {bad} of "
+                             f"{len(bent)} samples at the end of the run. Look at operations like sqrt(0) in the loss, "
+                             'or use influence(..., method="metagradient").')
     values, vectors = torch.linalg.eigh((bent + bent.mT) / 2)
     top = float(values.abs().max()) if values.numel() else 0.0
     negative = float(-values.min()) / top if top else 0.0

@@ -40,7 +40,7 @@ class CurvedProducts(Protocol):
 
 
 def products_of(curved: Curved) -> CurvedProducts:
-    """The products by passes, where they are those by rows on two samples."""
+    """The products by passes, where they are those by rows on two samples, and forward and back agree on all."""
     by_passes = ByPasses(curved)
     some = curved.part(slice(0, 2))
     v = torch.randn(curved.size, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -53,7 +53,19 @@ def products_of(curved: Curved) -> CurvedProducts:
     true = ByRows(some).out(v), ByRows(some).square(v)
     limit = AGREEMENT.get(v.dtype, 1e-3)
     alike = all(largest_of(a - b) <= limit * largest_of(b) for a, b in zip(found, true, strict=True))
-    return by_passes if alike else ByRows(curved)
+    return by_passes if alike and _meet(by_passes, v[:, :1], limit) else ByRows(curved)
+
+
+def _meet(products: CurvedProducts, v: Tensor, limit: float) -> bool:
+    """Whether what is pushed forward is the transpose of what is pulled back, of any sample.
+
+    They part where an operation has one derivative forward and another one back: an embedding of padding, or what is
+    computed within ``torch.no_grad``.
+    """
+    there = products.out(v)
+    u = torch.randn(there.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(there)
+    pushed, pulled = (u * there).double(), (products.back(u) * v).double()
+    return abs(float(pushed.sum() - pulled.sum())) <= limit * max(float(pushed.norm()), float(pulled.norm()))
 
 
 class ByRows:

@@ -17,6 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ...errors import DataError, NonFiniteError
 from ...linalg import divided
 from .curved import Curved
 from .iterated import Iterated
@@ -67,7 +68,7 @@ class Primal:
         for _, rows in curved.rows():
             self._square.addmm_(rows.T, rows)
         self._square /= curved.count
-        self._factors = [torch.linalg.cholesky(_lifted(self._square, damping)) for damping in dampings]
+        self._factors = [_factor(self._square, 1, damping) for damping in dampings]
 
     def solve(self, queries: Tensor) -> list[Tensor]:
         """The solutions for each damping."""
@@ -95,7 +96,7 @@ class Dual:
                 if other.start <= part.start:
                     block = rows @ columns.T
                     self._square[part, other], self._square[other, part] = block, block.T
-        self._factors = [torch.linalg.cholesky(_lifted(self._square, n * damping)) for damping in dampings]
+        self._factors = [_factor(self._square, n, damping) for damping in dampings]
 
     def solve(self, queries: Tensor) -> list[Tensor]:
         """The solutions for each damping."""
@@ -103,13 +104,18 @@ class Dual:
         for part, rows in self._curved.rows():
             met[:, part] = queries @ rows.T
         weights = [divided(factor, met.T).T for factor in self._factors]
-        left = weights[0] @ self._square + self._curved.count * self._dampings[0] * weights[0] - met
-        self.residual = max(self.residual, float(left.norm() / _size(met)))
         found = [queries.clone() for _ in weights]
         for part, rows in self._curved.rows():
             for direction, own in zip(found, weights, strict=True):
                 direction.addmm_(own[:, part], rows, alpha=-1)
-        return [direction / damping for direction, damping in zip(found, self._dampings, strict=True)]
+        found = [direction / damping for direction, damping in zip(found, self._dampings, strict=True)]
+        # By the equations for the parameters: what is left of those for the outputs does not tell how many digits the
+        # difference above has lost.
+        left = self._dampings[0] * found[0] - queries
+        for _, rows in self._curved.rows():
+            left.addmm_(found[0] @ rows.T, rows, alpha=1 / self._curved.count)
+        self.residual = max(self.residual, float(left.norm() / _size(queries)))
+        return found
 
 
 def at_samples(curved: Curved, solved: list[Tensor]) -> list[Tensor]:
@@ -121,10 +127,25 @@ def at_samples(curved: Curved, solved: list[Tensor]) -> list[Tensor]:
     return found
 
 
-def _lifted(square: Tensor, damping: float) -> Tensor:
+def _factor(square: Tensor, count: int, damping: float) -> Tensor:
+    """The factor of a matrix, lifted by a damping for each of ``count`` samples.
+
+    Raises:
+        NonFiniteError: If the matrix is NaN or infinite.
+        DataError: If rounding makes it indefinite.
+    """
     lifted = square.clone()
-    lifted.diagonal().add_(damping)
-    return lifted
+    lifted.diagonal().add_(count * damping)
+    factor, failed = torch.linalg.cholesky_ex(lifted)
+    if int(failed):
+        top = float(square.diagonal().max()) / count
+        if not bool(square.isfinite().all()):
+            raise NonFiniteError("The curvature of the loss at the end of the run is NaN or infinite at some sample. "
+                                 "Look at the samples, and at operations like sqrt(0) in the network.")
+        raise DataError(f"A damping of {damping:.1e} is lost in the rounding of {str(square.dtype)[6:]}, beside "
+                        f"curvature of {top:.1e}: the equations have no solution that can be told. Pass a larger "
+                        "damping, or dtype=torch.float64. A tenth of the damping that is asked for is solved too.")
+    return factor
 
 
 def _size(rows: Tensor) -> float:

@@ -140,11 +140,7 @@ def influence(
             values, influences, info = _through_the_run(run, asked, memory, quiet)
         else:
             values, influences, info = _at_the_end(run, asked, damping, memory, quiet)
-    if not bool(influences.isfinite().all()):
-        raise NonFiniteError(
-            "Influences are NaN or infinite: the network gives such outputs or derivatives at some step of the run, or "
-            "a derivative grew without bound. Look at the queries, and at operations like log(0) in the network."
-        )
+    _refuse_infinite([influences])
     facts = run.info()
     notes = [note for note in (asked.note, asked.training.note, asked.side.note) if note] + info.pop("notes")
     return Influence(
@@ -170,7 +166,17 @@ def influences_at(run: Run, x: Any, dampings: list[float], *, output: Any = None
     place = checked_place(device, next(iter(run.network.parameters.values())).device)
     with undisturbed(place):
         asked = _Asked.of(run, x, output, targets, None, place, memory)
-        return at_the_end(run, asked.trajectory, asked.side, asked.training.to, dampings, memory, quiet).influences
+        found = at_the_end(run, asked.trajectory, asked.side, asked.training.to, dampings, memory, quiet).influences
+    _refuse_infinite(found)
+    return found
+
+
+def _refuse_infinite(influences: list[Tensor]) -> None:
+    if not all(bool(found.isfinite().all()) for found in influences):
+        raise NonFiniteError(
+            "Influences are NaN or infinite: the network gives such outputs or derivatives at some step of the run, or "
+            "a derivative grew without bound. Look at the queries, and at operations like log(0) in the network."
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -127,7 +127,7 @@ class Iterated:
 
         def heard() -> bool:
             left = float(walk.history[-1])
-            self._curved.bar.set_postfix_str(f"product {self._made + len(walk.history)}, residual {left:.0e}")
+            self._curved.bar.tell(f"product {self._made + len(walk.history)}, residual {left:.0e}")
             return False
 
         iterate(equations, walk, lambda: self._made_for(equations), tolerance, PRODUCTS, heard)

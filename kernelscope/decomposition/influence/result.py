@@ -47,8 +47,9 @@ GROWTH = 1e4
 #: The rank correlation that influences must keep where the damping is ten times as large, or as small.
 STABLE = 0.8
 
-#: The residual of the linear solve, relative, and the mean gradient at the end beside the mean of its parts.
-SOLVED, STILL = 1e-6, 0.1
+#: The residual of the linear solve, relative, by precision, and the mean gradient at the end beside the mean of its
+#: parts.
+SOLVED, STILL = {"float64": 1e-6, "float32": 1e-4}, 0.1
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -215,8 +216,9 @@ class Influence(Result):
     def _of_curvature(self) -> list[CheckRow]:
         info = self.info
         residual, still = float(info.get("residual", 0.0)), float(info.get("gradient", 0.0))
+        solved = SOLVED.get(str(info.get("dtype")), 1e-6)
         rows = [
-            CheckRow("solved", "pass" if residual <= SOLVED else "fail", residual, SOLVED,
+            CheckRow("solved", "pass" if residual <= solved else "fail", residual, solved,
                      f"The linear equations are solved to {residual:.1e}, by {info.get('solver', 'Cholesky')}."),
             CheckRow("optimum", "pass" if still <= STILL else "warn", still, STILL,
                      f"At the end the mean gradient is {still:.1e} of the mean length of its parts; influence at the "

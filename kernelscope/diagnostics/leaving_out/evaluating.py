@@ -185,7 +185,7 @@ def _answers(setting: Retraining, asking: Asking, members: Tensor, seeds: list[i
             done[s, j] = True
     except KeyboardInterrupt:
         # What was done with the run's own start is worth telling without any other.
-        if not keeps(done, LEAST_SUBSETS) and start == "own":
+        if not keeps(done, LEAST_SUBSETS, 4) and start == "own":
             raise
     return answers[:, done.all(0)], done.all(0)
 

@@ -371,23 +371,24 @@ def retrain(
                     ends[name][s, j] = t.cpu()
                 done[s, j] = True
         except KeyboardInterrupt:
-            if not keeps(done, 1):
+            if not keeps(done, 1, 3):
                 raise
     whole = done.all(0)
     return Retrained(setting, {name: t[:, whole] for name, t in ends.items()}, members[whole], listed, start)
 
 
-def keeps(done: Tensor, least: int) -> bool:
+def keeps(done: Tensor, least: int, level: int) -> bool:
     """Says how much is kept of the work that ``Ctrl-C`` broke off, and whether it is enough to say something.
 
     Args:
         done: Whether each network was trained, with shape (seeds, subsets).
         least: With how few subsets, trained with all seeds, something can be said.
+        level: How many calls above is the line that is told of.
     """
     whole = int(done.all(0).sum())
     kept = f"{whole} subsets were trained with all seeds and are kept" if whole >= least else (
         f"fewer than {least} subsets were trained with all seeds, and nothing of them is kept")
-    warnings.warn(f"Ctrl-C was pressed after {int(done.sum())} of {done.numel()} networks: {kept}.", stacklevel=4)
+    warnings.warn(f"Ctrl-C was pressed after {int(done.sum())} of {done.numel()} networks: {kept}.", stacklevel=level)
     return whole >= least
 
 
