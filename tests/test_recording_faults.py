@@ -6,6 +6,7 @@ import json
 import os
 import random
 import resource
+import threading
 import time
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -243,6 +244,41 @@ def test_a_recording_is_taken_up_only_where_it_fits(tmp_path):
 
 
 # Interruptions
+
+
+def test_control_c_as_the_writer_starts_is_told_as_what_it_is_and_leaves_no_thread(tmp_path, monkeypatch):
+    points, start = Points(), threading.Thread.start
+
+    def interrupted(self):
+        start(self)
+        if self.name == "kernelscope-writer":
+            try:
+                raise KeyboardInterrupt
+            finally:
+                threading.Lock().release()  # as a condition does that was left before it had its lock again
+
+    model, _, optimizer = tools(0)
+    recording = ks.record(model, (points.x, points.y), loss=F.mse_loss, out=tmp_path / "run")
+
+    def loop():
+        with recording:
+            optimizer.zero_grad()
+            F.mse_loss(model(points.x), points.y).backward()
+            optimizer.step()
+            monkeypatch.setattr(threading.Thread, "start", interrupted)
+            try:
+                recording.commit()
+            finally:
+                monkeypatch.undo()
+
+    with pytest.raises(KeyboardInterrupt):
+        loop()
+    assert len(recording.run) == 1
+    assert len(ks.load(tmp_path / "run")) == 1
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and any(t.name == "kernelscope-writer" for t in threading.enumerate()):
+        time.sleep(0.01)
+    assert not any(t.name == "kernelscope-writer" for t in threading.enumerate())
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")

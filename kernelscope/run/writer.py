@@ -46,7 +46,15 @@ class Writer:
         self._inbox: SimpleQueue[Chunk | None] = SimpleQueue()
         self._sent = self._handled = -1
         self._thread = threading.Thread(target=self._work, name="kernelscope-writer", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException as error:
+            # It may run already, and nobody would ever hand it anything.
+            self._inbox.put(None)
+            # Ctrl-C within a condition of Python's leaves a lock that cannot be released twice, which is told instead.
+            if isinstance(error, RuntimeError) and isinstance(error.__context__, KeyboardInterrupt):
+                raise error.__context__ from None
+            raise
 
     @property
     def nbytes(self) -> int:
