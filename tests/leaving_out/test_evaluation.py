@@ -12,7 +12,7 @@ from torch import nn
 import kernelscope as ks
 from kernelscope import plots
 from kernelscope.cli import main
-from kernelscope.diagnostics.leaving_out import retraining
+from kernelscope.diagnostics.leaving_out import evaluating, retraining
 from kernelscope.diagnostics.leaving_out.evaluation import CONTRIBUTION, GAUSS_NEWTON, METAGRADIENT, RANDOM
 from kernelscope.diagnostics.leaving_out.gradient_baselines import checkpoints_of
 from kernelscope.diagnostics.leaving_out.trial import subset_trial
@@ -256,3 +256,20 @@ def test_ctrl_c_judges_by_the_subsets_that_were_trained(run, after, own, anew, m
     assert any(row.name == "interrupted" and row.status == "warn" for row in found.check().rows)
     assert not any(row.name == "interrupted" for row in whole.check().rows)
     assert found.info["networks"] == own + 3 * (anew or 0)
+
+
+def test_ctrl_c_while_scores_are_computed_judges_those_that_were(run, monkeypatch):
+    def pressed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluating, "influence", pressed)
+    x, y = samples(10, seed=8)
+    with pytest.warns(UserWarning, match=r"while scores were computed \(influence, metagradient\)"):
+        found = ks.evaluate(run, x, y, subsets=16, damping=0.1, scores={"mine": torch.ones(10, 40)})
+    assert set(found.names) == {CONTRIBUTION, RANDOM, "mine"}
+    assert {METAGRADIENT, GAUSS_NEWTON, "gradient dot"} <= set(found.left_out)
+    assert found.own.measured.shape == (1, 16, 10)
+    assert sum("Ctrl-C was pressed" in row.sentence for row in found.check().rows) == 4
+    monkeypatch.setattr(evaluating, "_random", pressed)
+    with pytest.warns(UserWarning, match="while scores"), pytest.raises(KeyboardInterrupt):
+        ks.evaluate(run, x, y, subsets=16, damping=0.1)

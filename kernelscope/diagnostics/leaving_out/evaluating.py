@@ -3,6 +3,7 @@ r"""Judges scores of training samples by training again without some of them."""
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -40,6 +41,7 @@ BESIDE = 7919
 
 #: What is said of an evaluation that was broken off.
 INTERRUPTED = "Ctrl-C was pressed before all networks were trained"
+STOPPED = "Ctrl-C was pressed before its scores were computed."
 
 
 def evaluate(
@@ -96,7 +98,8 @@ def evaluate(
     Returns:
         The :class:`Evaluation`.
 
-    ``Ctrl-C`` while networks are trained judges by the subsets that were trained with all seeds, 8 at least.
+    ``Ctrl-C`` while networks are trained judges by the subsets that were trained with all seeds, 8 at least; while
+    scores are computed it leaves out those that were not.
 
     Raises:
         DataError: If queries, scores or options do not fit the run, or no answer varies between subsets.
@@ -210,13 +213,23 @@ def _ways(run: Run, x: Any, y: Any, output: Any, setting: Retraining, asking: As
         RANDOM: ("null", partial(_random, len(asking), run.size, seed)),
     }
     ways: Ways = {}
-    seconds, left_out = {}, {}
+    seconds, left_out, stopped = {}, {}, False
     for name, (role, made) in plain.items():
         begun = time.perf_counter()
+        if stopped and name != RANDOM:
+            left_out[name] = STOPPED
+            continue
         try:
             ways[name] = role, {word: found.double().cpu().reshape(len(asking), -1) for word, found in made().items()}
         except KernelscopeError as error:
             left_out[name] = str(error)
+            continue
+        except KeyboardInterrupt:
+            if stopped:
+                raise
+            warnings.warn(f"Ctrl-C was pressed while scores were computed ({name}): those that were not are left out, "
+                          "and the others are judged.", stacklevel=3)
+            left_out[name], stopped = STOPPED, True
             continue
         seconds[name] = round(time.perf_counter() - begun, 3)
     return ways, seconds, left_out
