@@ -117,7 +117,7 @@ def test_two_calls_that_differ_are_silent():
 
 
 def test_memory_that_is_taken_without_a_word_is_silent():
-    silent(budgets.keeps_to, lambda room: torch.ones(60_000_000).sum(), "2KB", None)
+    silent(budgets.keeps_to, lambda room: torch.ones(150_000_000).sum(), "2KB", None)
     silent(budgets.keeps_to, lambda room: torch.tensor(float(room == "2KB")), "2KB", "1GB")
 
 
