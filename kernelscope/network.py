@@ -27,6 +27,9 @@ from .nested import mapped
 Parameters = dict[str, Tensor]
 Inputs = tuple[Any, ...]
 
+#: What ``torch.func`` raises of a network that it cannot transform.
+MISFITS = (RuntimeError, TypeError, ValueError)
+
 
 #: What is said of a module that can be computed in one precision and not in another.
 MADE_ALONE = "makes tensors of {own} in its forward, which do not go together with {asked} ({problem})"

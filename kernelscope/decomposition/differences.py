@@ -14,7 +14,7 @@ from torch.func import grad, jvp
 
 from ..composed import Composed
 from ..errors import ModelError
-from ..network import Parameters, gradients_of
+from ..network import MISFITS, Parameters, gradients_of
 from .training_side import noise
 
 #: The steps of differences along a direction: some are too long where a branch is near, some too short for round-off.
@@ -82,8 +82,8 @@ def check_bends(function: Callable[[Parameters], Tensor], at: Parameters, what: 
         with Composed():
             bent = jvp(grad(function), (at,), (one,))[1]
         size, width, length = (float(inner(t, t)) ** 0.5 for t in (bent, other, gradient(0.0)))
-    # torch.func reports what it cannot transform by the last of these, and torch other dtypes by the first.
-    except (RuntimeError, NotImplementedError, ValueError, TypeError):
+    # Torch refuses other dtypes by them too.
+    except MISFITS:
         return
     found = float(inner(bent, other))
     truth = missed(found, lambda step: float(inner(gradient(step), other)), size, length * width)

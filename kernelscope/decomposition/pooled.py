@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import jacrev, vmap
 
-from ..network import Network, Parameters, gradients_of
+from ..network import MISFITS, Network, Parameters, gradients_of
 from .output import OutputFunctional
 from .query_side import QuerySide
 from .training_side import AGREEMENT
@@ -63,8 +63,7 @@ class PooledSide(QuerySide):
         truth = two._loop(parameters, buffers)
         try:
             found = two._vectorised(parameters, buffers)
-        # torch.func reports what it cannot transform by one of these.
-        except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+        except MISFITS as error:
             self.way, self.note = "loop", f"queries not vectorised: {str(error).strip().splitlines()[0][:160]}"
             return
         scale = max(float(t.abs().max()) for t in truth)

@@ -20,7 +20,7 @@ from torch.func import jacrev, vmap
 from ..errors import ModelError
 from ..layers import Batch, Function, ModuleGradients
 from ..layers.tiles import Tile, pack
-from ..network import Network, Parameters, get_random_state, gradients_of, random_state, set_random_state
+from ..network import MISFITS, Network, Parameters, get_random_state, gradients_of, random_state, set_random_state
 from ..sizes import largest_of
 from .output import OutputFunctional
 from .training_side import AGREEMENT, WITHOUT_FACTORS, perturbed
@@ -240,8 +240,7 @@ def _disagreement(side: QuerySide, parameters: Parameters, buffers: Parameters) 
     """What is wrong with the side's way; plain gradients, of a number each, are held one at a time."""
     try:
         found = side.gradients(parameters, buffers)
-    # torch.func reports what it cannot transform by the last of these.
-    except (ModelError, RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+    except (ModelError, *MISFITS) as error:
         return str(error).strip().splitlines()[0][:160]
     gaps, sizes = [0.0], [0.0]
 

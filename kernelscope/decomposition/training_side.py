@@ -27,6 +27,7 @@ from ..composed import Composed
 from ..errors import ModelError
 from ..layers import Batch, Function, Gradients, ModuleGradients
 from ..network import (
+    MISFITS,
     Parameters,
     apart,
     cast,
@@ -267,8 +268,7 @@ class TrainingSide:
         try:
             products = self._by(way)(batch, k, parameters, list(directions))
             found = products(directions, dict.fromkeys(directions, 1.0))[:, :truth.shape[1]]
-        # torch.func reports what it cannot transform by the last of these.
-        except (ModelError, RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+        except (ModelError, *MISFITS) as error:
             return str(error).strip().splitlines()[0][:160]
         gap = largest_of(found - truth)
         limit = AGREEMENT[self.dtype] * max(float(truth.abs().max()), torch.finfo(self.dtype).tiny)

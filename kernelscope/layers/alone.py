@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import jacrev, vmap
 
 from ..nested import mapped
-from ..network import Parameters, gradients_of
+from ..network import MISFITS, Parameters, gradients_of
 from .batch import Batch
 from .function import Function
 
@@ -21,8 +21,7 @@ def alone(function: Function, names: list[str], batch: Batch) -> Parameters:
     """The gradients with shape (n, c, p) by parameter; at once where torch can, else one after the other."""
     try:
         found = _transformed(function, names, batch)
-    # torch.func reports what it cannot transform by these.
-    except (RuntimeError, NotImplementedError, ValueError, TypeError):
+    except MISFITS:
         return function.plainly(names, batch)
     # Some operations have transformed gradients that are wrong for some numbers of samples and outputs.
     return found if _adds_up(function, found, batch) else function.plainly(names, batch)

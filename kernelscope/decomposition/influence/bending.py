@@ -14,7 +14,7 @@ from torch.func import grad, jvp, vmap
 
 from ...composed import Composed
 from ...errors import ModelError
-from ...network import Parameters, apart, gradients_of, random_state
+from ...network import MISFITS, Parameters, apart, gradients_of, random_state
 from ...run.step import MicroBatch
 from ..differences import CUT, inner, missed
 from ..training_side import AGREEMENT, TrainingSide, noise, perturbed
@@ -68,8 +68,7 @@ class Bending:
         each = 2 * held + 4 * sum(t.numel() * t.element_size() for t in truth.values())
         try:
             found = self._forward(batch, k, beside, rows)
-        # torch.func reports what it cannot transform by the last of these.
-        except (ModelError, RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+        except (ModelError, *MISFITS) as error:
             self.notes[f"curvature one direction at a time: {str(error).strip().splitlines()[0][:160]}"] = None
             return False, each
         size = max(float(t.abs().max()) for t in truth.values() if t.numel())

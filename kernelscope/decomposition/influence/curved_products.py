@@ -15,12 +15,10 @@ from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
 from ...errors import ModelError
-from ...network import Parameters, apart
+from ...network import MISFITS, Parameters, apart
 from ...sizes import largest_of
+from ..training_side import AGREEMENT
 from .curved import Curved
-
-#: How closely both ways must meet, relative.
-AGREEMENT = {torch.float64: 1e-8, torch.float32: 1e-3}
 
 #: The share of the memory that the directions of one pass, and that the activations of its samples, may fill.
 SHARE = 8
@@ -47,11 +45,10 @@ def products_of(curved: Curved) -> CurvedProducts:
     v = v.to(curved.roots)
     try:
         found = ByPasses(some).out(v), ByPasses(some).square(v)
-    # torch.func reports what it cannot transform by the last of these.
-    except (ModelError, RuntimeError, NotImplementedError, ValueError, TypeError):
+    except (ModelError, *MISFITS):
         return ByRows(curved)
     true = ByRows(some).out(v), ByRows(some).square(v)
-    limit = AGREEMENT.get(v.dtype, 1e-3)
+    limit = AGREEMENT[v.dtype]
     alike = all(largest_of(a - b) <= limit * largest_of(b) for a, b in zip(found, true, strict=True))
     return by_passes if alike and _meet(by_passes, v[:, :1], limit) else ByRows(curved)
 

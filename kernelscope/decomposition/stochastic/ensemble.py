@@ -19,7 +19,7 @@ from torch.func import vmap
 
 from ...arguments import as_choice, as_count, as_part, as_seed, as_switch, what_came
 from ...errors import DataError, NonFiniteError
-from ...network import cast, undisturbed
+from ...network import MISFITS, cast, undisturbed
 from ...progress import counting, telling
 from ...result import Check, CheckRow, Result, as_float64
 from ...run.run import Run
@@ -28,7 +28,6 @@ from ..query_side import QuerySide
 from ..questions import as_queries, as_targets, checked_memory, checked_place, checked_run, in_order
 from ..trajectory import Trajectory
 from .derivatives import Tree
-from .gradients import MISFITS
 from .local_terms import ALL, LocalTerms, Setting
 from .population import Population, population_of
 from .recipe import Recipe, recipe_of

@@ -16,7 +16,7 @@ from torch.nn.functional import log_softmax
 
 from ...errors import ModelError
 from ...losses import Loss
-from ...network import Network, Parameters, cast, per_sample_losses
+from ...network import MISFITS, Network, Parameters, cast, per_sample_losses
 from ..differences import check_bends
 from ..training_side import perturbed
 from .derivatives import Tree
@@ -24,10 +24,6 @@ from .traced import traced
 
 #: How often a gradient is taken before it is worth writing out.
 WORTH = 8
-
-#: What ``torch.func`` raises of a network that it cannot vectorise.
-MISFITS = (RuntimeError, TypeError, ValueError, NotImplementedError)
-
 
 class StackedGradients:
     r"""The gradient of the mean loss of a batch, for stacked networks.

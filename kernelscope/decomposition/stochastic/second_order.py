@@ -12,7 +12,7 @@ from torch.func import jacrev, jvp, vmap
 
 from ...composed import Composed
 from ...errors import ModelError
-from ...network import Parameters, apart, cast
+from ...network import MISFITS, Parameters, apart, cast
 from ..differences import check_bends
 from ..query_side import QuerySide
 from ..training_side import noise, perturbed, rows_of
@@ -105,8 +105,7 @@ class SecondOrder:
         try:
             phi, bent = two.rows(theta, buffers, d)
             twice = two.bends(theta, buffers, {name: t[None] for name, t in d.items()})[0]
-        # torch.func reports what it cannot transform by the last of these.
-        except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+        except MISFITS as error:
             raise ModelError(
                 "The second-order terms need a network that torch.func can differentiate twice, and this one it "
                 f"cannot ({str(error).strip().splitlines()[0][:160]}). {instead}"

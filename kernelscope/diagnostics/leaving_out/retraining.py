@@ -19,13 +19,12 @@ from ...decomposition.query_side import QuerySide
 from ...decomposition.questions import as_queries, checked_memory, checked_place, checked_run
 from ...decomposition.stochastic.derivatives import Tree
 from ...decomposition.stochastic.ensemble import side_of, trained_in
-from ...decomposition.stochastic.gradients import MISFITS
 from ...decomposition.stochastic.population import population_of
 from ...decomposition.stochastic.recipe import ALIKE, recipe_of
 from ...decomposition.stochastic.sampling import sampling_of
 from ...decomposition.stochastic.stacked import train
 from ...errors import DataError, NonFiniteError, OutOfBudget, RuleError
-from ...network import cast, undisturbed
+from ...network import MISFITS, cast, undisturbed
 from ...progress import counting, telling
 from ...result import as_float64
 from ...run.run import Run
